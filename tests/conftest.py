@@ -1,0 +1,9 @@
+"""One process, eight CPU devices, no network: what every test may rely on."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+
+jax.config.update("jax_num_cpu_devices", 8)
