@@ -28,5 +28,12 @@ Activation = Callable[[jax.Array], jax.Array]
 """An elementwise function, such as `flax.linen.silu`."""
 
 __all__ = [
-    "Activation", "Array", "Bool", "Float", "Int", "Key", "PyTree", "Variables",
+    "Activation",
+    "Array",
+    "Bool",
+    "Float",
+    "Int",
+    "Key",
+    "PyTree",
+    "Variables",
 ]

@@ -1,0 +1,1 @@
+"""The trainer: `python -m lostjax.train`, and the parts it is made of."""

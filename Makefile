@@ -1,0 +1,58 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`.
+# Each makes its own virtual environment under .venv.
+
+PYTHON ?= python3
+VENV := .venv
+NEWEST := .venv-newest
+
+# A Python 3.12 or 3.13 that really runs (a shim on the path may not), other than the
+# default one: there the newest jax is installed and tried.
+PYENV_ROOT ?= $(HOME)/.pyenv
+NEWEST_PYTHON := $(shell for python in python3.12 python3.13 \
+	$(PYENV_ROOT)/versions/3.12*/bin/python $(PYENV_ROOT)/versions/3.13*/bin/python; do \
+	$$python -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 12))' \
+	>/dev/null 2>&1 && echo $$python && break; done)
+DEFAULT_IS_NEW := $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 12))')
+
+.PHONY: train test slow lint newest clean
+
+train: $(VENV)/.installed
+	$(VENV)/bin/python -m lostjax.train --mesh=data:8
+
+test: lint
+	$(VENV)/bin/python -m pytest -m "not slow"
+	$(MAKE) newest
+
+slow: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pytest -m slow
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/mypy
+
+newest:
+ifeq ($(DEFAULT_IS_NEW),True)
+	@echo "$(PYTHON) already has the newest jax"
+else ifeq ($(NEWEST_PYTHON),)
+	@echo "no Python 3.12 or newer runs here: the newest jax is not tried"
+else
+	test -x $(NEWEST)/bin/python || $(NEWEST_PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install -q -e '.[test]'
+	$(NEWEST)/bin/python -m pytest -m "newest and not slow"
+endif
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+clean:
+	rm -rf $(VENV) $(NEWEST) build *.egg-info

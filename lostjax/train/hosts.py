@@ -1,0 +1,78 @@
+"""Several processes as one run, by `jax.distributed`.
+
+A run is started once per host with the same flags. Processes find each other through
+`--hosts.coordinator`, `--hosts.processes` and `--hosts.index`, or through what the
+environment says: `JAX_COORDINATOR_ADDRESS`, a TPU pod, Slurm, Open MPI. On CPUs they
+speak gloo.
+"""
+
+import os
+from collections.abc import Mapping
+
+import jax
+
+from lostjax.train.config import ConfigError, HostsConfig
+
+
+def join_hosts(
+    hosts: HostsConfig, *, environment: Mapping[str, str] = os.environ
+) -> None:
+    """Connect this process to the others of its run; alone, do nothing.
+
+    Must come before the first use of a device.
+
+    Raises:
+      ConfigError: where the flags are incomplete or contradict each other, or the
+        others cannot be reached.
+    """
+    given = (hosts.coordinator, hosts.processes, hosts.index)
+    if given == (None, None, None) and not _is_cluster(environment):
+        return
+    if given != (None, None, None):
+        _check(hosts)
+    try:
+        jax.distributed.initialize(
+            coordinator_address=hosts.coordinator,
+            num_processes=hosts.processes,
+            process_id=hosts.index,
+        )
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--hosts: the processes cannot join: {reason}") from None
+
+
+def is_first_host() -> bool:
+    """Say whether this process writes files and talks to the terminal."""
+    return jax.process_index() == 0
+
+
+def _check(hosts: HostsConfig) -> None:
+    for flag in ("coordinator", "processes", "index"):
+        if getattr(hosts, flag) is None:
+            raise ConfigError(
+                f"--hosts.{flag} is missing: --hosts.coordinator, --hosts.processes "
+                "and --hosts.index are given together or not at all"
+            )
+    assert hosts.coordinator and hosts.processes is not None
+    if not hosts.coordinator.rpartition(":")[2].isdigit():
+        raise ConfigError(f"--hosts.coordinator={hosts.coordinator}: must be HOST:PORT")
+    if hosts.processes < 1:
+        raise ConfigError(f"--hosts.processes={hosts.processes}: must be at least 1")
+    if hosts.index is None or not 0 <= hosts.index < hosts.processes:
+        raise ConfigError(
+            f"--hosts.index={hosts.index}: must lie in [0, {hosts.processes})"
+        )
+
+
+def _is_cluster(environment: Mapping[str, str]) -> bool:
+    """Say whether the environment is one of several hosts."""
+    return (
+        "JAX_COORDINATOR_ADDRESS" in environment
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+        or _number(environment.get("SLURM_NTASKS")) > 1
+        or _number(environment.get("OMPI_COMM_WORLD_SIZE")) > 1
+    )
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else 0

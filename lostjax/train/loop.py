@@ -1,0 +1,234 @@
+"""A whole run: set up, step, evaluate, checkpoint, report.
+
+Everything that can be refused is refused before anything is written. A step's metrics
+are read while the next step runs, so that the device never waits for the host. The
+state and the configuration are all that a resumed run needs: batch k is a pure function
+of k.
+"""
+
+import math
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from lostjax.data import Batch, save_tokenizer
+from lostjax.train.checkpoint import Checkpoints, open_checkpoints
+from lostjax.train.config import TrainConfig, parse_profile
+from lostjax.train.evaluate import Evaluation, evaluate
+from lostjax.train.hosts import is_first_host
+from lostjax.train.mesh import place_batch
+from lostjax.train.metrics import FanOut, Sink, open_sinks
+from lostjax.train.progress import Progress, print_summary
+from lostjax.train.report import write_report
+from lostjax.train.run_dir import make_run_dir
+from lostjax.train.setup import Compiled, Setup, compile_steps, prepare
+from lostjax.train.signals import StopRequest, catch_stop_signals
+from lostjax.train.state import TrainState, init_state, model_variables
+from lostjax.train.step import Metrics
+from lostjax.train.summary import Timings, summarise
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    directory: Path
+    """The run's directory."""
+    evaluation: Evaluation | None
+    """Of the final model on the held-out text; None where the run was stopped."""
+    exit_code: int
+    """0 when finished; 143 or 130 when stopped by a signal, after saving."""
+
+
+def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
+    """Train, evaluate, checkpoint and report, from the start or from a checkpoint.
+
+    Args:
+      config: what to run.
+      command: the command line, for the report.
+      started: `time.monotonic()` when the program began, for the report.
+
+    Returns:
+      How it ended.
+
+    Raises:
+      ConfigError, DataError: before anything is written.
+    """
+    with ExitStack() as stack:
+        stop = stack.enter_context(catch_stop_signals())
+        run = prepare(config)
+        make_run_dir(run.directory, config, needed=run.checkpoint_bytes)
+        checkpoints = stack.enter_context(
+            open_checkpoints(run.directory / "checkpoints", keep=config.keep)
+        )
+        first = checkpoints.latest_step() or 0
+        if first >= config.steps:
+            print(f"{run.directory}: finished, all {first} steps are done")
+            return Outcome(run.directory, None, 0)
+        if is_first_host():
+            save_tokenizer(run.data.tokenizer, run.directory)
+        state = _start(run, checkpoints, first)
+        compiled = compile_steps(run, state)
+        sinks: list[Sink] = []
+        if is_first_host():
+            progress = Progress(first_step=first, last_step=config.steps)
+            files = open_sinks(
+                run.directory, resume_step=first, wandb_project=config.wandb
+            )
+            sinks = [files, stack.enter_context(progress)]
+            stack.callback(files.close)
+            progress.note(_opening_line(run, first))
+        recorder = _Recorder(run, FanOut(sinks), started=started)
+        state, step = _run_steps(
+            run, compiled, state, recorder, checkpoints=checkpoints, stop=stop
+        )
+        evaluation = None
+        if step == config.steps:
+            evaluation = recorder.evaluate(compiled, state, step)
+        checkpoints.save(state, step=step)
+        checkpoints.wait()
+        if evaluation is None or not is_first_host():
+            return Outcome(run.directory, evaluation, stop.exit_code)
+        timings = recorder.timings(compile_seconds=compiled.seconds)
+    report = summarise(run, compiled, state, command=command, timings=timings)
+    path = run.directory / "report.html"
+    write_report(path, report)
+    print_summary(report, path=str(path))
+    return Outcome(run.directory, evaluation, 0)
+
+
+def _start(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:
+    """Make the first state, or read that of a checkpoint."""
+    if step:
+        return checkpoints.restore(run.abstract, step=step, mesh=run.mesh)
+    key = jax.random.key(run.config.seed)
+    return init_state(run.model, run.tx, mesh=run.mesh, key=key)
+
+
+def _run_steps(
+    run: Setup,
+    compiled: Compiled,
+    state: TrainState,
+    recorder: "_Recorder",
+    *,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> tuple[TrainState, int]:
+    """Step until the end or a signal; gives the state and the steps done."""
+    config, step = run.config, int(state.step)
+    with _profiling(run) as profile_at:
+        while step < config.steps and stop.signal is None:
+            profile_at(step)
+            batch = place_batch(
+                lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
+                mesh=run.mesh,
+                batch_size=config.batch_size,
+                fields=Batch,
+            )
+            state, metrics = compiled.train(state, batch)
+            step += 1
+            recorder.step_done(step, metrics)
+            if step == config.steps:
+                break
+            if step % config.checkpoint_every == 0:
+                checkpoints.save(state, step=step)
+            if config.eval_every and step % config.eval_every == 0:
+                recorder.evaluate(compiled, state, step)
+    recorder.flush()
+    return state, step
+
+
+class _Recorder:
+    """Reads metrics one step late, adds the clock, and hands them to the sinks."""
+
+    def __init__(self, run: Setup, sink: Sink, *, started: float) -> None:
+        self._run, self._sink, self._started = run, sink, started
+        self._pending: tuple[int, Metrics] | None = None
+        self._last = time.monotonic()
+        self._first_step_seconds = math.nan
+
+    def step_done(self, step: int, metrics: Metrics) -> None:
+        """Take the metrics of a step that was dispatched; record the one before."""
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Wait for the pending step and record it."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        values = {name: float(value) for name, value in metrics.items()}
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        if math.isnan(self._first_step_seconds):
+            self._first_step_seconds = now - self._started
+        rate = values["tokens"] / seconds
+        values["learning_rate"] = float(self._run.schedule(step - 1))
+        values |= {"time": time.time(), "step_seconds": seconds}
+        values["tokens_per_second"] = rate
+        if self._run.peak is not None:
+            values["mfu"] = rate * self._run.flops_per_token / self._run.peak
+        self._sink.write(step, values)
+
+    def evaluate(self, compiled: Compiled, state: TrainState, step: int) -> Evaluation:
+        """Evaluate on the held-out text and record it."""
+        self.flush()
+        began = time.monotonic()
+        evaluation = evaluate(
+            compiled.evaluate,
+            model_variables(state),
+            plan=self._run.data.heldout,
+            n_bytes=self._run.data.heldout_bytes,
+            mesh=self._run.mesh,
+        )
+        self._last = time.monotonic()
+        values = {
+            "eval_loss": evaluation.loss,
+            "eval_perplexity": evaluation.perplexity,
+            "eval_bits_per_byte": evaluation.bits_per_byte,
+            "eval_tokens": evaluation.tokens,
+            "eval_seconds": self._last - began,
+        }
+        self._sink.write(step, values)
+        return evaluation
+
+    def timings(self, *, compile_seconds: float) -> Timings:
+        """Give the clock's story of the run, in seconds since the program began."""
+        return Timings(
+            first_step=self._first_step_seconds,
+            compiling=compile_seconds,
+            total=time.monotonic() - self._started,
+        )
+
+
+@contextmanager
+def _profiling(run: Setup):  # type: ignore[no-untyped-def]
+    """Give a function to call before each step; it starts and stops the trace."""
+    if run.config.profile is None:
+        yield lambda step: None
+        return
+    start, stop = parse_profile(run.config.profile, steps=run.config.steps)
+    running = False
+
+    def at(step: int) -> None:
+        nonlocal running
+        if step == start:
+            jax.profiler.start_trace(str(run.directory / "profile"))
+            running = True
+        elif running and step == stop:
+            jax.profiler.stop_trace()
+            running = False
+
+    try:
+        yield at
+    finally:
+        if running:
+            jax.profiler.stop_trace()
+
+
+def _opening_line(run: Setup, first: int) -> str:
+    place = f"going on at step {first}" if first else "starting"
+    return f"{run.directory}: {place}; {run.description}"

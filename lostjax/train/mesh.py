@@ -1,0 +1,211 @@
+"""Devices as a mesh, and one table that says how every array lies on it.
+
+A mesh has three axes, named as users of JAX trainers name them: `data` (copies of the
+parameters, each with its rows of the batch), `fsdp` (rows of the batch too, and the
+parameters cut), `tensor` (matrices cut within a layer, the batch whole). Axis types
+are Auto: the compiler places the collectives, from the table's shardings.
+
+`PARTITION_RULES` maps path patterns to partition specs. Optimiser state repeats the
+parameters' paths, so the same table shards moments. A spec whose rank does not fit or
+whose axes do not divide a dimension leaves that dimension whole.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lostjax.train.config import ConfigError
+from lostjax.typing import PyTree
+
+AXES = ("data", "fsdp", "tensor")
+BATCH_SPEC = P(("data", "fsdp"))
+"""Rows of a batch are cut over data and fsdp."""
+
+_COLUMN = "(q|k|v|gate|up)"
+_ROW = "(o|down)"
+
+PARTITION_RULES: tuple[tuple[str, P], ...] = (
+    # Stacked layers lead with an L axis, which stays whole.
+    (rf"layers/.*/{_COLUMN}/kernel$", P(None, "fsdp", "tensor")),
+    (rf"layers/.*/{_ROW}/kernel$", P(None, "tensor", "fsdp")),
+    (rf"layers/.*/{_COLUMN}/a$", P(None, "fsdp", "tensor")),
+    (rf"layers/.*/{_COLUMN}/b$", P(None, "fsdp", "tensor")),
+    (rf"layers/.*/{_COLUMN}/values$", P(None, None, ("fsdp", "tensor"))),
+    (rf"layers/.*/{_ROW}/a$", P(None, "tensor", "fsdp")),
+    (rf"layers/.*/{_ROW}/b$", P(None, "fsdp", "tensor")),
+    (rf"layers/.*/{_ROW}/values$", P(None, "tensor", "fsdp")),
+    (r"embed/embedding$", P("tensor", "fsdp")),
+    (r"head/kernel$", P("fsdp", "tensor")),
+    (r".*", P()),
+)
+"""(pattern of a leaf's path, spec), first match wins."""
+
+T = TypeVar("T")
+
+
+def parse_mesh(text: str) -> dict[str, int]:
+    """Read a mesh such as `data:4,fsdp:2`.
+
+    Args:
+      text: comma-separated AXIS:SIZE; a size is positive, or -1 once for the rest.
+
+    Returns:
+      Axis to size, in the order of the text.
+
+    Raises:
+      ConfigError: naming the part that is wrong and what is allowed.
+    """
+    sizes: dict[str, int] = {}
+    for part in text.split(","):
+        axis, _, size = part.partition(":")
+        if axis not in AXES:
+            raise ConfigError(
+                f"--mesh={text}: no axis is called {axis!r}; there are "
+                f"{', '.join(AXES)}, written as data:4,fsdp:2"
+            )
+        if axis in sizes:
+            raise ConfigError(f"--mesh={text}: axis {axis} is given twice")
+        if not re.fullmatch(r"-1|[1-9][0-9]*", size):
+            raise ConfigError(
+                f"--mesh={text}: the size of {axis} is {size!r}; it must be a positive "
+                "number, or -1 for the rest of the devices"
+            )
+        sizes[axis] = int(size)
+    if list(sizes.values()).count(-1) > 1:
+        raise ConfigError(f"--mesh={text}: only one axis can be -1, the rest")
+    return sizes
+
+
+def resolve_mesh(text: str, *, n_devices: int, found: str) -> dict[str, int]:
+    """Give every axis its size on so many devices.
+
+    Args:
+      text: see `parse_mesh`.
+      n_devices: devices there are, over all processes.
+      found: what they are, for the error text, such as `4 TPU v5e`.
+
+    Returns:
+      Sizes of data, fsdp and tensor, in this order, with product at most n_devices.
+
+    Raises:
+      ConfigError: where the mesh does not fit the devices.
+    """
+    sizes = parse_mesh(text)
+    fixed = math.prod(size for size in sizes.values() if size > 0)
+    rest = n_devices // fixed
+    full = {axis: sizes.get(axis, 1) for axis in AXES}
+    full = {axis: rest if size == -1 else size for axis, size in full.items()}
+    if -1 in sizes.values() and (rest == 0 or rest * fixed != n_devices):
+        raise ConfigError(
+            f"--mesh={text}: {fixed} does not divide the {n_devices} devices ({found})"
+        )
+    if math.prod(full.values()) != n_devices:
+        raise ConfigError(
+            f"--mesh={text}: needs {math.prod(full.values())} devices, but there are "
+            f"{n_devices} ({found})"
+        )
+    return full
+
+
+def make_mesh(text: str) -> Mesh:
+    """Make the mesh of the devices there are.
+
+    Raises:
+      ConfigError: where it does not fit them.
+    """
+    devices = jax.devices()
+    found = f"{len(devices)} x {devices[0].device_kind}"
+    sizes = resolve_mesh(text, n_devices=len(devices), found=found)
+    return jax.make_mesh(
+        tuple(sizes.values()),
+        tuple(sizes),
+        axis_types=(AxisType.Auto,) * len(sizes),
+        devices=devices,
+    )
+
+
+def count_batch_shards(mesh: Mesh) -> int:
+    """Count the shards that a batch is cut into: data x fsdp."""
+    return int(mesh.shape["data"] * mesh.shape["fsdp"])
+
+
+def spec_for(path: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> P:
+    """Find how an array lies on the mesh.
+
+    Args:
+      path: the leaf's path, such as `params/layers/mlp/up/a`.
+      shape: its shape.
+      axes: mesh axis to size.
+
+    Returns:
+      The first matching rule's spec; dimensions its axes do not divide stay whole.
+    """
+    spec = next(spec for pattern, spec in PARTITION_RULES if re.search(pattern, path))
+    if len(spec) > len(shape):
+        return P()
+    names = []
+    for size, name in zip(shape, spec, strict=False):
+        parts = (name,) if isinstance(name, str) else (name or ())
+        cut = math.prod(axes[part] for part in parts)
+        names.append(name if cut > 1 and size % cut == 0 else None)
+    return P(*names)
+
+
+def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Give each leaf of a tree (arrays or shapes) its sharding by the table."""
+
+    def of(path: tuple[object, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        return NamedSharding(mesh, spec_for(path_text(path), leaf.shape, mesh.shape))
+
+    return jax.tree_util.tree_map_with_path(of, tree)
+
+
+def path_text(path: tuple[object, ...]) -> str:
+    """Write a tree path with slashes."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def place_batch(
+    read: Callable[[slice], T], *, mesh: Mesh, batch_size: int, fields: type[T]
+) -> T:
+    """Put a batch on the mesh; each process reads only its devices' rows.
+
+    Args:
+      read: rows of the global batch -> a NamedTuple of arrays whose first axis is
+        those rows.
+      mesh: where to.
+      batch_size: rows in the global batch; a multiple of data x fsdp.
+      fields: the NamedTuple's class.
+
+    Returns:
+      The NamedTuple with global arrays, cut over data and fsdp.
+    """
+    sharding = NamedSharding(mesh, BATCH_SPEC)
+    parts: dict[tuple[int, int], T] = {}
+
+    def part(index: tuple[slice, ...]) -> T:
+        start, stop, _ = index[0].indices(batch_size)
+        if (start, stop) not in parts:
+            parts[start, stop] = read(slice(start, stop))
+        return parts[start, stop]
+
+    first = next(iter(sharding.addressable_devices_indices_map((batch_size,)).values()))
+    assert first is not None
+    template = part(first)
+
+    def place(number: int, leaf: np.ndarray) -> jax.Array:
+        shape = (batch_size, *leaf.shape[1:])
+        return jax.make_array_from_callback(
+            shape,
+            sharding,
+            lambda index: part(index)[number],  # type: ignore[index]
+        )
+
+    leaves = [place(i, leaf) for i, leaf in enumerate(template)]  # type: ignore[arg-type, var-annotated]
+    return fields(*leaves)

@@ -1,0 +1,101 @@
+"""From the names of a configuration to the functions that a model is made of.
+
+The library passes functions; only here do names (`residual`, `svd`, `bottleneck`)
+stand for them, so that a command line can choose.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lostjax import nn as layers
+from lostjax.train.config import ModelConfig
+
+CHANNELS: dict[str, Callable[..., jax.Array]] = {
+    "residual": layers.residual_norm_channels,
+    "random": layers.random_channels,
+    "largest": layers.largest_channels,
+}
+FACTORS: dict[str, Callable[..., Any]] = {
+    "svd": layers.svd_factors,
+    "scaled_normal": layers.scaled_normal_factors,
+}
+ACTIVATIONS = {"silu": nn.silu, "none": None}
+REMAT = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "bottleneck": layers.save_bottlenecks,
+}
+
+
+def build_linear(config: ModelConfig) -> Callable[..., nn.Module]:
+    """Choose the linear layer; call it with features, name, channel_groups, dtype."""
+    kinds: dict[str, Callable[..., nn.Module]] = {
+        "dense": layers.Dense,
+        "low_rank": partial(
+            layers.LowRank, rank=config.rank, factorize=FACTORS[config.factors]
+        ),
+        "cola": partial(
+            layers.LowRank,
+            rank=config.rank,
+            activation=ACTIVATIONS[config.activation],
+            factorize=layers.scaled_normal_factors,
+        ),
+        "sltrain": partial(layers.SLTrain, rank=config.rank, delta=config.delta),
+        "lost": partial(
+            layers.LowRankSparse,
+            rank=config.rank,
+            delta=config.delta,
+            gamma=config.gamma,
+            learn_gamma=config.learn_gamma,
+            activation=ACTIVATIONS[config.activation],
+            factorize=FACTORS[config.factors],
+            choose_channels=CHANNELS[config.channels],
+            correct_variance=config.correct_variance,
+        ),
+    }
+    make = kinds[config.linear]
+    if config.linear == "lost":
+        return make
+
+    def linear(*, features: int, channel_groups: int = 1, **rest: Any) -> nn.Module:
+        del channel_groups  # only LOST keeps channels
+        return make(features=features, **rest)
+
+    return linear
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    vocab_size: int,
+    constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
+) -> layers.Transformer:
+    """Build the model that a configuration describes.
+
+    Args:
+      config: see `ModelConfig`; already checked.
+      vocab_size: size of the vocabulary V.
+      constrain: applied to the residual stream (B, T, D), for its sharding.
+
+    Returns:
+      A Transformer module, without parameters.
+    """
+    return layers.Transformer(
+        vocab_size=vocab_size,
+        d_model=config.d_model,
+        n_layers=config.n_layers,
+        n_heads=config.n_heads,
+        d_hidden=config.d_hidden,
+        linear=build_linear(config),
+        mlp_activation=nn.silu if config.keep_swiglu_silu else None,
+        qk_norm=config.qk_norm,
+        dtype=jnp.dtype(config.dtype),
+        remat=REMAT[config.remat],
+        channel_groups=config.channel_groups,
+        constrain=constrain,
+    )

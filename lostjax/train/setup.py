@@ -1,0 +1,197 @@
+"""What a run needs before its first step: checked, built and compiled, not yet run."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lostjax.data import Batch, Data, prepare_data
+from lostjax.nn import Transformer, budget
+from lostjax.train.config import ConfigError, TrainConfig, check_config
+from lostjax.train.hosts import join_hosts
+from lostjax.train.mesh import (
+    BATCH_SPEC,
+    count_batch_shards,
+    make_mesh,
+    parse_mesh,
+    tree_shardings,
+)
+from lostjax.train.model import build_model
+from lostjax.train.optimizer import build_optimizer
+from lostjax.train.peaks import flops_peak
+from lostjax.train.run_dir import choose_run_dir
+from lostjax.train.state import TrainState, abstract_state, model_variables
+from lostjax.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
+
+
+class Setup(NamedTuple):
+    """Everything about a run that does not change while it runs."""
+
+    config: TrainConfig
+    directory: Path
+    mesh: Mesh
+    data: Data
+    model: Transformer
+    """The model, not bound to a mesh."""
+    tx: optax.GradientTransformation
+    schedule: Callable[[int], float]
+    """Learning rate of each step."""
+    abstract: TrainState
+    """Shapes and types of the state."""
+    flops_per_token: float
+    """Training FLOPs per token, of the model's products."""
+    peak: float | None
+    """FLOP/s of all devices together; None where the chip's peak is not known."""
+
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Bytes of the checkpoints that will be on disk at once."""
+        return count_bytes(self.abstract) * (self.config.keep + 1)
+
+
+class Compiled(NamedTuple):
+    """The run's two programs."""
+
+    train: TrainStep
+    evaluate: EvalStep
+    seconds: float
+    """Wall-clock seconds of compiling the training step."""
+    temporary_bytes: int | None
+    """The compiler's temporary memory of a training step, per device."""
+
+
+def prepare(config: TrainConfig) -> Setup:
+    """Check and build all of a run that is not yet a run. Writes only caches.
+
+    Raises:
+      ConfigError, DataError: naming what is wrong and what would be right.
+    """
+    check_config(config)
+    provide_devices(config)
+    join_hosts(config.hosts)
+    mesh = make_mesh(config.mesh)
+    check_batch(config, mesh)
+    if jax.process_count() > 1 and config.run_dir is None:
+        raise ConfigError("--run-dir: several processes need one, the same for all")
+    directory = choose_run_dir(config)
+    data = prepare_data(
+        config.data.source,
+        heldout=config.data.heldout,
+        tokenizer=config.data.tokenizer,
+        seq_len=config.data.seq_len,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        cache_dir=config.data.cache_dir,
+    )
+    model = build_model(config.model, vocab_size=data.vocab_size)
+    tx, schedule = build_optimizer(config.optim, steps=config.steps)
+    peak = flops_peak(jax.devices()[0].device_kind)
+    return Setup(
+        config=config,
+        directory=directory,
+        mesh=mesh,
+        data=data,
+        model=model,
+        tx=tx,
+        schedule=schedule,  # type: ignore[arg-type]
+        abstract=abstract_state(model, tx, key=jax.random.key(config.seed)),
+        flops_per_token=budget.train_flops_per_token(model, config.data.seq_len),
+        peak=None if peak is None else peak * mesh.size,
+    )
+
+
+def provide_devices(config: TrainConfig) -> None:
+    """Make as many CPU devices as the mesh names; other platforms ignore it."""
+    sizes = [size for size in parse_mesh(config.mesh).values() if size > 0]
+    local = math.prod(sizes) // (config.hosts.processes or 1)
+    jax.config.update("jax_num_cpu_devices", max(1, local))
+
+
+def check_batch(config: TrainConfig, mesh: Mesh) -> None:
+    """Refuse a batch that the mesh cannot cut.
+
+    Raises:
+      ConfigError: with the nearest batch sizes that can be.
+    """
+    shards = count_batch_shards(mesh)
+    rows = config.batch_size // config.accumulate
+    if rows % shards:
+        unit = shards * config.accumulate
+        below, above = rows // shards * unit, (rows // shards + 1) * unit
+        near = f"{below} or {above}" if below else str(above)
+        raise ConfigError(
+            f"--batch-size={config.batch_size}: with --accumulate={config.accumulate} "
+            f"it must be a multiple of {unit}, for --mesh={config.mesh} cuts each "
+            f"micro-batch into {shards} (data x fsdp); {near} would do"
+        )
+
+
+def compile_steps(run: Setup, state: TrainState) -> Compiled:
+    """Compile the training step ahead of time; the evaluation compiles when first used.
+
+    Args:
+      run: the run.
+      state: its state, for shapes and shardings; not used up.
+    """
+    rows = NamedSharding(run.mesh, BATCH_SPEC)
+    stream = NamedSharding(run.mesh, P(("data", "fsdp"), None, None))
+    model = run.model.clone(
+        constrain=lambda x_BTD: jax.lax.with_sharding_constraint(x_BTD, stream)
+    )
+    config = run.config
+    step = make_train_step(
+        model,
+        run.tx,
+        accumulate=config.accumulate,
+        log_partition=config.objective.log_partition,
+    )
+    shardings = tree_shardings(run.abstract, run.mesh)
+    whole = NamedSharding(run.mesh, P())
+    began = time.monotonic()
+    train = (
+        jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))
+        .lower(state, abstract_batch(config, rows))
+        .compile()
+    )
+    seconds = time.monotonic() - began
+    variables = model_variables(shardings)  # type: ignore[arg-type]
+    return Compiled(
+        train=train,
+        evaluate=jax.jit(
+            make_eval_step(model), in_shardings=(variables, rows), out_shardings=whole
+        ),
+        seconds=seconds,
+        temporary_bytes=getattr(train.memory_analysis(), "temp_size_in_bytes", None),
+    )
+
+
+def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:
+    """Give the shapes and types of a batch."""
+    shape = (config.batch_size, config.data.seq_len)
+
+    def leaf(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+
+    whole = leaf(shape, jnp.dtype(jnp.int32))
+    return Batch(  # type: ignore[arg-type]
+        tokens_BT=whole,
+        targets_BT=whole,
+        weights_BT=leaf(shape, jnp.dtype(jnp.float32)),
+        segments_BT=whole,
+        positions_BT=whole,
+        example_B=leaf(shape[:1], jnp.dtype(jnp.int32)),
+    )
+
+
+def count_bytes(tree: object) -> int:
+    """Sum the bytes of a tree's arrays or shapes."""
+    return sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
+    )

@@ -1,0 +1,77 @@
+"""The whole state of a run, and how it is made on a mesh.
+
+State is a plain tree: step, trainable parameters, kept channels (integers that no
+gradient and no decay touches) and optimiser state. Together with the configuration it
+is all that a checkpoint needs, since a batch is a pure function of the step.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from lostjax.train.mesh import tree_shardings
+from lostjax.typing import Key, PyTree, Variables
+
+
+class TrainState(NamedTuple):
+    """What changes from step to step, and the kept channels."""
+
+    step: jax.Array
+    """Steps done, int32."""
+    params: PyTree
+    """Trainable parameters, float32."""
+    channels: PyTree
+    """Kept input channels of LOST, support of SLTrain: int32; {} for dense."""
+    opt_state: PyTree
+    """Optimiser state, of the transformation that made it."""
+
+
+def model_variables(state: TrainState) -> Variables:
+    """Give a state's parameters and channels as the model's variables."""
+    return {"params": state.params, "channels": state.channels}
+
+
+def init_state(
+    model: nn.Module, tx: optax.GradientTransformation, *, mesh: Mesh, key: Key
+) -> TrainState:
+    """Make the first state, each array born on its shards.
+
+    Args:
+      model: a module whose `init(key, tokens_BT)` gives params and channels.
+      tx: the optimiser.
+      mesh: where the state lives.
+      key: random key; the same key gives the same state on every mesh.
+
+    Returns:
+      The state at step 0, sharded by the table of `train.mesh`.
+    """
+    shardings = tree_shardings(abstract_state(model, tx, key=key), mesh)
+    init = jax.jit(_make_init(model, tx), out_shardings=shardings)
+    made: TrainState = init(key)
+    return made
+
+
+def abstract_state(
+    model: nn.Module, tx: optax.GradientTransformation, *, key: Key
+) -> TrainState:
+    """Give the shapes and types of a state, without making it."""
+    shapes: TrainState = jax.eval_shape(_make_init(model, tx), key)
+    return shapes
+
+
+def _make_init(model: nn.Module, tx: optax.GradientTransformation) -> Any:
+    def init(key: Key) -> TrainState:
+        variables = model.init(key, jnp.zeros((1, 2), jnp.int32))
+        params = variables["params"]
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            channels=variables.get("channels", {}),
+            opt_state=tx.init(params),
+        )
+
+    return init

@@ -1,0 +1,73 @@
+"""The house rules that import-linter cannot see."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "lostjax").rglob("*.py"))
+
+DOORS = {
+    # third-party package: where it may be imported
+    "jax.experimental.pallas": ("nn/kernels/",),
+    "orbax": ("train/checkpoint.py",),
+    "tokenizers": ("data/",),
+    "sentencepiece": ("data/",),
+    "grain": ("data/",),
+    "tensorflow_datasets": ("data/",),
+    "tyro": ("__main__.py", "plan.py", "generate.py", "sweep.py", "export.py"),
+    "matplotlib": ("train/report.py", "train/figures.py", "repro/"),
+    "tensorflow": (),
+    "torch": (),
+    "clu": (),
+    "pickle": (),
+}
+
+
+def imported_names(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{a.name}" for a in node.names}
+    return names
+
+
+@pytest.mark.parametrize("package", DOORS)
+def test_each_package_has_one_door(package):
+    for path in MODULES:
+        place = str(path.relative_to(ROOT / "lostjax"))
+        if any(
+            place.startswith(door) or place.endswith(door) for door in DOORS[package]
+        ):
+            continue
+        found = [
+            name
+            for name in imported_names(path)
+            if name == package or name.startswith(package + ".")
+        ]
+        assert not found, f"{place} imports {found[0]}"
+
+
+def test_no_room_for_leftovers():
+    names = {path.stem for path in MODULES} | {path.parent.name for path in MODULES}
+    assert not names & {"utils", "util", "common", "misc", "base", "helpers"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text())), f"{path} has no docstring"
+
+
+@pytest.mark.parametrize("room", ["lostjax.optim", "lostjax.losses"])
+def test_light_rooms_load_nothing_heavy(room):
+    heavy = "orbax", "grain", "tensorflow_datasets", "tensorflow", "matplotlib"
+    code = f"import sys, {room}; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
