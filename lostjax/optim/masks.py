@@ -5,6 +5,8 @@ towards a wrong value, so they are left out, by name: under `nn.scan` a scale is
 stacked to two axes and its rank no longer tells it apart.
 """
 
+from typing import Any
+
 import jax
 
 from lostjax.typing import PyTree
@@ -23,7 +25,7 @@ def mask_decayed(params: PyTree) -> PyTree:
       The same nest with True at matrices and False at scales, biases and scalars.
     """
 
-    def is_decayed(path: tuple[object, ...], leaf: jax.Array) -> bool:
+    def is_decayed(path: tuple[object, ...], leaf: Any) -> bool:
         name = (
             str(getattr(path[-1], "key", getattr(path[-1], "name", ""))) if path else ""
         )

@@ -10,6 +10,7 @@ step wasted.
 
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lostjax.typing import Array
 
@@ -38,7 +39,7 @@ def warmup_cosine_schedule(
     if not 0 <= final_fraction <= 1:
         raise ValueError(f"final_fraction={final_fraction}: must lie in [0, 1]")
 
-    def schedule(step: Array | int) -> Array:
+    def schedule(step: ArrayLike) -> Array:
         t = jnp.asarray(step, jnp.float32)
         rising = (t + 1) / max(warmup_steps, 1)
         progress = jnp.clip((t - warmup_steps) / (steps - warmup_steps), 0, 1)

@@ -1,0 +1,63 @@
+"""The command line: what it reads, and what it says to a mistake."""
+
+import dataclasses
+
+import pytest
+
+from lostjax.train.__main__ import main, parse_command
+from lostjax.train.config import ConfigError, save_config
+from lostjax.train.presets import get_preset
+
+
+def test_flags_override_the_preset():
+    words = "--preset=smoke --mesh=data:8 --model.rank 4 --optim=adamw --run_dir=x"
+    config, dry_run = parse_command(words.split())
+    assert not dry_run
+    assert config.preset == "smoke" and config.mesh == "data:8"
+    assert config.model == dataclasses.replace(get_preset("smoke").model, rank=4)
+    assert config.run_dir == "x" and config.optim.name == "adamw"
+
+
+def test_a_configuration_file_is_where_values_start(tmp_path):
+    stored = dataclasses.replace(get_preset("smoke"), steps=7, run_dir="elsewhere")
+    save_config(tmp_path / "config.json", stored)
+    config, _ = parse_command([f"--config={tmp_path}/config.json", "--seed=3"])
+    assert (config.steps, config.seed, config.run_dir) == (7, 3, None)
+    config, _ = parse_command([f"--resume={tmp_path}"])
+    assert config == dataclasses.replace(stored, run_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ("--modle.rank=3", "--modle.rank: no such flag; did you mean --model.rank?"),
+        ("--steps=3 --steps=4", "--steps is given twice"),
+        ("--steps 3 --steps=4", "--steps is given twice"),
+        ("--run-dir=a --run_dir=b", "--run-dir is given twice"),
+        ("--optim=adamw --optim.name=adamw", "--optim.name is given twice"),
+        ("--steps=many", "--steps"),
+        ("--model.linear=lots", "'--model.linear'. Expected one of"),
+        ("--preset=tinny", "did you mean tiny"),
+        ("--preset=tiny --config=x", "both say where values start from"),
+        ("--config=/no/such.json", "/no/such.json: no such configuration file"),
+        ("--resume=/no/such", "no run is there"),
+        ("stray", "stray"),
+        ("--steps", "--steps"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(words, message, capsys):
+    with pytest.raises(ConfigError) as caught:
+        parse_command(words.split())
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert main(words.split()) == 2
+    said = capsys.readouterr()
+    assert not said.out and said.err.count("\n") == 1
+    assert said.err.startswith("python -m lostjax.train: error: ")
+
+
+def test_help_shows_the_chosen_presets_defaults(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_command(["--preset=lost_1b", "--help"])
+    said = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert "(default: 2048)" in said and "(default: bpe:32000)" in said

@@ -1,0 +1,113 @@
+"""Configurations: their checks, their JSON, and what makes two runs the same."""
+
+import dataclasses
+import json
+
+import pytest
+
+from lostjax.train.config import (
+    ConfigError,
+    ModelConfig,
+    TrainConfig,
+    check_config,
+    diff_configs,
+    flat_fields,
+    load_config,
+    save_config,
+)
+from lostjax.train.presets import PRESETS, get_preset
+
+
+def replaced(config, name, value):
+    """Replace a dotted field."""
+    first, _, rest = name.partition(".")
+    if rest:
+        value = replaced(getattr(config, first), rest, value)
+    return dataclasses.replace(config, **{first: value})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_named_as_they_are_found(name):
+    check_config(PRESETS[name])
+    assert PRESETS[name].preset == name
+
+
+def test_tiny_matrices_keep_at_least_eight_channels():
+    model = PRESETS["tiny"].model
+    assert int(model.delta * min(model.d_model, model.d_hidden)) >= 8
+
+
+BAD = [
+    ("steps", 0, "--steps=0"),
+    ("batch_size", -1, "--batch-size=-1"),
+    ("accumulate", 3, "--accumulate=3"),
+    ("model.rank", 0, "--model.rank=0"),
+    ("model.rank", 10_000, r"\[1, \d+\]"),
+    ("model.delta", 1.5, r"--model.delta=1.5: must lie in \[0, 1\]"),
+    ("model.delta", float("nan"), "--model.delta=nan"),
+    ("model.gamma", -0.1, "--model.gamma"),
+    ("model.n_heads", 3, "--model.n-heads=3"),
+    ("optim.learning_rate", 0.0, "--optim.learning-rate"),
+    ("optim.learning_rate", float("inf"), "--optim.learning-rate"),
+    ("optim.warmup", 1.0, "--optim.warmup"),
+    ("optim.clip", -1.0, "--optim.clip"),
+    ("data.seq_len", 1, "--data.seq-len=1"),
+    ("profile", "3", "START:STOP"),
+    ("profile", "3:3", "START < STOP"),
+]
+
+
+@pytest.mark.parametrize("name, value, message", BAD)
+def test_a_wrong_value_is_named(name, value, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(replaced(TrainConfig(), name, value))
+
+
+def test_rank_is_not_checked_where_there_is_none():
+    check_config(TrainConfig(model=ModelConfig(linear="dense", rank=10_000)))
+
+
+def test_json_round_trip(tmp_path):
+    config = dataclasses.replace(get_preset("lost_1b"), run_dir="x", profile="1:2")
+    save_config(tmp_path / "config.json", config)
+    assert load_config(tmp_path / "config.json") == config
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "not a configuration"),
+        ("[]", "JSON object"),
+        ('{"stepz": 3}', "no field is called stepz"),
+        ('{"steps": "3"}', "steps='3': must be of type int"),
+        ('{"steps": true}', "steps=True: must be of type int"),
+        ('{"model": {"linear": "lots"}}', "model.linear='lots': must be one of dense"),
+        ('{"model": 3}', "model. must be a JSON object"),
+    ],
+)
+def test_bad_json_is_named(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_integers_are_floats_where_floats_belong(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"optim": {"clip": 1}}))
+    assert load_config(path).optim.clip == 1.0
+
+
+def test_what_decides_numbers_makes_another_run():
+    config = TrainConfig()
+    for name, value in flat_fields(config).items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        changed = diff_configs(config, replaced(config, name, value + 1))
+        free = name in ("eval_every", "checkpoint_every", "keep")
+        assert bool(changed) is not free, name
+    assert not diff_configs(config, dataclasses.replace(config, mesh="data:2"))
+    assert diff_configs(config, replaced(config, "model.rank", 8)) == [
+        f"--model.rank: {config.model.rank} there, 8 now"
+    ]

@@ -1,0 +1,113 @@
+"""Meshes, the sharding table and the placing of batches."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from lostjax.train.config import ConfigError
+from lostjax.train.mesh import (
+    make_mesh,
+    parse_mesh,
+    place_batch,
+    resolve_mesh,
+    spec_for,
+)
+
+
+@pytest.mark.parametrize(
+    "text, sizes",
+    [
+        ("data:8", {"data": 8}),
+        ("data:4,fsdp:2", {"data": 4, "fsdp": 2}),
+        ("data:-1", {"data": -1}),
+    ],
+)
+def test_meshes_are_read(text, sizes):
+    assert parse_mesh(text) == sizes
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("dta:8", "no axis is called 'dta'; there are data, fsdp, tensor"),
+        ("data", "the size of data is ''"),
+        ("data:0", "the size of data is '0'"),
+        ("data:-2", "the size of data is '-2'"),
+        ("data:x", "the size of data is 'x'"),
+        ("data:2,data:4", "axis data is given twice"),
+        ("data:-1,fsdp:-1", "only one axis can be -1"),
+        ("", "no axis is called ''"),
+        ("data:2,", "no axis is called ''"),
+    ],
+)
+def test_wrong_meshes_are_named(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_mesh(text)
+
+
+def test_minus_one_is_the_rest():
+    sizes = resolve_mesh("tensor:2,data:-1", n_devices=8, found="8 x cpu")
+    assert sizes == {"data": 4, "fsdp": 1, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("data:16", r"needs 16 devices, but there are 8 \(8 x cpu\)"),
+        ("data:-1,fsdp:3", "3 does not divide the 8 devices"),
+        ("data:-1,fsdp:16", "16 does not divide the 8 devices"),
+    ],
+)
+def test_meshes_that_cannot_be_name_the_devices(text, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve_mesh(text, n_devices=8, found="8 x cpu")
+
+
+AXES = {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize(
+    "path, shape, spec",
+    [
+        ("params/layers/mlp/up/kernel", (2, 8, 16), P(None, "fsdp", "tensor")),
+        ("params/layers/mlp/down/a", (2, 16, 4), P(None, "tensor", "fsdp")),
+        ("params/layers/mlp/down/values", (2, 4, 8), P(None, "tensor", "fsdp")),
+        ("opt_state/1/mu/layers/mlp/up/kernel", (2, 8, 16), P(None, "fsdp", "tensor")),
+        ("params/layers/mlp/up/kernel", (2, 7, 16), P(None, None, "tensor")),
+        ("params/layers/mlp_norm/scale", (2, 8), P()),
+        ("opt_state/1/count", (), P()),
+        ("params/head/kernel", (8, 16), P("fsdp", "tensor")),
+    ],
+)
+def test_specs_follow_the_table(path, shape, spec):
+    assert spec_for(path, shape, AXES) == spec
+
+
+def test_axes_of_size_one_are_left_out():
+    axes = {"data": 8, "fsdp": 1, "tensor": 1}
+    spec = spec_for("params/head/kernel", (8, 16), axes)
+    assert spec == P(None, None)
+
+
+class Pair(NamedTuple):
+    x_BT: np.ndarray
+    y_B: np.ndarray
+
+
+@pytest.mark.parametrize("mesh", ["data:8", "data:2,fsdp:2,tensor:2", "tensor:8"])
+def test_a_placed_batch_is_the_batch(mesh):
+    whole = Pair(np.arange(16 * 3).reshape(16, 3), np.arange(16))
+    reads = []
+
+    def read(rows):
+        reads.append((rows.start, rows.stop))
+        return Pair(whole.x_BT[rows], whole.y_B[rows])
+
+    placed = place_batch(read, mesh=make_mesh(mesh), batch_size=16, fields=Pair)
+    np.testing.assert_array_equal(placed.x_BT, whole.x_BT)
+    np.testing.assert_array_equal(placed.y_B, whole.y_B)
+    assert len(reads) == len(set(reads)), "no row is read twice"
+    assert len(placed.x_BT.addressable_shards) == jax.device_count()
