@@ -14,14 +14,16 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from lostjax.train.config import ConfigError, TrainConfig, flat_fields, load_config
+from lostjax.train.config import ConfigError, TrainConfig, load_config
 from lostjax.train.presets import get_preset
 from lostjax.train.run_dir import find_run
 
 PROGRAM = "python -m lostjax.train"
 SHORT_FLAGS = {"--optim": "--optim.name"}
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
       ConfigError: one line that names the flag and the nearest right one.
       SystemExit: after printing the help that `--help` asks for.
     """
-    words = [_normalised(word) for word in arguments]
-    _refuse_repeats(words)
+    words = [normalise(word) for word in arguments]
     chosen = {name: _value_of(words, name) for name in ("preset", "config", "resume")}
     if chosen["config"] and chosen["resume"]:
         raise ConfigError("--config and --resume both say where values start from")
@@ -79,13 +80,42 @@ def parse_command(arguments: Sequence[str]) -> Command:
         start = dataclasses.replace(start, run_dir=None)
     else:
         start = get_preset(chosen["preset"] or "tiny")
-    flags = _parse(words, start)
     names = [field.name for field in dataclasses.fields(TrainConfig)]
+    default = Flags(**{name: getattr(start, name) for name in names})
+    flags = parse_flags(Flags, words, default=default, program=PROGRAM)
     config = TrainConfig(**{name: getattr(flags, name) for name in names})
     return Command(config, flags.dry_run)
 
 
-def _normalised(word: str) -> str:
+def parse_flags(
+    flags: type[T], words: Sequence[str], *, default: T | None, program: str
+) -> T:
+    """Read words into a dataclass of flags, strictly.
+
+    Args:
+      flags: a dataclass whose fields, nested ones by dotted names, are the flags.
+      words: normalised words of a command line.
+      default: where values start from; None where the class has its own defaults.
+      program: named in the help.
+
+    Raises:
+      ConfigError: one line, for an unknown flag, one given twice, or a wrong value.
+      SystemExit: after printing the help that `--help` asks for.
+    """
+    import tyro
+
+    _refuse_unknown_and_repeated(words, known=_flag_names(flags))
+    if {"-h", "--help"} & set(words):
+        return tyro.cli(flags, args=words, default=default, prog=program)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return tyro.cli(flags, args=words, default=default, prog=program)
+    except SystemExit:
+        raise ConfigError(_one_line(said.getvalue())) from None
+
+
+def normalise(word: str) -> str:
     """Write a flag with hyphens and in its long form."""
     if not word.startswith("--"):
         return word
@@ -94,22 +124,29 @@ def _normalised(word: str) -> str:
     return SHORT_FLAGS.get(name, name) + equals + value
 
 
-def _flag_names() -> list[str]:
-    names = ["--" + name.replace("_", "-") for name in flat_fields(Flags())]
-    switches = [
-        name
-        for name, value in flat_fields(Flags()).items()
-        if value in (True, False) and type(value) is bool
-    ]
-    negated = []
-    for name in switches:
-        *room, last = name.replace("_", "-").split(".")
-        negated.append("--" + ".".join([*room, f"no-{last}"]))
-    return [*names, *negated, "--help"]
+def _flag_names(flags: type[Any]) -> list[str]:
+    names = ["--help"]
+    for field, kind in flag_types(flags).items():
+        *room, last = field.replace("_", "-").split(".")
+        names.append("--" + ".".join([*room, last]))
+        if kind is bool:
+            names.append("--" + ".".join([*room, f"no-{last}"]))
+    return names
 
 
-def _refuse_repeats(words: Sequence[str]) -> None:
-    known = _flag_names()
+def flag_types(flags: type[Any], prefix: str = "") -> dict[str, Any]:
+    """List a dataclass's leaves by dotted name, with their types."""
+    types: dict[str, Any] = {}
+    for name, kind in get_type_hints(flags).items():
+        if dataclasses.is_dataclass(kind):
+            assert isinstance(kind, type)
+            types |= flag_types(kind, f"{prefix}{name}.")
+        else:
+            types[prefix + name] = kind
+    return types
+
+
+def _refuse_unknown_and_repeated(words: Sequence[str], *, known: list[str]) -> None:
     seen = set()
     for word in words:
         if not word.startswith("--"):
@@ -131,22 +168,6 @@ def _value_of(words: Sequence[str], name: str) -> str | None:
         if word.startswith(f"--{name}="):
             return word.partition("=")[2]
     return None
-
-
-def _parse(words: Sequence[str], start: TrainConfig) -> Flags:
-    import tyro
-
-    default = Flags(
-        **{f.name: getattr(start, f.name) for f in dataclasses.fields(start)}
-    )
-    if {"-h", "--help"} & set(words):
-        return tyro.cli(Flags, args=words, default=default, prog=PROGRAM)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return tyro.cli(Flags, args=words, default=default, prog=PROGRAM)
-    except SystemExit:
-        raise ConfigError(_one_line(said.getvalue())) from None
 
 
 def _one_line(text: str) -> str:

@@ -63,15 +63,27 @@ def abstract_state(
     return shapes
 
 
+def abstract_variables(model: nn.Module) -> Variables:
+    """Give the shapes and types of a model's params and channels."""
+    variables: Variables = jax.eval_shape(
+        lambda: _init_variables(model, jax.random.key(0))
+    )
+    return variables
+
+
 def _make_init(model: nn.Module, tx: optax.GradientTransformation) -> Any:
     def init(key: Key) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, 2), jnp.int32))
-        params = variables["params"]
+        variables = _init_variables(model, key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
-            params=params,
-            channels=variables.get("channels", {}),
-            opt_state=tx.init(params),
+            params=variables["params"],
+            channels=variables["channels"],
+            opt_state=tx.init(variables["params"]),
         )
 
     return init
+
+
+def _init_variables(model: nn.Module, key: Key) -> dict[str, PyTree]:
+    made = model.init(key, jnp.zeros((1, 2), jnp.int32))
+    return {"params": made["params"], "channels": made.get("channels", {})}

@@ -1,0 +1,109 @@
+"""`python -m lostjax.generate RUN --prompt "..."`: text from a run's checkpoint.
+
+The configuration and the tokenizer are those of the run; the checkpoint may have been
+written on any mesh and is read onto one device.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+from lostjax.data import DataError, load_run_tokenizer
+from lostjax.nn import sample_tokens
+from lostjax.train.__main__ import normalise, parse_flags
+from lostjax.train.checkpoint import open_checkpoints
+from lostjax.train.config import ConfigError, load_config
+from lostjax.train.mesh import make_mesh
+from lostjax.train.model import build_model
+from lostjax.train.run_dir import find_run
+from lostjax.train.state import abstract_variables
+
+PROGRAM = "python -m lostjax.generate"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Continue a prompt with a trained model."""
+
+    run: tyro.conf.Positional[str]
+    """Directory of the run, or latest."""
+    prompt: str = "Fellow citizens,"
+    """What to go on from."""
+    tokens: int = 100
+    """Tokens to generate."""
+    temperature: float = 0.8
+    """0 takes the likeliest token; 1 samples from the model as it is."""
+    top_k: int | None = None
+    """Sample among so many likeliest tokens."""
+    top_p: float | None = None
+    """Sample among the likeliest tokens that hold this probability, in (0, 1]."""
+    seed: int = 0
+    """Seed of the sampling."""
+    step: int | None = None
+    """Step of the checkpoint; default the newest."""
+
+
+def generate(flags: Flags) -> str:
+    """Continue a prompt.
+
+    Returns:
+      The continuation, without the prompt.
+
+    Raises:
+      ConfigError: where there is no such run or checkpoint, or a value is wrong.
+    """
+    directory = find_run(flags.run)
+    config = load_config(directory / "config.json")
+    tokenizer = load_run_tokenizer(directory)
+    model = build_model(config.model, vocab_size=tokenizer.vocab_size)
+    mesh = make_mesh("data:1")
+    with open_checkpoints(directory / "checkpoints") as checkpoints:
+        steps = checkpoints.all_steps()
+        step = flags.step if flags.step is not None else (steps or [None])[-1]
+        if step not in steps:
+            raise ConfigError(
+                f"--step={step}: {directory} has checkpoints of steps "
+                f"{', '.join(map(str, steps)) or '(none yet)'}"
+            )
+        variables = checkpoints.restore_model(
+            abstract_variables(model), step=step, mesh=mesh
+        )
+    prompt = [tokenizer.eos_id, *tokenizer.encode_batch([flags.prompt])[0]]
+    try:
+        tokens_BT = sample_tokens(
+            model,
+            variables,
+            prompt_BT=jnp.asarray([prompt], jnp.int32),
+            n_tokens=flags.tokens,
+            key=jax.random.key(flags.seed),
+            temperature=flags.temperature,
+            top_k=flags.top_k,
+            top_p=flags.top_p,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    continuation = [int(token) for token in tokens_BT[0, len(prompt) :]]
+    if tokenizer.eos_id in continuation:
+        continuation = continuation[: continuation.index(tokenizer.eos_id)]
+    return tokenizer.decode(continuation)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = [normalise(word) for word in (arguments or sys.argv[1:])]
+    try:
+        flags = parse_flags(Flags, words, default=None, program=PROGRAM)
+        continuation = generate(flags)
+    except (ConfigError, DataError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    print(flags.prompt + continuation)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
