@@ -1,0 +1,1 @@
+"""The papers' headline claims, measured again: `python -m lostjax.repro NAME`."""

@@ -1,0 +1,186 @@
+"""LOST against dense, low-rank and sparse layers at equal non-embedding parameters.
+
+LOST: "LOST: Low-rank and Sparse Training for Large Language Models", Li et al., 2025,
+arXiv:2508.02668. Its claims, as far as they can be read: at about half the parameters
+it is better than the low-rank methods of the same size, and no worse than full rank.
+What its reviewers asked for is measured beside it: whether the gain comes from the
+chosen channels, the SVD start, or the activation between the factors.
+
+Every method trains on the same tokens in the same order, with its own learning rate.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from lostjax.nn import budget
+from lostjax.repro.cells import tune_method
+from lostjax.repro.claims import Claim, Row, compare_rows
+from lostjax.train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from lostjax.train.model import build_model
+
+
+class Scale(NamedTuple):
+    """How large the experiment is."""
+
+    config: TrainConfig
+    """LOST itself; the other methods are derived from it."""
+    rates: tuple[float, ...]
+    """The grid of learning rates that is widened where needed."""
+    methods: tuple[str, ...]
+    """Which rows are measured."""
+
+
+METHODS = (
+    "dense, full",
+    "dense, narrow",
+    "low-rank",
+    "CoLA",
+    "SLTrain",
+    "LOST",
+    "LOST, random channels",
+    "LOST, scaled-normal start",
+    "LOST, no activation",
+)
+
+SCALES = {
+    "smoke": Scale(
+        config=TrainConfig(
+            preset="smoke",
+            mesh="data:1",
+            steps=60,
+            batch_size=8,
+            model=ModelConfig(
+                d_model=32, n_layers=1, n_heads=2, d_hidden=88, rank=4, delta=0.125
+            ),
+            data=DataConfig(tokenizer="bytes", seq_len=64),
+        ),
+        rates=(4e-3, 8e-3, 1.6e-2, 3.2e-2),
+        methods=("dense, full", "LOST"),
+    ),
+    "small": Scale(
+        config=TrainConfig(
+            mesh="data:1",
+            steps=500,
+            batch_size=16,
+            model=ModelConfig(
+                d_model=128, n_layers=4, n_heads=4, d_hidden=344, rank=32, delta=0.0625
+            ),
+            data=DataConfig(tokenizer="bpe:1024", seq_len=128),
+            optim=OptimConfig(),
+        ),
+        rates=(2e-3, 4e-3, 8e-3),
+        methods=METHODS,
+    ),
+}
+
+
+def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
+    """Derive every method from LOST's configuration, at LOST's parameters.
+
+    The ranks of the other factorised layers, and the width of the narrow dense model,
+    are the largest whose parameters outside embedding and head do not exceed LOST's.
+    """
+    model = base.model
+    target = _inner_parameters(model)
+
+    def variant(**values: object) -> TrainConfig:
+        return dataclasses.replace(
+            base,
+            model=dataclasses.replace(model, **values),  # type: ignore[arg-type]
+        )
+
+    def at_budget(**values: object) -> TrainConfig:
+        config = variant(**values)
+
+        def with_rank(rank: int) -> ModelConfig:
+            return dataclasses.replace(config.model, rank=rank)
+
+        rank = _largest(
+            lambda rank: _inner_parameters(with_rank(rank)), target, model.d_model
+        )
+        return dataclasses.replace(config, model=with_rank(rank))
+
+    def narrow(heads_width: int) -> ModelConfig:
+        width = 2 * heads_width * model.n_heads
+        hidden = round(model.d_hidden * width / model.d_model)
+        return dataclasses.replace(
+            model, linear="dense", d_model=width, d_hidden=hidden
+        )
+
+    half_width = _largest(
+        lambda half: _inner_parameters(narrow(half)), target, model.d_model
+    )
+    return {
+        "dense, full": variant(linear="dense"),
+        "dense, narrow": dataclasses.replace(base, model=narrow(half_width)),
+        "low-rank": at_budget(linear="low_rank"),
+        "CoLA": at_budget(linear="cola"),
+        "SLTrain": at_budget(linear="sltrain", delta=0.03),
+        "LOST": base,
+        "LOST, random channels": variant(channels="random"),
+        "LOST, scaled-normal start": variant(factors="scaled_normal"),
+        "LOST, no activation": variant(activation="none"),
+    }
+
+
+def run(
+    scale: Scale, *, seeds: int, directory: Path, workers: int = 1
+) -> Claim:
+    """Measure the claim.
+
+    Args:
+      scale: one of `SCALES`.
+      seeds: how many a row, at least 2.
+      directory: where cells are kept and found.
+      workers: processes that train at once, each on one CPU core.
+
+    Returns:
+      The claim with its rows and findings.
+    """
+    methods = build_methods(scale.config)
+    chosen = [(name, methods[name]) for name in scale.methods]
+    tune = partial(_tune, rates=scale.rates, seeds=seeds, directory=directory)
+    if workers == 1:
+        rows = [tune(pair) for pair in chosen]
+    else:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            rows = list(pool.map(tune, chosen))
+    lost = next(row for row in rows if row.method == "LOST")
+    return Claim(
+        name="lost",
+        paper="LOST, arXiv:2508.02668",
+        setting=_describe(scale, seeds),
+        rows=tuple(rows),
+        findings=tuple(compare_rows(lost, row) for row in rows if row is not lost),
+    )
+
+
+def _tune(pair: tuple[str, TrainConfig], **how: object) -> Row:
+    return tune_method(*pair, **how)  # type: ignore[arg-type]
+
+
+def _describe(scale: Scale, seeds: int) -> str:
+    config = scale.config
+    model = config.model
+    tokens = config.steps * config.batch_size * config.data.seq_len
+    return (
+        f"Width {model.d_model}, {model.n_layers} layers, text `{config.data.source}`, "
+        f"tokenizer `{config.data.tokenizer}`, {tokens:,} tokens in {config.steps} "
+        f"steps, {seeds} seeds at each method's best learning rate (swept on seed 0). "
+        f"LOST: rank {model.rank}, delta {model.delta:g}, gamma {model.gamma:g}."
+    )
+
+
+def _inner_parameters(model: ModelConfig) -> int:
+    return budget.count_parameters(build_model(model, vocab_size=1)).inner
+
+
+def _largest(count: Callable[[int], int], target: int, limit: int) -> int:
+    """Find the largest size from 1 to limit whose count does not exceed the target."""
+    fitting = [size for size in range(1, limit + 1) if count(size) <= target]
+    return max(fitting)
