@@ -1,9 +1,26 @@
 """One process, eight CPU devices, no network: what every test may rely on."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of tokenizers and packed rows for all tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 kB of real English prose: the licence's text, several times."""
+    licence = (Path(__file__).parents[1] / "LICENSE").read_text()
+    path = tmp_path_factory.mktemp("text") / "licence.txt"
+    path.write_text("\n\n".join([licence] * 4))
+    return path

@@ -128,9 +128,7 @@ def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
     }
 
 
-def run(
-    scale: Scale, *, seeds: int, directory: Path, workers: int = 1
-) -> Claim:
+def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
     """Measure the claim.
 
     Args:

@@ -105,7 +105,7 @@ def resolve_mesh(text: str, *, n_devices: int, found: str) -> dict[str, int]:
         raise ConfigError(
             f"--mesh={text}: {fixed} does not divide the {n_devices} devices ({found})"
         )
-    if math.prod(full.values()) != n_devices:
+    if math.prod(full.values()) > n_devices:
         raise ConfigError(
             f"--mesh={text}: needs {math.prod(full.values())} devices, but there are "
             f"{n_devices} ({found})"
@@ -114,19 +114,25 @@ def resolve_mesh(text: str, *, n_devices: int, found: str) -> dict[str, int]:
 
 
 def make_mesh(text: str) -> Mesh:
-    """Make the mesh of the devices there are.
+    """Make the mesh of the devices there are, or of the first ones.
 
     Raises:
-      ConfigError: where it does not fit them.
+      ConfigError: where it does not fit them, or leaves out a process's devices.
     """
     devices = jax.devices()
     found = f"{len(devices)} x {devices[0].device_kind}"
     sizes = resolve_mesh(text, n_devices=len(devices), found=found)
+    used = devices[: math.prod(sizes.values())]
+    if {device.process_index for device in used} != set(range(jax.process_count())):
+        raise ConfigError(
+            f"--mesh={text}: takes {len(used)} of {found}, and none of some process's; "
+            f"several processes need all {len(devices)}"
+        )
     return jax.make_mesh(
         tuple(sizes.values()),
         tuple(sizes),
         axis_types=(AxisType.Auto,) * len(sizes),
-        devices=devices,
+        devices=used,
     )
 
 

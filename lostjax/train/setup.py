@@ -1,5 +1,6 @@
 """What a run needs before its first step: checked, built and compiled, not yet run."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -111,7 +112,9 @@ def provide_devices(config: TrainConfig) -> None:
     """Make as many CPU devices as the mesh names; other platforms ignore it."""
     sizes = [size for size in parse_mesh(config.mesh).values() if size > 0]
     local = math.prod(sizes) // (config.hosts.processes or 1)
-    jax.config.update("jax_num_cpu_devices", max(1, local))
+    # Once a device was used their number stands; the mesh then takes what is there.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", max(1, local))
 
 
 def check_batch(config: TrainConfig, mesh: Mesh) -> None:
