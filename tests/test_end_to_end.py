@@ -1,0 +1,251 @@
+"""The real command line, as a person runs it: train, stop, resume, generate, err."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from lostjax.train.metrics import CLOCK_FIELDS, read_metrics
+
+from lostjax.train.__main__ import main
+from lostjax.train.checkpoint import open_checkpoints
+from lostjax.train.config import load_config
+
+pytestmark = pytest.mark.newest
+ROOT = Path(__file__).parents[1]
+
+
+def start(*words, **popen):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
+    environment.pop("XLA_FLAGS", None)
+    return subprocess.Popen(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **popen,
+    )
+
+
+def finish(process, timeout=240):
+    out, err = process.communicate(timeout=timeout)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def flags(text_file, cache_dir):
+    return [
+        "--preset=smoke",
+        f"--data.source={text_file}",
+        f"--data.cache-dir={cache_dir}",
+        "--data.seq-len=32",
+        "--checkpoint-every=10",
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(flags, tmp_path_factory):
+    """A whole run on eight devices."""
+    directory = tmp_path_factory.mktemp("runs") / "whole"
+    words = ["lostjax.train", "--mesh=data:8", f"--run-dir={directory}", *flags]
+    code, out, err = finish(start(*words))
+    assert code == 0, err
+    return directory, out
+
+
+def losses(directory):
+    return [line["loss"] for line in read_metrics(directory)]
+
+
+def without_clock(directory):
+    return [
+        {name: value for name, value in line.items() if name not in CLOCK_FIELDS}
+        for line in read_metrics(directory)
+    ]
+
+
+def test_a_run_leaves_what_it_promises(run):
+    directory, out = run
+    lines = read_metrics(directory)
+    assert [line["step"] for line in lines] == list(range(1, 21))
+    assert lines[-1]["loss"] < lines[0]["loss"] - 1.0
+    assert load_config(directory / "config.json").preset == "smoke"
+    page = (directory / "report.html").read_text()
+    assert "bits per byte" in page and "<script src" not in page
+    evaluation = json.loads((directory / "evaluations.jsonl").read_text())
+    assert evaluation["step"] == 20 and evaluation["eval_bits_per_byte"] > 0
+    assert list((directory / "tensorboard").iterdir())
+    assert "held-out" in out and "report.html" in out
+    with open_checkpoints(directory / "checkpoints") as checkpoints:
+        assert checkpoints.all_steps() == [10, 20]
+
+
+def test_a_stopped_and_resumed_run_is_the_same_run(run, flags, tmp_path):
+    whole, _ = run
+    directory = tmp_path / "stopped"
+    words = ["lostjax.train", "--mesh=data:8", f"--run-dir={directory}", *flags]
+    process = start(*words)
+    wait_for_step(directory, 3)
+    process.send_signal(signal.SIGTERM)
+    code, _, err = finish(process)
+    assert code == 143, err
+    done = len(losses(directory))
+    assert 3 <= done < 20
+    code, out, err = finish(start("lostjax.train", f"--resume={directory}"))
+    assert code == 0, err
+    assert f"going on at step {done}" in out
+    assert without_clock(directory) == without_clock(whole)
+    for name in ("model", "progress"):
+        assert stored_bits(directory, name) == stored_bits(whole, name)
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(run, flags, tmp_path):
+    whole, _ = run
+    directory = tmp_path / "killed"
+    words = ["lostjax.train", "--mesh=data:8", f"--run-dir={directory}", *flags]
+    process = start(*words)
+    wait_for_step(directory, 12)
+    process.kill()
+    finish(process)
+    code, _, err = finish(start(*words))
+    assert code == 0, err
+    assert without_clock(directory) == without_clock(whole)
+    assert stored_bits(directory, "model") == stored_bits(whole, "model")
+
+
+def wait_for_step(directory, step):
+    deadline = time.monotonic() + 120
+    while len(read_metrics(directory)) < step:
+        assert time.monotonic() < deadline, "the run does not step"
+        time.sleep(0.02)
+
+
+def stored_bits(directory, item):
+    """Read the final checkpoint's arrays, by path, as bytes."""
+    path = directory / "checkpoints" / "20" / item
+    tree = ocp.StandardCheckpointer().restore(path.absolute())
+    return {
+        jax.tree_util.keystr(key): np.asarray(leaf).tobytes()
+        for key, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def test_a_finished_run_says_so_and_cannot_grow(run, flags, capsys):
+    directory, _ = run
+    assert main([f"--resume={directory}"]) == 0
+    assert "finished, all 20 steps are done" in capsys.readouterr().out
+    assert main([f"--run-dir={directory}", "--steps=30", *flags]) == 2
+    said = capsys.readouterr().err
+    assert "20 steps and cannot become 30" in said and "--run-dir NEW" in said
+
+
+def test_generate_continues_a_prompt(run):
+    directory, _ = run
+    words = ["lostjax.generate", str(directory), "--prompt", "You may", "--tokens=12"]
+    code, out, err = finish(start(*words))
+    assert code == 0, err
+    assert out.startswith("You may") and len(out) > len("You may\n")
+    again = finish(start(*words, "--step=20"))[1]
+    assert again == out, "the newest checkpoint is step 20, and the seed is fixed"
+    code, _, err = finish(start(*words, "--step=15"))
+    assert code == 2 and "has checkpoints of steps 10, 20" in err
+
+
+def test_two_processes_are_one_run(run, flags, tmp_path):
+    whole, _ = run
+    directory = tmp_path / "two"
+    port = free_port()
+    words = [
+        "lostjax.train", "--mesh=data:8", f"--run-dir={directory}", *flags,
+        f"--hosts.coordinator=127.0.0.1:{port}", "--hosts.processes=2",
+    ]  # fmt: skip
+    pair = [start(*words, f"--hosts.index={index}") for index in range(2)]
+    for process in pair:
+        code, _, err = finish(process)
+        assert code == 0, err
+    np.testing.assert_allclose(losses(directory), losses(whole), rtol=1e-5)
+    assert (directory / "report.html").exists()
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        (["--mesh=dat:8"], "no axis is called 'dat'"),
+        (["--mesh=data:64"], "needs 64 devices, but there are 8"),
+        (["--batch-size=12", "--mesh=data:8"], "8 or 16 would do"),
+        (["--model.rank=33"], "--model.rank=33: must lie in [1, 32]"),
+        (["--model.delta=-0.1"], "--model.delta=-0.1"),
+        (["--model.channel-groups=3"], "channel"),
+        (["--data.source=/no/such.txt"], "/no/such.txt"),
+        (["--data.source={empty}"], "empty"),
+        (["--data.source={latin}"], "UTF-8"),
+        (["--data.source={short}"], "short"),
+        (["--data.source={ids}", "--data.tokenizer=bytes"], "vocabulary"),
+        (["--data.source=tfds:{tfds}"], "array_record"),
+        (["--data.tokenizer=/no/tokenizer.json"], "/no/tokenizer.json"),
+        (["--run-dir={strange}"], "holds files but no run"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    extra, message, flags, tmp_path, capsys
+):
+    places = {
+        name: tmp_path / name
+        for name in (
+            "empty.txt",
+            "latin.txt",
+            "short.txt",
+            "ids.npy",
+            "tfds",
+            "strange",
+        )
+    }
+    places["empty.txt"].write_text("")
+    places["latin.txt"].write_bytes("déjà vu ".encode("latin-1") * 999)
+    places["short.txt"].write_text("too short")
+    np.save(places["ids.npy"], np.full(9999, 60000, np.uint16))
+    for name in ("tfds", "strange"):
+        places[name].mkdir()
+        (places[name] / "something").write_text("x")
+    named = {path.stem: path for path in places.values()}
+    before = sorted(tmp_path.rglob("*"))
+    words = [word.format(**named) for word in extra]
+    names = {word.partition("=")[0] for word in words}
+    kept = [word for word in flags if word.partition("=")[0] not in names]
+    if "--run-dir" not in names:
+        words.append(f"--run-dir={tmp_path / 'run'}")
+    assert main([*kept, *words]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1, said.err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_dry_run_prints_the_configuration_and_the_budget(flags, tmp_path, capsys):
+    assert main([*flags, "--dry-run", f"--run-dir={tmp_path / 'run'}"]) == 0
+    said = capsys.readouterr().out
+    assert "model.rank" in said and "FLOPs" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_profile_is_written(flags, tmp_path):
+    directory = tmp_path / "profiled"
+    words = ["lostjax.train", f"--run-dir={directory}", *flags, "--profile=3:5"]
+    code, _, err = finish(start(*words, "--mesh=data:1", "--steps=8"))
+    assert code == 0, err
+    assert list((directory / "profile").rglob("*.xplane.pb"))
