@@ -13,7 +13,9 @@ Lines = Sequence[Mapping[str, float | int]]
 """What `read_metrics` or `read_evaluations` gives."""
 
 _WIDE = (984, 360)
-_HALF = (460, 270)
+_PHONE = (380, 290)
+_HALF = (472, 330)
+_THIRD = (304, 230)
 
 
 def pick_curve(
@@ -36,19 +38,10 @@ def loss_figure(metrics: Lines, evaluations: Lines) -> Html:
     words = f"Loss by step. {_tell(train, 'Training loss', format_loss)}"
     if len(held.steps):
         words += " " + _tell(held, "Held-out loss", format_loss)
-    drawings = [
-        element(
-            "div",
-            Html(
-                draw_curves(
-                    curves, name=f"loss-{css}", description=words, width=size[0],
-                    height=size[1], y_label="loss (nats per token)",
-                )
-            ),
-            css=css,
-        )
-        for css, size in (("wide", _WIDE), ("narrow", _HALF))
-    ]
+    drawings = _for_each_width(
+        curves, name="loss", description=words, wide=_WIDE,
+        y_label="loss (nats per token)", levels={},
+    )
     return element("figure", *drawings, _bad_steps(train))
 
 
@@ -61,11 +54,11 @@ def baseline_figure(evaluations: Lines, baselines: Mapping[str, float]) -> Html:
     words = _tell(curve, "Held-out bits per byte", format_loss) + "".join(
         f" {name}: {format_loss(value)}." for name, value in levels.items()
     )
-    drawing = draw_curves(
-        [curve], name="bits", description=words, width=_HALF[0], height=_HALF[1],
+    drawings = _for_each_width(
+        [curve], name="bits", description=words, wide=_HALF,
         y_label="held-out bits per byte", levels=levels,
     )
-    return element("figure", Html(drawing))
+    return element("figure", *drawings)
 
 
 def training_figures(metrics: Lines) -> Html:
@@ -82,12 +75,37 @@ def training_figures(metrics: Lines) -> Html:
             continue
         drawing = draw_curves(
             [curve], name=name, description=_tell(curve, words, form),
-            y_label=y_label, width=_HALF[0], height=_HALF[1],
+            y_label=y_label, width=_THIRD[0], height=_THIRD[1],
             log=name == "gradient_norm" and _spans_decades(curve.values),
             from_zero=name != "gradient_norm",
         )
         figures.append(element("figure", Html(drawing)))
-    return element("div", *figures, css="grid") if figures else Html("")
+    return element("div", *figures, css="grid thirds") if figures else Html("")
+
+
+def _for_each_width(
+    curves: Sequence[Curve],
+    *,
+    name: str,
+    description: str,
+    y_label: str,
+    wide: tuple[int, int],
+    levels: Mapping[str, float],
+) -> list[Html]:
+    """Draw for a wide page and for a phone; the style shows one of the two."""
+    return [
+        element(
+            "div",
+            Html(
+                draw_curves(
+                    curves, name=f"{name}-{css}", description=description,
+                    y_label=y_label, width=width, height=height, levels=levels,
+                )
+            ),
+            css=css,
+        )
+        for css, (width, height) in (("wide", wide), ("narrow", _PHONE))
+    ]
 
 
 def _bad_steps(curve: Curve) -> Html:

@@ -16,23 +16,26 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from lostjax.train.envelope import find_envelope
 from lostjax.train.quantities import format_count, format_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _BINS = 360
+_MARKED = 60  # more points than this run together: a line alone is clearer
 
 # Colours that no one would choose, which are replaced by the page's variables.
 _COLOURS = {
     "--ink": "#010203", "--soft": "#040506", "--rule": "#070809",
     "--series-1": "#0a0b0c", "--series-2": "#0d0e0f", "--alarm": "#101112",
 }
-_FONT_SIZE = 11.0
+_FONT_SIZE = 12.0
+_STEPS = [1, 2, 5, 10]  # of ticks: no axis of 0.8, 1.6, 2.4
 
 
 class Curve(NamedTuple):
@@ -43,47 +46,6 @@ class Curve(NamedTuple):
     values: np.ndarray
     sparse: bool = False
     """Whether each point is marked, as fits a few evaluations."""
-
-
-class Envelope(NamedTuple):
-    """Lowest, mean and highest value (E,) around each of E steps; NaN is a gap."""
-
-    steps: np.ndarray
-    low: np.ndarray
-    mean: np.ndarray
-    high: np.ndarray
-
-
-def find_envelope(steps: np.ndarray, values: np.ndarray, *, bins: int) -> Envelope:
-    """Summarise a curve in at most `bins` points that hide no spike.
-
-    Args:
-        steps: (P,) ascending.
-        values: (P,); what is not finite is left out of its stretch.
-        bins: Equal stretches of steps, 1 or more. A curve of at most twice as many
-            points is given back as it is.
-
-    Returns:
-        The stretches that hold a point, at the mean step of their points; NaN where
-        none of a stretch's values is finite, and at one step within each wide gap.
-    """
-    values = np.where(np.isfinite(values), values, np.nan)
-    if len(steps) <= 2 * bins:
-        return _break_gaps(Envelope(steps.astype(float), values, values, values))
-    edges = np.linspace(steps[0], steps[-1] + 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, steps, side="right") - 1, 0, bins - 1)
-    starts = np.flatnonzero(np.r_[True, np.diff(place) > 0])
-    finite = np.isfinite(values)
-    count = np.add.reduceat(finite.astype(float), starts)
-    every = np.diff(np.r_[starts, len(steps)])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.add.reduceat(np.where(finite, values, 0.0), starts) / count
-    low = np.minimum.reduceat(np.where(finite, values, np.inf), starts)
-    high = np.maximum.reduceat(np.where(finite, values, -np.inf), starts)
-    empty = count == 0
-    low[empty] = high[empty] = np.nan
-    centre = np.add.reduceat(steps.astype(float), starts) / every
-    return _break_gaps(Envelope(centre, low, mean, high))
 
 
 def draw_curves(
@@ -105,7 +67,7 @@ def draw_curves(
         name: Unique in the page; begins the ids inside the drawing.
         description: What a reader who does not see the drawing is told.
         y_label: Quantity and unit.
-        width: In CSS pixels, at which its letters are 11 pixels high.
+        width: In CSS pixels, at which its letters are 12 pixels high.
         height: In CSS pixels.
         log: Whether the vertical axis is logarithmic; values are then positive.
         from_zero: Whether a linear vertical axis begins at zero.
@@ -118,7 +80,7 @@ def draw_curves(
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    options = {
+    options: dict[Any, Any] = {
         "svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans",
         "font.size": _FONT_SIZE, "path.simplify": False, "axes.unicode_minus": False,
     }
@@ -149,8 +111,8 @@ def _frame(
 ) -> tuple[float, float, float, float]:
     """Left, bottom, width and height of the axes, as fractions of the figure."""
     longest = max((len(label) for label in levels), default=0)
-    right = min(0.4 * width, 12 + 6.2 * longest) if levels else 12
-    left, bottom, top = _left(), 38, 34
+    right = min(0.4 * width, 12 + 6.8 * longest) if levels else 12
+    left, bottom, top = _left(), 40, 34
     return (
         left / width, bottom / height,
         (width - left - right) / width, (height - bottom - top) / height,
@@ -163,14 +125,16 @@ def _left() -> float:
 
 def _plot(axes: "Axes", curve: Curve, colour: str) -> None:
     shape = find_envelope(curve.steps, curve.values, bins=_BINS)
+    few = curve.sparse and len(curve.steps) <= _MARKED
     lone = np.isfinite(shape.mean).sum() <= 1
     if not np.array_equal(shape.low, shape.high, equal_nan=True):
         axes.fill_between(
-            shape.steps, shape.low, shape.high, color=colour, alpha=0.25, linewidth=0
+            shape.steps, shape.low, shape.high, color=colour, alpha=0.35, linewidth=0
         )
     axes.plot(
         shape.steps, shape.mean, color=colour, linewidth=1.5, solid_joinstyle="round",
-        marker="o" if curve.sparse or lone else None, markersize=4,
+        marker="o" if lone or few else None, markersize=4,
+        clip_on=not curve.sparse,
     )
     bad = curve.steps[~np.isfinite(curve.values)]
     if len(bad):
@@ -195,18 +159,24 @@ def _style(axes: "Axes", curves: Sequence[Curve], log: bool) -> None:
     axes.tick_params(colors=_COLOURS["--soft"], length=0, pad=6)
     axes.tick_params(axis="x", length=4)
     last = max(float(curve.steps[-1]) for curve in curves if len(curve.steps))
+    few = 4 if axes.bbox.width < 400 else 8
     axes.set_xlim(0, max(last, 1) * 1.01)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: format_count(x)))
+    places = MaxNLocator(nbins=few, integer=True, steps=[1, 2, 2.5, 5, 10])
+    axes.xaxis.set_major_locator(places)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _step(x)))
     if log:
         low, high = axes.get_ylim()
         many = math.log10(high / low) > 2
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if many else (1, 2, 5)))
     else:
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=_STEPS))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick(y)))
-    _say(axes, 1, 0, "step", dy=-30, va="baseline", ha="right")
+    _say(axes, 1, 0, "step", dy=-34, va="baseline", ha="right")
+
+
+def _step(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:g} M"
 
 
 def _tick(value: float) -> str:
@@ -223,11 +193,11 @@ def _legend(axes: "Axes", curves: Sequence[Curve], width: int) -> None:
         mark = "\N{BULLET} " if curve.sparse else "\N{EM DASH} "
         _say(axes, 1, 1, mark + curve.label, dx=offset, dy=12, va="bottom", ha="right",
              colour=colour)
-        offset -= 7.0 * len(curve.label) + 24
+        offset -= 7.5 * len(curve.label) + 24
 
 
 def _draw_levels(axes: "Axes", levels: Mapping[str, float]) -> None:
-    """Draw each level and its words at the right, pushed apart where they would meet."""
+    """Draw each level and its words at the right, pushed apart where they meet."""
     if not levels:
         return
     low, high = axes.get_ylim()
@@ -252,20 +222,6 @@ def _say(
         text, (x, y), (dx, dy), xycoords="axes fraction", textcoords="offset points",
         color=_COLOURS[colour], va=va, ha=ha, annotation_clip=False, parse_math=False,
     )
-
-
-def _break_gaps(shape: Envelope) -> Envelope:
-    """Put a NaN into each gap over ten times as wide as the usual distance."""
-    if len(shape.steps) < 3:
-        return shape
-    distance = np.diff(shape.steps)
-    after = np.flatnonzero(distance > 10 * np.median(distance)) + 1
-    if not len(after):
-        return shape
-    middle = (shape.steps[after - 1] + shape.steps[after]) / 2
-    steps = np.insert(shape.steps, after, middle)
-    low, mean, high = (np.insert(values, after, np.nan) for values in shape[1:])
-    return Envelope(steps, low, mean, high)
 
 
 def _inline(svg: str, name: str, description: str, size: tuple[int, int]) -> str:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, SupportsFloat
 
 from lostjax.train.files import replace_file
+from lostjax.train.tracking import WeightsAndBiases
 
 CLOCK_FIELDS = frozenset(
     {"time", "step_seconds", "tokens_per_second", "mfu", "eval_seconds"}
@@ -49,7 +50,7 @@ class Sink(Protocol):
         """Take the values of one training step or of one evaluation."""
 
     def close(self) -> None:
-        """Write out what is held back and let go of files; a second call is harmless."""
+        """Write out what is held back and let go of files; twice is harmless."""
 
 
 def is_evaluation(values: Values) -> bool:
@@ -101,9 +102,7 @@ class TensorBoard:
 
     def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
         # Imported late: it loads torch wherever torch is installed.
-        from tensorboardX import SummaryWriter
-
-        self._writer = SummaryWriter(
+        self._writer = importlib.import_module("tensorboardX").SummaryWriter(
             str(Path(run_dir) / TENSORBOARD_FOLDER),
             purge_step=resume_step + 1 if resume_step else None,
         )
@@ -117,42 +116,6 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
-
-
-class WeightsAndBiases:
-    """A sink that writes to Weights & Biases, on its server or, offline, in RUN/wandb.
-
-    Without a key (`wandb login`, WANDB_API_KEY) or a network the run is written to the
-    disk, and `wandb sync` uploads it later; WANDB_MODE, where set, decides instead.
-    A resumed run is a new run in the same group, named after its folder, because the
-    server takes no step twice.
-
-    Raises:
-        ValueError: If wandb is not installed.
-    """
-
-    def __init__(self, run_dir: str | Path, *, resume_step: int, project: str) -> None:
-        try:
-            wandb = importlib.import_module("wandb")
-        except ImportError as error:
-            raise ValueError(
-                f"wandb project {project!r} needs wandb, which is not installed: "
-                "pip install 'lostjax[wandb]', or leave the project out"
-            ) from error
-        run_dir = Path(run_dir).resolve()
-        name = run_dir.name + (f" from step {resume_step}" if resume_step else "")
-        options = dict(
-            project=project, dir=str(run_dir), group=run_dir.name, name=name,
-            settings=wandb.Settings(console="off", silent=True, init_timeout=20),
-        )
-        self._run = _start_wandb(wandb, options)
-        self._run.define_metric("*", step_metric="step")
-
-    def write(self, step: int, values: Values) -> None:
-        self._run.log({"step": step} | {k: float(v) for k, v in values.items()})
-
-    def close(self) -> None:
-        self._run.finish()
 
 
 class FanOut:
@@ -280,16 +243,3 @@ def _json_number(value: SupportsFloat) -> float | int | None:
         return int(value)
     number = float(value)
     return number if math.isfinite(number) else None
-
-
-def _start_wandb(wandb: Any, options: dict[str, Any]) -> Any:
-    """Start online where that is possible, else offline; never ask the terminal."""
-    if "WANDB_MODE" in os.environ:
-        return wandb.init(**options)
-    if not wandb.login(prompt=False, verify=False):
-        return wandb.init(mode="offline", **options)
-    try:
-        return wandb.init(**options)
-    except wandb.Error:  # no network
-        return wandb.init(mode="offline", **options)
-

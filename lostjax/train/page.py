@@ -7,7 +7,6 @@ anything: its policy forbids scripts, images, fonts and requests of any kind.
 
 import re
 from collections.abc import Mapping
-
 from html import escape as _escape
 
 _VOID = frozenset({"meta", "br", "hr"})
@@ -151,12 +150,13 @@ pre {
   white-space: pre-wrap; overflow-wrap: anywhere; border-radius: 4px;
 }
 .headline {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(148px, 1fr));
-  gap: 22px 28px; margin: 32px 0 20px;
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr));
+  gap: 22px 26px; margin: 32px 0 20px;
 }
-.headline dd { font-size: 32px; line-height: 1.15; margin: 0; white-space: nowrap; }
+.headline dd { font-size: 28px; line-height: 1.15; margin: 0; white-space: nowrap; }
 .headline dt { font: 14px/1.4 var(--sans); color: var(--soft); }
-.headline div { display: flex; flex-direction: column-reverse; justify-content: end; }
+.headline div { display: flex; flex-direction: column-reverse; }
+.headline div { justify-content: flex-end; }
 figure { margin: 0; }
 figcaption { font: 14px/1.5 var(--sans); color: var(--soft); margin-top: 4px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
@@ -165,6 +165,10 @@ svg text { font-family: var(--sans) !important; font-variant-numeric: tabular-nu
 .grid {
   display: grid; gap: 36px 40px; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr));
+}
+.thirds {
+  gap: 32px 36px;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, 280px), 1fr));
 }
 .scroll { overflow-x: auto; }
 table {
@@ -181,7 +185,7 @@ th, td {
 td { white-space: nowrap; }
 th:first-child { text-align: left; padding-left: 0; }
 thead th { color: var(--soft); font-size: 14px; vertical-align: bottom; }
-.bars td:nth-child(2) { width: 60%; vertical-align: middle; }
+.bars td:nth-child(2) { width: 48%; vertical-align: middle; }
 .bar { display: block; height: 10px; background: var(--soft); opacity: .55; }
 .bar.us { background: var(--series-1); opacity: 1; }
 .us-name { font-weight: 600; color: var(--series-1); }
@@ -212,6 +216,7 @@ summary { font: 14px/1.5 var(--sans); color: var(--soft); cursor: pointer; }
   .headline dd { font-size: 26px; }
   .wide { display: none; }
   .narrow { display: block; }
+  table { font-size: 14px; }
   th, td { padding-left: 12px; }
   .bars td:nth-child(2) { width: 38%; }
 }

@@ -4,7 +4,7 @@ On a terminal one line stays at the bottom and is redrawn; evaluations and messa
 printed above it. Elsewhere (a file, a pipe, a log of a batch system) plain lines are
 printed, one an interval, without colours or cursor movements.
 
-    412/2000 ━━━━━━━━╸━━━━━━━━━━━━━━━━━  loss 4.812  2,412 tokens/s  left 3 min 20 s
+    412/2000 ━━━━━╸━━━━━━━━━━━━━  loss 4.812  left 3 min 20 s  2,412 tokens/s
 """
 
 import time
@@ -19,13 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from lostjax.train.metrics import Values, is_evaluation
+from lostjax.train.outcome import Report
 from lostjax.train.quantities import (
     format_count,
     format_loss,
     format_perplexity,
     format_seconds,
 )
-from lostjax.train.report import Report
 
 _SHORTEST_BAR = 8
 

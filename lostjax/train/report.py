@@ -9,9 +9,7 @@ fits a phone, and stays under 1.5 MB however many steps the run had.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from lostjax.train.curves import (
     Lines,
@@ -20,6 +18,7 @@ from lostjax.train.curves import (
     training_figures,
 )
 from lostjax.train.files import replace_file
+from lostjax.train.outcome import LedgerRow, Report, Sample, Timings
 from lostjax.train.page import Html, element, join, page, table
 from lostjax.train.quantities import (
     MISSING,
@@ -34,104 +33,7 @@ from lostjax.train.quantities import (
 _FORMATS = {"count": format_count, "bytes": format_bytes, "flops": format_flops}
 _EVALUATIONS_SHOWN = 100
 
-
-@dataclass(frozen=True)
-class LedgerRow:
-    """One quantity of this model beside the dense model of the same shape.
-
-    `dense` is None where there is nothing to compare with.
-    """
-
-    name: str
-    model: float | int
-    dense: float | int | None = None
-    unit: Literal["count", "bytes", "flops"] = "bytes"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A prompt and what the model wrote after it."""
-
-    prompt: str
-    continuation: str
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds from the command to the first finished step, of it compiling, in all."""
-
-    first_step: float | None = None
-    compilation: float | None = None
-    total: float | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that a report shows. What is empty or None is left out of the page.
-
-    `metrics` and `evaluations` are what `read_metrics` and `read_evaluations` give. Of
-    metrics `loss`, `learning_rate`, `gradient_norm` and `tokens_per_second` are drawn.
-    `parameters` counts this model's; `baselines` are bits per byte on the held-out
-    text by the name of a method.
-    """
-
-    title: str
-    command: str
-    configuration: Mapping[str, object]
-    metrics: Lines
-    evaluations: Lines = ()
-    parameters: int | None = None
-    tokens_seen: int | None = None
-    ledger: Sequence[LedgerRow] = ()
-    baselines: Mapping[str, float] = field(default_factory=dict)
-    sample: Sample | None = None
-    environment: Mapping[str, object] = field(default_factory=dict)
-    timings: Timings = Timings()
-
-    def held_out(self, name: str) -> float | None:
-        """Give `eval_NAME` of the last evaluation that has it."""
-        have = [line for line in self.evaluations if f"eval_{name}" in line]
-        return float(have[-1][f"eval_{name}"]) if have else None
-
-    def headline(self) -> list[tuple[str, str]]:
-        """Give what the run came to as (name, value), most important first."""
-        facts = [
-            ("held-out bits per byte", self.held_out("bits_per_byte"), format_loss),
-            ("held-out perplexity", self.held_out("perplexity"), format_perplexity),
-            ("held-out loss, nats per token", self.held_out("loss"), format_loss),
-        ]
-        if not self.evaluations and self.metrics:
-            last = float(self.metrics[-1]["loss"])
-            facts = [("training loss, last step", last, format_loss)]
-        facts += [
-            ("parameters", self.parameters, format_count),
-            ("tokens seen", self.tokens_seen, format_count),
-            ("time", self.timings.total, format_seconds),
-        ]
-        return [(name, form(value)) for name, value, form in facts if value is not None]
-
-    def compare_baselines(self) -> str:
-        """Say in a sentence where the model stands among the baselines, or ''."""
-        mine = self.held_out("bits_per_byte")
-        known = {k: v for k, v in self.baselines.items() if math.isfinite(v)}
-        if mine is None or not math.isfinite(mine) or not known:
-            return ""
-        beaten = {name: value for name, value in known.items() if mine < value}
-        left = {name: value for name, value in known.items() if mine >= value}
-        text = f"better than {len(beaten)} of {len(known)} baselines"
-        if left:
-            name, value = max(left.items(), key=lambda item: item[1])
-            text += f"; next: {name} ({format_loss(value)})"
-        else:
-            name, value = min(beaten.items(), key=lambda item: item[1])
-            text += f"; the best: {name} ({format_loss(value)})"
-        return text
-
-    def summary(self) -> list[tuple[str, str]]:
-        """Give the lines that the terminal shows at the end, as (name, value)."""
-        comparison = self.compare_baselines()
-        rows = [("model", self.title), *self.headline()]
-        return rows + ([("baselines", comparison)] if comparison else [])
+__all__ = ["LedgerRow", "Report", "Sample", "Timings", "write_report"]
 
 
 def write_report(path: str | Path, report: Report) -> None:
@@ -153,7 +55,7 @@ def _body(report: Report) -> Html:
         ("Loss", loss_figure(report.metrics, report.evaluations)),
         ("Against text baselines", _baselines(report)),
         ("During training", training_figures(report.metrics)),
-        ("Ledger", _ledger(report.ledger)),
+        ("Memory and compute", _ledger(report.ledger)),
         ("Sample", _sample(report.sample)),
         ("Configuration", _configuration(report.configuration)),
         ("Environment", _environment(report)),
@@ -187,15 +89,15 @@ def _head(report: Report) -> Html:
 def _baselines(report: Report) -> Html:
     mine = report.held_out("bits_per_byte")
     values = [(n, v) for n, v in report.baselines.items() if math.isfinite(v)]
-    if not values:
+    if not values or mine is None:
         return Html("")
     entries = [(name, value, "bar") for name, value in values]
-    if mine is not None and math.isfinite(mine):
-        entries.append(("this model", mine, "bar us"))
-    longest = max(value for _, value, _ in entries) or 1.0
+    entries.append(("this model", mine, "bar us"))
+    longest = max(v for _, v, _ in entries if math.isfinite(v)) or 1.0
     rows: list[tuple[str, ...]] = []
-    for name, value, css in sorted(entries, key=lambda entry: entry[1]):
-        width = f"width:{100 * max(value, 0) / longest:.2f}%"
+    for name, value, css in sorted(entries, key=_by_value):
+        share = value / longest if math.isfinite(value) else 0.0
+        width = f"width:{100 * share:.2f}%"
         strong = "us-name" if css != "bar" else ""
         rows.append(
             (
@@ -212,6 +114,10 @@ def _baselines(report: Report) -> Html:
     )
     curve = baseline_figure(report.evaluations, report.baselines)
     return element("div", bars, curve, css="grid")
+
+
+def _by_value(entry: tuple[str, float, str]) -> float:
+    return entry[1] if math.isfinite(entry[1]) else math.inf
 
 
 def _ledger(rows: Sequence[LedgerRow]) -> Html:
