@@ -45,7 +45,7 @@ def loss_figure(metrics: Lines, evaluations: Lines) -> Html:
     return element("figure", *drawings, _bad_steps(train))
 
 
-def baseline_figure(evaluations: Lines, baselines: Mapping[str, float]) -> Html:
+def baseline_figure(evaluations: Lines, baselines: Mapping[str, float | int]) -> Html:
     """Draw held-out bits per byte coming down through the baselines."""
     curve = pick_curve(evaluations, "eval_bits_per_byte", sparse=True)
     if len(curve.steps) < 2:
@@ -90,7 +90,7 @@ def _for_each_width(
     description: str,
     y_label: str,
     wide: tuple[int, int],
-    levels: Mapping[str, float],
+    levels: Mapping[str, float | int],
 ) -> list[Html]:
     """Draw for a wide page and for a phone; the style shows one of the two."""
     return [

@@ -58,7 +58,7 @@ def draw_curves(
     height: int,
     log: bool = False,
     from_zero: bool = False,
-    levels: Mapping[str, float] | None = None,
+    levels: Mapping[str, float | int] | None = None,
 ) -> str:
     """Draw curves over the training step.
 
@@ -107,7 +107,7 @@ def draw_curves(
 
 
 def _frame(
-    width: int, height: int, levels: Mapping[str, float]
+    width: int, height: int, levels: Mapping[str, float | int]
 ) -> tuple[float, float, float, float]:
     """Left, bottom, width and height of the axes, as fractions of the figure."""
     longest = max((len(label) for label in levels), default=0)
@@ -196,7 +196,7 @@ def _legend(axes: "Axes", curves: Sequence[Curve], width: int) -> None:
         offset -= 7.5 * len(curve.label) + 24
 
 
-def _draw_levels(axes: "Axes", levels: Mapping[str, float]) -> None:
+def _draw_levels(axes: "Axes", levels: Mapping[str, float | int]) -> None:
     """Draw each level and its words at the right, pushed apart where they meet."""
     if not levels:
         return
@@ -214,8 +214,8 @@ def _draw_levels(axes: "Axes", levels: Mapping[str, float]) -> None:
 
 
 def _say(
-    axes: "Axes", x: float, y: float, text: str, *, dy: float, va: str, ha: str,
-    dx: float = 0.0, colour: str = "--soft",
+    axes: "Axes", x: int, y: int, text: str, *, dy: float | int, va: str, ha: str,
+    dx: float | int = 0, colour: str = "--soft",
 ) -> None:
     """Write `text` at axes fraction (x, y), moved by (dx, dy) pixels."""
     axes.annotate(

@@ -25,7 +25,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import IO, Any, Protocol, SupportsFloat
+from typing import IO, Any, Protocol, SupportsFloat, runtime_checkable
 
 from lostjax.train.files import replace_file
 from lostjax.train.tracking import WeightsAndBiases
@@ -43,6 +43,7 @@ Values = Mapping[str, SupportsFloat]
 """Numbers by name: Python's, numpy's or JAX's scalars."""
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes the numbers of a run, in the order of its steps."""
 
@@ -105,6 +106,8 @@ class TensorBoard:
         self._writer = importlib.import_module("tensorboardX").SummaryWriter(
             str(Path(run_dir) / TENSORBOARD_FOLDER),
             purge_step=resume_step + 1 if resume_step else None,
+            # Files are named by the second: a quick resume must not overwrite.
+            filename_suffix=f".from-{resume_step}",
         )
 
     def write(self, step: int, values: Values) -> None:
@@ -173,7 +176,7 @@ def open_sinks(
     return FanOut(sinks)
 
 
-def read_metrics(run_dir: str | Path) -> list[dict[str, float]]:
+def read_metrics(run_dir: str | Path) -> list[dict[str, float | int]]:
     """Read the training steps of a run, also while it writes them.
 
     Returns:
@@ -187,12 +190,12 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, float]]:
     return _read(run_dir, METRICS_FILE)
 
 
-def read_evaluations(run_dir: str | Path) -> list[dict[str, float]]:
+def read_evaluations(run_dir: str | Path) -> list[dict[str, float | int]]:
     """Read the evaluations of a run, as `read_metrics` reads its steps."""
     return _read(run_dir, EVALUATIONS_FILE)
 
 
-def _read(run_dir: str | Path, name: str) -> list[dict[str, float]]:
+def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
     if not Path(run_dir).is_dir():
         raise FileNotFoundError(f"run_dir {str(run_dir)!r} is not a folder")
     return [

@@ -39,9 +39,9 @@ class Sample:
 class Timings:
     """Seconds from the command to the first finished step, of it compiling, in all."""
 
-    first_step: float | None = None
-    compilation: float | None = None
-    total: float | None = None
+    first_step: float | int | None = None
+    compilation: float | int | None = None
+    total: float | int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Report:
     parameters: int | None = None
     tokens_seen: int | None = None
     ledger: Sequence[LedgerRow] = ()
-    baselines: Mapping[str, float] = field(default_factory=dict)
+    baselines: Mapping[str, float | int] = field(default_factory=dict)
     sample: Sample | None = None
     environment: Mapping[str, object] = field(default_factory=dict)
     timings: Timings = Timings()
@@ -110,4 +110,4 @@ class Report:
         """Give the lines that the terminal shows at the end, as (name, value)."""
         comparison = self.compare_baselines()
         rows = [("model", self.title), *self.headline()]
-        return rows + ([("baselines", comparison)] if comparison else [])
+        return rows + ([("comparison", comparison)] if comparison else [])

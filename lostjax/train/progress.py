@@ -8,11 +8,10 @@ printed, one an interval, without colours or cursor movements.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -54,7 +53,7 @@ class Progress:
         *,
         first_step: int,
         last_step: int,
-        interval: float = 10.0,
+        interval: float | int = 10.0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -68,8 +67,9 @@ class Progress:
         self._printed = -float("inf")
         self._live: Live | None = None
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
+    def __enter__(self) -> "Progress":
+        # FORCE_COLOR makes rich take a file for a terminal; isatty knows better.
+        if self._console.is_interactive and self._console.file.isatty():
             self._live = Live(
                 self, console=self._console, refresh_per_second=4, transient=False
             )
@@ -128,13 +128,15 @@ class Progress:
     def _seconds_left(self) -> float | None:
         if self._began is None or self._step <= self._began[0]:
             return None
+        if self._step >= self._last_step:
+            return None
         step, start = self._began
         pace = (self._clock() - start) / (self._step - step)
-        return pace * max(0, self._last_step - self._step)
+        return pace * (self._last_step - self._step)
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
-    ) -> RenderResult:
+    ) -> Iterator[Text | Table]:
         """Draw one line: as many facts as fit, and a bar in the space that is left."""
         width = options.max_width - 1  # a full last column makes some terminals wrap
         line = f"{self._step}/{self._last_step}"
@@ -164,14 +166,12 @@ def print_summary(report: Report, *, path: str, console: Console | None = None) 
         console: Where to print; standard output by default.
     """
     console = console or Console()
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim" if console.is_terminal else "", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in report.summary():
-        table.add_row(Text(name), Text(value))
-    table.add_row(Text("report"), Text(path, overflow="fold"))
-    console.print()
-    console.print(table, highlight=False)
+    rows = [("", ""), *report.summary(), ("report", path)]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        line = f"{name:{width}}  {value}".rstrip()
+        # Not a rich table, which would break a long path into pieces.
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _evaluation_line(step: int, values: dict[str, float]) -> str:
