@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from lostjax.train.figures import Curve, draw_curves
+from lostjax.train.figures import BINS, Curve, draw_curves
 from lostjax.train.page import Html, element
 from lostjax.train.quantities import format_count, format_loss, format_number
 
@@ -42,7 +42,11 @@ def loss_figure(metrics: Lines, evaluations: Lines) -> Html:
         curves, name="loss", description=words, wide=_WIDE,
         y_label="loss (nats per token)", levels={},
     )
-    return element("figure", *drawings, _bad_steps(train))
+    note = ""
+    if len(train.steps) > 2 * BINS:
+        words = "In all curves: the line is the mean of neighbouring steps, the band "
+        note = element("figcaption", words + "spans their lowest and highest values.")
+    return element("figure", *drawings, note, _bad_steps(train))
 
 
 def baseline_figure(evaluations: Lines, baselines: Mapping[str, float | int]) -> Html:

@@ -26,7 +26,9 @@ from lostjax.train.quantities import format_count, format_number
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_BINS = 360
+BINS = 360
+"""Stretches of steps; a curve of over twice as many points becomes a band."""
+
 _MARKED = 60  # more points than this run together: a line alone is clearer
 
 # Colours that no one would choose, which are replaced by the page's variables.
@@ -124,7 +126,7 @@ def _left() -> float:
 
 
 def _plot(axes: "Axes", curve: Curve, colour: str) -> None:
-    shape = find_envelope(curve.steps, curve.values, bins=_BINS)
+    shape = find_envelope(curve.steps, curve.values, bins=BINS)
     few = curve.sparse and len(curve.steps) <= _MARKED
     lone = np.isfinite(shape.mean).sum() <= 1
     if not np.array_equal(shape.low, shape.high, equal_nan=True):
@@ -139,7 +141,7 @@ def _plot(axes: "Axes", curve: Curve, colour: str) -> None:
     bad = curve.steps[~np.isfinite(curve.values)]
     if len(bad):
         # A tick at the bottom for each stretch of steps that holds one.
-        span = max(1.0, float(curve.steps[-1] - curve.steps[0])) / _BINS
+        span = max(1.0, float(curve.steps[-1] - curve.steps[0])) / BINS
         marks = np.unique(np.round(bad / span)) * span
         axes.plot(
             marks, np.zeros(len(marks)), color=_COLOURS["--alarm"], linestyle="none",

@@ -203,7 +203,7 @@ thead th { color: var(--soft); font-size: 14px; vertical-align: bottom; }
   overflow-wrap: anywhere; border-left: 2px solid var(--rule); padding-left: 20px;
   margin: 0 0 12px;
 }
-.prompt { color: var(--series-1); }
+.prompt { font-weight: 600; }
 details { margin-top: 16px; }
 summary { font: 14px/1.5 var(--sans); color: var(--soft); cursor: pointer; }
 :focus-visible { outline: 2px solid var(--series-1); outline-offset: 2px; }

@@ -82,7 +82,7 @@ def _head(report: Report) -> Html:
         element("h1", report.title),
         element("pre", report.command, attributes={"aria-label": "command"}),
         element("dl", *facts, css="headline"),
-        element("p", f"On the held-out text {comparison}.") if comparison else "",
+        element("p", f"On the held-out text this model is {comparison}.") if comparison else "",
     )
 
 
@@ -141,7 +141,7 @@ def _sample(sample: Sample | None) -> Html:
     if sample is None:
         return Html("")
     text = element("span", sample.prompt, css="prompt") if sample.prompt else Html("")
-    note = "The prompt is coloured; the model wrote the rest."
+    note = "The prompt is in bold; the model wrote the rest."
     return join(
         element("p", text, sample.continuation, css="sample"),
         element("p", note, css="note") if sample.prompt else "",

@@ -147,7 +147,7 @@ def test_curves_are_where_their_values_are(tmp_path):
     assert down[1] == pytest.approx(down[0], rel=1e-4) and down[0] > 0
 
 
-ATTACK = "</pre><script>alert(1)</script><img src=x onerror=alert(1)>\"'&$x_1$"
+ATTACK = "\"'></pre><script>alert(1)</script><img src=x onerror=alert(1)>\"'&$x_1$"
 
 
 def test_nothing_from_outside_becomes_markup(tmp_path):
@@ -207,6 +207,7 @@ def test_a_hundred_thousand_steps_stay_small_and_hide_no_spike(tmp_path):
     text, page = render(tmp_path, make_report(metrics=metrics))
     assert_self_contained(text, page)
     assert len(text) < 400_000
+    assert "the band spans their lowest and highest values" in page.text
     curve = pick_curve(metrics, "loss")
     shape = find_envelope(curve.steps, curve.values, bins=300)
     assert len(shape.steps) == 300
