@@ -44,7 +44,7 @@ def loss_figure(metrics: Lines, evaluations: Lines) -> Html:
     )
     note = ""
     if len(train.steps) > 2 * BINS:
-        words = "In all curves: the line is the mean of neighbouring steps, the band "
+        words = "Of many steps the line is the mean of each stretch; the band "
         note = element("figcaption", words + "spans their lowest and highest values.")
     return element("figure", *drawings, note, _bad_steps(train))
 

@@ -76,13 +76,14 @@ def _head(report: Report) -> Html:
         for name, value in report.headline()
     ]
     comparison = report.compare_baselines()
+    sentence = f"On the held-out text this model is {comparison}."
     return element(
         "header",
         element("p", "Training report", css="over"),
         element("h1", report.title),
         element("pre", report.command, attributes={"aria-label": "command"}),
         element("dl", *facts, css="headline"),
-        element("p", f"On the held-out text this model is {comparison}.") if comparison else "",
+        element("p", sentence) if comparison else "",
     )
 
 
