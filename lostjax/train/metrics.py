@@ -1,0 +1,248 @@
+"""Where the numbers of a run go: JSON lines always, TensorBoard, and Weights & Biases.
+
+A sink takes `write(step, values)` and `close()`. There are two kinds of values, told
+apart by their names: those of a training step hold `loss`, and those of an evaluation
+have names that all begin with `eval_` (but for clock fields).
+
+    RUN/metrics.jsonl       one line a training step: {"step": 1, "loss": 8.3, ...}
+    RUN/evaluations.jsonl   one line an evaluation: {"step": 200, "eval_loss": ...}
+    RUN/tensorboard/        the same, as `train/loss` and `eval/loss`
+
+`step` counts finished updates, so the first line is step 1 and a checkpoint at step S
+has seen the lines 1..S. Opening with `resume_step=S` removes all later lines in one
+rename, and a line that a crash cut short: a resumed run leaves the file that an
+uninterrupted one leaves, but for `CLOCK_FIELDS`.
+
+Every line is valid JSON, which has no NaN and no infinity: both are written as null,
+and `read_metrics` gives NaN for null. Every line is flushed when written: it survives
+the program's death, though not a power cut.
+"""
+
+import importlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import IO, Any, Protocol, SupportsFloat, runtime_checkable
+
+from lostjax.train.files import replace_file
+from lostjax.train.tracking import WeightsAndBiases
+
+CLOCK_FIELDS = frozenset(
+    {"time", "step_seconds", "tokens_per_second", "mfu", "eval_seconds"}
+)
+"""Names of values that depend on the clock: two equal runs differ in these alone."""
+
+METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+
+Values = Mapping[str, SupportsFloat]
+"""Numbers by name: Python's, numpy's or JAX's scalars."""
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes the numbers of a run, in the order of its steps."""
+
+    def write(self, step: int, values: Values) -> None:
+        """Take the values of one training step or of one evaluation."""
+
+    def close(self) -> None:
+        """Write out what is held back and let go of files; twice is harmless."""
+
+
+def is_evaluation(values: Values) -> bool:
+    """Say whether `values` are an evaluation's: one name begins with `eval_`."""
+    return any(name.startswith("eval_") for name in values)
+
+
+class JsonLines:
+    """A sink that writes `metrics.jsonl` and `evaluations.jsonl`.
+
+    Args:
+        run_dir: The run's folder; made where missing.
+        resume_step: Lines of later steps are removed; 0 for a new run.
+
+    Raises:
+        ValueError: If a file there has a line, other than a torn last one, that is not
+            a JSON object with an integer `step`.
+    """
+
+    def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
+        run_dir = Path(run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._steps = _reopen(run_dir / METRICS_FILE, resume_step)
+        self._evaluations = _reopen(run_dir / EVALUATIONS_FILE, resume_step)
+
+    def write(self, step: int, values: Values) -> None:
+        evaluation = is_evaluation(values)
+        if not evaluation and "loss" not in values:
+            raise ValueError(
+                f"values of step {step} must hold 'loss' or names that begin with "
+                f"'eval_'; got {sorted(values)}"
+            )
+        line = {"step": step} | {k: _json_number(v) for k, v in values.items()}
+        file = self._evaluations if evaluation else self._steps
+        file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.flush()
+
+    def close(self) -> None:
+        self._steps.close()
+        self._evaluations.close()
+
+
+class TensorBoard:
+    """A sink that writes TensorBoard event files, through tensorboardX.
+
+    On resume TensorBoard is told to forget the later steps. Numbers that are not finite
+    are left out: its curves show a gap.
+    """
+
+    def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
+        # Imported late: it loads torch wherever torch is installed.
+        self._writer = importlib.import_module("tensorboardX").SummaryWriter(
+            str(Path(run_dir) / TENSORBOARD_FOLDER),
+            purge_step=resume_step + 1 if resume_step else None,
+            # Files are named by the second: a quick resume must not overwrite.
+            filename_suffix=f".from-{resume_step}",
+        )
+
+    def write(self, step: int, values: Values) -> None:
+        for name, value in values.items():
+            if math.isfinite(number := float(value)):
+                tag = name.removeprefix("eval_")
+                room = "eval" if is_evaluation(values) else "train"
+                self._writer.add_scalar(f"{room}/{tag}", number, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class FanOut:
+    """A sink that hands everything to each of `sinks`, in order."""
+
+    def __init__(self, sinks: Iterable[Sink]) -> None:
+        self._sinks: Sequence[Sink] = tuple(sinks)
+
+    def write(self, step: int, values: Values) -> None:
+        for sink in self._sinks:
+            sink.write(step, values)
+
+    def close(self) -> None:
+        errors = []
+        for sink in self._sinks:
+            try:
+                sink.close()
+            except Exception as error:  # the others must be closed all the same
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+
+def open_sinks(
+    run_dir: str | Path, *, resume_step: int, wandb_project: str | None = None
+) -> Sink:
+    """Open every sink of a run.
+
+    Args:
+        run_dir: The run's folder; made where missing.
+        resume_step: The step of the checkpoint that the run goes on from; 0 for a new
+            run. Lines of later steps are removed.
+        wandb_project: Also write to this Weights & Biases project.
+
+    Returns:
+        One sink that writes to all of them. Only one process of a run opens it.
+
+    Raises:
+        ValueError: If `resume_step` is negative, wandb is wanted but not installed, or
+            a file of metrics is damaged.
+
+    Example:
+        sink = open_sinks("runs/a", resume_step=0)
+        sink.write(1, {"loss": 8.3, "learning_rate": 1e-5})
+    """
+    if resume_step < 0:
+        raise ValueError(f"resume_step must be 0 or more, got {resume_step}")
+    sinks: list[Sink] = []
+    if wandb_project is not None:  # first: it may refuse, before anything is written
+        sinks.append(
+            WeightsAndBiases(run_dir, resume_step=resume_step, project=wandb_project)
+        )
+    sinks.append(JsonLines(run_dir, resume_step=resume_step))
+    sinks.append(TensorBoard(run_dir, resume_step=resume_step))
+    return FanOut(sinks)
+
+
+def read_metrics(run_dir: str | Path) -> list[dict[str, float | int]]:
+    """Read the training steps of a run, also while it writes them.
+
+    Returns:
+        One dictionary a line of `metrics.jsonl`, with `step` and `loss`; null is NaN.
+        A torn last line is left out; no file gives no lines.
+
+    Raises:
+        FileNotFoundError: If `run_dir` is not a folder.
+        ValueError: If another line is not a JSON object with an integer `step`.
+    """
+    return _read(run_dir, METRICS_FILE)
+
+
+def read_evaluations(run_dir: str | Path) -> list[dict[str, float | int]]:
+    """Read the evaluations of a run, as `read_metrics` reads its steps."""
+    return _read(run_dir, EVALUATIONS_FILE)
+
+
+def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
+    if not Path(run_dir).is_dir():
+        raise FileNotFoundError(f"run_dir {str(run_dir)!r} is not a folder")
+    return [
+        {k: math.nan if v is None else v for k, v in line.items()}
+        for _, line in _whole_lines(Path(run_dir) / name)
+    ]
+
+
+def _reopen(path: Path, resume_step: int) -> IO[str]:
+    """Remove lines after `resume_step` and a torn one, then open for appending."""
+    kept = b"".join(r for r, line in _whole_lines(path) if line["step"] <= resume_step)
+    if path.exists() and path.stat().st_size != len(kept):
+        replace_file(path, kept)
+    return open(os.fspath(path), "a", encoding="utf-8", newline="\n")
+
+
+def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+    """Give each line as bytes and as parsed, without a last one that is torn."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().splitlines(keepends=True)
+    parsed = []
+    for number, raw in enumerate(lines, 1):
+        line = _parse(raw)
+        if line is not None:
+            parsed.append((raw, line))
+        elif number < len(lines):
+            raise ValueError(
+                f"{path}, line {number}: not a JSON object with an integer 'step'; "
+                "remove the line"
+            )
+    return parsed
+
+
+def _parse(raw: bytes) -> dict[str, Any] | None:
+    if not raw.endswith(b"\n"):  # torn, even where what there is parses
+        return None
+    try:
+        line = json.loads(raw)
+    except ValueError:
+        return None
+    whole = isinstance(line, dict) and isinstance(line.get("step"), int)
+    return line if whole else None
+
+
+def _json_number(value: SupportsFloat) -> float | int | None:
+    if isinstance(value, Integral):
+        return int(value)
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,56 @@
+"""Weights & Biases as a sink of metrics: optional, and never in the way of a run."""
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+
+class WeightsAndBiases:
+    """A sink that writes to Weights & Biases, on its server or, offline, in RUN/wandb.
+
+    Without a key (`wandb login`, WANDB_API_KEY) or a network the run is written to the
+    disk, and `wandb sync` uploads it later; WANDB_MODE, where set, decides instead.
+    A resumed run is a new run in the same group, named after its folder, because the
+    server takes no step twice.
+
+    Raises:
+        ValueError: If wandb is not installed.
+    """
+
+    def __init__(self, run_dir: str | Path, *, resume_step: int, project: str) -> None:
+        try:
+            wandb = importlib.import_module("wandb")
+        except ImportError as error:
+            raise ValueError(
+                f"wandb project {project!r} needs wandb, which is not installed: "
+                "pip install 'lostjax[wandb]', or leave the project out"
+            ) from error
+        run_dir = Path(run_dir).resolve()
+        name = run_dir.name + (f" from step {resume_step}" if resume_step else "")
+        options: dict[str, Any] = {
+            "project": project, "dir": str(run_dir), "group": run_dir.name,
+            "name": name,
+            "settings": wandb.Settings(console="off", silent=True, init_timeout=20),
+        }
+        self._run = _start_wandb(wandb, options)
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
+        self._run.log({"step": step} | {k: float(v) for k, v in values.items()})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _start_wandb(wandb: Any, options: dict[str, Any]) -> Any:
+    """Start online where that is possible, else offline; never ask the terminal."""
+    if "WANDB_MODE" in os.environ:
+        return wandb.init(**options)
+    if not wandb.login(prompt=False, verify=False):
+        return wandb.init(mode="offline", **options)
+    try:
+        return wandb.init(**options)
+    except wandb.Error:  # no network
+        return wandb.init(mode="offline", **options)
