@@ -22,13 +22,13 @@ from lostjax.train.hosts import is_first_host
 from lostjax.train.mesh import place_batch
 from lostjax.train.metrics import FanOut, Sink, open_sinks
 from lostjax.train.progress import Progress, print_summary
-from lostjax.train.report import write_report
+from lostjax.train.report import Timings, write_report
 from lostjax.train.run_dir import make_run_dir
 from lostjax.train.setup import Compiled, Setup, compile_steps, prepare
 from lostjax.train.signals import StopRequest, catch_stop_signals
 from lostjax.train.state import TrainState, init_state, model_variables
 from lostjax.train.step import Metrics
-from lostjax.train.summary import Timings, summarise
+from lostjax.train.summary import summarise
 
 
 class Outcome(NamedTuple):
@@ -133,6 +133,7 @@ def _run_steps(
             if step == config.steps:
                 break
             if step % config.checkpoint_every == 0:
+                recorder.flush()  # a checkpoint at step S has seen the lines 1..S
                 checkpoints.save(state, step=step)
             if config.eval_every and step % config.eval_every == 0:
                 recorder.evaluate(compiled, state, step)
@@ -199,7 +200,7 @@ class _Recorder:
         """Give the clock's story of the run, in seconds since the program began."""
         return Timings(
             first_step=self._first_step_seconds,
-            compiling=compile_seconds,
+            compilation=compile_seconds,
             total=time.monotonic() - self._started,
         )
 

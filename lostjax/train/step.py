@@ -41,7 +41,7 @@ def make_train_step(
 
     Returns:
       The step. Its metrics, float32 scalars: `loss` (mean cross entropy in nats),
-      `grad_norm` (global norm before clipping), `tokens` (weighted positions).
+      `gradient_norm` (global norm before clipping), `tokens` (weighted positions).
     """
 
     def objective(
@@ -70,7 +70,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": total * scale,
-            "grad_norm": optax.tree.norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
             "tokens": weight,
         }
         return TrainState(state.step + 1, params, state.channels, opt_state), metrics
