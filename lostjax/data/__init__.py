@@ -1,0 +1,19 @@
+"""Text, tokens and batches: `batch_at(step)` is a pure function."""
+
+from lostjax.data.batches import Batch, BatchPlan, EvalPlan
+from lostjax.data.corpus import Corpus, open_corpus
+from lostjax.data.errors import DataError
+from lostjax.data.packing import Rows, pack_documents
+from lostjax.data.prepare import Data, prepare_data
+from lostjax.data.tokenizer import (
+    Tokenizer,
+    load_saved_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+)
+
+__all__ = [
+    "Batch", "BatchPlan", "Corpus", "Data", "DataError", "EvalPlan", "Rows",
+    "Tokenizer", "load_saved_tokenizer", "load_tokenizer", "open_corpus",
+    "pack_documents", "prepare_data", "save_tokenizer",
+]

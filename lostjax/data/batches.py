@@ -1,0 +1,203 @@
+"""Batches of rows: a pure function of (rows, seed, step).
+
+The rows of the global order are numbered i = step B + b. A mixture's rule says which
+source row i comes from and how many of that source came before, j; then
+
+    epoch, k = divmod(j, n_rows)      row = permutation(seed, source, epoch)[k]
+
+with grain's index shuffle, which gives one element of a random permutation without
+making it. So every row of a source comes exactly once an epoch, batches may straddle
+epochs, any part of a batch can be had alone, and there is no iterator to save.
+"""
+
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import xxhash
+
+from lostjax.data.errors import DataError
+from lostjax.data.mixture import Interleave
+from lostjax.data.packing import RowArrays, Rows
+from lostjax.typing import Float, Int
+
+
+class Batch(NamedTuple):
+    """Rows of tokens, packed with documents."""
+
+    tokens_BT: Int[jax.Array | np.ndarray, "B T"]
+    """What the model reads."""
+    targets_BT: Int[jax.Array | np.ndarray, "B T"]
+    """What it should predict: the next token."""
+    weights_BT: Float[jax.Array | np.ndarray, "B T"]
+    """1, or 0 where there is no text."""
+    segments_BT: Int[jax.Array | np.ndarray, "B T"]
+    """Number of the document within the row from 1; 0 where there is none."""
+    positions_BT: Int[jax.Array | np.ndarray, "B T"]
+    """Position within the document within the row."""
+    example_B: Int[jax.Array | np.ndarray, " B"]
+    """Number of the row, unique over all sources; -1 for a row of padding."""
+
+
+class BatchPlan:
+    """The batches of a training run."""
+
+    def __init__(
+        self,
+        rows: Rows | Sequence[Rows],
+        *,
+        batch_size: int,
+        seed: int,
+        weights: Sequence[Fraction | float] | None = None,
+    ) -> None:
+        """Plan the order.
+
+        Args:
+          rows: one source, or several of one row length.
+          batch_size: rows in a batch, at least 1.
+          seed: any integer; it alone decides the order.
+          weights: share of each source in the rows; equal if not given.
+
+        Raises:
+          DataError: no rows, rows of several lengths, a size below 1, bad weights.
+        """
+        self.sources = _check(rows, batch_size=batch_size)
+        self.batch_size = batch_size
+        self.seed = seed
+        shares = [Fraction(1)] * len(self.sources) if weights is None else weights
+        if len(shares) != len(self.sources):
+            raise DataError(
+                f"weights: {len(shares)} of them for {len(self.sources)} sources"
+            )
+        self._interleave = Interleave(shares)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all sources together; `example_B` lies below it."""
+        return sum(rows.n_rows for rows in self.sources)
+
+    def batch_at(self, step: int, *, rows: slice = slice(None)) -> Batch:
+        """Give a batch, or some rows of it.
+
+        Args:
+          step: from 0, without end.
+          rows: which rows of the global batch; they equal that slice of the whole.
+
+        Returns:
+          The batch, as numpy arrays.
+        """
+        if step < 0:
+            raise ValueError(f"step: {step} must be at least 0")
+        index_B = (step * self.batch_size + np.arange(self.batch_size))[rows]
+        source_B, before_B = self._interleave.locate(index_B)
+        row_B = np.empty(index_B.size, np.int64)
+        for source, part in enumerate(self.sources):
+            mine = source_B == source
+            row_B[mine] = self._shuffle(before_B[mine], part.n_rows, source)
+        return _gather(self.sources, source_B, row_B)
+
+    def _shuffle(
+        self, before_B: Int[np.ndarray, " B"], n_rows: int, source: int
+    ) -> list[int]:
+        # Imported here: grain takes a second, and only training needs it.
+        from grain.experimental import (  # type: ignore[import-untyped]
+            index_shuffle,
+        )
+
+        shuffled = []
+        for before in before_B.tolist():
+            epoch, k = divmod(before, n_rows)
+            seed = xxhash.xxh32_intdigest(f"{self.seed} {source} {epoch}".encode())
+            shuffled.append(
+                index_shuffle(k, max_index=n_rows - 1, seed=seed, rounds=4)
+            )
+        return shuffled
+
+
+class EvalPlan:
+    """Every row of a text once, in order; the last batch filled up with padding."""
+
+    def __init__(self, rows: Rows | Sequence[Rows], *, batch_size: int) -> None:
+        """Plan the batches.
+
+        Args:
+          rows: one source, or several of one row length.
+          batch_size: rows in a batch, at least 1.
+
+        Raises:
+          DataError: no rows, rows of several lengths, a size below 1.
+        """
+        self.sources = _check(rows, batch_size=batch_size)
+        self.batch_size = batch_size
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all sources together."""
+        return sum(rows.n_rows for rows in self.sources)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches that hold them all."""
+        return -(-self.n_rows // self.batch_size)
+
+    @property
+    def n_predicted(self) -> int:
+        """Targets of weight 1 in all batches."""
+        return sum(rows.n_predicted for rows in self.sources)
+
+    @property
+    def n_bytes(self) -> int:
+        """UTF-8 bytes of the text."""
+        return sum(rows.n_bytes for rows in self.sources)
+
+    def batch_at(self, index: int, *, rows: slice = slice(None)) -> Batch:
+        """Give a batch, or some rows of it.
+
+        Args:
+          index: in [0, n_batches).
+          rows: which rows of the batch; they equal that slice of the whole.
+        """
+        if not 0 <= index < self.n_batches:
+            raise ValueError(f"index: {index} must lie in [0, {self.n_batches})")
+        index_B = (index * self.batch_size + np.arange(self.batch_size))[rows]
+        real_B = index_B < self.n_rows
+        source_B = np.searchsorted(self._ends, index_B, side="right")
+        source_B = np.where(real_B, source_B, 0)
+        row_B = index_B - np.concatenate([[0], self._ends])[source_B]
+        return _gather(self.sources, source_B, np.where(real_B, row_B, -1))
+
+    @cached_property
+    def _ends(self) -> Int[np.ndarray, " S"]:
+        return np.cumsum([rows.n_rows for rows in self.sources])
+
+
+def _check(rows: Rows | Sequence[Rows], *, batch_size: int) -> tuple[Rows, ...]:
+    sources = (rows,) if isinstance(rows, Rows) else tuple(rows)
+    if batch_size < 1:
+        raise DataError(f"batch_size: {batch_size} must be at least 1")
+    if not sources or not all(source.n_rows for source in sources):
+        raise DataError("rows: a source holds no tokens")
+    lengths = {source.seq_len for source in sources}
+    if len(lengths) > 1:
+        raise DataError(f"rows: have several lengths {sorted(lengths)}")
+    return sources
+
+
+def _gather(
+    sources: tuple[Rows, ...],
+    source_B: Int[np.ndarray, " B"],
+    row_B: Int[np.ndarray, " B"],
+) -> Batch:
+    firsts = np.cumsum([0, *(rows.n_rows for rows in sources)])
+    example_B = np.where(row_B < 0, -1, firsts[source_B] + row_B).astype(np.int32)
+    if len(sources) == 1:
+        return Batch(*sources[0].take(row_B), example_B)
+    parts = [rows.take(row_B[source_B == i]) for i, rows in enumerate(sources)]
+    order_B = np.argsort(np.argsort(source_B, kind="stable"), kind="stable")
+    whole = RowArrays._make(
+        np.concatenate(leaves)[order_B] for leaves in zip(*parts, strict=True)
+    )
+    return Batch(*whole, example_B)
