@@ -11,20 +11,24 @@ Cost per token and layer beside the four matrices: 4 T D FLOPs forward (the whol
 square of scores is made, masked), and H T saved probabilities.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from lostjax.nn.linear import project
+from lostjax.nn.making import MakeLinear
 from lostjax.nn.norm import RMSNorm
-from lostjax.typing import Array, Bool, Float, Int
+from lostjax.nn.projection import project
+from lostjax.typing import Array, Float, Int
 
-MakeLinear = Callable[..., Any]
-"""Makes a linear map: `make(features=, name=, channel_groups=, dtype=)`, a module."""
+ATTENDED = "attended"
+"""The `checkpoint_name` of what attention puts out, before the matrix o."""
+
+HIDDEN = -1e30
+"""Added to a score that must not count."""
 
 
 class Rotation(NamedTuple):
@@ -74,17 +78,31 @@ def rotate(x_BTHK: Float[Array, "B T H K"], rotation: Rotation) -> Array:
     return turned.astype(x_BTHK.dtype)
 
 
-def document_mask(segments_BT: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
-    """Say which keys a query may see, as far as documents go.
+def causal_bias(
+    length: int, *, segments_BT: Int[Array, "B T"] | None = None
+) -> Float[Array, "B 1 T T"]:
+    """Make what is added to the scores to hide the future and other documents.
+
+    A bias, not a mask: jax.nn.dot_product_attention writes a mask out at the size of
+    the scores, which costs a quarter of its time on a CPU. Hidden scores are so low
+    that their probability is exactly 0, and so is its gradient.
 
     Args:
-        segments_BT: document ids within each row. Padding (0) sees padding only: no
-            query is left without a key, so that its (unused) values stay finite.
+        length: T.
+        segments_BT: document ids within each row; None for one document a row. Padding
+            (0) sees earlier padding: no query is left without a key.
 
     Returns:
-        A mask (B, 1, T query, T key), True within a document. Causality is not in it.
+        0 where query t sees key s, else -1e30; (B or 1, 1, T query, T key), float32.
     """
-    return (segments_BT[:, :, None] == segments_BT[:, None, :])[:, None]
+    seen_BTS = jnp.tril(jnp.ones((1, length, length), bool))
+    if segments_BT is not None:
+        seen_BTS &= segments_BT[:, :, None] == segments_BT[:, None, :]
+    return _as_bias(seen_BTS)[:, None]
+
+
+def _as_bias(seen: Array) -> Array:
+    return jnp.where(seen, 0.0, HIDDEN).astype(jnp.float32)
 
 
 class Attention(nn.Module):
@@ -103,7 +121,7 @@ class Attention(nn.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         rotation: Rotation,
-        mask: Bool[Array, "B 1 T T"] | None,
+        bias: Float[Array, "B 1 T T"] | None,
         start: Int[Array, ""] | None,
     ) -> Float[Array, "B T D"]:
         """Let every position gather from the earlier ones of its document.
@@ -111,7 +129,7 @@ class Attention(nn.Module):
         Args:
             x_BTD: normed residual stream.
             rotation: of the positions of x.
-            mask: document mask, or None for one document a row.
+            bias: from `causal_bias`; None with a cache, which makes its own.
             start: with a cache, how many positions it already holds; else None.
 
         Returns:
@@ -128,11 +146,10 @@ class Attention(nn.Module):
             q = RMSNorm(self.norm_eps, dtype=self.dtype, name="q_norm")(q)
             k = RMSNorm(self.norm_eps, dtype=self.dtype, name="k_norm")(k)
         q, k = rotate(q, rotation), rotate(k, rotation)
-        if self.cache_length:
-            k, v, mask = self._remember(k, v, start)
-        y_BTHK = jax.nn.dot_product_attention(
-            q, k, v, mask=mask, is_causal=not self.cache_length
-        )
+        if start is not None:
+            k, v, bias = self._remember(k, v, start)
+        y_BTHK = jax.nn.dot_product_attention(q, k, v, bias=bias)
+        y_BTHK = checkpoint_name(y_BTHK, ATTENDED)  # type: ignore[no-untyped-call]
         output = self.linear(
             features=D, name="o", channel_groups=self.channel_groups, dtype=self.dtype
         )
@@ -141,7 +158,7 @@ class Attention(nn.Module):
     def _remember(
         self, k_BTHK: Array, v_BTHK: Array, start: Array
     ) -> tuple[Array, Array, Array]:
-        """Write keys and values into the cache; return all of it and its mask."""
+        """Write keys and values into the cache; return all of it and its bias."""
         B, T, H, K = k_BTHK.shape
         shape = (B, self.cache_length, H, K)
         keys = self.variable("cache", "keys", jnp.zeros, shape, k_BTHK.dtype)
@@ -150,4 +167,4 @@ class Attention(nn.Module):
         keys.value = jax.lax.dynamic_update_slice(keys.value, k_BTHK, at)
         values.value = jax.lax.dynamic_update_slice(values.value, v_BTHK, at)
         seen_TS = jnp.arange(self.cache_length) <= start + jnp.arange(T)[:, None]
-        return keys.value, values.value, seen_TS[None, None]
+        return keys.value, values.value, _as_bias(seen_TS)[None, None]

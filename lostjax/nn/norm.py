@@ -15,7 +15,7 @@ from lostjax.typing import Array, Float
 
 
 class RMSNorm(nn.Module):
-    """Bring the last axis to unit mean square, then scale it by `scale` (1 at first)."""
+    """Bring the last axis to unit mean square, then scale it by a learnt `scale`."""
 
     eps: float = 1e-6
     dtype: DTypeLike = jnp.float32

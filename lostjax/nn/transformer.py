@@ -5,14 +5,14 @@
     logits = head(norm(x))
 
 Touvron et al., LLaMA, 2023, arXiv 2302.13971: RMSNorm before each part, rotary
-positions, SwiGLU (Shazeer 2020, arXiv 2002.05202), no biases, untied head. In dense form
-it computes what transformers' `LlamaForCausalLM` computes. Differences: rows may hold
-several documents (segment ids); matrices are made by `linear`; SwiGLU's SiLU may be
-dropped where the linear maps have their own; queries and keys may be normed.
+positions, SwiGLU (Shazeer 2020, arXiv 2002.05202), no biases, untied head. In dense
+form it computes what transformers' `LlamaForCausalLM` computes. Differences: rows may
+hold several documents (segment ids); matrices are made by `linear`; SwiGLU's SiLU may
+be dropped where the linear maps have their own; queries and keys may be normed.
 
-The blocks run under one `nn.scan`: their parameters are stacked on a leading axis L, and
-compile time does not grow with depth. Every product is over (B*T, features): XLA's CPU
-products over (B, T, features) take twice as long.
+The blocks run under one `nn.scan`: their parameters are stacked on a leading axis L,
+and compile time does not grow with depth. Every product is over (B*T, features): XLA's
+CPU products over (B, T, features) take twice as long.
 """
 
 from collections.abc import Callable
@@ -23,113 +23,32 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from lostjax.nn.attention import (
-    Attention,
-    MakeLinear,
-    Rotation,
-    document_mask,
+    ATTENDED,
+    causal_bias,
     rotary_angles,
 )
-from lostjax.nn.linear import Dense, project
+from lostjax.nn.block import Block
+from lostjax.nn.linear import Dense
+from lostjax.nn.making import MakeLinear, Ungrouped
 from lostjax.nn.norm import RMSNorm
-from lostjax.typing import Activation, Array, Bool, Float, Int
+from lostjax.typing import Activation, Array, Float, Int
 
 RematPolicy = Callable[..., bool]
 """A `jax.checkpoint` policy: which intermediate values of a block to keep."""
 
 
-def make_dense(
-    *,
-    features: int,
-    name: str | None = None,
-    channel_groups: int = 1,
-    dtype: DTypeLike | None = None,
-) -> Dense:
-    """Make a full matrix: the `linear` of a plain LLaMA. It has no channels to group."""
-    del channel_groups
-    return Dense(features, name=name, dtype=dtype)
+save_products: RematPolicy = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(ATTENDED),
+)
+"""Keep what the linear maps and attention put out; recompute norms, rotations, scores
+and activations. Half the memory of keeping all, and no slower: a CPU spends longer on
+writing the rest to memory and reading it back than on computing it again."""
 
 
 def keep_as_is(x_BTD: Array) -> Array:
     """Constrain nothing: the `constrain` of a model on one device."""
     return x_BTD
-
-
-class MLP(nn.Module):
-    """SwiGLU: down(activation(gate(x)) * up(x)); no activation where it is None."""
-
-    d_hidden: int
-    linear: MakeLinear
-    activation: Activation | None = nn.silu
-    dtype: DTypeLike = jnp.float32
-    channel_groups: int = 1
-
-    @nn.compact
-    def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Transform every position by itself."""
-        D = x_BTD.shape[-1]
-        inputs = [
-            self.linear(
-                features=self.d_hidden, name=name, channel_groups=1, dtype=self.dtype
-            )
-            for name in ("gate", "up")
-        ]
-        gate_NF, up_NF = project(inputs, x_BTD.reshape(-1, D))
-        if self.activation is not None:
-            gate_NF = self.activation(gate_NF)
-        down = self.linear(
-            features=D,
-            name="down",
-            channel_groups=self.channel_groups,
-            dtype=self.dtype,
-        )
-        return down(gate_NF * up_NF).reshape(x_BTD.shape)
-
-
-class Block(nn.Module):
-    """Attention, then the MLP, each added to the residual stream; one step of a scan."""
-
-    n_heads: int
-    d_hidden: int
-    linear: MakeLinear
-    mlp_activation: Activation | None
-    qk_norm: bool
-    norm_eps: float
-    dtype: DTypeLike
-    channel_groups: int
-    constrain: Callable[[Array], Array]
-    cache_length: int
-
-    @nn.compact
-    def __call__(
-        self,
-        x_BTD: Array,
-        rotation: Rotation,
-        mask: Array | None,
-        start: Array | None,
-    ) -> tuple[Array, None]:
-        """Return the residual stream after this block, and nothing to stack."""
-        attention = Attention(
-            self.n_heads,
-            self.linear,
-            qk_norm=self.qk_norm,
-            norm_eps=self.norm_eps,
-            dtype=self.dtype,
-            channel_groups=self.channel_groups,
-            cache_length=self.cache_length,
-            name="attention",
-        )
-        mlp = MLP(
-            self.d_hidden,
-            self.linear,
-            activation=self.mlp_activation,
-            dtype=self.dtype,
-            channel_groups=self.channel_groups,
-            name="mlp",
-        )
-        h_BTD = RMSNorm(self.norm_eps, self.dtype, name="attention_norm")(x_BTD)
-        x_BTD = x_BTD + attention(h_BTD, rotation, mask, start)
-        h_BTD = RMSNorm(self.norm_eps, self.dtype, name="mlp_norm")(x_BTD)
-        return self.constrain(x_BTD + mlp(h_BTD)), None
 
 
 class Transformer(nn.Module):
@@ -150,12 +69,13 @@ class Transformer(nn.Module):
         dtype: of the computation; parameters are float32, norms, softmax and logits
             computed in it.
         remat: None keeps every intermediate value for the backward pass; a
-            `jax.checkpoint` policy keeps what it names and recomputes the rest
-            (`jax.checkpoint_policies.nothing_saveable` keeps only the residual stream,
-            `nn.linear.save_bottlenecks` also the narrow middles of the linear maps).
+            `jax.checkpoint` policy keeps what it names and recomputes the rest:
+            `jax.checkpoint_policies.nothing_saveable` keeps only the residual stream,
+            `save_bottlenecks` also the narrow middles of the linear maps,
+            `save_products` what leaves every matrix.
         channel_groups: groups of equally many kept channels in o and down.
-        constrain: applied to the residual stream (B, T, D) after the embedding and after
-            each block, as to pin its sharding.
+        constrain: applied to the residual stream (B, T, D) after the embedding and
+            after each block, as to pin its sharding.
         cache_length: 0, or how many positions the KV cache holds.
     """
 
@@ -164,7 +84,7 @@ class Transformer(nn.Module):
     n_layers: int
     n_heads: int
     d_hidden: int
-    linear: MakeLinear = make_dense
+    linear: MakeLinear = Ungrouped(Dense)
     mlp_activation: Activation | None = nn.silu
     qk_norm: bool = False
     rope_theta: float = 1e4
@@ -206,7 +126,9 @@ class Transformer(nn.Module):
         rotation = rotary_angles(
             positions_BT, d_head=self.d_model // self.n_heads, theta=self.rope_theta
         )
-        mask = None if segments_BT is None else document_mask(segments_BT)
+        bias = None
+        if not self.cache_length:
+            bias = causal_bias(T, segments_BT=segments_BT)
         embed = nn.Embed(
             self.vocab_size,
             self.d_model,
@@ -215,10 +137,10 @@ class Transformer(nn.Module):
             name="embed",
         )
         x_BTD = self.constrain(embed(tokens_BT))
-        x_BTD, _ = self._blocks()(x_BTD, rotation, mask, start)
+        x_BTD, _ = self._blocks()(x_BTD, rotation, bias, start)
         x_BTD = RMSNorm(self.norm_eps, self.dtype, name="final_norm")(x_BTD)
         head = Dense(self.vocab_size, dtype=self.dtype, name="head")
-        kernel_DV = head.weights(self.d_model).kernel.astype(self.dtype)
+        kernel_DV = head.weights(self.d_model).astype(self.dtype)
         logits_NV = jnp.dot(
             x_BTD.reshape(B * T, self.d_model),
             kernel_DV,
@@ -254,7 +176,7 @@ class Transformer(nn.Module):
         )
 
     def _advance(self, length: int) -> tuple[Array | None, Array]:
-        """Return where the cache stands (None without one) and the default positions."""
+        """Return the cache's length (None without one) and the default positions."""
         if not self.cache_length:
             return None, jnp.arange(length)[None]
         count = self.variable("cache", "length", jnp.zeros, (), jnp.int32)
@@ -269,7 +191,9 @@ class Transformer(nn.Module):
                 f"d_model={self.d_model}: must be divisible by n_heads={self.n_heads}"
             )
         if self.cache_length and segments_BT is not None:
-            raise ValueError("segments_BT: must be None with a cache (cache_length > 0)")
+            raise ValueError(
+                "segments_BT: must be None with a cache (cache_length > 0)"
+            )
         if self.cache_length and length > self.cache_length:
             raise ValueError(
                 f"tokens_BT has {length} positions: cache_length={self.cache_length}"
