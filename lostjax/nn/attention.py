@@ -1,0 +1,170 @@
+"""Causal self-attention with rotary positions, document boundaries and a KV cache.
+
+    y_t = sum_s softmax_s(q_t . k_s / sqrt(K)) v_s     over s <= t in t's document
+
+q and k are first rotated by their position (RoPE: Su et al., RoFormer, 2021, arXiv
+2104.09864), in LLaMA's half-split layout: component i of a head turns together with
+component i + K/2. A row may hold several packed documents, told apart by segment ids.
+The softmax is `jax.nn.dot_product_attention`'s, in float32.
+
+Cost per token and layer beside the four matrices: 4 T D FLOPs forward (the whole
+square of scores is made, masked), and H T saved probabilities.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
+
+from lostjax.nn.making import MakeLinear
+from lostjax.nn.norm import RMSNorm
+from lostjax.nn.projection import project
+from lostjax.typing import Array, Float, Int
+
+ATTENDED = "attended"
+"""The `checkpoint_name` of what attention puts out, before the matrix o."""
+
+HIDDEN = -1e30
+"""Added to a score that must not count."""
+
+
+class Rotation(NamedTuple):
+    """What rotates queries and keys at their positions; shared by all layers."""
+
+    cos_BTK: Array
+    """Cosines, (B or 1, T, K/2), float32."""
+    sin_BTK: Array
+    """Sines, same shape."""
+
+
+def rotary_angles(
+    positions_BT: Int[Array, "B T"], *, d_head: int, theta: float = 1e4
+) -> Rotation:
+    """Compute the sines and cosines that rotate heads at the given positions.
+
+    Args:
+        positions_BT: positions in their documents, from 0; B may be 1 to share them.
+        d_head: head width K, even.
+        theta: base of the geometric progression of wavelengths, > 0.
+
+    Returns:
+        A `Rotation` of (B, T, K/2) arrays; pair i turns by positions * theta^(-2i/K).
+    """
+    if d_head < 2 or d_head % 2:
+        raise ValueError(f"d_head={d_head}: must be even, for rotary positions")
+    wavelengths_K = theta ** (jnp.arange(0, d_head, 2, dtype=jnp.float32) / d_head)
+    angles_BTK = positions_BT[..., None].astype(jnp.float32) / wavelengths_K
+    return Rotation(jnp.cos(angles_BTK), jnp.sin(angles_BTK))
+
+
+def rotate(x_BTHK: Float[Array, "B T H K"], rotation: Rotation) -> Array:
+    """Rotate the pairs (i, i + K/2) of every head by their position's angles.
+
+    Args:
+        x_BTHK: queries or keys.
+        rotation: from `rotary_angles`, for the same T and K.
+
+    Returns:
+        The rotated heads, (B, T, H, K), in x's dtype; computed in float32.
+    """
+    cos, sin = rotation.cos_BTK[:, :, None], rotation.sin_BTK[:, :, None]
+    left, right = jnp.split(x_BTHK.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate(
+        [left * cos - right * sin, right * cos + left * sin], axis=-1
+    )
+    return turned.astype(x_BTHK.dtype)
+
+
+def causal_bias(
+    length: int, *, segments_BT: Int[Array, "B T"] | None = None
+) -> Float[Array, "B 1 T T"]:
+    """Make what is added to the scores to hide the future and other documents.
+
+    A bias, not a mask: jax.nn.dot_product_attention writes a mask out at the size of
+    the scores, which costs a quarter of its time on a CPU. Hidden scores are so low
+    that their probability is exactly 0, and so is its gradient.
+
+    Args:
+        length: T.
+        segments_BT: document ids within each row; None for one document a row. Padding
+            (0) sees earlier padding: no query is left without a key.
+
+    Returns:
+        0 where query t sees key s, else -1e30; (B or 1, 1, T query, T key), float32.
+    """
+    seen_BTS = jnp.tril(jnp.ones((1, length, length), bool))
+    if segments_BT is not None:
+        seen_BTS &= segments_BT[:, :, None] == segments_BT[:, None, :]
+    return _as_bias(seen_BTS)[:, None]
+
+
+def _as_bias(seen: Array) -> Array:
+    return jnp.where(seen, 0.0, HIDDEN).astype(jnp.float32)
+
+
+class Attention(nn.Module):
+    """Multi-head causal self-attention over linear maps of any kind."""
+
+    n_heads: int
+    linear: MakeLinear
+    qk_norm: bool = False
+    norm_eps: float = 1e-6
+    dtype: DTypeLike = jnp.float32
+    channel_groups: int = 1
+    cache_length: int = 0
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: Float[Array, "B T D"],
+        rotation: Rotation,
+        bias: Float[Array, "B 1 T T"] | None,
+        start: Int[Array, ""] | None,
+    ) -> Float[Array, "B T D"]:
+        """Let every position gather from the earlier ones of its document.
+
+        Args:
+            x_BTD: normed residual stream.
+            rotation: of the positions of x.
+            bias: from `causal_bias`; None with a cache, which makes its own.
+            start: with a cache, how many positions it already holds; else None.
+
+        Returns:
+            What to add to the residual stream.
+        """
+        B, T, D = x_BTD.shape
+        inputs = [
+            self.linear(features=D, name=name, channel_groups=1, dtype=self.dtype)
+            for name in ("q", "k", "v")
+        ]
+        heads = (B, T, self.n_heads, D // self.n_heads)
+        q, k, v = (y.reshape(heads) for y in project(inputs, x_BTD.reshape(-1, D)))
+        if self.qk_norm:
+            q = RMSNorm(self.norm_eps, dtype=self.dtype, name="q_norm")(q)
+            k = RMSNorm(self.norm_eps, dtype=self.dtype, name="k_norm")(k)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        if start is not None:
+            k, v, bias = self._remember(k, v, start)
+        y_BTHK = jax.nn.dot_product_attention(q, k, v, bias=bias)
+        y_BTHK = checkpoint_name(y_BTHK, ATTENDED)  # type: ignore[no-untyped-call]
+        output = self.linear(
+            features=D, name="o", channel_groups=self.channel_groups, dtype=self.dtype
+        )
+        return output(y_BTHK.reshape(-1, D)).reshape(B, T, D)
+
+    def _remember(
+        self, k_BTHK: Array, v_BTHK: Array, start: Array
+    ) -> tuple[Array, Array, Array]:
+        """Write keys and values into the cache; return all of it and its bias."""
+        B, T, H, K = k_BTHK.shape
+        shape = (B, self.cache_length, H, K)
+        keys = self.variable("cache", "keys", jnp.zeros, shape, k_BTHK.dtype)
+        values = self.variable("cache", "values", jnp.zeros, shape, v_BTHK.dtype)
+        at = (0, start, 0, 0)
+        keys.value = jax.lax.dynamic_update_slice(keys.value, k_BTHK, at)
+        values.value = jax.lax.dynamic_update_slice(values.value, v_BTHK, at)
+        seen_TS = jnp.arange(self.cache_length) <= start + jnp.arange(T)[:, None]
+        return keys.value, values.value, _as_bias(seen_TS)[None, None]
