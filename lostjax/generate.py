@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import tyro
 
-from lostjax.data import DataError, load_run_tokenizer
+from lostjax.data import DataError, load_saved_tokenizer
 from lostjax.nn import sample_tokens
 from lostjax.train.__main__ import normalise, parse_flags
 from lostjax.train.checkpoint import open_checkpoints
@@ -58,7 +58,7 @@ def generate(flags: Flags) -> str:
     """
     directory = find_run(flags.run)
     config = load_config(directory / "config.json")
-    tokenizer = load_run_tokenizer(directory)
+    tokenizer = load_saved_tokenizer(directory)
     model = build_model(config.model, vocab_size=tokenizer.vocab_size)
     mesh = make_mesh("data:1")
     with open_checkpoints(directory / "checkpoints") as checkpoints:

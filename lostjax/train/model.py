@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lostjax import nn as layers
+from lostjax.nn.making import Ungrouped
 from lostjax.train.config import ModelConfig
 
 CHANNELS: dict[str, Callable[..., jax.Array]] = {
@@ -59,14 +60,7 @@ def build_linear(config: ModelConfig) -> Callable[..., nn.Module]:
         ),
     }
     make = kinds[config.linear]
-    if config.linear == "lost":
-        return make
-
-    def linear(*, features: int, channel_groups: int = 1, **rest: Any) -> nn.Module:
-        del channel_groups  # only LOST keeps channels
-        return make(features=features, **rest)
-
-    return linear
+    return make if config.linear == "lost" else Ungrouped(make)
 
 
 def build_model(
