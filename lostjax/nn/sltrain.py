@@ -105,8 +105,10 @@ class SLTrain(nn.Module):
     def _product(self, x_PM: jax.Array, weights: SLTrainWeights) -> jax.Array:
         x_PM, a_MR, b_RN, values = promote_dtype(x_PM, *weights[:3], dtype=self.dtype)
         low_rank_MN = (self.alpha / self.rank) * (a_MR @ b_RN)
-        flat = low_rank_MN.reshape(-1).at[weights.support].add(
-            values, indices_are_sorted=True, unique_indices=True
+        flat = (
+            low_rank_MN.reshape(-1)
+            .at[weights.support]
+            .add(values, indices_are_sorted=True, unique_indices=True)
         )
         y_PN: jax.Array = x_PM @ flat.reshape(low_rank_MN.shape)
         return y_PN
