@@ -27,3 +27,36 @@ __all__ = [
     "residual_norm_channels", "save_bottlenecks", "scaled_normal_factors",
     "select_channels", "svd_factors", "top_singular_triples",
 ]
+
+# The model.
+from lostjax.nn.attention import (  # noqa: E402
+    Rotation,
+    causal_bias,
+    rotary_angles,
+    rotate,
+)
+from lostjax.nn.budget import (  # noqa: E402
+    Flops,
+    Memory,
+    Parameters,
+    activation_bytes,
+    count_flops,
+    count_memory,
+    count_parameters,
+    rank_for_budget,
+)
+from lostjax.nn.decoding import cut_logits, sample_tokens  # noqa: E402
+from lostjax.nn.making import MakeLinear, Ungrouped  # noqa: E402
+from lostjax.nn.norm import RMSNorm  # noqa: E402
+from lostjax.nn.transformer import (  # noqa: E402
+    RematPolicy,
+    Transformer,
+    save_products,
+)
+
+__all__ += [
+    "Flops", "MakeLinear", "Memory", "Parameters", "RMSNorm", "RematPolicy",
+    "Rotation", "Transformer", "Ungrouped", "activation_bytes", "causal_bias",
+    "count_flops", "count_memory", "count_parameters", "cut_logits", "rank_for_budget",
+    "rotary_angles", "rotate", "sample_tokens", "save_products",
+]
