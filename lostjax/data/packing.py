@@ -15,12 +15,13 @@ and the same for every row length. Segments and positions follow from where e st
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int, Integer
 from numpy.typing import NDArray
 
 from lostjax.data.cache import cached, default_cache_dir, hash_parts
@@ -28,7 +29,6 @@ from lostjax.data.documents import TextDocuments
 from lostjax.data.errors import DataError, first_line
 from lostjax.data.token_files import TokenFiles
 from lostjax.data.tokenizer import Tokenizer
-from lostjax.typing import Float, Int
 
 _CHUNK_CHARACTERS = 1 << 22
 
@@ -141,6 +141,12 @@ def pack_documents(
         n_bytes=counts["bytes"],
         content_hash=hash_parts(key, str(seq_len)),
     )
+
+
+def join_streams(rows: Sequence[Rows]) -> Integer[np.ndarray, " N"]:
+    """Join the streams of several sources, with one end-of-text token between them."""
+    tails = [part.stream[1:] for part in rows[1:]]
+    return np.concatenate([rows[0].stream, *tails])
 
 
 class _Encoded(NamedTuple):

@@ -1,0 +1,216 @@
+"""What a text costs without a neural network: bits per UTF-8 byte of held-out text.
+
+    uniform             log2(V) tokens / bytes
+    xz                  8 |xz(H)| / bytes
+    xz given the text   8 (|xz(T H)| - |xz(T)|) / bytes     T: the training text
+    n-gram              -sum log2 p(token | history) / bytes
+
+The n-gram is interpolated with absolute discounting D, over token ids with the
+end-of-text tokens between documents,
+
+    p_n(w | h) = max(c(h w) - D, 0) / c(h)  +  D types(h) / c(h)  p_{n-1}(w | h')
+
+down to the uniform p_0 = 1 / V; h' is h without its first token, and p_n = p_{n-1}
+after a history never seen. Kneser-Ney: the highest order counts occurrences, the
+lower ones in how many different contexts an n-gram has been seen.
+
+Kneser and Ney, "Improved backing-off for m-gram language modeling", 1995; interpolated
+as in Chen and Goodman, "An empirical study of smoothing techniques for language
+modeling", 1999. One discount for all orders, not their three. On 2.7 million training
+tokens an n-gram takes under a second, the two xz passes over 12 MB ten.
+"""
+
+import lzma
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Integer
+
+
+class TextBaselines(NamedTuple):
+    """Bits per byte of a held-out text."""
+
+    uniform: float
+    """Every token equally likely."""
+    xz: float
+    """`xz -9` of the held-out text alone."""
+    xz_given_train: float
+    """What `xz -9` adds for the held-out text after the training text."""
+    bigram: float
+    """Kneser-Ney of order 2."""
+    trigram_on_bigram: float
+    """Order 3, interpolated with that bigram model itself: both count occurrences."""
+    trigram: float
+    """Kneser-Ney of order 3."""
+
+
+class _Level(NamedTuple):
+    keys: Int[np.ndarray, " G"]
+    counts: Int[np.ndarray, " G"]
+
+
+def score_text(
+    train: Sequence[str],
+    heldout: Sequence[str],
+    *,
+    train_tokens: Integer[np.ndarray, " N"],
+    heldout_tokens: Integer[np.ndarray, " M"],
+    vocab_size: int,
+) -> TextBaselines:
+    """Measure every baseline.
+
+    Args:
+      train: the training documents.
+      heldout: the held-out documents.
+      train_tokens: the same as one stream of ids, with end-of-text tokens between and
+        around the documents.
+      heldout_tokens: likewise; all but its first token are predicted.
+      vocab_size: V; ids lie in [0, V).
+
+    Returns:
+      Bits per UTF-8 byte of the held-out documents.
+
+    Raises:
+      ValueError: no held-out text or tokens, ids outside the vocabulary.
+    """
+    train_bytes = "".join(train).encode("utf-8")
+    heldout_bytes = "".join(heldout).encode("utf-8")
+    n_bytes = len(heldout_bytes)
+    if n_bytes == 0 or heldout_tokens.size < 2:
+        raise ValueError("heldout: there is no text")
+
+    def ngram(order: int, occurrences_from: int) -> float:
+        p_M = predict_ngram(
+            train_tokens,
+            heldout_tokens,
+            order=order,
+            vocab_size=vocab_size,
+            occurrences_from=occurrences_from,
+        )
+        return float(-np.log2(p_M).sum()) / n_bytes
+
+    # lzma lets go of the interpreter's lock: the passes run beside each other.
+    texts = [train_bytes + heldout_bytes, train_bytes, heldout_bytes]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        sizes = pool.map(_xz_bytes, texts)
+        bigram, mixed, trigram = ngram(2, 2), ngram(3, 2), ngram(3, 3)
+        both, alone, held = sizes
+    return TextBaselines(
+        uniform=float(np.log2(vocab_size)) * (heldout_tokens.size - 1) / n_bytes,
+        xz=8 * held / n_bytes,
+        xz_given_train=8 * (both - alone) / n_bytes,
+        bigram=bigram,
+        trigram_on_bigram=mixed,
+        trigram=trigram,
+    )
+
+
+def predict_ngram(
+    train_tokens: Integer[np.ndarray, " N"],
+    heldout_tokens: Integer[np.ndarray, " M"],
+    *,
+    order: int,
+    vocab_size: int,
+    discount: float = 0.75,
+    occurrences_from: int | None = None,
+) -> Float[np.ndarray, " P"]:
+    """Give the probability that an n-gram model has for each held-out token.
+
+    Args:
+      train_tokens: ids to count, as one stream.
+      heldout_tokens: ids to predict, each but the first from those before it.
+      order: n, at least 1; 3 is a trigram.
+      vocab_size: V; V^n must be below 2^63.
+      discount: D in (0, 1).
+      occurrences_from: the lowest order that counts occurrences; contexts are
+        counted below it. `order`, the default, is Kneser-Ney.
+
+    Returns:
+      The M - 1 probabilities.
+
+    Raises:
+      ValueError: an argument out of range.
+    """
+    _check(train_tokens, heldout_tokens, order, vocab_size, discount)
+    raw = order if occurrences_from is None else occurrences_from
+    p_M = np.full(heldout_tokens.size - 1, 1.0 / vocab_size)
+    for n in range(1, order + 1):
+        level = _count(train_tokens, n, vocab_size, occurrences=n >= raw)
+        if level.keys.size:
+            p_M = _interpolate(p_M, level, heldout_tokens, n, vocab_size, discount)
+    return p_M
+
+
+def _interpolate(
+    lower_M: Float[np.ndarray, " M"],
+    level: _Level,
+    tokens: Integer[np.ndarray, " L"],
+    n: int,
+    vocab_size: int,
+    discount: float,
+) -> Float[np.ndarray, " M"]:
+    """Mix the discounted counts of one order with the order below."""
+    # Tokens that have fewer than n - 1 before them keep the lower order.
+    first = max(n - 2, 0)
+    grams = _grams(tokens, n, vocab_size)[1 if n == 1 else 0 :]
+    histories, index = np.unique(level.keys // vocab_size, return_inverse=True)
+    totals = np.bincount(index, weights=level.counts)
+    types = np.bincount(index)
+    history = grams // vocab_size
+    seen = _find(_Level(histories, np.ones_like(histories)), history) > 0
+    at = np.minimum(np.searchsorted(histories, history), histories.size - 1)
+    counts = np.maximum(_find(level, grams) - discount, 0.0)
+    mixed = (counts + discount * types[at] * lower_M[first:]) / totals[at]
+    return np.concatenate([lower_M[:first], np.where(seen, mixed, lower_M[first:])])
+
+
+def _count(
+    tokens: Integer[np.ndarray, " N"], n: int, vocab_size: int, *, occurrences: bool
+) -> _Level:
+    if occurrences:
+        return _Level(*np.unique(_grams(tokens, n, vocab_size), return_counts=True))
+    longer = np.unique(_grams(tokens, n + 1, vocab_size))
+    return _Level(*np.unique(longer % vocab_size**n, return_counts=True))
+
+
+def _grams(
+    tokens: Integer[np.ndarray, " N"], n: int, vocab_size: int
+) -> Int[np.ndarray, " G"]:
+    """Number the n-grams of a stream in base V."""
+    size = max(tokens.size - n + 1, 0)
+    keys = np.zeros(size, np.int64)
+    for i in range(n):
+        keys = keys * vocab_size + tokens[i : i + size].astype(np.int64)
+    return keys
+
+
+def _find(level: _Level, keys: Int[np.ndarray, " K"]) -> Int[np.ndarray, " K"]:
+    at = np.minimum(np.searchsorted(level.keys, keys), level.keys.size - 1)
+    return np.where(level.keys[at] == keys, level.counts[at], 0)
+
+
+def _check(
+    train_tokens: Integer[np.ndarray, " N"],
+    heldout_tokens: Integer[np.ndarray, " M"],
+    order: int,
+    vocab_size: int,
+    discount: float,
+) -> None:
+    if order < 1 or vocab_size < 1 or vocab_size**order >= 2**63:
+        raise ValueError(
+            f"order: {order} must be at least 1, and vocab_size {vocab_size} to that "
+            "power below 2^63"
+        )
+    if not 0.0 < discount < 1.0:
+        raise ValueError(f"discount: {discount} must lie in (0, 1)")
+    if heldout_tokens.size < 2:
+        raise ValueError("heldout_tokens: at least 2 are needed")
+    for name, ids in (("train", train_tokens), ("heldout", heldout_tokens)):
+        if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
+            raise ValueError(f"{name}_tokens: ids must lie in [0, {vocab_size})")
+
+
+def _xz_bytes(data: bytes) -> int:
+    return len(lzma.compress(data, preset=9))
