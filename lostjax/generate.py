@@ -63,11 +63,11 @@ def generate(flags: Flags) -> str:
     mesh = make_mesh("data:1")
     with open_checkpoints(directory / "checkpoints") as checkpoints:
         steps = checkpoints.all_steps()
-        step = flags.step if flags.step is not None else (steps or [None])[-1]
+        step = flags.step if flags.step is not None else max(steps, default=-1)
         if step not in steps:
+            there = ", ".join(map(str, steps)) or "none yet"
             raise ConfigError(
-                f"--step={step}: {directory} has checkpoints of steps "
-                f"{', '.join(map(str, steps)) or '(none yet)'}"
+                f"--step={flags.step}: {directory} has checkpoints of steps {there}"
             )
         variables = checkpoints.restore_model(
             abstract_variables(model), step=step, mesh=mesh

@@ -5,6 +5,7 @@ from lostjax.data.corpus import Corpus, open_corpus
 from lostjax.data.errors import DataError
 from lostjax.data.packing import Rows, pack_documents
 from lostjax.data.prepare import Data, prepare_data
+from lostjax.data.token_files import TokenFiles
 from lostjax.data.tokenizer import (
     Tokenizer,
     load_saved_tokenizer,
@@ -14,6 +15,6 @@ from lostjax.data.tokenizer import (
 
 __all__ = [
     "Batch", "BatchPlan", "Corpus", "Data", "DataError", "EvalPlan", "Rows",
-    "Tokenizer", "load_saved_tokenizer", "load_tokenizer", "open_corpus",
+    "TokenFiles", "Tokenizer", "load_saved_tokenizer", "load_tokenizer", "open_corpus",
     "pack_documents", "prepare_data", "save_tokenizer",
 ]

@@ -22,24 +22,24 @@ import xxhash
 from lostjax.data.errors import DataError
 from lostjax.data.mixture import Interleave
 from lostjax.data.packing import RowArrays, Rows
-from lostjax.typing import Float, Int
+from lostjax.typing import Int
 
 
 class Batch(NamedTuple):
-    """Rows of tokens, packed with documents."""
+    """Rows of tokens, packed with documents: NumPy on the host, JAX on devices."""
 
-    tokens_BT: Int[jax.Array | np.ndarray, "B T"]
-    """What the model reads."""
-    targets_BT: Int[jax.Array | np.ndarray, "B T"]
-    """What it should predict: the next token."""
-    weights_BT: Float[jax.Array | np.ndarray, "B T"]
-    """1, or 0 where there is no text."""
-    segments_BT: Int[jax.Array | np.ndarray, "B T"]
-    """Number of the document within the row from 1; 0 where there is none."""
-    positions_BT: Int[jax.Array | np.ndarray, "B T"]
-    """Position within the document within the row."""
-    example_B: Int[jax.Array | np.ndarray, " B"]
-    """Number of the row, unique over all sources; -1 for a row of padding."""
+    tokens_BT: jax.Array
+    """What the model reads, int32."""
+    targets_BT: jax.Array
+    """What it should predict: the next token, int32."""
+    weights_BT: jax.Array
+    """1, or 0 where there is no text, float32."""
+    segments_BT: jax.Array
+    """Number of the document within the row from 1; 0 where there is none, int32."""
+    positions_BT: jax.Array
+    """Position within the document within the row, int32."""
+    example_B: jax.Array
+    """Number of the row, unique over all sources; -1 for a row of padding, int32."""
 
 
 class BatchPlan:

@@ -19,23 +19,22 @@ from lostjax.nn.linear import Dense, LowRank
 from lostjax.nn.lowrank_sparse import LowRankSparse
 from lostjax.nn.projection import Linear, project
 from lostjax.nn.sltrain import SLTrain
-from lostjax.nn.transformer import Transformer
 
 __all__ = [
     "Dense", "Factors", "InitialMatrix", "Linear", "LowRank", "LowRankSparse",
-    "SLTrain", "Transformer", "count_channels", "largest_channels", "project", "random_channels",
+    "SLTrain", "count_channels", "largest_channels", "project", "random_channels",
     "residual_norm_channels", "save_bottlenecks", "scaled_normal_factors",
     "select_channels", "svd_factors", "top_singular_triples",
 ]
 
 # The model.
-from lostjax.nn.attention import (  # noqa: E402
+from lostjax.nn.attention import (
     Rotation,
     causal_bias,
     rotary_angles,
     rotate,
 )
-from lostjax.nn.budget import (  # noqa: E402
+from lostjax.nn.budget import (
     Flops,
     Memory,
     Parameters,
@@ -45,10 +44,10 @@ from lostjax.nn.budget import (  # noqa: E402
     count_parameters,
     rank_for_budget,
 )
-from lostjax.nn.decoding import cut_logits, sample_tokens  # noqa: E402
-from lostjax.nn.making import MakeLinear, Ungrouped  # noqa: E402
-from lostjax.nn.norm import RMSNorm  # noqa: E402
-from lostjax.nn.transformer import (  # noqa: E402
+from lostjax.nn.decoding import cut_logits, sample_tokens
+from lostjax.nn.making import MakeLinear, Ungrouped
+from lostjax.nn.norm import RMSNorm
+from lostjax.nn.transformer import (
     RematPolicy,
     Transformer,
     save_products,

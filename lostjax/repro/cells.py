@@ -31,7 +31,7 @@ def run_cell(config: TrainConfig, *, directory: Path) -> dict[str, object]:
     values = dataclasses.asdict(config)
     values["data"]["cache_dir"] = None
     text = json.dumps(values, sort_keys=True)
-    path = directory / f"{xxhash.xxh3_64_hexdigest(text)}.json"
+    path = directory / f"{xxhash.xxh3_64_hexdigest(text.encode())}.json"
     if path.exists():
         stored: dict[str, object] = json.loads(path.read_text())
         return stored

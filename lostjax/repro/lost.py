@@ -17,7 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from lostjax.nn import budget
+from lostjax.nn import count_parameters, rank_for_budget
 from lostjax.repro.cells import tune_method
 from lostjax.repro.claims import Claim, Row, compare_rows
 from lostjax.train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
@@ -100,8 +100,9 @@ def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
         def with_rank(rank: int) -> ModelConfig:
             return dataclasses.replace(config.model, rank=rank)
 
-        rank = _largest(
-            lambda rank: _inner_parameters(with_rank(rank)), target, model.d_model
+        rank = rank_for_budget(
+            lambda rank: build_model(with_rank(rank), vocab_size=1),
+            n_parameters=target,
         )
         return dataclasses.replace(config, model=with_rank(rank))
 
@@ -175,7 +176,7 @@ def _describe(scale: Scale, seeds: int) -> str:
 
 
 def _inner_parameters(model: ModelConfig) -> int:
-    return budget.count_parameters(build_model(model, vocab_size=1)).inner
+    return count_parameters(build_model(model, vocab_size=1)).non_embedding
 
 
 def _largest(count: Callable[[int], int], target: int, limit: int) -> int:

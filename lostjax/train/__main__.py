@@ -105,12 +105,13 @@ def parse_flags(
     import tyro
 
     _refuse_unknown_and_repeated(words, known=_flag_names(flags))
+    values = {} if default is None else {"default": default}
     if {"-h", "--help"} & set(words):
-        return tyro.cli(flags, args=words, default=default, prog=program)
+        return tyro.cli(flags, args=words, prog=program, **values)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return tyro.cli(flags, args=words, default=default, prog=program)
+            return tyro.cli(flags, args=words, prog=program, **values)
     except SystemExit:
         raise ConfigError(_one_line(said.getvalue())) from None
 
@@ -184,17 +185,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse_command(words)
         # Imported late: --help and a mistyped flag answer at once.
-        from lostjax.train import loop
-
-        if command.dry_run:
-            loop.print_plan(command.config)
-            return 0
-        return loop.train(
-            command.config, command=" ".join([PROGRAM, *words]), started=started
-        ).exit_code
+        from lostjax.data import DataError
+        from lostjax.train.loop import train
+        from lostjax.train.preview import print_preview
     except ConfigError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
+    try:
+        if command.dry_run:
+            print_preview(command.config)
+            return 0
+        line = " ".join([PROGRAM, *words])
+        return train(command.config, command=line, started=started).exit_code
+    except (ConfigError, DataError) as error:
+        return _refuse(error)
+
+
+def _refuse(error: Exception) -> int:
+    print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """Give the newest finished step, or None."""
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     def all_steps(self) -> list[int]:
         """List the finished steps in order."""

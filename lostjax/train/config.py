@@ -311,7 +311,8 @@ def load_config(path: Path) -> TrainConfig:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path}: not a configuration: {error}") from None
-    return _from_dict(TrainConfig, values, where=str(path), prefix="")
+    made: TrainConfig = _from_dict(TrainConfig, values, where=str(path), prefix="")
+    return made
 
 
 def _from_dict(cls: type[Any], values: Any, *, where: str, prefix: str) -> Any:

@@ -8,6 +8,7 @@ of k.
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import jax
 
 from lostjax.data import Batch, save_tokenizer
+from lostjax.nn import count_parameters
 from lostjax.train.checkpoint import Checkpoints, open_checkpoints
 from lostjax.train.config import TrainConfig, parse_profile
 from lostjax.train.evaluate import Evaluation, evaluate
@@ -22,13 +24,14 @@ from lostjax.train.hosts import is_first_host
 from lostjax.train.mesh import place_batch
 from lostjax.train.metrics import FanOut, Sink, open_sinks
 from lostjax.train.progress import Progress, print_summary
+from lostjax.train.quantities import format_count
 from lostjax.train.report import Timings, write_report
 from lostjax.train.run_dir import make_run_dir
 from lostjax.train.setup import Compiled, Setup, compile_steps, prepare
 from lostjax.train.signals import StopRequest, catch_stop_signals
 from lostjax.train.state import TrainState, init_state, model_variables
 from lostjax.train.step import Metrics
-from lostjax.train.summary import summarise
+from lostjax.train.summary import describe_model, summarise
 
 
 class Outcome(NamedTuple):
@@ -206,7 +209,7 @@ class _Recorder:
 
 
 @contextmanager
-def _profiling(run: Setup):  # type: ignore[no-untyped-def]
+def _profiling(run: Setup) -> Iterator[Callable[[int], None]]:
     """Give a function to call before each step; it starts and stops the trace."""
     if run.config.profile is None:
         yield lambda step: None
@@ -232,4 +235,9 @@ def _profiling(run: Setup):  # type: ignore[no-untyped-def]
 
 def _opening_line(run: Setup, first: int) -> str:
     place = f"going on at step {first}" if first else "starting"
-    return f"{run.directory}: {place}; {run.description}"
+    count = format_count(count_parameters(run.model).total)
+    return (
+        f"{run.directory}: {place}; {describe_model(run.config, run.model)}, {count} "
+        f"parameters; {format_count(run.data.train_tokens)} training tokens, "
+        f"{run.mesh.size} devices"
+    )

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from lostjax import nn as layers
-from lostjax.nn.making import Ungrouped
 from lostjax.train.config import ModelConfig
 
 CHANNELS: dict[str, Callable[..., jax.Array]] = {
@@ -33,9 +32,9 @@ REMAT = {
 }
 
 
-def build_linear(config: ModelConfig) -> Callable[..., nn.Module]:
+def build_linear(config: ModelConfig) -> layers.MakeLinear:
     """Choose the linear layer; call it with features, name, channel_groups, dtype."""
-    kinds: dict[str, Callable[..., nn.Module]] = {
+    kinds: dict[str, layers.MakeLinear] = {
         "dense": layers.Dense,
         "low_rank": partial(
             layers.LowRank, rank=config.rank, factorize=FACTORS[config.factors]
@@ -60,7 +59,7 @@ def build_linear(config: ModelConfig) -> Callable[..., nn.Module]:
         ),
     }
     make = kinds[config.linear]
-    return make if config.linear == "lost" else Ungrouped(make)
+    return make if config.linear == "lost" else layers.Ungrouped(make)
 
 
 def build_model(

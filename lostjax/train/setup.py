@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch, Data, prepare_data
-from lostjax.nn import Transformer, budget
+from lostjax.nn import Transformer, count_flops
 from lostjax.train.config import ConfigError, TrainConfig, check_config
 from lostjax.train.hosts import join_hosts
 from lostjax.train.mesh import (
@@ -103,7 +104,7 @@ def prepare(config: TrainConfig) -> Setup:
         tx=tx,
         schedule=schedule,  # type: ignore[arg-type]
         abstract=abstract_state(model, tx, key=jax.random.key(config.seed)),
-        flops_per_token=budget.train_flops_per_token(model, config.data.seq_len),
+        flops_per_token=count_flops(model, length=config.data.seq_len).train,
         peak=None if peak is None else peak * mesh.size,
     )
 
@@ -112,6 +113,12 @@ def provide_devices(config: TrainConfig) -> None:
     """Make as many CPU devices as the mesh names; other platforms ignore it."""
     sizes = [size for size in parse_mesh(config.mesh).values() if size > 0]
     local = math.prod(sizes) // (config.hosts.processes or 1)
+    # Devices of a busy CPU wait for each other longer than XLA's 40 s, after which it
+    # would abort the process.
+    patience = "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
+    flags = os.environ.get("XLA_FLAGS", "")
+    if patience.partition("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {patience}".strip()
     # Once a device was used their number stands; the mesh then takes what is there.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", max(1, local))

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class StopRequest:
@@ -27,7 +28,7 @@ class StopRequest:
 def catch_stop_signals() -> Iterator[StopRequest]:
     """Turn SIGTERM and SIGINT into a `StopRequest` for a `with` block."""
     request = StopRequest()
-    before = {}
+    before: dict[int, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame

@@ -1,7 +1,184 @@
 """What a finished run came to, gathered for its report.
 
 The ledger sets this model beside the dense model of the same shape: parameters, bytes
-of parameters, gradients and optimiser state, the activations that the backward pass
-needs, and FLOPs. Activation bytes are those of the traced program (`jax.vjp`'s
-residuals, before the compiler fuses any away), so they are comparable, not measured.
+of parameters, gradients and optimiser state, activations kept for the backward pass,
+and FLOPs. Activation bytes are those of the traced program, before the compiler fuses
+any away: they are comparable, not measured.
 """
+
+import dataclasses
+import json
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lostjax.analysis import score_text
+from lostjax.data import Data, TokenFiles
+from lostjax.nn import (
+    Transformer,
+    activation_bytes,
+    count_flops,
+    count_parameters,
+    sample_tokens,
+)
+from lostjax.train.config import TrainConfig
+from lostjax.train.files import replace_file
+from lostjax.train.metrics import read_evaluations, read_metrics
+from lostjax.train.model import build_model
+from lostjax.train.optimizer import build_optimizer
+from lostjax.train.report import LedgerRow, Report, Sample, Timings
+from lostjax.train.setup import Compiled, Setup, count_bytes
+from lostjax.train.state import TrainState, abstract_state, model_variables
+
+SAMPLE_TOKENS = 120
+BASELINES_FILE = "baselines.json"
+
+
+def summarise(
+    run: Setup, compiled: Compiled, state: TrainState, *, command: str, timings: Timings
+) -> Report:
+    """Gather the report of a finished run.
+
+    Args:
+      run: the run.
+      compiled: its programs, for the compiler's figures.
+      state: its final state.
+      command: the command line.
+      timings: the clock's story.
+
+    Returns:
+      The report, ready to be written.
+    """
+    metrics = read_metrics(run.directory)
+    return Report(
+        title=describe_model(run.config, run.model),
+        command=command,
+        configuration=dataclasses.asdict(run.config),
+        metrics=metrics,
+        evaluations=read_evaluations(run.directory),
+        parameters=count_parameters(run.model).total,
+        tokens_seen=round(sum(line["tokens"] for line in metrics)),
+        ledger=build_ledger(run, compiled),
+        baselines=measure_baselines(run.data, run.directory),
+        sample=draw_sample(run, state),
+        environment=describe_environment(run),
+        timings=timings,
+    )
+
+
+def describe_model(config: TrainConfig, model: Transformer) -> str:
+    """Describe a run's model in a line."""
+    shape = f"{model.n_layers} layers of width {model.d_model}"
+    return f"{config.preset}: {config.model.linear}, {shape}"
+
+
+def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow]:
+    """Count this model's bytes and FLOPs beside the dense model's of the same shape.
+
+    Args:
+      run: the run.
+      compiled: adds the compiler's temporary memory, where given.
+    """
+    config = run.config
+    dense_config = dataclasses.replace(config.model, linear="dense")
+    dense = build_model(dense_config, vocab_size=run.model.vocab_size)
+    tx, _ = build_optimizer(config.optim, steps=config.steps)
+    states = [abstract_state(m, tx, key=jax.random.key(0)) for m in (run.model, dense)]
+    length, rows = config.data.seq_len, config.batch_size // config.accumulate
+    counts = [count_parameters(model) for model in (run.model, dense)]
+    flops = [count_flops(model, length=length) for model in (run.model, dense)]
+    kept = [
+        activation_bytes(model, batch_size=rows, length=length)
+        for model in (run.model, dense)
+    ]
+    parameter_bytes = [count_bytes(state.params) for state in states]
+    optimizer_bytes = [count_bytes(state.opt_state) for state in states]
+    ledger = [
+        LedgerRow("parameters", counts[0].total, counts[1].total, "count"),
+        LedgerRow(
+            "parameters outside embedding and head",
+            counts[0].non_embedding,
+            counts[1].non_embedding,
+            "count",
+        ),
+        LedgerRow("parameter bytes", parameter_bytes[0], parameter_bytes[1]),
+        LedgerRow("gradient bytes", parameter_bytes[0], parameter_bytes[1]),
+        LedgerRow("optimiser state", optimizer_bytes[0], optimizer_bytes[1]),
+        LedgerRow("activations kept for the backward pass", kept[0], kept[1]),
+        LedgerRow("training FLOPs per token", flops[0].train, flops[1].train, "flops"),
+    ]
+    if compiled is not None and compiled.temporary_bytes is not None:
+        name = "compiler's temporary memory, per device"
+        ledger.append(LedgerRow(name, compiled.temporary_bytes))
+    return ledger
+
+
+def measure_baselines(data: Data, directory: Path) -> dict[str, float]:
+    """Measure what compressors and n-grams make of the held-out text.
+
+    They take seconds, so they are kept in the run's directory. A source of token ids
+    holds no text and has no baselines.
+
+    Returns:
+      Bits per byte by method.
+    """
+    path = directory / BASELINES_FILE
+    if path.exists():
+        stored: dict[str, float] = json.loads(path.read_text())
+        return stored
+    if any(isinstance(part.documents, TokenFiles) for part in data.corpus.parts):
+        return {}
+    streams = [
+        np.concatenate([rows.stream for rows in plan.sources])
+        for plan in (data.train, data.heldout)
+    ]
+    found = score_text(
+        list(data.corpus.train),
+        list(data.corpus.heldout),
+        train_tokens=streams[0],
+        heldout_tokens=streams[1],
+        vocab_size=data.vocab_size,
+    )
+    baselines = {
+        "xz -9": found.xz,
+        "xz -9, given the training text": found.xz_given_train,
+        "Kneser-Ney bigram": found.bigram,
+        "Kneser-Ney trigram": found.trigram,
+    }
+    replace_file(path, json.dumps(baselines, indent=1).encode())
+    return baselines
+
+
+def draw_sample(run: Setup, state: TrainState) -> Sample:
+    """Let the model go on from the configuration's prompt, on one device."""
+    tokenizer, prompt = run.data.tokenizer, run.config.sample_prompt
+    variables = jax.device_get(model_variables(state))
+    ids = [tokenizer.eos_id, *tokenizer.encode_batch([prompt])[0].tolist()]
+    tokens_BT = sample_tokens(
+        run.model,
+        variables,
+        prompt_BT=jnp.asarray([ids], jnp.int32),
+        n_tokens=SAMPLE_TOKENS,
+        key=jax.random.key(run.config.seed),
+        temperature=0.8,
+    )
+    return Sample(prompt, tokenizer.decode(np.asarray(tokens_BT[0, len(ids) :])))
+
+
+def describe_environment(run: Setup) -> dict[str, object]:
+    """Say what the run ran on."""
+    device = run.mesh.devices.flat[0]
+    shape = ", ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    libraries = ("lostjax", "jax", "flax", "optax", "orbax-checkpoint")
+    return {
+        "devices": f"{run.mesh.size} x {device.device_kind} ({shape})",
+        "processes": jax.process_count(),
+        "host": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+    }
