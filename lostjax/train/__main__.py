@@ -105,13 +105,20 @@ def parse_flags(
     import tyro
 
     _refuse_unknown_and_repeated(words, known=_flag_names(flags))
-    values = {} if default is None else {"default": default}
+    options: dict[str, Any] = {"args": words, "prog": program}
+    if default is not None:
+        options["default"] = default
+
+    def read() -> T:
+        made: T = tyro.cli(flags, **options)
+        return made
+
     if {"-h", "--help"} & set(words):
-        return tyro.cli(flags, args=words, prog=program, **values)
+        return read()
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return tyro.cli(flags, args=words, prog=program, **values)
+            return read()
     except SystemExit:
         raise ConfigError(_one_line(said.getvalue())) from None
 

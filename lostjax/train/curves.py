@@ -39,8 +39,12 @@ def loss_figure(metrics: Lines, evaluations: Lines) -> Html:
     if len(held.steps):
         words += " " + _tell(held, "Held-out loss", format_loss)
     drawings = _for_each_width(
-        curves, name="loss", description=words, wide=_WIDE,
-        y_label="loss (nats per token)", levels={},
+        curves,
+        name="loss",
+        description=words,
+        wide=_WIDE,
+        y_label="loss (nats per token)",
+        levels={},
     )
     note = ""
     if len(train.steps) > 2 * BINS:
@@ -59,8 +63,12 @@ def baseline_figure(evaluations: Lines, baselines: Mapping[str, float | int]) ->
         f" {name}: {format_loss(value)}." for name, value in levels.items()
     )
     drawings = _for_each_width(
-        [curve], name="bits", description=words, wide=_HALF,
-        y_label="held-out bits per byte", levels=levels,
+        [curve],
+        name="bits",
+        description=words,
+        wide=_HALF,
+        y_label="held-out bits per byte",
+        levels=levels,
     )
     return element("figure", *drawings)
 
@@ -78,8 +86,12 @@ def training_figures(metrics: Lines) -> Html:
         if not np.isfinite(curve.values).any():
             continue
         drawing = draw_curves(
-            [curve], name=name, description=_tell(curve, words, form),
-            y_label=y_label, width=_THIRD[0], height=_THIRD[1],
+            [curve],
+            name=name,
+            description=_tell(curve, words, form),
+            y_label=y_label,
+            width=_THIRD[0],
+            height=_THIRD[1],
             log=name == "gradient_norm" and _spans_decades(curve.values),
             from_zero=name != "gradient_norm",
         )
@@ -102,8 +114,13 @@ def _for_each_width(
             "div",
             Html(
                 draw_curves(
-                    curves, name=f"{name}-{css}", description=description,
-                    y_label=y_label, width=width, height=height, levels=levels,
+                    curves,
+                    name=f"{name}-{css}",
+                    description=description,
+                    y_label=y_label,
+                    width=width,
+                    height=height,
+                    levels=levels,
                 )
             ),
             css=css,

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lostjax.data.batches import Batch, EvalPlan
+from lostjax.data.batches import EvalPlan
 from lostjax.train.mesh import place_batch
 from lostjax.train.step import EvalStep
 from lostjax.typing import Variables
@@ -55,7 +55,6 @@ def evaluate(
             lambda rows, index=index: plan.batch_at(index, rows=rows),  # type: ignore[misc]
             mesh=mesh,
             batch_size=plan.batch_size,
-            fields=Batch,
         )
         sums.append(step(variables, batch))
     # Summed in float64 on the host: a float32 sum over a million tokens loses digits.

@@ -33,8 +33,12 @@ _MARKED = 60  # more points than this run together: a line alone is clearer
 
 # Colours that no one would choose, which are replaced by the page's variables.
 _COLOURS = {
-    "--ink": "#010203", "--soft": "#040506", "--rule": "#070809",
-    "--series-1": "#0a0b0c", "--series-2": "#0d0e0f", "--alarm": "#101112",
+    "--ink": "#010203",
+    "--soft": "#040506",
+    "--rule": "#070809",
+    "--series-1": "#0a0b0c",
+    "--series-2": "#0d0e0f",
+    "--alarm": "#101112",
 }
 _FONT_SIZE = 12.0
 _STEPS = [1, 2, 5, 10]  # of ticks: no axis of 0.8, 1.6, 2.4
@@ -83,8 +87,12 @@ def draw_curves(
     from matplotlib.figure import Figure
 
     options: dict[Any, Any] = {
-        "svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans",
-        "font.size": _FONT_SIZE, "path.simplify": False, "axes.unicode_minus": False,
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.family": "DejaVu Sans",
+        "font.size": _FONT_SIZE,
+        "path.simplify": False,
+        "axes.unicode_minus": False,
     }
     with matplotlib.rc_context(options):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
@@ -102,7 +110,9 @@ def draw_curves(
         _draw_levels(axes, levels or {})
         text = io.StringIO()
         figure.savefig(
-            text, format="svg", transparent=True,
+            text,
+            format="svg",
+            transparent=True,
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
     return _inline(text.getvalue(), name, description, (width, height))
@@ -116,8 +126,10 @@ def _frame(
     right = min(0.4 * width, 12 + 6.8 * longest) if levels else 12
     left, bottom, top = _left(), 40, 34
     return (
-        left / width, bottom / height,
-        (width - left - right) / width, (height - bottom - top) / height,
+        left / width,
+        bottom / height,
+        (width - left - right) / width,
+        (height - bottom - top) / height,
     )
 
 
@@ -134,8 +146,13 @@ def _plot(axes: "Axes", curve: Curve, colour: str) -> None:
             shape.steps, shape.low, shape.high, color=colour, alpha=0.35, linewidth=0
         )
     axes.plot(
-        shape.steps, shape.mean, color=colour, linewidth=1.5, solid_joinstyle="round",
-        marker="o" if lone or few else None, markersize=4,
+        shape.steps,
+        shape.mean,
+        color=colour,
+        linewidth=1.5,
+        solid_joinstyle="round",
+        marker="o" if lone or few else None,
+        markersize=4,
         clip_on=not curve.sparse,
     )
     bad = curve.steps[~np.isfinite(curve.values)]
@@ -144,8 +161,13 @@ def _plot(axes: "Axes", curve: Curve, colour: str) -> None:
         span = max(1.0, float(curve.steps[-1] - curve.steps[0])) / BINS
         marks = np.unique(np.round(bad / span)) * span
         axes.plot(
-            marks, np.zeros(len(marks)), color=_COLOURS["--alarm"], linestyle="none",
-            marker=3, markersize=8, transform=axes.get_xaxis_transform(),
+            marks,
+            np.zeros(len(marks)),
+            color=_COLOURS["--alarm"],
+            linestyle="none",
+            marker=3,
+            markersize=8,
+            transform=axes.get_xaxis_transform(),
             clip_on=False,
         )
 
@@ -193,8 +215,17 @@ def _legend(axes: "Axes", curves: Sequence[Curve], width: int) -> None:
     colours = ("--series-1", "--series-2")
     for curve, colour in reversed(list(zip(curves, colours, strict=False))):
         mark = "\N{BULLET} " if curve.sparse else "\N{EM DASH} "
-        _say(axes, 1, 1, mark + curve.label, dx=offset, dy=12, va="bottom", ha="right",
-             colour=colour)
+        _say(
+            axes,
+            1,
+            1,
+            mark + curve.label,
+            dx=offset,
+            dy=12,
+            va="bottom",
+            ha="right",
+            colour=colour,
+        )
         offset -= 7.5 * len(curve.label) + 24
 
 
@@ -216,13 +247,29 @@ def _draw_levels(axes: "Axes", levels: Mapping[str, float | int]) -> None:
 
 
 def _say(
-    axes: "Axes", x: int, y: int, text: str, *, dy: float | int, va: str, ha: str,
-    dx: float | int = 0, colour: str = "--soft",
+    axes: "Axes",
+    x: int,
+    y: int,
+    text: str,
+    *,
+    dy: float | int,
+    va: str,
+    ha: str,
+    dx: float | int = 0,
+    colour: str = "--soft",
 ) -> None:
     """Write `text` at axes fraction (x, y), moved by (dx, dy) pixels."""
     axes.annotate(
-        text, (x, y), (dx, dy), xycoords="axes fraction", textcoords="offset points",
-        color=_COLOURS[colour], va=va, ha=ha, annotation_clip=False, parse_math=False,
+        text,
+        (x, y),
+        (dx, dy),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        color=_COLOURS[colour],
+        va=va,
+        ha=ha,
+        annotation_clip=False,
+        parse_math=False,
     )
 
 

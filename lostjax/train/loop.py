@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 
-from lostjax.data import Batch, save_tokenizer
+from lostjax.data import save_tokenizer
 from lostjax.nn import count_parameters
 from lostjax.train.checkpoint import Checkpoints, open_checkpoints
 from lostjax.train.config import TrainConfig, parse_profile
@@ -128,7 +128,6 @@ def _run_steps(
                 lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
                 mesh=run.mesh,
                 batch_size=config.batch_size,
-                fields=Batch,
             )
             state, metrics = compiled.train(state, batch)
             step += 1

@@ -13,13 +13,12 @@ whose axes do not divide a dimension leaves that dimension whole.
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
 
 import jax
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lostjax.data import Batch
 from lostjax.train.config import ConfigError
 from lostjax.typing import PyTree
 
@@ -45,8 +44,6 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
     (r".*", P()),
 )
 """(pattern of a leaf's path, spec), first match wins."""
-
-T = TypeVar("T")
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -178,40 +175,34 @@ def path_text(path: tuple[object, ...]) -> str:
 
 
 def place_batch(
-    read: Callable[[slice], T], *, mesh: Mesh, batch_size: int, fields: type[T]
-) -> T:
+    read: Callable[[slice], Batch], *, mesh: Mesh, batch_size: int
+) -> Batch:
     """Put a batch on the mesh; each process reads only its devices' rows.
 
     Args:
-      read: rows of the global batch -> a NamedTuple of arrays whose first axis is
-        those rows.
+      read: rows of the global batch -> those rows.
       mesh: where to.
       batch_size: rows in the global batch; a multiple of data x fsdp.
-      fields: the NamedTuple's class.
 
     Returns:
-      The NamedTuple with global arrays, cut over data and fsdp.
+      The batch as global arrays, cut over data and fsdp.
     """
     sharding = NamedSharding(mesh, BATCH_SPEC)
-    parts: dict[tuple[int, int], T] = {}
-
-    def part(index: tuple[slice, ...]) -> T:
-        start, stop, _ = index[0].indices(batch_size)
+    shards = sharding.addressable_devices_indices_map((batch_size,))
+    parts: dict[tuple[int, int], Batch] = {}
+    for (rows,) in filter(None, shards.values()):
+        start, stop, _ = rows.indices(batch_size)
         if (start, stop) not in parts:
             parts[start, stop] = read(slice(start, stop))
-        return parts[start, stop]
 
-    first = next(iter(sharding.addressable_devices_indices_map((batch_size,)).values()))
-    assert first is not None
-    template = part(first)
+    def place(number: int, leaf: jax.Array) -> jax.Array:
+        def shard(index: tuple[slice, ...] | None) -> jax.Array:
+            assert index is not None
+            start, stop, _ = index[0].indices(batch_size)
+            return parts[start, stop][number]
 
-    def place(number: int, leaf: np.ndarray) -> jax.Array:
         shape = (batch_size, *leaf.shape[1:])
-        return jax.make_array_from_callback(
-            shape,
-            sharding,
-            lambda index: part(index)[number],  # type: ignore[index]
-        )
+        return jax.make_array_from_callback(shape, sharding, shard)
 
-    leaves = [place(i, leaf) for i, leaf in enumerate(template)]  # type: ignore[arg-type, var-annotated]
-    return fields(*leaves)
+    some = next(iter(parts.values()))
+    return Batch(*(place(number, leaf) for number, leaf in enumerate(some)))

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +102,7 @@ def prepare(config: TrainConfig) -> Setup:
         data=data,
         model=model,
         tx=tx,
-        schedule=schedule,  # type: ignore[arg-type]
+        schedule=schedule,
         abstract=abstract_state(model, tx, key=jax.random.key(config.seed)),
         flops_per_token=count_flops(model, length=config.data.seq_len).train,
         peak=None if peak is None else peak * mesh.size,
@@ -171,7 +171,7 @@ def compile_steps(run: Setup, state: TrainState) -> Compiled:
         .compile()
     )
     seconds = time.monotonic() - began
-    variables = model_variables(shardings)  # type: ignore[arg-type]
+    variables = model_variables(shardings)
     return Compiled(
         train=train,
         evaluate=jax.jit(
@@ -186,17 +186,17 @@ def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch
     """Give the shapes and types of a batch."""
     shape = (config.batch_size, config.data.seq_len)
 
-    def leaf(shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+    def leaf(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
 
-    whole = leaf(shape, jnp.dtype(jnp.int32))
-    return Batch(  # type: ignore[arg-type]
+    whole = leaf(shape, jnp.int32)
+    return Batch(
         tokens_BT=whole,
         targets_BT=whole,
-        weights_BT=leaf(shape, jnp.dtype(jnp.float32)),
+        weights_BT=leaf(shape, jnp.float32),
         segments_BT=whole,
         positions_BT=whole,
-        example_B=leaf(shape[:1], jnp.dtype(jnp.int32)),
+        example_B=leaf(shape[:1], jnp.int32),
     )
 
 

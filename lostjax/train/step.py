@@ -90,12 +90,13 @@ def make_eval_step(model: nn.Module) -> EvalStep:
 
 
 def _apply(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
-    logits_BTV: jax.Array = model.apply(
+    logits_BTV = model.apply(
         variables,
         batch.tokens_BT,
         segments_BT=batch.segments_BT,
         positions_BT=batch.positions_BT,
     )
+    assert isinstance(logits_BTV, jax.Array)
     return logits_BTV
 
 

@@ -30,7 +30,9 @@ class WeightsAndBiases:
         run_dir = Path(run_dir).resolve()
         name = run_dir.name + (f" from step {resume_step}" if resume_step else "")
         options: dict[str, Any] = {
-            "project": project, "dir": str(run_dir), "group": run_dir.name,
+            "project": project,
+            "dir": str(run_dir),
+            "group": run_dir.name,
             "name": name,
             "settings": wandb.Settings(console="off", silent=True, init_timeout=20),
         }

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 
-from lostjax.data import Batch
 from lostjax.train.config import TrainConfig
 from lostjax.train.evaluate import Evaluation, evaluate
 from lostjax.train.mesh import place_batch
@@ -49,7 +48,6 @@ def run_trial(config: TrainConfig) -> Trial:
             lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
             mesh=run.mesh,
             batch_size=config.batch_size,
-            fields=Batch,
         )
         state, metrics = compiled.train(state, batch)
         losses.append(metrics["loss"])

@@ -1,12 +1,11 @@
 """Meshes, the sharding table and the placing of batches."""
 
-from typing import NamedTuple
-
 import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from lostjax.data import Batch
 from lostjax.train.config import ConfigError
 from lostjax.train.mesh import (
     make_mesh,
@@ -92,22 +91,18 @@ def test_axes_of_size_one_are_left_out():
     assert spec == P(None, None)
 
 
-class Pair(NamedTuple):
-    x_BT: np.ndarray
-    y_B: np.ndarray
-
-
 @pytest.mark.parametrize("mesh", ["data:8", "data:2,fsdp:2,tensor:2", "tensor:8"])
 def test_a_placed_batch_is_the_batch(mesh):
-    whole = Pair(np.arange(16 * 3).reshape(16, 3), np.arange(16))
+    rows_BT = np.arange(16 * 3, dtype=np.int32).reshape(16, 3)
+    whole = Batch(*[rows_BT + i for i in range(5)], np.arange(16, dtype=np.int32))
     reads = []
 
     def read(rows):
         reads.append((rows.start, rows.stop))
-        return Pair(whole.x_BT[rows], whole.y_B[rows])
+        return Batch(*(leaf[rows] for leaf in whole))
 
-    placed = place_batch(read, mesh=make_mesh(mesh), batch_size=16, fields=Pair)
-    np.testing.assert_array_equal(placed.x_BT, whole.x_BT)
-    np.testing.assert_array_equal(placed.y_B, whole.y_B)
+    placed = place_batch(read, mesh=make_mesh(mesh), batch_size=16)
+    for ours, theirs in zip(placed, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert len(ours.addressable_shards) == jax.device_count()
     assert len(reads) == len(set(reads)), "no row is read twice"
-    assert len(placed.x_BT.addressable_shards) == jax.device_count()

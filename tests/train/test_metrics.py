@@ -51,7 +51,8 @@ def test_every_line_of_metrics_holds_step_and_loss(tmp_path):
     assert [line["loss"] for line in lines] == [8, 4, 8 / 3, 2, 1.6]
     assert lines == read_metrics(tmp_path)
     assert read_evaluations(tmp_path) == [
-        {"step": 2, "eval_loss": 4.5}, {"step": 4, "eval_loss": 2.25},
+        {"step": 2, "eval_loss": 4.5},
+        {"step": 4, "eval_loss": 2.25},
     ]
 
 
@@ -104,7 +105,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
         JsonLines(tmp_path, resume_step=1)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {
-        "metrics.jsonl", "evaluations.jsonl",
+        "metrics.jsonl",
+        "evaluations.jsonl",
     }
 
 

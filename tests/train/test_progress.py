@@ -22,8 +22,11 @@ class Clock:
 def run_plain(steps, *, first_step=0, seconds=4.0, interval=10.0):
     text, clock = io.StringIO(), Clock()
     with Progress(
-        first_step=first_step, last_step=first_step + steps, interval=interval,
-        console=Console(file=text, width=40), clock=clock,
+        first_step=first_step,
+        last_step=first_step + steps,
+        interval=interval,
+        console=Console(file=text, width=40),
+        clock=clock,
     ) as progress:
         for step in range(first_step + 1, first_step + steps + 1):
             clock.now += seconds
@@ -34,7 +37,8 @@ def run_plain(steps, *, first_step=0, seconds=4.0, interval=10.0):
                 progress.write(
                     step,
                     {
-                        "eval_loss": 5.25, "eval_perplexity": 190.57,
+                        "eval_loss": 5.25,
+                        "eval_perplexity": 190.57,
                         "eval_bits_per_byte": 2.5,
                     },
                 )
@@ -105,9 +109,7 @@ def test_a_terminal_gets_one_redrawn_line_and_the_cursor_back():
 def test_a_narrow_terminal_loses_the_least_important_facts_first():
     console = Console(file=io.StringIO(), width=30, force_terminal=True)
     progress = Progress(first_step=0, last_step=2000, console=console)
-    progress.write(
-        999, {"loss": 4.0, "tokens_per_second": 123456.0, "mfu": 0.25}
-    )
+    progress.write(999, {"loss": 4.0, "tokens_per_second": 123456.0, "mfu": 0.25})
     (line,) = console.render_lines(progress)
     text = "".join(segment.text for segment in line)
     assert "999/2000" in text and "loss 4.000" in text and "MFU" not in text
@@ -116,16 +118,23 @@ def test_a_narrow_terminal_loses_the_least_important_facts_first():
 def test_the_summary_keeps_a_long_path_whole():
     text, path = io.StringIO(), "runs/" + "long/" * 30 + "report.html"
     report = Report(
-        title="tiny", command="", configuration={}, metrics=[],
+        title="tiny",
+        command="",
+        configuration={},
+        metrics=[],
         evaluations=[{"step": 9, "eval_loss": 4.0, "eval_bits_per_byte": 1.9}],
-        parameters=5_412_352, baselines={"xz": 2.32, "trigram": 1.84},
+        parameters=5_412_352,
+        baselines={"xz": 2.32, "trigram": 1.84},
         timings=Timings(total=272.0),
     )
     print_summary(report, path=path, console=Console(file=text, width=80))
     lines = dict(line.split("  ", 1) for line in text.getvalue().splitlines() if line)
     assert {name: value.strip() for name, value in lines.items()} == {
-        "model": "tiny", "held-out bits per byte": "1.900",
-        "held-out loss, nats": "4.000", "parameters": "5.41 M",
-        "time": "4 min 32 s", "report": path,
+        "model": "tiny",
+        "held-out bits per byte": "1.900",
+        "held-out loss, nats": "4.000",
+        "parameters": "5.41 M",
+        "time": "4 min 32 s",
+        "report": path,
         "comparison": "better than 1 of 2 baselines; next: trigram (1.840)",
     }

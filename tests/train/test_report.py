@@ -66,14 +66,22 @@ def make_report(n=40, **changes):
         "configuration": {"steps": n, "model": {"rank": 64, "norm": {"eps": 1e-6}}},
         "metrics": [
             {
-                "step": s, "loss": 8 / s + 3, "learning_rate": 1e-3 / s,
-                "gradient_norm": 1 + 1 / s, "tokens_per_second": 2400.0,
+                "step": s,
+                "loss": 8 / s + 3,
+                "learning_rate": 1e-3 / s,
+                "gradient_norm": 1 + 1 / s,
+                "tokens_per_second": 2400.0,
             }
             for s in steps
         ],
         "evaluations": [
-            {"step": s, "eval_loss": 3 + 5 / s, "eval_perplexity": math.exp(3 + 5 / s),
-             "eval_bits_per_byte": 1.9 + 1 / s} for s in (1, n)
+            {
+                "step": s,
+                "eval_loss": 3 + 5 / s,
+                "eval_perplexity": math.exp(3 + 5 / s),
+                "eval_bits_per_byte": 1.9 + 1 / s,
+            }
+            for s in (1, n)
         ],
         "parameters": 5_412_352,
         "tokens_seen": 163_840,
@@ -114,10 +122,16 @@ def test_the_page_holds_what_the_run_came_to(tmp_path):
     text, page = render(tmp_path, make_report())
     assert_self_contained(text, page)
     for words in (
-        "1.925 held-out bits per byte", "5.41 M", "164 k", "4 min 32 s",
+        "1.925 held-out bits per byte",
+        "5.41 M",
+        "164 k",
+        "4 min 32 s",
         "better than 1 of 2 baselines; next: trigram (1.840)",
-        "optimiser bytes 43.3 MB 67.4 MB 0.643", "parameters 5.41 M \N{EN DASH}",
-        "The state of the Union", "norm.eps 1e-06", "jax 0.10.2",
+        "optimiser bytes 43.3 MB 67.4 MB 0.643",
+        "parameters 5.41 M \N{EN DASH}",
+        "The state of the Union",
+        "norm.eps 1e-06",
+        "jax 0.10.2",
         "command to first step 21 s",
     ):
         dt_dd = words.split(" ", 1)
@@ -133,12 +147,15 @@ def test_the_model_stands_in_its_place_among_the_baselines(tmp_path):
 
 
 def test_curves_are_where_their_values_are(tmp_path):
-    report = make_report(n=4, evaluations=(), metrics=[
-        {"step": s, "loss": y} for s, y in ((1, 5.0), (2, 4.0), (4, 3.0))
-    ])
+    report = make_report(
+        n=4,
+        evaluations=(),
+        metrics=[{"step": s, "loss": y} for s, y in ((1, 5.0), (2, 4.0), (4, 3.0))],
+    )
     text, _ = render(tmp_path, report)
     (path,) = {
-        d for d in re.findall(r'<path d="([^"]*)"[^>]*--series-1', text, re.DOTALL)
+        d
+        for d in re.findall(r'<path d="([^"]*)"[^>]*--series-1', text, re.DOTALL)
         if d.count("L") == 2
     } & set(re.findall(r'<path d="([^"]*)"', text.split('class="narrow"')[0]))
     points = np.array(re.findall(r"[-\d.]+", path), float).reshape(3, 2)
@@ -152,9 +169,12 @@ ATTACK = "\"'></pre><script>alert(1)</script><img src=x onerror=alert(1)>\"'&$x_
 
 def test_nothing_from_outside_becomes_markup(tmp_path):
     report = make_report(
-        title=ATTACK, command=ATTACK, sample=Sample(ATTACK, ATTACK + "\0\x1b[31m"),
+        title=ATTACK,
+        command=ATTACK,
+        sample=Sample(ATTACK, ATTACK + "\0\x1b[31m"),
         configuration={ATTACK: {ATTACK: ATTACK}, "plain": [ATTACK]},
-        environment={ATTACK: ATTACK}, baselines={ATTACK: 2.0},
+        environment={ATTACK: ATTACK},
+        baselines={ATTACK: 2.0},
         ledger=[LedgerRow(ATTACK, 1, 2)],
     )
     text, page = render(tmp_path, report)
@@ -175,8 +195,11 @@ def test_undecodable_text_is_shown(tmp_path):
         {"n": 1, "evaluations": ()},
         {"metrics": [], "evaluations": ()},
         {"evaluations": (), "sample": None, "baselines": {}, "ledger": ()},
-        {"evaluations": [{"step": 0, "eval_loss": math.nan,
-                          "eval_bits_per_byte": math.nan}]},
+        {
+            "evaluations": [
+                {"step": 0, "eval_loss": math.nan, "eval_bits_per_byte": math.nan}
+            ]
+        },
         {"metrics": [{"step": 7, "loss": math.nan, "gradient_norm": math.inf}]},
         {"baselines": {}, "timings": Timings(), "environment": {}, "configuration": {}},
     ],
@@ -264,17 +287,28 @@ assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules
 @pytest.mark.parametrize(
     ("form", "value", "text"),
     [
-        (format_count, 4096, "4,096"), (format_count, 14_912_345, "14.9 M"),
-        (format_count, 999_960, "1.00 M"), (format_count, 7e9, "7.00 G"),
-        (format_bytes, 512, "512 B"), (format_bytes, 59_649_380, "59.6 MB"),
-        (format_bytes, 999_960, "1.00 MB"), (format_flops, 1.2e9, "1.20 GFLOP"),
-        (format_seconds, 4.25, "4.2 s"), (format_seconds, 59.7, "1 min 0 s"),
-        (format_seconds, 272, "4 min 32 s"), (format_seconds, 7500, "2 h 5 min"),
-        (format_seconds, 3599.9, "1 h 0 min"), (format_seconds, 2e5, "2 d 8 h"),
-        (format_number, 0.00099, "0.00099"), (format_number, 0.003, "0.003"),
-        (format_number, 2e-5, "2.000e-05"), (format_number, 1234.567, "1,235"),
-        (format_number, math.nan, "not a number"), (format_number, 0.0, "0"),
-        (format_perplexity, 53.4982, "53.50"), (format_perplexity, 51_230, "51.2 k"),
+        (format_count, 4096, "4,096"),
+        (format_count, 14_912_345, "14.9 M"),
+        (format_count, 999_960, "1.00 M"),
+        (format_count, 7e9, "7.00 G"),
+        (format_bytes, 512, "512 B"),
+        (format_bytes, 59_649_380, "59.6 MB"),
+        (format_bytes, 999_960, "1.00 MB"),
+        (format_flops, 1.2e9, "1.20 GFLOP"),
+        (format_seconds, 4.25, "4.2 s"),
+        (format_seconds, 59.7, "1 min 0 s"),
+        (format_seconds, 272, "4 min 32 s"),
+        (format_seconds, 7500, "2 h 5 min"),
+        (format_seconds, 3599.9, "1 h 0 min"),
+        (format_seconds, 2e5, "2 d 8 h"),
+        (format_number, 0.00099, "0.00099"),
+        (format_number, 0.003, "0.003"),
+        (format_number, 2e-5, "2.000e-05"),
+        (format_number, 1234.567, "1,235"),
+        (format_number, math.nan, "not a number"),
+        (format_number, 0.0, "0"),
+        (format_perplexity, 53.4982, "53.50"),
+        (format_perplexity, 51_230, "51.2 k"),
         (format_perplexity, math.inf, "infinite"),
     ],
 )
