@@ -101,8 +101,8 @@ def test_scaled_normal_factors_have_colas_scale():
     a, b = scaled_normal_factors(KEY, initial)
     assert (a.shape, b.shape) == ((300, 64), (64, 500))
     expected = 64**-0.25 * 800**-0.25
-    assert jnp.std(a) == pytest.approx(expected, rel=0.02)
-    assert jnp.std(b) == pytest.approx(expected, rel=0.02)
+    assert float(jnp.std(a)) == pytest.approx(expected, rel=0.02)
+    assert float(jnp.std(b)) == pytest.approx(expected, rel=0.02)
     assert abs(jnp.mean(a)) < 0.02 * expected
     assert abs(jnp.corrcoef(a[:, 0], b[0, :300])[0, 1]) < 0.2
 
@@ -156,14 +156,14 @@ def test_corrected_output_variance_is_that_of_the_dense_matrix(layer):
     dense = gaussian((96, layer.features))
     layer = layer.clone(kernel_init=lambda *_: dense)
     fresh = jax.random.normal(jax.random.key(7), (4096, 96))
-    expected = jnp.var(fresh @ dense)
+    expected = float(jnp.var(fresh @ dense))
     y, _ = layer.init_with_output(KEY, fresh)
-    assert jnp.var(y) == pytest.approx(expected, rel=0.02)
+    assert float(jnp.var(y)) == pytest.approx(expected, rel=0.02)
     plain, _ = layer.clone(correct_variance=False).init_with_output(KEY, fresh)
     assert not jnp.allclose(jnp.var(plain), expected, rtol=0.1)
     # One scalar does it: the directions stay.
     cosine = jnp.vdot(y, plain) / jnp.linalg.norm(y) / jnp.linalg.norm(plain)
-    assert cosine == pytest.approx(1.0, abs=1e-5)
+    assert float(cosine) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_replicated_is_the_identity_under_jit_and_vmap():
