@@ -28,13 +28,13 @@ __all__ = [
 ]
 
 # The model.
-from lostjax.nn.attention import (  # noqa: E402
+from lostjax.nn.attention import (
     Rotation,
     causal_bias,
     rotary_angles,
     rotate,
 )
-from lostjax.nn.budget import (  # noqa: E402
+from lostjax.nn.budget import (
     Flops,
     Memory,
     Parameters,
@@ -44,10 +44,10 @@ from lostjax.nn.budget import (  # noqa: E402
     count_parameters,
     rank_for_budget,
 )
-from lostjax.nn.decoding import cut_logits, sample_tokens  # noqa: E402
-from lostjax.nn.making import MakeLinear, Ungrouped  # noqa: E402
-from lostjax.nn.norm import RMSNorm  # noqa: E402
-from lostjax.nn.transformer import (  # noqa: E402
+from lostjax.nn.decoding import cut_logits, sample_tokens
+from lostjax.nn.making import MakeLinear, Ungrouped
+from lostjax.nn.norm import RMSNorm
+from lostjax.nn.transformer import (
     RematPolicy,
     Transformer,
     save_products,
