@@ -54,7 +54,8 @@ class LowRankSparse(nn.Module):
         correct_variance: scale `b` and the kept values at the start so that the output
             variance on unit Gaussian inputs is that of W0.
         channel_groups: contiguous groups of inputs with equal numbers of kept
-            channels: the number of devices that M is sharded over.
+            channels. Set it to the number of devices that M or R is sharded over (or
+            a multiple) and no row of x leaves its device; it also divides the rank.
         kernel_init: draws W0.
         dtype: type to compute in; None takes the widest of input and parameters.
         param_dtype: type of the parameters.
@@ -138,9 +139,12 @@ class LowRankSparse(nn.Module):
             raise ValueError(f"gamma={self.gamma} is not within 0 to 1")
         n_kept = count_channels(in_features, self.delta)
         if n_kept:
-            require_groups(
-                self.channel_groups, n_inputs=in_features, n_channels=n_kept
-            )
+            require_groups(self.channel_groups, n_inputs=in_features, n_channels=n_kept)
+            if self.rank % self.channel_groups:
+                raise ValueError(
+                    f"channel_groups={self.channel_groups} does not divide "
+                    f"rank={self.rank}"
+                )
         return n_kept
 
     def _start(self, key: Key, in_features: int) -> dict[str, jax.Array]:
@@ -164,7 +168,7 @@ class LowRankSparse(nn.Module):
             )
         weights = weights.astype(self.param_dtype)
         gamma = jnp.asarray(self.gamma, self.param_dtype)
-        start = dict(a=weights.a_MR, b=weights.b_RN, gamma=gamma)
+        start = {"a": weights.a_MR, "b": weights.b_RN, "gamma": gamma}
         if weights.kept_C is None or weights.values_CN is None:
             return start
-        return start | dict(values=weights.values_CN, kept=weights.kept_C)
+        return start | {"values": weights.values_CN, "kept": weights.kept_C}

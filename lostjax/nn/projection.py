@@ -6,7 +6,7 @@ all of them; a single layer is a family of one, so there is one way through.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -16,6 +16,7 @@ from lostjax.typing import Array, Float
 _OWN = {"features", "name", "parent", "kernel_init", "factorize", "choose_channels"}
 
 
+@runtime_checkable
 class Linear(Protocol):
     """What every linear map of the family offers."""
 

@@ -33,8 +33,8 @@ class SLTrainWeights(NamedTuple):
 
     a_MR: jax.Array
     b_RN: jax.Array
-    values: jax.Array
-    support: jax.Array
+    values: jax.Array | None
+    support: jax.Array | None
 
 
 class SLTrain(nn.Module):
@@ -43,7 +43,7 @@ class SLTrain(nn.Module):
     Attributes:
         features: number of outputs N.
         rank: width R between the factors, 1 to min(M, N).
-        delta: share of entries in the support, 0 to 1.
+        delta: share of entries in the support, 0 to 1; 0 has no sparse part.
         alpha: the low-rank part is scaled by alpha / rank.
         dtype: type to compute in; None takes the widest of input and parameters.
         param_dtype: type of the parameters.
@@ -80,12 +80,13 @@ class SLTrain(nn.Module):
 
         dtype = self.param_dtype
         zeros = nn.initializers.zeros
-        return SLTrainWeights(
-            self.param("a", kaiming, (in_features, self.rank), dtype),
-            self.param("b", zeros, (self.rank, self.features), dtype),
-            self.param("values", uniform),
-            self.variable("channels", "support", support).value,
-        )
+        a_MR = self.param("a", kaiming, (in_features, self.rank), dtype)
+        b_RN = self.param("b", zeros, (self.rank, self.features), dtype)
+        if not n_entries:
+            return SLTrainWeights(a_MR, b_RN, None, None)
+        values = self.param("values", uniform)
+        places = self.variable("channels", "support", support).value
+        return SLTrainWeights(a_MR, b_RN, values, places)
 
     def products(
         self, x_PM: jax.Array, siblings: Sequence[SLTrainWeights]
@@ -104,11 +105,12 @@ class SLTrain(nn.Module):
 
     def _product(self, x_PM: jax.Array, weights: SLTrainWeights) -> jax.Array:
         x_PM, a_MR, b_RN, values = promote_dtype(x_PM, *weights[:3], dtype=self.dtype)
-        low_rank_MN = (self.alpha / self.rank) * (a_MR @ b_RN)
-        flat = low_rank_MN.reshape(-1).at[weights.support].add(
-            values, indices_are_sorted=True, unique_indices=True
-        )
-        y_PN: jax.Array = x_PM @ flat.reshape(low_rank_MN.shape)
+        dense_MN = (self.alpha / self.rank) * (a_MR @ b_RN)
+        if weights.support is not None:
+            places = dense_MN.reshape(-1).at[weights.support]
+            flat = places.add(values, indices_are_sorted=True, unique_indices=True)
+            dense_MN = flat.reshape(dense_MN.shape)
+        y_PN: jax.Array = x_PM @ dense_MN
         return y_PN
 
     def _count_entries(self, in_features: int) -> int:

@@ -38,4 +38,5 @@ def matching_scale(
     dense_MN, weights = jax.tree.map(replicated, (dense_MN, weights))
     y_PN = bottleneck_products(x_PM, [weights], activation=activation)[0]
     ratio = jnp.var(replicated(x_PM @ dense_MN)) / jnp.var(replicated(y_PN))
-    return replicated(jnp.sqrt(ratio))
+    scale: jax.Array = replicated(jnp.sqrt(ratio))
+    return scale
