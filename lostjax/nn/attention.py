@@ -121,7 +121,7 @@ class Attention(nn.Module):
         self,
         x_BTD: Float[Array, "B T D"],
         rotation: Rotation,
-        bias: Float[Array, "B 1 T T"] | None,
+        bias: Float[Array, "#B 1 T T"] | None,
         start: Int[Array, ""] | None,
     ) -> Float[Array, "B T D"]:
         """Let every position gather from the earlier ones of its document.

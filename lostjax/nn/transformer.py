@@ -101,7 +101,7 @@ class Transformer(nn.Module):
         tokens_BT: Int[Array, "B T"],
         *,
         segments_BT: Int[Array, "B T"] | None = None,
-        positions_BT: Int[Array, "B T"] | None = None,
+        positions_BT: Int[Array, "#B T"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Score every next token.
 
@@ -160,6 +160,8 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.n_layers,
+            # No variable is shared by the layers: spares a second trace of the block.
+            check_constancy_invariants=False,
         )
         return scanned(
             n_heads=self.n_heads,
