@@ -137,6 +137,11 @@ def test_a_bad_source_is_one_clear_line(tmp_path, source, message):
     assert "\n" not in str(caught.value)
 
 
+def test_held_out_files_may_not_be_trained_on(books):
+    with pytest.raises(DataError, match="b00.txt is also trained on"):
+        open_corpus(str(books), heldout=f"{books}/b00.txt")
+
+
 @pytest.mark.parametrize(
     ("heldout", "message"),
     [

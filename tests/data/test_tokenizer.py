@@ -13,6 +13,7 @@ from tokenizers import models, pre_tokenizers
 from lostjax.data import (
     DataError,
     Tokenizer,
+    bpe_tokenizer,
     load_saved_tokenizer,
     load_tokenizer,
     save_tokenizer,
@@ -76,7 +77,7 @@ def test_bpe_is_trained_once_and_the_same_every_time(tmp_path, monkeypatch):
     first = load_tokenizer("bpe:300", [PROSE], cache_dir=tmp_path / "a")
     again = load_tokenizer("bpe:300", [PROSE], cache_dir=tmp_path / "b")
     assert first.fingerprint == again.fingerprint
-    monkeypatch.setattr(tokenizer_module, "_train", None)
+    monkeypatch.setattr(tokenizer_module, "train_bpe", None)
     assert load_tokenizer(
         "bpe:300", [PROSE], cache_dir=tmp_path / "a"
     ).fingerprint == first.fingerprint
@@ -88,7 +89,7 @@ def test_long_texts_are_cut_without_changing_a_token(bpe, monkeypatch):
     odd = PROSE + "\n\n\n \n  x \r\n\n" + "y" * 500 + "\n" + PROSE
     (whole,) = bpe.encode_batch([odd])
     for length in (1, 7, 64, 501):
-        monkeypatch.setattr(tokenizer_module, "_LONG", length)
+        monkeypatch.setattr(bpe_tokenizer, "_LONG", length)
         assert len(bpe._pieces(odd)) > 1
         (pieces,) = bpe.encode_batch([odd])
         np.testing.assert_array_equal(pieces, whole)
@@ -150,7 +151,7 @@ def test_a_file_may_call_its_end_of_text_otherwise(tmp_path):
         ("{}/none.json", "existing tokenizer.json"),
         ("{}/broken.json", "broken.json: not a tokenizer.json"),
         ("{}/broken.model", "broken.model: not a SentencePiece model"),
-        ("{}/endless.json", "none of the end-of-text tokens"),
+        ("{}/endless.json", "endless.json: has none of the end-of-text tok"),
     ],
 )
 def test_a_bad_tokenizer_is_one_clear_line(tmp_path, spec, message):
