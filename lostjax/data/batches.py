@@ -5,9 +5,9 @@ source row i comes from and how many of that source came before, j; then
 
     epoch, k = divmod(j, n_rows)      row = permutation(seed, source, epoch)[k]
 
-with grain's index shuffle, which gives one element of a random permutation without
-making it. So every row of a source comes exactly once an epoch, batches may straddle
-epochs, any part of a batch can be had alone, and there is no iterator to save.
+with grain's index shuffle, which gives one element of a random permutation at a time.
+So every row of a source comes exactly once an epoch, batches may straddle epochs, any
+part of a batch can be had alone, and there is no iterator to save.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ import xxhash
 from lostjax.data.errors import DataError
 from lostjax.data.mixture import Interleave
 from lostjax.data.packing import RowArrays, Rows
+from lostjax.data.shuffle import shuffle_index
 from lostjax.typing import Int
 
 
@@ -51,7 +52,7 @@ class BatchPlan:
         *,
         batch_size: int,
         seed: int,
-        weights: Sequence[Fraction | float] | None = None,
+        weights: Sequence[Fraction | float | int] | None = None,
     ) -> None:
         """Plan the order.
 
@@ -102,18 +103,11 @@ class BatchPlan:
     def _shuffle(
         self, before_B: Int[np.ndarray, " B"], n_rows: int, source: int
     ) -> list[int]:
-        # Imported here: grain takes a second, and only training needs it.
-        from grain.experimental import (  # type: ignore[import-untyped]
-            index_shuffle,
-        )
-
         shuffled = []
         for before in before_B.tolist():
             epoch, k = divmod(before, n_rows)
             seed = xxhash.xxh32_intdigest(f"{self.seed} {source} {epoch}".encode())
-            shuffled.append(
-                index_shuffle(k, max_index=n_rows - 1, seed=seed, rounds=4)
-            )
+            shuffled.append(shuffle_index(k, size=n_rows, seed=seed))
         return shuffled
 
 

@@ -6,8 +6,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 
-from lostjax.data.documents import Chain, TextDocuments
+from lostjax.data.documents import Chain, JsonLines, TextDocuments, TextFiles
 from lostjax.data.errors import DataError
 from lostjax.data.heldout import hold_out
 from lostjax.data.sources import Opened, open_part, parse_source
@@ -76,6 +77,7 @@ def open_corpus(source: str, *, heldout: str | float = "auto") -> Corpus:
         train, out = [pair[0] for pair in pairs], tuple(pair[1] for pair in pairs)
     else:
         train, out = [part.whole for part in opened], _open_heldout(held, source)
+        _check_apart(train, out)
     return Corpus(
         tuple(
             CorpusPart(part.name, part.weight, documents)
@@ -112,6 +114,26 @@ def _open_heldout(held: str, source: str) -> tuple[TextDocuments | TokenFiles, .
         return tuple(open_part(part.name).whole for part in names)
     except DataError as error:
         raise DataError(f"heldout: {error}") from error
+
+
+def _check_apart(
+    train: Iterable[TextDocuments | TokenFiles],
+    out: Iterable[TextDocuments | TokenFiles],
+) -> None:
+    if common := _paths(train) & _paths(out):
+        raise DataError(
+            f"heldout: {min(common)} is also trained on; held-out text must be another"
+        )
+
+
+def _paths(parts: Iterable[TextDocuments | TokenFiles]) -> set[Path]:
+    files = (TextFiles, JsonLines, TokenFiles)
+    return {
+        path.resolve()
+        for part in parts
+        if isinstance(part, files)
+        for path in part.paths
+    }
 
 
 def _texts(parts: Iterable[TextDocuments | TokenFiles]) -> Chain:

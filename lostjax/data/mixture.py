@@ -28,7 +28,7 @@ _LONGEST = 1 << 20
 class Interleave:
     """A fixed order of sources, by weight."""
 
-    def __init__(self, weights: Sequence[Fraction | float]) -> None:
+    def __init__(self, weights: Sequence[Fraction | float | int]) -> None:
         """Make the table.
 
         Args:
@@ -69,8 +69,8 @@ class Interleave:
         return source_B, whole_B * self._counts_PS[-1][source_B] + before_B
 
 
-def _as_integers(weights: Sequence[Fraction | float]) -> list[int]:
-    if not weights or not all(weight > 0 for weight in weights):
+def _as_integers(weights: Sequence[Fraction | float | int]) -> list[int]:
+    if not weights or not all(weight > 0.0 for weight in weights):
         raise DataError(f"weights: {list(weights)} must all be above 0")
     exact = [
         weight

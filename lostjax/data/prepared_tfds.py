@@ -5,7 +5,7 @@ A data set must have been written as array_record: `download_and_prepare` with
 .as_data_source`, which needs neither the code that made it nor the network.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,8 @@ from lostjax.data.errors import DataError, first_line
 
 HELDOUT_SPLITS = ("validation", "test")
 """Splits that are held out, if the data set has one: the first of them."""
+
+_BLOCK = 1024
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,23 @@ class PreparedDataset:
         Raises:
           DataError: a record without the field, or whose field is no UTF-8 text.
         """
-        for number, record in enumerate(self._records):
+        for number, record in enumerate(self._read()):
             where = f"{self.directory} ({self.split} record {number})"
             if not isinstance(record, dict) or self.field not in record:
                 raise DataError(f"{where}: no field {self.field!r}; choose with #FIELD")
             if text := _text(record[self.field], where=where):
                 yield text
+
+    def _read(self) -> Iterator[object]:
+        try:
+            # In blocks: one by one takes twice as long.
+            for first in range(0, len(self._records), _BLOCK):
+                last = min(first + _BLOCK, len(self._records))
+                yield from self._records.__getitems__(range(first, last))
+        except (RuntimeError, ValueError, OSError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{self.directory}: {first_line(error)}") from error
 
     @cached_property
     def fingerprint(self) -> str:
@@ -47,13 +60,12 @@ class PreparedDataset:
         return hash_parts("tfds", self.field, *map(hash_file, files))
 
     @cached_property
-    def _records(self) -> Sequence[Any]:
+    def _records(self) -> Any:
         builder = _open(self.directory)
         try:
-            source: Sequence[Any] = builder.as_data_source(split=self.split)
+            return builder.as_data_source(split=self.split)
         except Exception as error:
             raise DataError(f"{self.directory}: {first_line(error)}") from error
-        return source
 
 
 def open_prepared(
@@ -81,7 +93,7 @@ def open_prepared(
             f"{directory}: holds no array_record files; prepare the data set with "
             'file_format="array_record"'
         )
-    features = list(getattr(builder.info.features, "keys", list)())
+    features = sorted(getattr(builder.info.features, "keys", list)())
     if features and field not in features:
         raise DataError(
             f"{directory}: no field {field!r} (its fields: {', '.join(features)}); "

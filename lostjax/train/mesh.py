@@ -13,6 +13,7 @@ whose axes do not divide a dimension leaves that dimension whole.
 import math
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -195,8 +196,8 @@ def place_batch(
         if (start, stop) not in parts:
             parts[start, stop] = read(slice(start, stop))
 
-    def place(number: int, leaf: jax.Array) -> jax.Array:
-        def shard(index: tuple[slice, ...] | None) -> jax.Array:
+    def place(number: int, leaf: Any) -> jax.Array:
+        def shard(index: tuple[slice, ...] | None) -> Any:
             assert index is not None
             start, stop, _ = index[0].indices(batch_size)
             return parts[start, stop][number]
