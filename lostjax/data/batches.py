@@ -13,9 +13,8 @@ part of a batch can be had alone, and there is no iterator to save.
 from collections.abc import Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import xxhash
 
@@ -29,17 +28,17 @@ from lostjax.typing import Int
 class Batch(NamedTuple):
     """Rows of tokens, packed with documents: NumPy on the host, JAX on devices."""
 
-    tokens_BT: jax.Array
+    tokens_BT: Any
     """What the model reads, int32."""
-    targets_BT: jax.Array
+    targets_BT: Any
     """What it should predict: the next token, int32."""
-    weights_BT: jax.Array
+    weights_BT: Any
     """1, or 0 where there is no text, float32."""
-    segments_BT: jax.Array
+    segments_BT: Any
     """Number of the document within the row from 1; 0 where there is none, int32."""
-    positions_BT: jax.Array
+    positions_BT: Any
     """Position within the document within the row, int32."""
-    example_B: jax.Array
+    example_B: Any
     """Number of the row, unique over all sources; -1 for a row of padding, int32."""
 
 

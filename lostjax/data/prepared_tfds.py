@@ -121,7 +121,7 @@ def _find(name: str) -> Path:
         raise DataError(f"tfds:{name}: holds several data sets; give one of {names}")
     if path.is_dir() or "/" in name and path.parent.is_dir() and path.is_absolute():
         raise DataError(f"tfds:{name}: no prepared data set there (dataset_info.json)")
-    import tensorflow_datasets as tfds  # type: ignore[import-untyped]
+    import tensorflow_datasets as tfds
 
     try:
         builder = tfds.core.read_only_builder.builder_from_files(name)

@@ -32,7 +32,7 @@ def shuffle_index(index: int, *, size: int, seed: int) -> int:
     if size <= _SMALL:
         return int(_small_permutation(size, seed)[index])
     # Imported here: grain takes a second, and only training needs it.
-    from grain.experimental import index_shuffle  # type: ignore[import-untyped]
+    from grain.experimental import index_shuffle
 
     return int(index_shuffle(index, max_index=size - 1, seed=seed, rounds=_ROUNDS))
 

@@ -149,7 +149,7 @@ class Attention(nn.Module):
         if start is not None:
             k, v, bias = self._remember(k, v, start)
         y_BTHK = jax.nn.dot_product_attention(q, k, v, bias=bias)
-        y_BTHK = checkpoint_name(y_BTHK, ATTENDED)  # type: ignore[no-untyped-call]
+        y_BTHK = checkpoint_name(y_BTHK, ATTENDED)
         output = self.linear(
             features=D, name="o", channel_groups=self.channel_groups, dtype=self.dtype
         )

@@ -49,7 +49,7 @@ def _partition(mesh: Mesh, arg_shapes: Any, result_shape: Any) -> Any:
 
 def _whole(mesh: Mesh, arg_shapes: Any, shape: Any) -> NamedSharding:
     del arg_shapes, shape
-    return NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def _unrelated_axes(mesh: Mesh, value_types: Any, result_types: Any) -> str:
@@ -60,7 +60,7 @@ def _unrelated_axes(mesh: Mesh, value_types: Any, result_types: Any) -> str:
     return " -> ".join(sides)
 
 
-_identity.def_partition(  # type: ignore[no-untyped-call]
+_identity.def_partition(
     _partition,
     infer_sharding_from_operands=_whole,
     sharding_rule=_unrelated_axes,

@@ -147,5 +147,5 @@ def _gather(
 
 
 def _label(x: jax.Array, name: str) -> jax.Array:
-    labelled: jax.Array = checkpoint_name(x, name)  # type: ignore[no-untyped-call]
+    labelled: jax.Array = checkpoint_name(x, name)
     return labelled
