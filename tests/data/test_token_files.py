@@ -1,6 +1,8 @@
 """Token files: documents end at end of text; broken ones are one clear line."""
 
 import io
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +56,18 @@ def test_bad_arrays_are_named(tmp_path, array, message):
     with pytest.raises(DataError, match=f"a.npy: .*{message}") as caught:
         documents(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_is_never_loaded(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    path = tmp_path / "a.npy"
+    path.write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(DataError, match="a.npy: not an array"):
+        open_tokens(path)
+    assert not (tmp_path / "sprung").exists()
 
 
 def test_odd_bytes_are_named(tmp_path):
