@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import platform
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +20,8 @@ import numpy as np
 
 from lostjax.analysis import score_text
 from lostjax.data import Data, TokenFiles
+from lostjax.data.cache import cached, default_cache_dir, hash_parts
+from lostjax.data.packing import join_streams
 from lostjax.nn import (
     Transformer,
     activation_bytes,
@@ -27,7 +30,6 @@ from lostjax.nn import (
     sample_tokens,
 )
 from lostjax.train.config import TrainConfig
-from lostjax.train.files import replace_file
 from lostjax.train.metrics import read_evaluations, read_metrics
 from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer
@@ -36,7 +38,8 @@ from lostjax.train.setup import Compiled, Setup, count_bytes
 from lostjax.train.state import TrainState, abstract_state, model_variables
 
 SAMPLE_TOKENS = 120
-BASELINES_FILE = "baselines.json"
+BASELINE_BYTES = 50_000_000
+"""Largest training text that xz and n-grams are tried on."""
 
 
 def summarise(
@@ -64,7 +67,7 @@ def summarise(
         parameters=count_parameters(run.model).total,
         tokens_seen=round(sum(line["tokens"] for line in metrics)),
         ledger=build_ledger(run, compiled),
-        baselines=measure_baselines(run.data, run.directory),
+        baselines=measure_baselines(run),
         sample=draw_sample(run, state),
         environment=describe_environment(run),
         timings=timings,
@@ -118,40 +121,46 @@ def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow
     return ledger
 
 
-def measure_baselines(data: Data, directory: Path) -> dict[str, float]:
+def measure_baselines(run: Setup) -> dict[str, float]:
     """Measure what compressors and n-grams make of the held-out text.
 
-    They take seconds, so they are kept in the run's directory. A source of token ids
-    holds no text and has no baselines.
+    They take seconds, so they are kept in the cache under the text's hash. Token files
+    hold no text, and a text above `BASELINE_BYTES` would take minutes: neither has
+    baselines.
 
     Returns:
       Bits per byte by method.
     """
-    path = directory / BASELINES_FILE
-    if path.exists():
-        stored: dict[str, float] = json.loads(path.read_text())
-        return stored
-    if any(isinstance(part.documents, TokenFiles) for part in data.corpus.parts):
+    data = run.data
+    parts = (*data.train.sources, *data.heldout.sources)
+    tokens_only = any(
+        isinstance(part.documents, TokenFiles) for part in data.corpus.parts
+    )
+    if tokens_only or data.train_bytes > BASELINE_BYTES:
         return {}
-    streams = [
-        np.concatenate([rows.stream for rows in plan.sources])
-        for plan in (data.train, data.heldout)
-    ]
+    root = Path(run.config.data.cache_dir or default_cache_dir())
+    key = hash_parts(*(rows.content_hash for rows in parts))
+    path = cached(root / "baselines" / f"{key}.json", partial(_score, data))
+    baselines: dict[str, float] = json.loads(path.read_text())
+    return baselines
+
+
+def _score(data: Data, path: Path) -> None:
     found = score_text(
         list(data.corpus.train),
         list(data.corpus.heldout),
-        train_tokens=streams[0],
-        heldout_tokens=streams[1],
+        train_tokens=join_streams(data.train.sources),
+        heldout_tokens=join_streams(data.heldout.sources),
         vocab_size=data.vocab_size,
     )
     baselines = {
         "xz -9": found.xz,
         "xz -9, given the training text": found.xz_given_train,
         "Kneser-Ney bigram": found.bigram,
+        "trigram on that bigram": found.trigram_on_bigram,
         "Kneser-Ney trigram": found.trigram,
     }
-    replace_file(path, json.dumps(baselines, indent=1).encode())
-    return baselines
+    path.write_text(json.dumps(baselines, indent=1) + "\n")
 
 
 def draw_sample(run: Setup, state: TrainState) -> Sample:
