@@ -1,0 +1,1 @@
+"""The products of linear maps: their meaning in jnp, and the only door to Pallas."""
