@@ -25,7 +25,6 @@ ROOT = Path(__file__).parents[1]
 
 def start(*words, **popen):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
-    environment.pop("XLA_FLAGS", None)
     return subprocess.Popen(
         [sys.executable, "-m", *words],
         cwd=ROOT,
