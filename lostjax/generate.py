@@ -16,7 +16,8 @@ from lostjax.data import DataError, load_saved_tokenizer
 from lostjax.nn import sample_tokens
 from lostjax.train.__main__ import normalise, parse_flags
 from lostjax.train.checkpoint import open_checkpoints
-from lostjax.train.config import ConfigError, load_config
+from lostjax.train.config import ConfigError
+from lostjax.train.config_file import load_config
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model
 from lostjax.train.run_dir import find_run

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from lostjax.train.metrics import CLOCK_FIELDS, read_metrics
 
 from lostjax.train.__main__ import main
 from lostjax.train.checkpoint import open_checkpoints
-from lostjax.train.config import load_config
+from lostjax.train.config_file import load_config
+from lostjax.train.metrics import CLOCK_FIELDS, read_metrics
 
 pytestmark = pytest.mark.newest
 ROOT = Path(__file__).parents[1]

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from lostjax.train.config import ConfigError, TrainConfig, load_config
+from lostjax.train.config import ConfigError, TrainConfig
+from lostjax.train.config_file import load_config
 from lostjax.train.presets import get_preset
 from lostjax.train.run_dir import find_run
 

@@ -1,15 +1,11 @@
-"""What a run is: frozen dataclasses, their checks, and their JSON form.
+"""What a run is: frozen dataclasses.
 
-Every field is a flag of `python -m lostjax.train` under the same dotted name. What is
-checked here needs no device and no data; a wrong value is a `ConfigError` before any
-work is done.
+Every field is a flag of `python -m lostjax.train` under the same dotted name.
+`train.checks` refuses wrong values, `train.config_file` is the JSON form.
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 LinearName = Literal["dense", "low_rank", "cola", "sltrain", "lost"]
 
@@ -177,86 +173,6 @@ FREE_FIELDS = frozenset({"data.cache_dir", "model.remat"})
 """Dotted fields under `SAME_RUN` that change where or how, but not what."""
 
 
-def check_config(config: TrainConfig) -> None:
-    """Refuse values that no run can have.
-
-    Raises:
-      ConfigError: naming the flag, the value, and what is allowed.
-    """
-    for name, low in {
-        "steps": 1,
-        "batch_size": 1,
-        "accumulate": 1,
-        "seed": 0,
-        "eval_every": 0,
-        "checkpoint_every": 1,
-        "keep": 1,
-        "model.d_model": 2,
-        "model.n_layers": 1,
-        "model.n_heads": 1,
-        "model.d_hidden": 1,
-        "model.channel_groups": 1,
-        "data.seq_len": 2,
-    }.items():
-        value = get_field(config, name)
-        if value < low:
-            raise ConfigError(f"{_flag(name)}={value}: must be at least {low}")
-    for name in ("model.delta", "model.gamma", "optim.final_fraction"):
-        value = get_field(config, name)
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{_flag(name)}={value}: must lie in [0, 1]")
-    for name in ("optim.warmup", "optim.b1", "optim.b2"):
-        value = get_field(config, name)
-        if not 0 <= value < 1:
-            raise ConfigError(f"{_flag(name)}={value}: must lie in [0, 1)")
-    for name in ("optim.weight_decay", "optim.clip", "objective.log_partition"):
-        value = get_field(config, name)
-        if not 0 <= value < float("inf"):
-            raise ConfigError(f"{_flag(name)}={value}: must be 0 or positive")
-    if not 0 < config.optim.learning_rate < float("inf"):
-        raise ConfigError(
-            f"--optim.learning-rate={config.optim.learning_rate}: must be positive"
-        )
-    if config.batch_size % config.accumulate:
-        raise ConfigError(
-            f"--accumulate={config.accumulate}: must divide --batch-size="
-            f"{config.batch_size}"
-        )
-    _check_model(config.model)
-    if config.profile is not None:
-        parse_profile(config.profile, steps=config.steps)
-
-
-def _check_model(model: ModelConfig) -> None:
-    if model.d_model % (2 * model.n_heads):
-        raise ConfigError(
-            f"--model.n-heads={model.n_heads}: must divide --model.d-model="
-            f"{model.d_model} into even head widths (rotary positions pair them)"
-        )
-    narrowest = min(model.d_model, model.d_hidden)
-    if model.linear != "dense" and not 1 <= model.rank <= narrowest:
-        raise ConfigError(
-            f"--model.rank={model.rank}: must lie in [1, {narrowest}], the smaller "
-            f"of --model.d-model={model.d_model} and --model.d-hidden={model.d_hidden}"
-        )
-
-
-def parse_profile(text: str, *, steps: int) -> tuple[int, int]:
-    """Read START:STOP, steps in [0, steps].
-
-    Raises:
-      ConfigError: where it is not two steps in order.
-    """
-    start, _, stop = text.partition(":")
-    if not (start.isdigit() and stop.isdigit()):
-        raise ConfigError(f"--profile={text}: must be START:STOP, such as 10:13")
-    if not int(start) < int(stop) <= steps:
-        raise ConfigError(
-            f"--profile={text}: must have START < STOP <= --steps={steps}"
-        )
-    return int(start), int(stop)
-
-
 def get_field(config: object, name: str) -> Any:
     """Read a dotted field such as `model.rank`."""
     for part in name.split("."):
@@ -285,7 +201,7 @@ def diff_configs(old: TrainConfig, new: TrainConfig) -> list[str]:
     """
     before, after = flat_fields(old), flat_fields(new)
     return [
-        f"{_flag(name)}: {before[name]} there, {after[name]} now"
+        f"{flag_name(name)}: {before[name]} there, {after[name]} now"
         for name in after
         if name.split(".")[0] in SAME_RUN
         and name not in FREE_FIELDS
@@ -293,61 +209,6 @@ def diff_configs(old: TrainConfig, new: TrainConfig) -> list[str]:
     ]
 
 
-def save_config(path: Path, config: TrainConfig) -> None:
-    """Write a configuration as JSON."""
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-
-
-def load_config(path: Path) -> TrainConfig:
-    """Read a configuration that `save_config` wrote.
-
-    Raises:
-      ConfigError: where the file is missing, is not such a configuration, or holds
-        a field that does not exist.
-    """
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path}: not a configuration: {error}") from None
-    made: TrainConfig = _from_dict(TrainConfig, values, where=str(path), prefix="")
-    return made
-
-
-def _from_dict(cls: type[Any], values: Any, *, where: str, prefix: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: {prefix or 'it'} must be a JSON object")
-    hints = get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ConfigError(f"{where}: no field is called {prefix}{unknown[0]}")
-    made = {}
-    for name, value in values.items():
-        if dataclasses.is_dataclass(hints[name]):
-            made[name] = _from_dict(
-                hints[name], value, where=where, prefix=f"{prefix}{name}."
-            )
-        else:
-            made[name] = _checked(hints[name], value, f"{where}: {prefix}{name}")
-    return cls(**made)
-
-
-def _checked(hint: Any, value: Any, name: str) -> Any:
-    """Let a JSON value through where its type is the field's."""
-    choices = getattr(hint, "__args__", ())
-    if getattr(hint, "__origin__", None) is Literal:
-        if value not in choices:
-            raise ConfigError(f"{name}={value!r}: must be one of {', '.join(choices)}")
-        return value
-    allowed = choices or (hint,)
-    if float in allowed and type(value) is int:
-        value = float(value)
-    if type(value) not in allowed:
-        wanted = " or ".join(getattr(kind, "__name__", str(kind)) for kind in allowed)
-        raise ConfigError(f"{name}={value!r}: must be of type {wanted}")
-    return value
-
-
-def _flag(name: str) -> str:
+def flag_name(name: str) -> str:
+    """Write a dotted field as its flag."""
     return "--" + name.replace("_", "-")

@@ -18,7 +18,8 @@ import jax
 from lostjax.data import save_tokenizer
 from lostjax.nn import count_parameters
 from lostjax.train.checkpoint import Checkpoints, open_checkpoints
-from lostjax.train.config import TrainConfig, parse_profile
+from lostjax.train.checks import parse_profile
+from lostjax.train.config import TrainConfig
 from lostjax.train.evaluate import Evaluation, evaluate
 from lostjax.train.hosts import is_first_host
 from lostjax.train.mesh import place_batch

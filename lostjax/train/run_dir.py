@@ -10,13 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
-from lostjax.train.config import (
-    ConfigError,
-    TrainConfig,
-    diff_configs,
-    load_config,
-    save_config,
-)
+from lostjax.train.config import ConfigError, TrainConfig, diff_configs
+from lostjax.train.config_file import load_config, save_config
 
 RUNS = Path("runs")
 """Where runs go when no directory is given, under the working directory."""
@@ -113,8 +108,7 @@ def make_run_dir(directory: Path, config: TrainConfig, *, needed: int) -> None:
                 f"(--keep={config.keep})"
             )
         if not (directory / "config.json").exists():
-            save_config(directory / "config.json.new", config)
-            os.replace(directory / "config.json.new", directory / "config.json")
+            save_config(directory / "config.json", config)
     except (OSError, ConfigError) as error:
         if fresh and directory.exists():
             shutil.rmtree(directory, ignore_errors=True)

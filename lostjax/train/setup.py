@@ -16,7 +16,8 @@ from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch, Data, prepare_data
 from lostjax.nn import Transformer, count_flops
-from lostjax.train.config import ConfigError, TrainConfig, check_config
+from lostjax.train.checks import check_config
+from lostjax.train.config import ConfigError, TrainConfig
 from lostjax.train.hosts import join_hosts
 from lostjax.train.mesh import (
     BATCH_SPEC,
@@ -103,10 +104,18 @@ def prepare(config: TrainConfig) -> Setup:
         model=model,
         tx=tx,
         schedule=schedule,
-        abstract=abstract_state(model, tx, key=jax.random.key(config.seed)),
+        abstract=_abstract_state(model, tx),
         flops_per_token=count_flops(model, length=config.data.seq_len).train,
         peak=None if peak is None else peak * mesh.size,
     )
+
+
+def _abstract_state(model: Transformer, tx: optax.GradientTransformation) -> TrainState:
+    """Trace the state's making: here a layer refuses sizes that do not fit it."""
+    try:
+        return abstract_state(model, tx, key=jax.random.key(0))
+    except ValueError as error:
+        raise ConfigError(f"--model: {error}") from None
 
 
 def provide_devices(config: TrainConfig) -> None:

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from lostjax.train.__main__ import main, parse_command
-from lostjax.train.config import ConfigError, save_config
+from lostjax.train.config import ConfigError
+from lostjax.train.config_file import save_config
 from lostjax.train.presets import get_preset
 
 

@@ -5,16 +5,15 @@ import json
 
 import pytest
 
+from lostjax.train.checks import check_config
 from lostjax.train.config import (
     ConfigError,
     ModelConfig,
     TrainConfig,
-    check_config,
     diff_configs,
     flat_fields,
-    load_config,
-    save_config,
 )
+from lostjax.train.config_file import load_config, save_config
 from lostjax.train.presets import PRESETS, get_preset
 
 

@@ -5,7 +5,8 @@ import os
 
 import pytest
 
-from lostjax.train.config import ConfigError, TrainConfig, load_config
+from lostjax.train.config import ConfigError, TrainConfig
+from lostjax.train.config_file import load_config
 from lostjax.train.run_dir import choose_run_dir, find_run, make_run_dir
 
 
