@@ -9,13 +9,13 @@ widened there until it does not.
 import dataclasses
 import json
 import math
-import os
 from pathlib import Path
 
 import xxhash
 
 from lostjax.repro.claims import Row
 from lostjax.train.config import TrainConfig
+from lostjax.train.files import replace_file
 from lostjax.train.trial import run_trial
 
 MAX_WIDENINGS = 6
@@ -45,9 +45,7 @@ def run_cell(config: TrainConfig, *, directory: Path) -> dict[str, object]:
         "bits_per_byte": trial.evaluation.bits_per_byte,
     }
     directory.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(cell, indent=1) + "\n")
-    os.replace(part, path)
+    replace_file(path, (json.dumps(cell, indent=1) + "\n").encode())
     return cell
 
 

@@ -9,9 +9,13 @@ and otherwise the seeds cannot tell them apart. With three seeds this is a coars
 about one pair in ten that are equal would be told apart by chance.
 """
 
+import json
 import math
 import statistics
+from pathlib import Path
 from typing import NamedTuple
+
+from lostjax.train.files import replace_file
 
 
 class Row(NamedTuple):
@@ -77,6 +81,24 @@ def compare_rows(first: Row, second: Row) -> Finding:
             sum(row.spread**2 / len(row.values) for row in (first, second))
         ),
     )
+
+
+def save_claim(stem: Path, claim: Claim) -> None:
+    """Write a claim as STEM.json and, for readers, STEM.md."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    values = claim._asdict() | {
+        "rows": [
+            row._asdict() | {"mean": row.mean, "spread": row.spread}
+            for row in claim.rows
+        ],
+        "findings": [
+            finding._asdict() | {"verdict": finding.verdict}
+            for finding in claim.findings
+        ],
+    }
+    text = json.dumps(values, indent=1) + "\n"
+    replace_file(stem.with_suffix(".json"), text.encode())
+    replace_file(stem.with_suffix(".md"), tabulate_claim(claim).encode())
 
 
 def tabulate_claim(claim: Claim) -> str:

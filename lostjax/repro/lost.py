@@ -9,12 +9,16 @@ chosen channels, the SVD start, or the activation between the factors.
 Every method trains on the same tokens in the same order, with its own learning rate.
 """
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
+from multiprocessing.queues import Queue
 from pathlib import Path
+from queue import Empty
 from typing import NamedTuple
 
 from lostjax.nn import count_parameters, rank_for_budget
@@ -147,7 +151,14 @@ def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim
     if workers == 1:
         rows = [tune(pair) for pair in chosen]
     else:
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        context = get_context("spawn")
+        cores: Queue[int] = context.Queue()
+        if hasattr(os, "sched_setaffinity"):  # not on a Mac
+            for core in sorted(os.sched_getaffinity(0))[:workers]:
+                cores.put(core)
+        with ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_take_core, initargs=(cores,)
+        ) as pool:
             rows = list(pool.map(tune, chosen))
     lost = next(row for row in rows if row.method == "LOST")
     return Claim(
@@ -157,6 +168,12 @@ def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim
         rows=tuple(rows),
         findings=tuple(compare_rows(lost, row) for row in rows if row is not lost),
     )
+
+
+def _take_core(cores: "Queue[int]") -> None:
+    """Keep a worker to one core: XLA then makes one thread, and none waits."""
+    with contextlib.suppress(Empty):
+        os.sched_setaffinity(0, {cores.get(timeout=1)})
 
 
 def _tune(pair: tuple[str, TrainConfig], **how: object) -> Row:

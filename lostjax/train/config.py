@@ -18,19 +18,19 @@ class ConfigError(ValueError):
 class ModelConfig:
     """The model: a LLaMA-style decoder whose matrices are of one linear family."""
 
-    d_model: int = 256
+    d_model: int = 128
     """Width of the residual stream."""
     n_layers: int = 4
     """Number of decoder blocks."""
     n_heads: int = 4
     """Attention heads; divides d_model into even head widths."""
-    d_hidden: int = 688
+    d_hidden: int = 344
     """Width of the SwiGLU's hidden layer."""
     linear: LinearName = "lost"
     """What attention and MLP matrices are made of."""
-    rank: int = 64
+    rank: int = 32
     """Inner width r of the low-rank factors (all but dense)."""
-    delta: float = 0.05
+    delta: float = 0.0625
     """Kept share: of input channels (lost) or of entries (sltrain), in [0, 1]."""
     gamma: float = 0.7
     """Weight of LOST's low-rank branch against its sparse branch, in [0, 1]."""
@@ -70,7 +70,7 @@ class DataConfig:
     tokenizer: str = "bpe:4096"
     """bpe:SIZE (trained on the training text), bytes, or a tokenizer.json or
     SentencePiece file."""
-    seq_len: int = 256
+    seq_len: int = 128
     """Tokens in a row."""
     cache_dir: str | None = None
     """Where tokenizers and packed rows are kept; default ~/.cache/lostjax."""
@@ -82,7 +82,7 @@ class OptimConfig:
 
     name: Literal["adamw"] = "adamw"
     """The optimiser."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 6e-3
     """Peak learning rate."""
     warmup: float = 0.1
     """Share of all steps spent warming up, in [0, 1)."""
@@ -130,7 +130,7 @@ class TrainConfig:
     mesh: str = "data:-1"
     """Devices by axis: data:8, data:4,fsdp:2, data:2,fsdp:2,tensor:2; -1 is the rest.
     On a CPU so many devices are made."""
-    steps: int = 500
+    steps: int = 600
     """Optimiser steps, and the length of the learning-rate schedule."""
     batch_size: int = 16
     """Rows in a step."""

@@ -8,7 +8,6 @@ The learning rates of `lost_*` are those of CoLA's scripts, whose layer is the s
 to the sparse branch; those of `llama_*` are this library's choice.
 """
 
-import dataclasses
 import difflib
 
 from lostjax.train.config import (
@@ -48,7 +47,7 @@ def _paper_preset(size: str, *, lost: bool) -> TrainConfig:
             dtype="bfloat16",
             remat="bottleneck" if lost else "none",
         ),
-        data=DataConfig(tokenizer="bpe:32000"),
+        data=DataConfig(tokenizer="bpe:32000", seq_len=256),
         optim=OptimConfig(learning_rate=lost_rate if lost else dense_rate),
     )
 
@@ -66,7 +65,16 @@ _SMOKE = TrainConfig(
     data=DataConfig(tokenizer="bytes", seq_len=64),
 )
 
-_SMALL = dataclasses.replace(_TINY, preset="small")
+_SMALL = TrainConfig(
+    preset="small",
+    steps=2000,
+    eval_every=500,
+    checkpoint_every=250,
+    model=ModelConfig(
+        d_model=256, n_layers=6, n_heads=8, d_hidden=688, rank=64, delta=0.05
+    ),
+    optim=OptimConfig(learning_rate=4e-3),
+)
 
 PRESETS: dict[str, TrainConfig] = {
     "smoke": _SMOKE,

@@ -31,8 +31,8 @@ def test_the_same_run_is_taken_and_another_refused(tmp_path):
     assert choose_run_dir(dataclasses.replace(config, mesh="data:2"))
     with pytest.raises(ConfigError, match="--seed: 0 there, 1 now.*--resume="):
         choose_run_dir(dataclasses.replace(config, seed=1))
-    with pytest.raises(ConfigError, match="500 steps and cannot become 600.*new run"):
-        choose_run_dir(dataclasses.replace(config, steps=600))
+    with pytest.raises(ConfigError, match="600 steps and cannot become 700.*new run"):
+        choose_run_dir(dataclasses.replace(config, steps=700))
 
 
 def test_strangers_are_refused(tmp_path):
