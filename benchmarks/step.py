@@ -26,7 +26,7 @@ from lostjax.train.optimizer import build_optimizer
 from lostjax.train.state import init_state
 from lostjax.train.step import make_train_step
 
-DENSE = ModelConfig(d_model=256, n_layers=6, d_hidden=688, linear="dense")
+DENSE = ModelConfig(d_model=256, n_layers=6, d_hidden=688, linear="dense", remat="none")
 VOCABULARY, ROWS, LENGTH = 4096, 16, 256
 FORMS = {
     "dense": DENSE,
@@ -34,6 +34,10 @@ FORMS = {
     "lost, bottleneck remat": dataclasses.replace(
         DENSE, linear="lost", rank=64, delta=0.04, remat="bottleneck"
     ),
+    "lost, products kept": dataclasses.replace(
+        DENSE, linear="lost", rank=64, delta=0.04, remat="products"
+    ),
+    "dense, products kept": dataclasses.replace(DENSE, remat="products"),
     "cola": dataclasses.replace(DENSE, linear="cola", rank=64),
     "sltrain": dataclasses.replace(DENSE, linear="sltrain", rank=64, delta=0.03),
 }

@@ -53,9 +53,10 @@ class ModelConfig:
     """RMSNorm on queries and keys."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and products; parameters stay float32."""
-    remat: Literal["none", "full", "bottleneck"] = "none"
-    """Recompute in the backward pass: nothing, all of a block, or all but the r-wide
-    bottlenecks and kept channels."""
+    remat: Literal["none", "full", "products", "bottleneck"] = "products"
+    """What the backward pass finds kept: everything (none), the residual stream alone
+    (full), what matrices and attention put out (products; fastest on a CPU), or the
+    r-wide bottlenecks and kept channels (bottleneck)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ ACTIVATIONS = {"silu": nn.silu, "none": None}
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
+    "products": layers.save_products,
     "bottleneck": layers.save_bottlenecks,
 }
 

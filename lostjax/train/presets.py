@@ -67,7 +67,7 @@ _SMOKE = TrainConfig(
 
 _SMALL = TrainConfig(
     preset="small",
-    steps=2000,
+    steps=1500,
     eval_every=500,
     checkpoint_every=250,
     model=ModelConfig(

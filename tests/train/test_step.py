@@ -50,7 +50,7 @@ def test_accumulation_equals_the_big_batch(smoke, alone, accumulate):
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["full", "bottleneck"])
+@pytest.mark.parametrize("remat", ["none", "full", "bottleneck"])
 def test_remat_changes_no_loss(smoke, alone, remat):
     model = dataclasses.replace(MODEL, remat=remat)
     trial = run_trial(dataclasses.replace(smoke, model=model))
