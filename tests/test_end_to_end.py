@@ -124,7 +124,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(run, flags, tmp_path):
 
 def wait_for_step(directory, step):
     deadline = time.monotonic() + 120
-    while len(read_metrics(directory)) < step:
+    while not directory.exists() or len(read_metrics(directory)) < step:
         assert time.monotonic() < deadline, "the run does not step"
         time.sleep(0.02)
 
@@ -196,7 +196,7 @@ def free_port():
         (["--data.source={latin}"], "UTF-8"),
         (["--data.source={short}"], "short"),
         (["--data.source={ids}", "--data.tokenizer=bytes"], "vocabulary"),
-        (["--data.source=tfds:{tfds}"], "array_record"),
+        (["--data.source=tfds:{tfds}"], "no prepared data set there"),
         (["--data.tokenizer=/no/tokenizer.json"], "/no/tokenizer.json"),
         (["--run-dir={strange}"], "holds files but no run"),
     ],

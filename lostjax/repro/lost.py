@@ -110,19 +110,24 @@ def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
         )
         return dataclasses.replace(config, model=with_rank(rank))
 
-    def narrow(heads_width: int) -> ModelConfig:
-        width = 2 * heads_width * model.n_heads
-        hidden = round(model.d_hidden * width / model.d_model)
+    def narrow(width: int, hidden: int) -> ModelConfig:
         return dataclasses.replace(
             model, linear="dense", d_model=width, d_hidden=hidden
         )
 
-    half_width = _largest(
-        lambda half: _inner_parameters(narrow(half)), target, model.d_model
+    # Head widths are even, so widths come in steps: the hidden width fills the rest.
+    unit, shape = 2 * model.n_heads, model.d_hidden / model.d_model
+    width = unit * _largest(
+        lambda n: _inner_parameters(narrow(n * unit, round(n * unit * shape))),
+        target,
+        model.d_model // unit,
+    )
+    hidden = _largest(
+        lambda hidden: _inner_parameters(narrow(width, hidden)), target, model.d_hidden
     )
     return {
         "dense, full": variant(linear="dense"),
-        "dense, narrow": dataclasses.replace(base, model=narrow(half_width)),
+        "dense, narrow": dataclasses.replace(base, model=narrow(width, hidden)),
         "low-rank": at_budget(linear="low_rank"),
         "CoLA": at_budget(linear="cola"),
         "SLTrain": at_budget(linear="sltrain", delta=0.03),

@@ -57,6 +57,9 @@ def evaluate(
             batch_size=plan.batch_size,
         )
         sums.append(step(variables, batch))
+        # At most two batches in flight: past some thirty, devices of a CPU that share
+        # threads wait for each other for ever.
+        jax.block_until_ready(sums[-2:-1])
     # Summed in float64 on the host: a float32 sum over a million tokens loses digits.
     totals, weights = np.asarray(jax.device_get(sums), np.float64).T
     nats, tokens = float(totals.sum()), float(weights.sum())

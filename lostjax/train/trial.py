@@ -51,6 +51,7 @@ def run_trial(config: TrainConfig) -> Trial:
         )
         state, metrics = compiled.train(state, batch)
         losses.append(metrics["loss"])
+        jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
     evaluation = evaluate(
         compiled.evaluate,
         model_variables(state),
