@@ -14,7 +14,19 @@ from lostjax.data.tokenizer import (
 )
 
 __all__ = [
-    "Batch", "BatchPlan", "Corpus", "Data", "DataError", "EvalPlan", "Rows",
-    "TokenFiles", "Tokenizer", "load_saved_tokenizer", "load_tokenizer", "open_corpus",
-    "pack_documents", "prepare_data", "save_tokenizer",
+    "Batch",
+    "BatchPlan",
+    "Corpus",
+    "Data",
+    "DataError",
+    "EvalPlan",
+    "Rows",
+    "TokenFiles",
+    "Tokenizer",
+    "load_saved_tokenizer",
+    "load_tokenizer",
+    "open_corpus",
+    "pack_documents",
+    "prepare_data",
+    "save_tokenizer",
 ]

@@ -35,9 +35,7 @@ class SentencePieceTokenizer:
             ) from error
         try:
             self._bytes = path.read_bytes()
-            self._inner = sentencepiece.SentencePieceProcessor(
-                model_proto=self._bytes
-            )
+            self._inner = sentencepiece.SentencePieceProcessor(model_proto=self._bytes)
         except Exception as error:
             raise DataError(
                 f"{path}: not a SentencePiece model: {first_line(error)}"

@@ -21,10 +21,23 @@ from lostjax.nn.projection import Linear, project
 from lostjax.nn.sltrain import SLTrain
 
 __all__ = [
-    "Dense", "Factors", "InitialMatrix", "Linear", "LowRank", "LowRankSparse",
-    "SLTrain", "count_channels", "largest_channels", "project", "random_channels",
-    "residual_norm_channels", "save_bottlenecks", "scaled_normal_factors",
-    "select_channels", "svd_factors", "top_singular_triples",
+    "Dense",
+    "Factors",
+    "InitialMatrix",
+    "Linear",
+    "LowRank",
+    "LowRankSparse",
+    "SLTrain",
+    "count_channels",
+    "largest_channels",
+    "project",
+    "random_channels",
+    "residual_norm_channels",
+    "save_bottlenecks",
+    "scaled_normal_factors",
+    "select_channels",
+    "svd_factors",
+    "top_singular_triples",
 ]
 
 # The model.
@@ -54,8 +67,24 @@ from lostjax.nn.transformer import (
 )
 
 __all__ += [
-    "Flops", "MakeLinear", "Memory", "Parameters", "RMSNorm", "RematPolicy",
-    "Rotation", "Transformer", "Ungrouped", "activation_bytes", "causal_bias",
-    "count_flops", "count_memory", "count_parameters", "cut_logits", "rank_for_budget",
-    "rotary_angles", "rotate", "sample_tokens", "save_products",
+    "Flops",
+    "MakeLinear",
+    "Memory",
+    "Parameters",
+    "RMSNorm",
+    "RematPolicy",
+    "Rotation",
+    "Transformer",
+    "Ungrouped",
+    "activation_bytes",
+    "causal_bias",
+    "count_flops",
+    "count_memory",
+    "count_parameters",
+    "cut_logits",
+    "rank_for_budget",
+    "rotary_angles",
+    "rotate",
+    "sample_tokens",
+    "save_products",
 ]

@@ -61,8 +61,10 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
       ConfigError, DataError: before anything is written.
     """
     with ExitStack() as stack:
-        stop = stack.enter_context(catch_stop_signals())
         run = prepare(config)
+        stop = StopRequest()
+        if jax.process_count() == 1:  # several would have to agree on the step
+            stop = stack.enter_context(catch_stop_signals())
         make_run_dir(run.directory, config, needed=run.checkpoint_bytes)
         checkpoints = stack.enter_context(
             open_checkpoints(run.directory / "checkpoints", keep=config.keep)

@@ -38,7 +38,7 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
     (rf"layers/.*/{_COLUMN}/b$", P(None, "fsdp", "tensor")),
     (rf"layers/.*/{_COLUMN}/values$", P(None, None, ("fsdp", "tensor"))),
     (rf"layers/.*/{_ROW}/a$", P(None, "tensor", "fsdp")),
-    (rf"layers/.*/{_ROW}/b$", P(None, "fsdp", "tensor")),
+    (rf"layers/.*/{_ROW}/b$", P(None, "tensor", "fsdp")),
     (rf"layers/.*/{_ROW}/values$", P(None, "tensor", "fsdp")),
     (r"embed/embedding$", P("tensor", "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),

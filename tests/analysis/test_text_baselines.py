@@ -33,7 +33,10 @@ def reference(train, history, word, *, n, order, vocab_size, discount, raw_from)
         longer = {tuple(train[i : i + n + 1]) for i in range(len(train) - n)}
         counts = Counter(gram[1:] for gram in longer)
     shorter = {
-        "n": n - 1, "order": order, "vocab_size": vocab_size, "discount": discount,
+        "n": n - 1,
+        "order": order,
+        "vocab_size": vocab_size,
+        "discount": discount,
         "raw_from": raw_from,
     }
     lower = reference(train, history[1:], word, **shorter)
@@ -56,8 +59,14 @@ def test_ngram_equals_the_definition(order, raw_from):
         n = min(order, i + 1)
         history = [int(one) for one in held[i - n + 1 : i]]
         want = reference(
-            [int(one) for one in train], history, int(held[i]), n=n, order=order,
-            vocab_size=9, discount=0.6, raw_from=raw_from,
+            [int(one) for one in train],
+            history,
+            int(held[i]),
+            n=n,
+            order=order,
+            vocab_size=9,
+            discount=0.6,
+            raw_from=raw_from,
         )
         assert p == pytest.approx(want, rel=1e-12)
 
@@ -67,9 +76,9 @@ def test_ngram_sums_to_one_after_any_history(order):
     train = planted_stream(2, 500, 7)
     for history in ([0, 1], [3, 3], [6, 6], [2, 6]):
         total = sum(
-            predict_ngram(
-                train, np.array([*history, word]), order=order, vocab_size=7
-            )[-1]
+            predict_ngram(train, np.array([*history, word]), order=order, vocab_size=7)[
+                -1
+            ]
             for word in range(7)
         )
         assert total == pytest.approx(1.0, abs=1e-12)
@@ -101,7 +110,10 @@ def test_scores_of_a_small_text():
         return np.array([ids[c] for c in "\n" + "\n".join(texts) + "\n"])
 
     scores = score_text(
-        train, heldout, train_tokens=stream(train), heldout_tokens=stream(heldout),
+        train,
+        heldout,
+        train_tokens=stream(train),
+        heldout_tokens=stream(heldout),
         vocab_size=6,
     )
     n_bytes = 80 + 6
@@ -139,7 +151,10 @@ def test_oracle_figures_of_the_default_text(tmp_path):
         vocab_size=data.vocab_size,
     )
     want = {
-        "xz": 2.32, "xz_given_train": 2.01, "bigram": 1.98, "trigram_on_bigram": 1.84,
+        "xz": 2.32,
+        "xz_given_train": 2.01,
+        "bigram": 1.98,
+        "trigram_on_bigram": 1.84,
         "trigram": 1.79,
     }
     got = scores._asdict()

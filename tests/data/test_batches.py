@@ -16,8 +16,13 @@ def make_rows(n_rows, *, seq_len=3, spare=0):
     """Rows whose tokens count up from 1, the last `spare` places padding."""
     size = n_rows * seq_len - spare
     return Rows(
-        stream=np.arange(1, size + 2).astype(np.uint16), seq_len=seq_len,
-        vocab_size=60000, eos_id=0, n_documents=1, n_bytes=size, content_hash="",
+        stream=np.arange(1, size + 2).astype(np.uint16),
+        seq_len=seq_len,
+        vocab_size=60000,
+        eos_id=0,
+        n_documents=1,
+        n_bytes=size,
+        content_hash="",
     )
 
 

@@ -20,8 +20,12 @@ def rows_of(texts, seq_len):
     for text in texts:
         stream += [*text.encode(), EOS]
     return Rows(
-        stream=np.array(stream, np.uint16), seq_len=seq_len, vocab_size=257, eos_id=EOS,
-        n_documents=len(texts), n_bytes=sum(len(t.encode()) for t in texts),
+        stream=np.array(stream, np.uint16),
+        seq_len=seq_len,
+        vocab_size=257,
+        eos_id=EOS,
+        n_documents=len(texts),
+        n_bytes=sum(len(t.encode()) for t in texts),
         content_hash="",
     )
 

@@ -51,8 +51,10 @@ def test_a_text_file_is_trained_on_and_its_end_held_out(folder):
 
 def test_a_mixture_keeps_its_shares_and_every_held_out_byte(folder):
     data = prepare_data(
-        f"0.75*{folder}/long.txt,0.25*{folder}/few.jsonl", tokenizer="bytes",
-        cache_dir=folder / "c", **SHAPE,
+        f"0.75*{folder}/long.txt,0.25*{folder}/few.jsonl",
+        tokenizer="bytes",
+        cache_dir=folder / "c",
+        **SHAPE,
     )
     first = data.train.sources[0].n_rows
     counts = [(data.train.batch_at(step).example_B < first).sum() for step in range(5)]
@@ -67,8 +69,11 @@ def test_tokens_train_with_the_tokenizer_that_made_them(folder):
     file = text.tokenizer.save(folder / "my.json")
     np.save(folder / "tokens.npy", text.train.sources[0].stream)
     data = prepare_data(
-        str(folder / "tokens.npy"), heldout=f"{folder}/few.jsonl",
-        tokenizer=str(file), cache_dir=folder / "c", **SHAPE,
+        str(folder / "tokens.npy"),
+        heldout=f"{folder}/few.jsonl",
+        tokenizer=str(file),
+        cache_dir=folder / "c",
+        **SHAPE,
     )
     assert data.train_tokens == text.train_tokens
     assert data.train_bytes == text.train_bytes

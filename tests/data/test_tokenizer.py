@@ -35,8 +35,11 @@ def bpe(tmp_path_factory):
 def sentencepiece_file(tmp_path_factory):
     prefix = tmp_path_factory.mktemp("sp") / "small"
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(PROSE.splitlines()), model_prefix=str(prefix),
-        vocab_size=80, hard_vocab_limit=False, minloglevel=2,
+        sentence_iterator=iter(PROSE.splitlines()),
+        model_prefix=str(prefix),
+        vocab_size=80,
+        hard_vocab_limit=False,
+        minloglevel=2,
     )
     return prefix.with_suffix(".model")
 
@@ -78,9 +81,10 @@ def test_bpe_is_trained_once_and_the_same_every_time(tmp_path, monkeypatch):
     again = load_tokenizer("bpe:300", [PROSE], cache_dir=tmp_path / "b")
     assert first.fingerprint == again.fingerprint
     monkeypatch.setattr(tokenizer_module, "train_bpe", None)
-    assert load_tokenizer(
-        "bpe:300", [PROSE], cache_dir=tmp_path / "a"
-    ).fingerprint == first.fingerprint
+    assert (
+        load_tokenizer("bpe:300", [PROSE], cache_dir=tmp_path / "a").fingerprint
+        == first.fingerprint
+    )
     with pytest.raises(TypeError):  # other text has to be trained on
         load_tokenizer("bpe:300", [PROSE + "!"], cache_dir=tmp_path / "a")
 
@@ -104,10 +108,12 @@ def test_a_saved_tokenizer_gives_the_same_ids(tmp_path, bpe, sentencepiece_file,
     loaded = load_saved_tokenizer(tmp_path)
     assert path.parent == tmp_path and path.is_file()
     assert (loaded.vocab_size, loaded.eos_id) == (
-        tokenizer.vocab_size, tokenizer.eos_id
+        tokenizer.vocab_size,
+        tokenizer.eos_id,
     )
     for ids, want in zip(
-        loaded.encode_batch([PROSE, ""]), tokenizer.encode_batch([PROSE, ""]),
+        loaded.encode_batch([PROSE, ""]),
+        tokenizer.encode_batch([PROSE, ""]),
         strict=True,
     ):
         np.testing.assert_array_equal(ids, want)
