@@ -2,11 +2,19 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from lostjax.data import Batch
 from lostjax.train.config import ModelConfig
+from lostjax.train.mesh import make_mesh
+from lostjax.train.model import build_model
 from lostjax.train.presets import get_preset
+from lostjax.train.state import init_state
+from lostjax.train.step import make_train_step
 from lostjax.train.trial import run_trial
 
 MODEL = ModelConfig(
@@ -55,3 +63,55 @@ def test_remat_changes_no_loss(smoke, alone, remat):
     model = dataclasses.replace(MODEL, remat=remat)
     trial = run_trial(dataclasses.replace(smoke, model=model))
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
+
+
+def weighted_step(accumulate, log_partition=0.0):
+    """One step on rows with very different numbers of tokens."""
+    model = build_model(MODEL, vocab_size=32)
+    tx = optax.sgd(1.0)
+    state = init_state(model, tx, mesh=make_mesh("data:1"), key=jax.random.key(0))
+    tokens_BT = jax.random.randint(jax.random.key(1), (8, 17), 0, 32)
+    lengths_B = jnp.array([16, 1, 9, 2, 16, 3, 5, 0])
+    ones_BT = jnp.ones((8, 16), jnp.int32)
+    batch = Batch(
+        tokens_BT=tokens_BT[:, :-1],
+        targets_BT=tokens_BT[:, 1:],
+        weights_BT=(jnp.arange(16) < lengths_B[:, None]).astype(jnp.float32),
+        segments_BT=ones_BT,
+        positions_BT=ones_BT.cumsum(axis=1) - 1,
+        example_B=jnp.arange(8),
+    )
+    step = make_train_step(
+        model, tx, accumulate=accumulate, log_partition=log_partition
+    )
+    return jax.jit(step)(state, batch)
+
+
+def test_accumulation_weighs_by_tokens():
+    whole, metrics = weighted_step(1)
+    parts, other = weighted_step(4)
+    assert metrics["tokens"] == other["tokens"] == 52
+    np.testing.assert_allclose(metrics["loss"], other["loss"], rtol=1e-6)
+    for ours, theirs in zip(
+        jax.tree.leaves(whole.params), jax.tree.leaves(parts.params), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_log_partition_penalty_enters_the_gradient_and_not_the_loss():
+    plain, metrics = weighted_step(1)
+    penalised, other = weighted_step(1, log_partition=0.1)
+    np.testing.assert_allclose(metrics["loss"], other["loss"], rtol=1e-6)
+    head = plain.params["head"]["kernel"], penalised.params["head"]["kernel"]
+    assert not np.allclose(*head, rtol=1e-3)
+
+
+def test_kept_channels_never_move():
+    state, _ = weighted_step(1)
+    model = build_model(MODEL, vocab_size=32)
+    start = init_state(
+        model, optax.sgd(1.0), mesh=make_mesh("data:1"), key=jax.random.key(0)
+    )
+    before, after = (jax.tree.leaves(s.channels) for s in (start, state))
+    for ours, theirs in zip(before, after, strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,63 @@
+"""Evaluation against closed forms: a uniform model, and a model that is a table."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lostjax.data import prepare_data
+from lostjax.train.evaluate import evaluate
+from lostjax.train.mesh import make_mesh
+from lostjax.train.step import make_eval_step
+
+
+class Table(nn.Module):
+    """A model without context: the same logits everywhere."""
+
+    @nn.compact
+    def __call__(self, tokens_BT, *, segments_BT, positions_BT):
+        logits_V = self.param("logits", nn.initializers.zeros, (257,))
+        return jnp.broadcast_to(logits_V, (*tokens_BT.shape, 257))
+
+
+@pytest.fixture(scope="module")
+def data(text_file, cache_dir):
+    return prepare_data(
+        str(text_file), tokenizer="bytes", seq_len=48, batch_size=8, seed=0,
+        cache_dir=cache_dir,
+    )  # fmt: skip
+
+
+def result(data, logits_V, mesh="data:8"):
+    return evaluate(
+        jax.jit(make_eval_step(Table())),
+        {"params": {"logits": jnp.asarray(logits_V, jnp.float32)}, "channels": {}},
+        plan=data.heldout,
+        n_bytes=data.heldout_bytes,
+        mesh=make_mesh(mesh),
+    )
+
+
+@pytest.mark.parametrize("mesh", ["data:8", "data:1"])
+def test_a_uniform_model_needs_log2_v_bits_a_token(data, mesh):
+    found = result(data, np.zeros(257), mesh)
+    tokens = data.heldout_tokens
+    assert found.tokens == tokens
+    expected = math.log2(257) * tokens / data.heldout_bytes
+    assert found.bits_per_byte == pytest.approx(expected, rel=1e-6)
+    assert found.perplexity == pytest.approx(257, rel=1e-5)
+
+
+def test_every_byte_and_every_boundary_is_predicted_once(data):
+    texts = [text.encode() for text in data.corpus.heldout]
+    counts = np.bincount(list(b"".join(texts)), minlength=257).astype(float)
+    counts[256] = len(texts)
+    assert counts.sum() == data.heldout_tokens
+    logits_V = np.linspace(-1, 1, 257)
+    log_p_V = logits_V - np.log(np.exp(logits_V).sum())
+    found = result(data, logits_V)
+    expected = -(counts * log_p_V).sum() / counts.sum()
+    assert found.loss == pytest.approx(expected, rel=1e-5)
