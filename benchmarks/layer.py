@@ -12,13 +12,13 @@ PyTorch's eager dense layer runs beside them where `import torch` works.
 import argparse
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from timing import fastest_in_turn
 
 from lostjax.nn import Dense, LowRank, LowRankSparse, SLTrain
 
@@ -112,14 +112,7 @@ def time_layer(
     eager = torch_step(width, features, rows=options.rows)
     if eager is not None:
         steps["torch dense"] = eager
-    best = dict.fromkeys(steps, float("inf"))
-    for step in steps.values():
-        step()
-    for _ in range(options.repeat):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            best[name] = min(best[name], time.perf_counter() - start)
+    best = fastest_in_turn(steps, repeat=options.repeat)
     dense_flops = forms["dense"].flops(width)
     for name, seconds in best.items():
         flops = forms[name].flops(width) if name in forms else dense_flops

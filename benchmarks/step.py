@@ -11,11 +11,11 @@ where `torch` and `transformers` can be imported.
 import argparse
 import dataclasses
 import json
-import time
 from collections.abc import Callable
 
 import jax
 import numpy as np
+from timing import fastest_in_turn
 
 from lostjax.data import Batch
 from lostjax.nn import count_flops
@@ -53,14 +53,7 @@ def main() -> None:
     eager = torch_step()
     if eager is not None:
         steps["torch eager, dense"] = eager
-    best = dict.fromkeys(steps, float("inf"))
-    for step in steps.values():
-        step()
-    for _ in range(options.repeat):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            best[name] = min(best[name], time.perf_counter() - start)
+    best = fastest_in_turn(steps, repeat=options.repeat)
     flops = {name: train_flops(config) for name, config in FORMS.items()}
     print(f"{jax.devices()[0].device_kind}, {ROWS} rows of {LENGTH} tokens")
     print(f"{'form':<26}{'tokens/s':>10}{'time':>8}{'FLOPs':>8}")
