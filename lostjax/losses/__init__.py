@@ -1,11 +1,26 @@
 """Losses and weights: how wrong an answer is, and how much an example counts."""
 
 from lostjax.losses.language import log_partition_penalty, next_token_loss
-from lostjax.losses.reduce import weighted_mean, weighted_sums
+from lostjax.losses.reduce import sequence_means, weighted_mean, weighted_sums
+from lostjax.losses.weighting import (
+    extremes,
+    lin_upper,
+    quadratic,
+    sample_weights,
+    temperature_schedule,
+    upper,
+)
 
 __all__ = [
+    "extremes",
+    "lin_upper",
     "log_partition_penalty",
     "next_token_loss",
+    "quadratic",
+    "sample_weights",
+    "sequence_means",
+    "temperature_schedule",
+    "upper",
     "weighted_mean",
     "weighted_sums",
 ]

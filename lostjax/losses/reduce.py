@@ -7,6 +7,7 @@ Losses return a value per example or token and never reduce; whoever knows the w
 apart, because accumulated or sharded means are exact only when both are summed first.
 """
 
+import jax
 import jax.numpy as jnp
 
 from lostjax.typing import Array, Float
@@ -44,3 +45,18 @@ def weighted_mean(
     """
     total, weight = weighted_sums(values, weights)
     return total / jnp.where(weight == 0, 1.0, weight)
+
+
+def sequence_means(
+    values_BT: Float[Array, "B T"], weights_BT: Float[Array, "B T"]
+) -> Float[Array, "B"]:
+    """Average the values of each row by their weights.
+
+    Args:
+      values_BT: values of tokens, any float type; averaged in float32.
+      weights_BT: non-negative; zero removes a value exactly.
+
+    Returns:
+      One mean a row, float32; 0 where a row's weights are all 0.
+    """
+    return jax.vmap(weighted_mean)(values_BT, weights_BT)
