@@ -1,5 +1,25 @@
 """Measurements of what exists: parameters, activations, curves, text."""
 
+from lostjax.analysis.stability import (
+    LOGIT_LIMIT,
+    LogitGrowth,
+    Sensitivity,
+    fit_logit_growth,
+    learning_rate_sensitivity,
+    predict_max_logit,
+    tensor_rms,
+)
 from lostjax.analysis.text_baselines import TextBaselines, predict_ngram, score_text
 
-__all__ = ["TextBaselines", "predict_ngram", "score_text"]
+__all__ = [
+    "LOGIT_LIMIT",
+    "LogitGrowth",
+    "Sensitivity",
+    "TextBaselines",
+    "fit_logit_growth",
+    "learning_rate_sensitivity",
+    "predict_max_logit",
+    "predict_ngram",
+    "score_text",
+    "tensor_rms",
+]
