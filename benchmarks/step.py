@@ -96,8 +96,8 @@ def random_batch() -> Batch:
     )
 
 
-def jax_step(config: ModelConfig) -> Callable[[], object]:
-    """Compile the trainer's step for one device."""
+def jax_step(config: ModelConfig, *, watch: bool = False) -> Callable[[], object]:
+    """Compile the trainer's step for one device, watched for stability or not."""
     mesh = make_mesh("data:1")
     model = build_model(config, vocab_size=VOCABULARY)
     tx, _ = build_optimizer(OptimConfig(), steps=1000)
@@ -106,7 +106,7 @@ def jax_step(config: ModelConfig) -> Callable[[], object]:
     batch = place_batch(
         lambda rows: Batch(*(leaf[rows] for leaf in whole)), mesh=mesh, batch_size=ROWS
     )
-    step = jax.jit(make_train_step(model, tx), donate_argnums=0)
+    step = jax.jit(make_train_step(model, tx, watch=watch), donate_argnums=0)
 
     def run() -> object:
         nonlocal state

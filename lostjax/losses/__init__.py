@@ -3,6 +3,7 @@
 from lostjax.losses.language import log_partition_penalty, next_token_loss
 from lostjax.losses.reduce import sequence_means, weighted_mean, weighted_sums
 from lostjax.losses.weighting import (
+    Shape,
     extremes,
     lin_upper,
     quadratic,
@@ -12,6 +13,7 @@ from lostjax.losses.weighting import (
 )
 
 __all__ = [
+    "Shape",
     "extremes",
     "lin_upper",
     "log_partition_penalty",

@@ -30,6 +30,10 @@ ATTENDED = "attended"
 HIDDEN = -1e30
 """Added to a score that must not count."""
 
+MAX_LOGIT = "max_logit"
+"""What attention sows into `intermediates` where that collection is mutable: the size
+of its largest score (before the softmax) that counts."""
+
 
 class Rotation(NamedTuple):
     """What rotates queries and keys at their positions; shared by all layers."""
@@ -105,6 +109,19 @@ def _as_bias(seen: Array) -> Array:
     return jnp.where(seen, 0.0, HIDDEN).astype(jnp.float32)
 
 
+def _largest_score(q_BTHK: Array, k_BSHK: Array, bias: Array | None) -> Array:
+    """Find the size of the largest score that counts; a second product of q and k."""
+    q_BTHK, k_BSHK = jax.lax.stop_gradient((q_BTHK, k_BSHK))
+    scores_BHTS = jnp.abs(
+        jnp.einsum(
+            "BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32
+        )
+    )
+    if bias is not None:
+        scores_BHTS = jnp.where(bias > HIDDEN / 2, scores_BHTS, 0.0)
+    return jnp.max(scores_BHTS) / jnp.sqrt(q_BTHK.shape[-1])
+
+
 class Attention(nn.Module):
     """Multi-head causal self-attention over linear maps of any kind."""
 
@@ -148,6 +165,8 @@ class Attention(nn.Module):
         q, k = rotate(q, rotation), rotate(k, rotation)
         if start is not None:
             k, v, bias = self._remember(k, v, start)
+        if self.is_mutable_collection("intermediates"):
+            self.sow("intermediates", MAX_LOGIT, _largest_score(q, k, bias))
         y_BTHK = jax.nn.dot_product_attention(q, k, v, bias=bias)
         y_BTHK = checkpoint_name(y_BTHK, ATTENDED)
         output = self.linear(

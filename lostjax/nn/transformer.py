@@ -156,7 +156,7 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=self.remat, prevent_cse=False)
         scanned = nn.scan(
             block,
-            variable_axes={"params": 0, "channels": 0, "cache": 0},
+            variable_axes={"params": 0, "channels": 0, "cache": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.n_layers,

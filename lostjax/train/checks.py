@@ -33,11 +33,17 @@ def check_config(config: TrainConfig) -> None:
         "model.d_hidden": 1,
         "model.channel_groups": 1,
         "data.seq_len": 2,
+        "stability.every": 0,
     }.items():
         value = get_field(config, name)
         if value < low:
             raise ConfigError(f"{flag_name(name)}={value}: must be at least {low}")
-    for name in ("model.delta", "model.gamma", "optim.final_fraction"):
+    for name in (
+        "model.delta",
+        "model.gamma",
+        "optim.final_fraction",
+        "objective.reweight_warmup",
+    ):
         value = get_field(config, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1]")
@@ -49,9 +55,15 @@ def check_config(config: TrainConfig) -> None:
         value = get_field(config, name)
         if not 0 <= value < float("inf"):
             raise ConfigError(f"{flag_name(name)}={value}: must be 0 or positive")
-    if not 0 < config.optim.learning_rate < float("inf"):
+    for name in ("optim.learning_rate", "optim.eps"):
+        value = get_field(config, name)
+        if not 0 < value < float("inf"):
+            raise ConfigError(f"{flag_name(name)}={value}: must be positive")
+    if not config.objective.reweight_temperature > 0:
         raise ConfigError(
-            f"--optim.learning-rate={config.optim.learning_rate}: must be positive"
+            "--objective.reweight-temperature="
+            f"{config.objective.reweight_temperature}: must be positive (inf: all rows "
+            "count alike)"
         )
     if config.batch_size % config.accumulate:
         raise ConfigError(

@@ -93,6 +93,8 @@ class OptimConfig:
     """Decay of the first moment, in [0, 1)."""
     b2: float = 0.95
     """Decay of the second moment, in [0, 1)."""
+    eps: float = 1e-8
+    """Added to the root of the second moment: gradients far below it do not train."""
     weight_decay: float = 0.0
     """Decoupled decay of matrices, per unit of learning rate."""
     clip: float = 1.0
@@ -105,6 +107,21 @@ class ObjectiveConfig:
 
     log_partition: float = 0.0
     """Weight of the squared log-partition penalty (PaLM: 1e-4)."""
+    reweight: Literal["none", "lin_upper", "quadratic", "extremes", "upper"] = "none"
+    """How much a row counts, by its loss among the batch's: the hard half (lin_upper),
+    the middle (quadratic), both ends (extremes), the harder the more (upper)."""
+    reweight_temperature: float = 1.0
+    """No row counts more than e^(1/temperature) times another of its length."""
+    reweight_warmup: float = 0.05
+    """Share of all steps in which rows count alike, in [0, 1]."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StabilityConfig:
+    """What is read now and then to see an instability coming."""
+
+    every: int = 0
+    """Steps between readings (RUN/stability.jsonl); 0: none, and no cost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +172,7 @@ class TrainConfig:
     data: DataConfig = DataConfig()
     optim: OptimConfig = OptimConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    stability: StabilityConfig = StabilityConfig()
     hosts: HostsConfig = HostsConfig()
 
 

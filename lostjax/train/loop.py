@@ -30,6 +30,7 @@ from lostjax.train.report import Timings, write_report
 from lostjax.train.run_dir import make_run_dir
 from lostjax.train.setup import Compiled, Setup, compile_steps, prepare
 from lostjax.train.signals import StopRequest, catch_stop_signals
+from lostjax.train.stability import StabilityLog, headline
 from lostjax.train.state import TrainState, init_state, model_variables
 from lostjax.train.step import Metrics
 from lostjax.train.summary import describe_model, summarise
@@ -78,6 +79,7 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
         state = _start(run, checkpoints, first)
         compiled = compile_steps(run, state)
         sinks: list[Sink] = []
+        log: StabilityLog | None = None
         if is_first_host():
             progress = Progress(first_step=first, last_step=config.steps)
             files = open_sinks(
@@ -86,7 +88,15 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
             sinks = [files, stack.enter_context(progress)]
             stack.callback(files.close)
             progress.note(_opening_line(run, first))
-        recorder = _Recorder(run, FanOut(sinks), started=started)
+            if config.stability.every:
+                log = StabilityLog(
+                    run.directory,
+                    resume_step=first,
+                    optim=config.optim,
+                    say=progress.note,
+                )
+                stack.callback(log.close)
+        recorder = _Recorder(run, FanOut(sinks), log=log, started=started)
         state, step = _run_steps(
             run, compiled, state, recorder, checkpoints=checkpoints, stop=stop
         )
@@ -132,7 +142,7 @@ def _run_steps(
                 mesh=run.mesh,
                 batch_size=config.batch_size,
             )
-            state, metrics = compiled.train(state, batch)
+            state, metrics = compiled.advance(state, batch, step=step + 1)
             step += 1
             recorder.step_done(step, metrics)
             if step == config.steps:
@@ -149,8 +159,10 @@ def _run_steps(
 class _Recorder:
     """Reads metrics one step late, adds the clock, and hands them to the sinks."""
 
-    def __init__(self, run: Setup, sink: Sink, *, started: float) -> None:
-        self._run, self._sink, self._started = run, sink, started
+    def __init__(
+        self, run: Setup, sink: Sink, *, log: StabilityLog | None, started: float
+    ) -> None:
+        self._run, self._sink, self._log, self._started = run, sink, log, started
         self._pending: tuple[int, Metrics] | None = None
         self._last = time.monotonic()
         self._first_step_seconds = math.nan
@@ -166,7 +178,11 @@ class _Recorder:
             return
         step, metrics = self._pending
         self._pending = None
+        readings = metrics.pop("readings", None)
         values = {name: float(value) for name, value in metrics.items()}
+        if readings is not None:
+            readings = jax.device_get(readings)
+            values |= headline(readings)
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         if math.isnan(self._first_step_seconds):
@@ -178,6 +194,9 @@ class _Recorder:
         if self._run.peak is not None:
             values["mfu"] = rate * self._run.flops_per_token / self._run.peak
         self._sink.write(step, values)
+        if readings is not None and self._log is not None:
+            norm = values["gradient_norm"]
+            self._log.write(step, readings, gradient_norm=norm)
 
     def evaluate(self, compiled: Compiled, state: TrainState, step: int) -> Evaluation:
         """Evaluate on the held-out text and record it."""

@@ -74,8 +74,8 @@ class JsonLines:
     def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._steps = _reopen(run_dir / METRICS_FILE, resume_step)
-        self._evaluations = _reopen(run_dir / EVALUATIONS_FILE, resume_step)
+        self._steps = reopen_lines(run_dir / METRICS_FILE, resume_step)
+        self._evaluations = reopen_lines(run_dir / EVALUATIONS_FILE, resume_step)
 
     def write(self, step: int, values: Values) -> None:
         evaluation = is_evaluation(values)
@@ -195,6 +195,22 @@ def read_evaluations(run_dir: str | Path) -> list[dict[str, float | int]]:
     return _read(run_dir, EVALUATIONS_FILE)
 
 
+def reopen_lines(path: Path, resume_step: int) -> IO[str]:
+    """Open a file of JSON lines for appending, as a run that goes on wants it.
+
+    Args:
+        path: The file; made where missing.
+        resume_step: Lines of later steps are removed, and a torn one.
+
+    Raises:
+        ValueError: If another line is not a JSON object with an integer `step`.
+    """
+    kept = b"".join(r for r, line in _whole_lines(path) if line["step"] <= resume_step)
+    if path.exists() and path.stat().st_size != len(kept):
+        replace_file(path, kept)
+    return open(os.fspath(path), "a", encoding="utf-8", newline="\n")
+
+
 def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
     if not Path(run_dir).is_dir():
         raise FileNotFoundError(f"run_dir {str(run_dir)!r} is not a folder")
@@ -202,14 +218,6 @@ def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
         {k: math.nan if v is None else v for k, v in line.items()}
         for _, line in _whole_lines(Path(run_dir) / name)
     ]
-
-
-def _reopen(path: Path, resume_step: int) -> IO[str]:
-    """Remove lines after `resume_step` and a torn one, then open for appending."""
-    kept = b"".join(r for r, line in _whole_lines(path) if line["step"] <= resume_step)
-    if path.exists() and path.stat().st_size != len(kept):
-        replace_file(path, kept)
-    return open(os.fspath(path), "a", encoding="utf-8", newline="\n")
 
 
 def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:

@@ -27,7 +27,7 @@ def build_optimizer(
         final_fraction=config.final_fraction,
     )
     parts = [optax.clip_by_global_norm(config.clip)] if config.clip else []
-    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2))
+    parts.append(optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps))
     if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay, mask=mask_decayed))
     parts.append(optax.scale_by_learning_rate(schedule))

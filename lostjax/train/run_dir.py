@@ -3,6 +3,7 @@
 RUN/config.json      what the run is           RUN/checkpoints/STEP/   its states
 RUN/tokenizer.json   (or .model) its tokens    RUN/report.html         what came out
 RUN/metrics.jsonl    a line a step             RUN/tensorboard/, profile/
+RUN/stability.jsonl  a line a reading, where asked for
 """
 
 import datetime

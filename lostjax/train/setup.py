@@ -29,9 +29,16 @@ from lostjax.train.mesh import (
 from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.peaks import flops_peak
+from lostjax.train.reweighting import build_reweighting
 from lostjax.train.run_dir import choose_run_dir
 from lostjax.train.state import TrainState, abstract_state, model_variables
-from lostjax.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
+from lostjax.train.step import (
+    EvalStep,
+    Metrics,
+    TrainStep,
+    make_eval_step,
+    make_train_step,
+)
 
 
 class Setup(NamedTuple):
@@ -60,14 +67,26 @@ class Setup(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """The run's two programs."""
+    """The run's programs."""
 
     train: TrainStep
+    watched: TrainStep | None
+    """The same step with readings; None where there are none."""
+    watch_every: int
+    """Steps from one watched step to the next."""
     evaluate: EvalStep
     seconds: float
     """Wall-clock seconds of compiling the training step."""
     temporary_bytes: int | None
     """The compiler's temporary memory of a training step, per device."""
+
+    def advance(
+        self, state: TrainState, batch: Batch, *, step: int
+    ) -> tuple[TrainState, Metrics]:
+        """Do step number `step`, counted from 1; every N-th one is watched."""
+        if self.watched is not None and step % self.watch_every == 0:
+            return self.watched(state, batch)
+        return self.train(state, batch)
 
 
 def prepare(config: TrainConfig) -> Setup:
@@ -153,7 +172,7 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
 
 
 def compile_steps(run: Setup, state: TrainState) -> Compiled:
-    """Compile the training step ahead of time; the evaluation compiles when first used.
+    """Compile the training steps ahead of time; the evaluation compiles on first use.
 
     Args:
       run: the run.
@@ -165,24 +184,31 @@ def compile_steps(run: Setup, state: TrainState) -> Compiled:
         constrain=lambda x_BTD: jax.lax.with_sharding_constraint(x_BTD, stream)
     )
     config = run.config
-    step = make_train_step(
-        model,
-        run.tx,
-        accumulate=config.accumulate,
-        log_partition=config.objective.log_partition,
-    )
     shardings = tree_shardings(run.abstract, run.mesh)
     whole = NamedSharding(run.mesh, P())
+
+    def compile_step(*, watch: bool) -> Any:
+        step = make_train_step(
+            model,
+            run.tx,
+            accumulate=config.accumulate,
+            log_partition=config.objective.log_partition,
+            reweight=build_reweighting(config.objective, steps=config.steps),
+            watch=watch,
+        )
+        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))
+        return jitted.lower(state, abstract_batch(config, rows)).compile()
+
     began = time.monotonic()
-    train = (
-        jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))
-        .lower(state, abstract_batch(config, rows))
-        .compile()
-    )
+    train = compile_step(watch=False)
+    every = config.stability.every
+    watched = compile_step(watch=True) if every else None
     seconds = time.monotonic() - began
     variables = model_variables(shardings)
     return Compiled(
         train=train,
+        watched=watched,
+        watch_every=every,
         evaluate=jax.jit(
             make_eval_step(model), in_shardings=(variables, rows), out_shardings=whole
         ),

@@ -4,10 +4,13 @@ loss      = sum_t w_t (CE_t + c log^2 Z_t) / sum_t w_t      over the global batc
 gradients = d loss / d params, exact also over micro-batches: sums of weighted
             losses are accumulated and divided once by the sum of weights, so that
             micro-batches with different numbers of tokens count by their tokens.
+
+With reweighting every row's cross entropies are multiplied by a factor that the losses
+of all rows decide together. Micro-batches need those first: one more forward pass.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,12 +19,23 @@ import optax
 
 from lostjax.data.batches import Batch
 from lostjax.losses import log_partition_penalty, next_token_loss, weighted_sums
-from lostjax.train.state import TrainState
+from lostjax.train.reweighting import Reweighting
+from lostjax.train.stability import take_readings
+from lostjax.train.state import TrainState, model_variables
 from lostjax.typing import PyTree, Variables
 
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Variables, Batch], tuple[jax.Array, jax.Array]]
+
+
+class _Sums(NamedTuple):
+    """What is summed over micro-batches beside the gradients."""
+
+    loss: jax.Array
+    weight: jax.Array
+    log_z: jax.Array | None
+    """None where the step is not watched."""
 
 
 def make_train_step(
@@ -30,6 +44,8 @@ def make_train_step(
     *,
     accumulate: int = 1,
     log_partition: float = 0.0,
+    reweight: Reweighting | None = None,
+    watch: bool = False,
 ) -> TrainStep:
     """Build step(state, batch) -> state, metrics; pure, to be jitted by the caller.
 
@@ -38,41 +54,65 @@ def make_train_step(
       tx: the optimiser.
       accumulate: micro-batches; divides the batch. Memory of activations falls by it.
       log_partition: weight of the log-partition penalty.
+      reweight: gives the factors of the batch's rows; the penalty has none.
+      watch: also give `readings` among the metrics, see `train.stability`. It costs a
+        second product of queries and keys, and a pass over all tensors.
 
     Returns:
-      The step. Its metrics, float32 scalars: `loss` (mean cross entropy in nats),
-      `gradient_norm` (global norm before clipping), `tokens` (weighted positions).
+      The step. Its metrics, float32 scalars: `loss` (mean cross entropy in nats, never
+      reweighted), `gradient_norm` (global norm before clipping), `tokens` (weighted
+      positions).
     """
 
     def objective(
-        params: PyTree, channels: PyTree, batch: Batch
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        logits_BTV = _apply(model, {"params": params, "channels": channels}, batch)
+        params: PyTree, state: TrainState, batch: Batch, factors_B: jax.Array | None
+    ) -> tuple[jax.Array, tuple[_Sums, Variables]]:
+        variables = {"params": params, "channels": state.channels}
+        logits_BTV, seen = _apply_watched(model, variables, batch, watch=watch)
         values_BT = next_token_loss(logits_BTV, batch.targets_BT)
         total, weight = weighted_sums(values_BT, batch.weights_BT)
         penalised = total
+        if reweight is not None:
+            if factors_B is None:
+                factors_B = reweight(values_BT, batch.weights_BT, state.step)
+            weights_BT = batch.weights_BT * factors_B[:, None]
+            penalised, _ = weighted_sums(values_BT, weights_BT)
         if log_partition:
             penalties_BT = log_partition_penalty(logits_BTV)
             penalty, _ = weighted_sums(penalties_BT, batch.weights_BT)
-            penalised = total + log_partition * penalty
-        return penalised, (total, weight)
+            penalised = penalised + log_partition * penalty
+        log_z = _sum_log_z(logits_BTV, batch) if watch else None
+        return penalised, (_Sums(total, weight, log_z), seen)
 
     gradient = jax.grad(objective, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        def one(part: Batch) -> Any:
-            return gradient(state.params, state.channels, part)
+        def one(part: tuple[Batch, jax.Array | None]) -> Any:
+            grads, (sums, seen) = gradient(state.params, state, *part)
+            return (grads, sums), seen
 
-        grads, (total, weight) = _accumulated(one, batch, accumulate)
-        scale = 1.0 / jnp.maximum(weight, 1e-9)
+        factors_B = None
+        if reweight is not None and accumulate > 1:
+            values_BT = _token_losses(model, state, batch, parts=accumulate)
+            factors_B = reweight(values_BT, batch.weights_BT, state.step)
+        (grads, sums), seen = _accumulated(one, (batch, factors_B), accumulate)
+        scale = 1.0 / jnp.maximum(sums.weight, 1e-9)
         grads = jax.tree.map(lambda grad: grad * scale, grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": total * scale,
+        metrics: Metrics = {
+            "loss": sums.loss * scale,
             "gradient_norm": optax.tree.norm(grads),
-            "tokens": weight,
+            "tokens": sums.weight,
         }
+        if sums.log_z is not None:
+            metrics["readings"] = take_readings(
+                seen,
+                mean_log_z=sums.log_z * scale,
+                gradients=grads,
+                parameters=state.params,
+                updates=updates,
+            )
         return TrainState(state.step + 1, params, state.channels, opt_state), metrics
 
     return step
@@ -90,36 +130,74 @@ def make_eval_step(model: nn.Module) -> EvalStep:
 
 
 def _apply(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
-    logits_BTV = model.apply(
+    logits_BTV, _ = _apply_watched(model, variables, batch, watch=False)
+    return logits_BTV
+
+
+def _apply_watched(
+    model: nn.Module, variables: Variables, batch: Batch, *, watch: bool
+) -> tuple[jax.Array, Variables]:
+    """Apply the model; where it is watched, also give what its layers sow."""
+    made = model.apply(
         variables,
         batch.tokens_BT,
         segments_BT=batch.segments_BT,
         positions_BT=batch.positions_BT,
+        mutable=["intermediates"] if watch else False,
     )
+    logits_BTV, seen = made if watch else (made, {})
     assert isinstance(logits_BTV, jax.Array)
-    return logits_BTV
+    return logits_BTV, seen
 
 
-def _accumulated(one: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
-    """Sum `one` over micro-batches, each holding every parts-th row.
+def _sum_log_z(logits_BTV: jax.Array, batch: Batch) -> jax.Array:
+    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    return weighted_sums(log_z_BT, batch.weights_BT)[0]
+
+
+def _token_losses(
+    model: nn.Module, state: TrainState, batch: Batch, *, parts: int
+) -> jax.Array:
+    """Compute every token's loss (B, T) without gradient, a micro-batch at a time."""
+
+    def one(part: Batch) -> tuple[None, jax.Array]:
+        logits_BTV = _apply(model, model_variables(state), part)
+        return None, next_token_loss(logits_BTV, part.targets_BT)
+
+    _, values_PBT = _accumulated(one, batch, parts)
+    # Undo the strides: row b was number b // parts of micro-batch b % parts.
+    return jnp.moveaxis(values_PBT, 0, 1).reshape(batch.targets_BT.shape)
+
+
+def _accumulated(one: Callable[[Any], Any], batch: PyTree, parts: int) -> Any:
+    """Apply `one` to micro-batches, each holding every parts-th row.
 
     Strided rows keep each micro-batch spread over all shards of the batch.
+
+    Args:
+      one: from a micro-batch to (what is summed over them, what is stacked).
+      batch: a tree of arrays that lead with the batch axis.
+      parts: number of micro-batches P.
+
+    Returns:
+      The sums, and the rest stacked on a leading axis P.
     """
     if parts == 1:
-        return one(batch)
+        total, rest = one(batch)
+        return total, jax.tree.map(lambda x: x[None], rest)
     split = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch
     )
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(one, jax.tree.map(lambda x: x[0], split)),
+        jax.eval_shape(one, jax.tree.map(lambda x: x[0], split))[0],
     )
 
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, one(part)), None
+    def add(total: Any, part: PyTree) -> tuple[Any, Any]:
+        more, rest = one(part)
+        return jax.tree.map(jnp.add, total, more), rest
 
-    total, _ = jax.lax.scan(add, zeros, split)
-    return total
+    return jax.lax.scan(add, zeros, split)
 
 
 __all__ = ["EvalStep", "Metrics", "TrainStep", "make_eval_step", "make_train_step"]

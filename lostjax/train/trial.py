@@ -7,6 +7,7 @@ files. The programs, the data order and the numbers are those of `train.loop`.
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from lostjax.train.config import TrainConfig
 from lostjax.train.evaluate import Evaluation, evaluate
@@ -24,6 +25,8 @@ class Trial(NamedTuple):
     """Of the final model on the held-out text."""
     parameters: int
     """Trainable parameters outside embedding and head."""
+    max_attention_logit: float | None = None
+    """The largest of all watched steps (`stability.every`); None without any."""
 
 
 def run_trial(config: TrainConfig) -> Trial:
@@ -42,15 +45,17 @@ def run_trial(config: TrainConfig) -> Trial:
     key = jax.random.key(config.seed)
     state = init_state(run.model, run.tx, mesh=run.mesh, key=key)
     compiled = compile_steps(run, state)
-    losses = []
+    losses, logits = [], []
     for step in range(config.steps):
         batch = place_batch(
             lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
             mesh=run.mesh,
             batch_size=config.batch_size,
         )
-        state, metrics = compiled.train(state, batch)
+        state, metrics = compiled.advance(state, batch, step=step + 1)
         losses.append(metrics["loss"])
+        if "readings" in metrics:
+            logits.append(metrics["readings"].attention_logits.max())
         jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
     evaluation = evaluate(
         compiled.evaluate,
@@ -60,4 +65,9 @@ def run_trial(config: TrainConfig) -> Trial:
         mesh=run.mesh,
     )
     inner = [leaf.size for leaf in jax.tree.leaves(state.params["layers"])]
-    return Trial([float(loss) for loss in losses], evaluation, sum(inner))
+    return Trial(
+        losses=[float(loss) for loss in losses],
+        evaluation=evaluation,
+        parameters=sum(inner),
+        max_attention_logit=float(np.max(logits)) if logits else None,
+    )

@@ -50,6 +50,11 @@ BAD = [
     ("optim.learning_rate", float("inf"), "--optim.learning-rate"),
     ("optim.warmup", 1.0, "--optim.warmup"),
     ("optim.clip", -1.0, "--optim.clip"),
+    ("optim.eps", 0.0, "--optim.eps=0.0: must be positive"),
+    ("objective.reweight_temperature", 0.0, "--objective.reweight-temperature=0.0"),
+    ("objective.reweight_temperature", float("nan"), "reweight-temperature=nan"),
+    ("objective.reweight_warmup", 1.5, "--objective.reweight-warmup=1.5"),
+    ("stability.every", -1, "--stability.every=-1"),
     ("data.seq_len", 1, "--data.seq-len=1"),
     ("profile", "3", "START:STOP"),
     ("profile", "3:3", "START < STOP"),
@@ -104,7 +109,7 @@ def test_what_decides_numbers_makes_another_run():
         if isinstance(value, bool) or not isinstance(value, int | float):
             continue
         changed = diff_configs(config, replaced(config, name, value + 1))
-        free = name in ("eval_every", "checkpoint_every", "keep")
+        free = name in ("eval_every", "checkpoint_every", "keep", "stability.every")
         assert bool(changed) is not free, name
     assert not diff_configs(config, dataclasses.replace(config, mesh="data:2"))
     assert diff_configs(config, replaced(config, "model.rank", 8)) == [
