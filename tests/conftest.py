@@ -13,6 +13,7 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.devices()  # made now: a run on one device that came first would make only one
 
 
 @pytest.fixture(scope="session")
