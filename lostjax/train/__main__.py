@@ -25,6 +25,7 @@ PROGRAM = "python -m lostjax.train"
 SHORT_FLAGS = {"--optim": "--optim.name"}
 
 T = TypeVar("T")
+R = TypeVar("R", bound=TrainConfig)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,39 @@ def parse_command(arguments: Sequence[str]) -> Command:
       ConfigError: one line that names the flag and the nearest right one.
       SystemExit: after printing the help that `--help` asks for.
     """
+    flags = parse_run_flags(Flags, arguments, program=PROGRAM)
+    return Command(config_of(flags), flags.dry_run)
+
+
+def parse_run_flags(flags: type[R], arguments: Sequence[str], *, program: str) -> R:
+    """Read a command line over a preset, a stored configuration or a run.
+
+    Args:
+      flags: a dataclass with the fields of `TrainConfig` and its own.
+      arguments: words after the program's name.
+      program: named in the help.
+
+    Raises:
+      ConfigError, SystemExit: as `parse_command` does.
+    """
     words = [normalise(word) for word in arguments]
+    _refuse_unknown_and_repeated(words, known=_flag_names(flags))
+    default = flags(**_fields_of(_choose_start(words)))
+    return parse_flags(flags, words, default=default, program=program)
+
+
+def config_of(flags: TrainConfig) -> TrainConfig:
+    """Take the configuration out of flags that have more fields."""
+    return TrainConfig(**_fields_of(flags))
+
+
+def _fields_of(config: TrainConfig) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
+    return {name: getattr(config, name) for name in names}
+
+
+def _choose_start(words: Sequence[str]) -> TrainConfig:
+    """Find the values that the flags are read over."""
     chosen = {name: _value_of(words, name) for name in ("preset", "config", "resume")}
     if chosen["config"] and chosen["resume"]:
         raise ConfigError("--config and --resume both say where values start from")
@@ -75,17 +108,11 @@ def parse_command(arguments: Sequence[str]) -> Command:
     if chosen["resume"]:
         directory = find_run(chosen["resume"])
         start = load_config(directory / "config.json")
-        start = dataclasses.replace(start, run_dir=str(directory))
-    elif chosen["config"]:
+        return dataclasses.replace(start, run_dir=str(directory))
+    if chosen["config"]:
         start = load_config(Path(chosen["config"]))
-        start = dataclasses.replace(start, run_dir=None)
-    else:
-        start = get_preset(chosen["preset"] or "tiny")
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    default = Flags(**{name: getattr(start, name) for name in names})
-    flags = parse_flags(Flags, words, default=default, program=PROGRAM)
-    config = TrainConfig(**{name: getattr(flags, name) for name in names})
-    return Command(config, flags.dry_run)
+        return dataclasses.replace(start, run_dir=None)
+    return get_preset(chosen["preset"] or "tiny")
 
 
 def parse_flags(
