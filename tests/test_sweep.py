@@ -95,6 +95,8 @@ def test_a_damaged_cell_is_named(trials, tmp_path, text):
 def test_no_cell_is_trained_where_one_cannot_be(trials, tmp_path):
     with pytest.raises(ConfigError, match="width 100: must be a positive multiple"):
         run(tmp_path, widths=(128, 100))
+    with pytest.raises(ConfigError, match="--batch-size=0"):
+        run(tmp_path, config=dataclasses.replace(BASE, batch_size=0))
     assert not trials and not list(tmp_path.iterdir())
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from lostjax.nn.attention import (
@@ -60,6 +61,7 @@ class Transformer(nn.Module):
         n_layers: L, number of blocks.
         n_heads: H; the head width D/H must be even.
         d_hidden: F, width inside the MLP.
+        head_init: draws the head's kernel.
         linear: makes the maps q, k, v, o, gate, up, down when called with features=,
             name=, channel_groups= (1 but for o and down) and dtype=.
         mlp_activation: what SwiGLU applies to its gate, or None.
@@ -84,6 +86,7 @@ class Transformer(nn.Module):
     n_layers: int
     n_heads: int
     d_hidden: int
+    head_init: Initializer = nn.initializers.normal(0.02)
     linear: MakeLinear = Ungrouped(Dense)
     mlp_activation: Activation | None = nn.silu
     qk_norm: bool = False
@@ -139,7 +142,7 @@ class Transformer(nn.Module):
         x_BTD = self.constrain(embed(tokens_BT))
         x_BTD, _ = self._blocks()(x_BTD, rotation, bias, start)
         x_BTD = RMSNorm(self.norm_eps, self.dtype, name="final_norm")(x_BTD)
-        head = Dense(self.vocab_size, dtype=self.dtype, name="head")
+        head = Dense(self.vocab_size, self.head_init, dtype=self.dtype, name="head")
         kernel_DV = head.weights(self.d_model).astype(self.dtype)
         logits_NV = jnp.dot(
             x_BTD.reshape(B * T, self.d_model),

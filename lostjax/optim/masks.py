@@ -26,9 +26,11 @@ def mask_decayed(params: PyTree) -> PyTree:
     """
 
     def is_decayed(path: tuple[object, ...], leaf: Any) -> bool:
-        name = (
-            str(getattr(path[-1], "key", getattr(path[-1], "name", ""))) if path else ""
-        )
-        return leaf.ndim >= 1 and name not in UNDECAYED_NAMES
+        return leaf.ndim >= 1 and leaf_name(path) not in UNDECAYED_NAMES
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)
+
+
+def leaf_name(path: tuple[object, ...]) -> str:
+    """Give the last component of a leaf's path; empty for a tree of one leaf."""
+    return str(getattr(path[-1], "key", getattr(path[-1], "name", ""))) if path else ""

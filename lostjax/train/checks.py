@@ -11,6 +11,7 @@ from lostjax.train.config import (
     flag_name,
     get_field,
 )
+from lostjax.train.widths import at_width
 
 
 def check_config(config: TrainConfig) -> None:
@@ -32,6 +33,7 @@ def check_config(config: TrainConfig) -> None:
         "model.n_heads": 1,
         "model.d_hidden": 1,
         "model.channel_groups": 1,
+        "model.base_width": 0,
         "data.seq_len": 2,
         "stability.every": 0,
     }.items():
@@ -87,6 +89,16 @@ def _check_model(model: ModelConfig) -> None:
             f"--model.rank={model.rank}: must lie in [1, {narrowest}], the smaller "
             f"of --model.d-model={model.d_model} and --model.d-hidden={model.d_hidden}"
         )
+    if model.base_width:
+        if model.linear == "sltrain":
+            raise ConfigError(
+                f"--model.base-width={model.base_width}: not with --model.linear="
+                "sltrain, whose alpha / rank is another rule for widths"
+            )
+        try:
+            at_width(model, model.base_width)
+        except ConfigError as error:
+            raise ConfigError(f"--model.base-width: {error}") from None
     if model.linear == "lost" and model.rank % model.channel_groups:
         raise ConfigError(
             f"--model.channel-groups={model.channel_groups}: must divide --model.rank="

@@ -51,6 +51,9 @@ class ModelConfig:
     """Keep the SwiGLU's own SiLU beside the one inside the factors."""
     qk_norm: bool = False
     """RMSNorm on queries and keys."""
+    base_width: int = 0
+    """Start and learning rates by muP, equal to the usual ones at this width: the best
+    learning rate of a narrow model is then that of a wide one; 0: the usual ones."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and products; parameters stay float32."""
     remat: Literal["none", "full", "products", "bottleneck"] = "products"
@@ -97,6 +100,8 @@ class OptimConfig:
     """Added to the root of the second moment: gradients far below it do not train."""
     weight_decay: float = 0.0
     """Decoupled decay of matrices, per unit of learning rate."""
+    independent_decay: bool = False
+    """Decay per step at the schedule's peak instead, whatever the learning rate."""
     clip: float = 1.0
     """Largest global gradient norm; 0 does not clip."""
 

@@ -13,7 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from lostjax import nn as layers
-from lostjax.train.config import ModelConfig
+from lostjax.optim import width_multipliers
+from lostjax.train.config import ConfigError, ModelConfig
+from lostjax.train.state import abstract_variables
+from lostjax.train.widths import at_width
+from lostjax.typing import PyTree
 
 CHANNELS: dict[str, Callable[..., jax.Array]] = {
     "residual": layers.residual_norm_channels,
@@ -35,10 +39,14 @@ REMAT = {
 
 def build_linear(config: ModelConfig) -> layers.MakeLinear:
     """Choose the linear layer; call it with features, name, channel_groups, dtype."""
+    start = nn.initializers.normal(0.02 * _narrowing(config) ** 0.5)
     kinds: dict[str, layers.MakeLinear] = {
-        "dense": layers.Dense,
+        "dense": partial(layers.Dense, kernel_init=start),
         "low_rank": partial(
-            layers.LowRank, rank=config.rank, factorize=FACTORS[config.factors]
+            layers.LowRank,
+            rank=config.rank,
+            factorize=FACTORS[config.factors],
+            kernel_init=start,
         ),
         "cola": partial(
             layers.LowRank,
@@ -57,6 +65,7 @@ def build_linear(config: ModelConfig) -> layers.MakeLinear:
             factorize=FACTORS[config.factors],
             choose_channels=CHANNELS[config.channels],
             correct_variance=config.correct_variance,
+            kernel_init=start,
         ),
     }
     make = kinds[config.linear]
@@ -85,6 +94,7 @@ def build_model(
         n_layers=config.n_layers,
         n_heads=config.n_heads,
         d_hidden=config.d_hidden,
+        head_init=nn.initializers.normal(0.02 * _narrowing(config)),
         linear=build_linear(config),
         mlp_activation=nn.silu if config.keep_swiglu_silu else None,
         qk_norm=config.qk_norm,
@@ -93,3 +103,33 @@ def build_model(
         channel_groups=config.channel_groups,
         constrain=constrain,
     )
+
+
+def build_multipliers(config: ModelConfig, *, vocab_size: int) -> PyTree | None:
+    """Compute every tensor's learning-rate multiplier, see `optim.width_scaling`.
+
+    Args:
+      config: see `ModelConfig`; already checked.
+      vocab_size: size of the vocabulary V.
+
+    Returns:
+      A nest of floats like the parameters'; None where the rates are the usual ones.
+
+    Raises:
+      ConfigError: where this model or the narrow one cannot be made.
+    """
+    if not config.base_width:
+        return None
+    try:
+        wide, base = (
+            abstract_variables(build_model(sizes, vocab_size=vocab_size))["params"]
+            for sizes in (config, at_width(config, config.base_width))
+        )
+    except ValueError as error:  # a layer refuses sizes that do not fit it
+        raise ConfigError(f"--model.base-width={config.base_width}: {error}") from None
+    return width_multipliers(wide, base)
+
+
+def _narrowing(config: ModelConfig) -> float:
+    """Give base width / width: 1 where the parameterisation is the usual one."""
+    return config.base_width / config.d_model if config.base_width else 1.0

@@ -26,7 +26,7 @@ from lostjax.train.mesh import (
     parse_mesh,
     tree_shardings,
 )
-from lostjax.train.model import build_model
+from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.peaks import flops_peak
 from lostjax.train.reweighting import build_reweighting
@@ -113,7 +113,11 @@ def prepare(config: TrainConfig) -> Setup:
         cache_dir=config.data.cache_dir,
     )
     model = build_model(config.model, vocab_size=data.vocab_size)
-    tx, schedule = build_optimizer(config.optim, steps=config.steps)
+    tx, schedule = build_optimizer(
+        config.optim,
+        steps=config.steps,
+        multipliers=build_multipliers(config.model, vocab_size=data.vocab_size),
+    )
     peak = flops_peak(jax.devices()[0].device_kind)
     return Setup(
         config=config,

@@ -155,5 +155,3 @@ def test_meshes_and_accumulation_compute_what_one_device_does(text_file, cache_d
     spread = dataclasses.replace(config, mesh="data:2,fsdp:2", accumulate=2)
     trial = run_trial(spread)
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
-    plain = run_trial(dataclasses.replace(config, objective=ObjectiveConfig()))
-    assert not np.allclose(plain.losses, alone.losses, rtol=1e-5)
