@@ -49,6 +49,9 @@ def flags(text_file, cache_dir):
         f"--data.cache-dir={cache_dir}",
         "--data.seq-len=32",
         "--checkpoint-every=10",
+        # Weights over the global batch: every process must have its own rows' ones.
+        "--objective.reweight=lin_upper",
+        "--objective.reweight-temperature=0.3",
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
+import lostjax.analysis
 import lostjax.losses
 import lostjax.nn
 import lostjax.optim
@@ -23,7 +24,7 @@ def test_the_library_example_runs():
     assert jax.tree.map(jax.numpy.shape, scope["updates"]) == shapes
 
 
-@pytest.mark.parametrize("room", ["nn", "losses", "optim"])
+@pytest.mark.parametrize("room", ["nn", "losses", "optim", "analysis"])
 def test_names_in_the_index_exist(room):
     names = set(re.findall(rf"`{room}\.(\w+)", README))
     missing = [n for n in names if not hasattr(getattr(lostjax, room), n)]
