@@ -60,7 +60,7 @@ def take_readings(
     """Take the readings of one step; pure.
 
     Args:
-      seen: largest attention logits that the model sowed, stacked on a leading axis of
+      seen: largest attention logits that the model sowed, joined on a leading axis of
         micro-batches.
       mean_log_z: over the batch's tokens.
       gradients: before clipping.

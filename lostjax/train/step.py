@@ -10,7 +10,7 @@ of all rows decide together. Micro-batches need those first: one more forward pa
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,15 +27,6 @@ from lostjax.typing import PyTree, Variables
 Metrics = dict[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Variables, Batch], tuple[jax.Array, jax.Array]]
-
-
-class _Sums(NamedTuple):
-    """What is summed over micro-batches beside the gradients."""
-
-    loss: jax.Array
-    weight: jax.Array
-    log_z: jax.Array | None
-    """None where the step is not watched."""
 
 
 def make_train_step(
@@ -55,8 +46,9 @@ def make_train_step(
       accumulate: micro-batches; divides the batch. Memory of activations falls by it.
       log_partition: weight of the log-partition penalty.
       reweight: gives the factors of the batch's rows; the penalty has none.
-      watch: also give `readings` among the metrics, see `train.stability`. It costs a
-        second product of queries and keys, and a pass over all tensors.
+      watch: also give `readings`, see `train.stability`, and `mean_log_z` among the
+        metrics. It costs a second product of queries and keys, and a pass over all
+        tensors.
 
     Returns:
       The step. Its metrics, float32 scalars: `loss` (mean cross entropy in nats, never
@@ -66,12 +58,12 @@ def make_train_step(
 
     def objective(
         params: PyTree, state: TrainState, batch: Batch, factors_B: jax.Array | None
-    ) -> tuple[jax.Array, tuple[_Sums, Variables]]:
+    ) -> Any:
         variables = {"params": params, "channels": state.channels}
         logits_BTV, seen = _apply_watched(model, variables, batch, watch=watch)
         values_BT = next_token_loss(logits_BTV, batch.targets_BT)
         total, weight = weighted_sums(values_BT, batch.weights_BT)
-        penalised = total
+        sums, penalised = {"loss": total}, total
         if reweight is not None:
             if factors_B is None:
                 factors_B = reweight(values_BT, batch.weights_BT, state.step)
@@ -81,34 +73,33 @@ def make_train_step(
             penalties_BT = log_partition_penalty(logits_BTV)
             penalty, _ = weighted_sums(penalties_BT, batch.weights_BT)
             penalised = penalised + log_partition * penalty
-        log_z = _sum_log_z(logits_BTV, batch) if watch else None
-        return penalised, (_Sums(total, weight, log_z), seen)
+        if watch:
+            log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+            sums["mean_log_z"], _ = weighted_sums(log_z_BT, batch.weights_BT)
+        return penalised, (sums, weight, seen)
 
     gradient = jax.grad(objective, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        def one(part: tuple[Batch, jax.Array | None]) -> Any:
-            grads, (sums, seen) = gradient(state.params, state, *part)
-            return (grads, sums), seen
+        def one(part: tuple[Batch, jax.Array | None]) -> tuple[Any, PyTree]:
+            grads, (sums, weight, seen) = gradient(state.params, state, *part)
+            return (grads, sums, weight), seen
 
         factors_B = None
         if reweight is not None and accumulate > 1:
             values_BT = _token_losses(model, state, batch, parts=accumulate)
             factors_B = reweight(values_BT, batch.weights_BT, state.step)
-        (grads, sums), seen = _accumulated(one, (batch, factors_B), accumulate)
-        scale = 1.0 / jnp.maximum(sums.weight, 1e-9)
+        (grads, sums, weight), seen = _accumulated(one, (batch, factors_B), accumulate)
+        scale = 1.0 / jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda grad: grad * scale, grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics: Metrics = {
-            "loss": sums.loss * scale,
-            "gradient_norm": optax.tree.norm(grads),
-            "tokens": sums.weight,
-        }
-        if sums.log_z is not None:
+        metrics: Metrics = {name: total * scale for name, total in sums.items()}
+        metrics |= {"gradient_norm": optax.tree.norm(grads), "tokens": weight}
+        if watch:
             metrics["readings"] = take_readings(
                 seen,
-                mean_log_z=sums.log_z * scale,
+                mean_log_z=metrics["mean_log_z"],
                 gradients=grads,
                 parameters=state.params,
                 updates=updates,
@@ -137,7 +128,7 @@ def _apply(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
 def _apply_watched(
     model: nn.Module, variables: Variables, batch: Batch, *, watch: bool
 ) -> tuple[jax.Array, Variables]:
-    """Apply the model; where it is watched, also give what its layers sow."""
+    """Apply the model; where it is watched, also give what its layers sow, (1, ..)."""
     made = model.apply(
         variables,
         batch.tokens_BT,
@@ -147,12 +138,7 @@ def _apply_watched(
     )
     logits_BTV, seen = made if watch else (made, {})
     assert isinstance(logits_BTV, jax.Array)
-    return logits_BTV, seen
-
-
-def _sum_log_z(logits_BTV: jax.Array, batch: Batch) -> jax.Array:
-    log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    return weighted_sums(log_z_BT, batch.weights_BT)[0]
+    return logits_BTV, jax.tree.map(lambda x: x[None], seen)
 
 
 def _token_losses(
@@ -164,27 +150,20 @@ def _token_losses(
         logits_BTV = _apply(model, model_variables(state), part)
         return None, next_token_loss(logits_BTV, part.targets_BT)
 
-    _, values_PBT = _accumulated(one, batch, parts)
-    # Undo the strides: row b was number b // parts of micro-batch b % parts.
-    return jnp.moveaxis(values_PBT, 0, 1).reshape(batch.targets_BT.shape)
+    values_BT: jax.Array = _accumulated(one, batch, parts)[1]
+    return values_BT
 
 
-def _accumulated(one: Callable[[Any], Any], batch: PyTree, parts: int) -> Any:
-    """Apply `one` to micro-batches, each holding every parts-th row.
+def _accumulated(
+    one: Callable[[Any], tuple[Any, PyTree]], batch: PyTree, parts: int
+) -> tuple[Any, PyTree]:
+    """Sum the first of what `one` gives over micro-batches, and join the second by row.
 
-    Strided rows keep each micro-batch spread over all shards of the batch.
-
-    Args:
-      one: from a micro-batch to (what is summed over them, what is stacked).
-      batch: a tree of arrays that lead with the batch axis.
-      parts: number of micro-batches P.
-
-    Returns:
-      The sums, and the rest stacked on a leading axis P.
+    Each micro-batch holds every parts-th row: strided rows keep it spread over all
+    shards of the batch.
     """
     if parts == 1:
-        total, rest = one(batch)
-        return total, jax.tree.map(lambda x: x[None], rest)
+        return one(batch)
     split = jax.tree.map(
         lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch
     )
@@ -193,11 +172,13 @@ def _accumulated(one: Callable[[Any], Any], batch: PyTree, parts: int) -> Any:
         jax.eval_shape(one, jax.tree.map(lambda x: x[0], split))[0],
     )
 
-    def add(total: Any, part: PyTree) -> tuple[Any, Any]:
-        more, rest = one(part)
-        return jax.tree.map(jnp.add, total, more), rest
+    def add(total: Any, part: PyTree) -> tuple[Any, PyTree]:
+        sums, rows = one(part)
+        return jax.tree.map(jnp.add, total, sums), rows
 
-    return jax.lax.scan(add, zeros, split)
+    total, rows = jax.lax.scan(add, zeros, split)
+    rows = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), rows)
+    return total, rows
 
 
 __all__ = ["EvalStep", "Metrics", "TrainStep", "make_eval_step", "make_train_step"]

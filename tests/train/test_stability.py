@@ -76,6 +76,7 @@ def test_a_watched_step_is_the_same_step(step):
 
 def test_micro_batches_give_the_readings_of_the_whole(step):
     whole, parts = (step(watch=True, accumulate=n)[2]["readings"] for n in (1, 2))
+    assert whole.attention_logits.shape == (MODEL.n_layers,)
     for ours, theirs in zip(
         jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True
     ):
