@@ -34,7 +34,7 @@ from jax.typing import ArrayLike, DTypeLike
 from lostjax.optim.matrices import MatricesOrRule
 from lostjax.optim.parts import SplitTree, read_clocks, split_tree
 from lostjax.optim.refresh import RESET, RefreshRule, carry_state
-from lostjax.optim.strata import columns
+from lostjax.optim.strata import rows
 from lostjax.optim.subspace import Subspace
 from lostjax.typing import PyTree
 
@@ -72,7 +72,7 @@ def scale_by_frugal(
         makes shapes: name it in `static_args` of `optax.inject_hyperparams`). 0 keeps
         nothing; 1 keeps all and has no state-free part, whatever the subspace.
       update_gap: steps between refreshes, at least 1.
-      subspace: which part; None for `columns()`.
+      subspace: which part; None for `rows()`.
       state_full: any transformation that needs no parameters; None for
         `optax.scale_by_adam()`. The arrays that are not split take it too.
       state_free: any transformation that keeps no arrays: `optax.scale_by_sign()` (for
@@ -92,7 +92,7 @@ def scale_by_frugal(
         where one is not of a real float type, or a subspace does not fit it.
     """
     _check_numbers(density, update_gap)
-    subspace = columns() if subspace is None else subspace
+    subspace = rows() if subspace is None else subspace
     full_tx = optax.with_extra_args_support(state_full or optax.scale_by_adam())
     free_tx = optax.with_extra_args_support(state_free or optax.scale_by_sign())
 
@@ -190,13 +190,13 @@ def frugal(
     """FRUGAL: Adam's state for a quarter of each matrix, sign descent for the rest.
 
     A complete optimiser on any tree. The defaults are those of the authors' scripts,
-    their learning rate included, with columns for blocks, which every matrix has.
+    their learning rate included, with rows, which every matrix has, for blocks.
 
     Args:
       learning_rate: a number, or a schedule of the step.
       density: share of each matrix with a state, in [0, 1]; see `scale_by_frugal`.
       update_gap: steps between refreshes, at least 1.
-      subspace: which part has a state; None for `columns()`.
+      subspace: which part has a state; None for `rows()`.
       state_free: what the other part does; None for `optax.scale_by_sign()`.
       free_scale: learning rate of that part relative to the other's (the authors
         fine-tune with 0.1).

@@ -11,7 +11,7 @@ LinearName = Literal["dense", "low_rank", "cola", "sltrain", "lost"]
 OptimizerName = Literal[
     "adamw", "frugal", "galore", "muon", "sign_sgd", "schedule_free"
 ]
-SubspaceName = Literal["columns", "rows", "coordinates", "blocks", "svd", "orthonormal"]
+SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
 
 class ConfigError(ValueError):
@@ -106,8 +106,8 @@ class OptimConfig:
     """frugal, galore: share of each matrix that keeps a state, in [0, 1]."""
     update_gap: int = 200
     """frugal, galore: steps between choices of that share."""
-    subspace: SubspaceName = "columns"
-    """frugal: what the share is; blocks are whole layers."""
+    subspace: SubspaceName = "rows"
+    """frugal: what the share is; rows are inputs, columns outputs, blocks layers."""
     block_order: Literal["random", "ascending", "descending", "mirror"] = "random"
     """frugal: which layers come next, with --optim.subspace=blocks."""
     stagger: int = 1
