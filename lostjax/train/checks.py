@@ -4,6 +4,7 @@ Nothing here needs a device or data. Errors name the flag, the value, and what i
 allowed.
 """
 
+import importlib.util
 import re
 
 from lostjax.train.config import (
@@ -26,7 +27,6 @@ def check_config(config: TrainConfig) -> None:
         "steps": 1,
         "batch_size": 1,
         "accumulate": 1,
-        "seed": 0,
         "eval_every": 0,
         "checkpoint_every": 1,
         "keep": 1,
@@ -59,6 +59,7 @@ def check_config(config: TrainConfig) -> None:
         value = get_field(config, name)
         if not 0 <= value < float("inf"):
             raise ConfigError(f"{flag_name(name)}={value}: must be 0 or positive")
+    check_seed(config.seed)
     if not 0 < config.optim.learning_rate < float("inf"):
         raise ConfigError(
             f"--optim.learning-rate={config.optim.learning_rate}: must be positive"
@@ -72,6 +73,21 @@ def check_config(config: TrainConfig) -> None:
     _check_model(config.model)
     if config.profile is not None:
         parse_profile(config.profile, steps=config.steps)
+    if config.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"--wandb={config.wandb}: wandb is not installed; "
+            "pip install 'lostjax[wandb]', or leave the flag out"
+        )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what is not a seed: an unsigned integer of 32 bits.
+
+    Raises:
+      ConfigError: naming the flag, the value, and what is allowed.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed={seed}: must lie in [0, 2^32)")
 
 
 def _check_optim(optim: OptimConfig) -> None:

@@ -218,19 +218,26 @@ def flat_fields(config: object, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def deciding_fields(config: TrainConfig) -> dict[str, Any]:
+    """List, by dotted name, the leaves that decide a run's numbers."""
+    return {
+        name: value
+        for name, value in flat_fields(config).items()
+        if name.split(".")[0] in SAME_RUN and name not in FREE_FIELDS
+    }
+
+
 def diff_configs(old: TrainConfig, new: TrainConfig) -> list[str]:
     """List the differences that make two configurations different runs.
 
     Returns:
       Lines such as `--model.rank: 32 there, 64 now`; empty for the same run.
     """
-    before, after = flat_fields(old), flat_fields(new)
+    before = deciding_fields(old)
     return [
-        f"{flag_name(name)}: {before[name]} there, {after[name]} now"
-        for name in after
-        if name.split(".")[0] in SAME_RUN
-        and name not in FREE_FIELDS
-        and before[name] != after[name]
+        f"{flag_name(name)}: {before[name]} there, {value} now"
+        for name, value in deciding_fields(new).items()
+        if before[name] != value
     ]
 
 

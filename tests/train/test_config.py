@@ -56,6 +56,8 @@ BAD = [
     ("optim.free_scale", -1.0, "--optim.free-scale"),
     ("optim.full_state", "(", r"--optim.full-state=\(: no pattern"),
     ("data.seq_len", 1, "--data.seq-len=1"),
+    ("seed", -1, r"--seed=-1: must lie in \[0, 2\^32\)"),
+    ("seed", 2**32, "--seed=4294967296"),
     ("profile", "3", "START:STOP"),
     ("profile", "3:3", "START < STOP"),
 ]
@@ -65,6 +67,15 @@ BAD = [
 def test_a_wrong_value_is_named(name, value, message):
     with pytest.raises(ConfigError, match=message):
         check_config(replaced(TrainConfig(), name, value))
+
+
+def test_a_project_without_wandb_is_refused_before_anything(monkeypatch):
+    config = TrainConfig(wandb="mine")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="--wandb=mine: wandb is not installed"):
+        check_config(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    check_config(config)
 
 
 def test_rank_is_not_checked_where_there_is_none():
