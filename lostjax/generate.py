@@ -16,12 +16,14 @@ from lostjax.data import DataError, load_saved_tokenizer
 from lostjax.nn import sample_tokens
 from lostjax.train.__main__ import normalise, parse_flags
 from lostjax.train.checkpoint import open_checkpoints
+from lostjax.train.checks import check_seed
 from lostjax.train.config import ConfigError
 from lostjax.train.config_file import load_config
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model
+from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.run_dir import find_run
-from lostjax.train.state import abstract_variables
+from lostjax.train.state import abstract_state, abstract_variables
 
 PROGRAM = "python -m lostjax.generate"
 
@@ -57,6 +59,7 @@ def generate(flags: Flags) -> str:
     Raises:
       ConfigError: where there is no such run or checkpoint, or a value is wrong.
     """
+    check_seed(flags.seed)
     directory = find_run(flags.run)
     config = load_config(directory / "config.json")
     tokenizer = load_saved_tokenizer(directory)
@@ -65,14 +68,22 @@ def generate(flags: Flags) -> str:
     with open_checkpoints(directory / "checkpoints") as checkpoints:
         steps = checkpoints.all_steps()
         step = flags.step if flags.step is not None else max(steps, default=-1)
+        if not steps:
+            raise ConfigError(f"{directory}: has no checkpoint yet")
         if step not in steps:
-            there = ", ".join(map(str, steps)) or "none yet"
+            there = ", ".join(map(str, steps))
             raise ConfigError(
-                f"--step={flags.step}: {directory} has checkpoints of steps {there}"
+                f"--step={step}: {directory} has checkpoints of steps {there}"
             )
-        variables = checkpoints.restore_model(
-            abstract_variables(model), step=step, mesh=mesh
-        )
+        if config.optim.name == "schedule_free":  # its state holds half of the model
+            tx, _ = build_optimizer(config.optim, steps=config.steps)
+            abstract = abstract_state(model, tx, key=jax.random.key(0))
+            state = checkpoints.restore(abstract, step=step, mesh=mesh)
+            variables = evaluation_variables(state)
+        else:
+            variables = checkpoints.restore_model(
+                abstract_variables(model), step=step, mesh=mesh
+            )
     prompt = [tokenizer.eos_id, *tokenizer.encode_batch([flags.prompt])[0]]
     try:
         tokens_BT = sample_tokens(
@@ -95,9 +106,11 @@ def generate(flags: Flags) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = [normalise(word) for word in (arguments or sys.argv[1:])]
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        flags = parse_flags(Flags, words, default=None, program=PROGRAM)
+        flags = parse_flags(
+            Flags, [normalise(word) for word in words], default=None, program=PROGRAM
+        )
         continuation = generate(flags)
     except (ConfigError, DataError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)

@@ -1,7 +1,9 @@
 """The real command line, as a person runs it: train, stop, resume, generate, err."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from lostjax.generate import main as generate
 from lostjax.train.__main__ import main
 from lostjax.train.checkpoint import open_checkpoints
 from lostjax.train.config_file import load_config
@@ -23,16 +26,15 @@ pytestmark = pytest.mark.newest
 ROOT = Path(__file__).parents[1]
 
 
-def start(*words, **popen):
+def start(*words, before=()):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
     return subprocess.Popen(
-        [sys.executable, "-m", *words],
+        [sys.executable, *before, "-m", *words],
         cwd=ROOT,
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        **popen,
     )
 
 
@@ -161,6 +163,41 @@ def test_generate_continues_a_prompt(run):
     assert again == out, "the newest checkpoint is step 20, and the seed is fixed"
     code, _, err = finish(start(*words, "--step=15"))
     assert code == 2 and "has checkpoints of steps 10, 20" in err
+    assert err.count("\n") == 1, err
+
+
+def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
+    directory = tmp_path / "damaged"
+    shutil.copytree(run[0], directory)
+    for path in (directory / "checkpoints").glob("20/*/_METADATA"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert generate([str(directory)]) == 2
+    said = capsys.readouterr().err
+    assert f"{directory}/checkpoints/20: cannot be read as a checkpoint" in said
+    assert generate([str(directory), "--step=10", "--tokens=3"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "Directory of the run"),
+        (["/no/run"], "/no/run: no run is there"),
+        (["{run}", "--tokens=0"], "n_tokens=0: must be at least 1"),
+        (["{run}", "--top-k=999"], "top_k=999: must be 1 to vocab_size=257"),
+        (["{run}", "--top-p=0"], "top_p=0"),
+        (["{run}", "--temperature=-1"], "temperature=-1"),
+        (["{run}", "--seed=-1"], "--seed=-1: must lie in [0, 2^32)"),
+        (["{run}", "--promt=x"], "did you mean --prompt?"),
+        (["{empty}"], "has no checkpoint yet"),
+    ],
+)
+def test_bad_input_to_generate_is_one_line(run, words, message, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    shutil.copytree(run[0], empty, ignore=shutil.ignore_patterns("checkpoints"))
+    (empty / "checkpoints").mkdir()
+    assert generate([word.format(run=run[0], empty=empty) for word in words]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1 and not said.out
 
 
 def test_two_processes_are_one_run(run, flags, tmp_path):
@@ -202,6 +239,15 @@ def free_port():
         (["--data.source=tfds:{tfds}"], "no prepared data set there"),
         (["--data.tokenizer=/no/tokenizer.json"], "/no/tokenizer.json"),
         (["--run-dir={strange}"], "holds files but no run"),
+        (["--run-dir={empty}/run"], "empty.txt is a file, not a directory"),
+        (["--seed=4294967296"], "--seed=4294967296: must lie in [0, 2^32)"),
+        (["--dry-run=1"], "takes no value; write --dry-run or --no-dry-run"),
+        (["--model.learn-gamma=yes"], "write --model.learn-gamma or --model.no-"),
+        (["--data.cache-dir={empty}"], "the cache cannot be written"),
+        (["--nope"], "--nope: no such flag"),
+        (["--preset=smok"], "did you mean smoke?"),
+        (["--mesh=data:2,data:2"], "axis data is given twice"),
+        (["--mesh=data:0"], "the size of data is '0'"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
@@ -236,6 +282,85 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     said = capsys.readouterr()
     assert message in said.err and said.err.count("\n") == 1, said.err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_runs_directory_is_left_alone(run, flags, capsys):
+    directory, _ = run
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    assert main([f"--run-dir={directory}", "--model.rank=4", *flags]) == 2
+    said = capsys.readouterr().err
+    assert "another configuration (--model.rank: 8 there, 4 now)" in said
+    assert said.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+
+
+def test_a_disk_without_room_is_one_line_and_leaves_nothing(
+    flags, tmp_path, capsys, monkeypatch
+):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert main(["--mesh=data:8", f"--run-dir={tmp_path / 'run'}", *flags]) == 2
+    said = capsys.readouterr().err
+    assert "1.00 kB are free on its disk, but the checkpoints need" in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_up_in_the_cache_is_one_line(
+    flags, tmp_path, capsys, monkeypatch
+):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
+    words = [f"--data.cache-dir={tmp_path}/cache", f"--run-dir={tmp_path}/run"]
+    kept = [word for word in flags if "cache-dir" not in word]
+    assert main(["--mesh=data:8", *words, *kept]) == 2
+    said = capsys.readouterr().err
+    assert "the cache cannot be written (No space left on device)" in said
+    assert said.count("\n") == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+OBEY_PERMISSIONS = """
+import ctypes, os, sys
+if os.geteuid() == 0:  # root reads and writes everything: take that right from it
+    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+    for right in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, right, 0, 0, 0) == 0
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="capabilities")
+@pytest.mark.parametrize(
+    "extra, message",
+    [
+        ("--run-dir={locked}/run", "no permission to write in {locked}"),
+        ("--run-dir={shut}/run", "no permission to read {shut}/run"),
+        ("--resume={shut}", "{shut}: no permission to read it"),
+        ("--data.source={secret}", "{secret}: cannot be read: Permission denied"),
+        ("--data.cache-dir={locked}/cache", "cannot be written (Permission denied)"),
+    ],
+)
+def test_no_permission_is_one_line_and_leaves_nothing(extra, message, flags, tmp_path):
+    places = {name: tmp_path / name for name in ("locked", "shut", "secret")}
+    for name, mode in {"locked": 0o500, "shut": 0o000}.items():
+        places[name].mkdir()
+        places[name].chmod(mode)
+    places["secret"].write_text("x")
+    places["secret"].chmod(0o000)
+    word = extra.format(**places)
+    name = word.partition("=")[0]
+    words = [] if name == "--resume" else [f"--run-dir={tmp_path / 'run'}", *flags]
+    kept = [other for other in words if not other.startswith(name + "=")]
+    process = start("lostjax.train", word, *kept, before=["-c", OBEY_PERMISSIONS])
+    code, out, err = finish(process)
+    for name in ("locked", "shut"):
+        places[name].chmod(0o700)
+    assert code == 2 and message.format(**places) in err, err
+    assert err.count("\n") == 1 and not out
+    assert sorted(tmp_path.rglob("*")) == sorted(places.values())
 
 
 def test_dry_run_prints_the_configuration_and_the_budget(flags, tmp_path, capsys):

@@ -1,108 +1,203 @@
 """Cells: single short runs, each trained once and kept as JSON.
 
-A cell's file is named by a hash of its configuration, so a table that was interrupted
-goes on where it stopped, and a changed setting is a new cell. A sweep trains seed 0
-over a grid of learning rates that doubles; where the best lies at an edge the grid is
-widened there until it does not.
+A cell's file has a name to find it by, such as `lost-lr0.004-seed0.json`, and holds
+the fields that decided its numbers. It stands for a configuration where the two agree:
+every field in the file has today's value, and every field that the file lacks, being
+younger than it, is at its default today. Any other cell is trained again, and says why.
 """
 
-import dataclasses
+import datetime
 import json
 import math
+import platform
+import re
+import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import xxhash
+import jax
 
-from lostjax.repro.claims import Row
-from lostjax.train.config import TrainConfig
+from lostjax.train.config import TrainConfig, deciding_fields
 from lostjax.train.files import replace_file
 from lostjax.train.trial import run_trial
 
-MAX_WIDENINGS = 6
+LOSSES = 20
+"""Training losses that a cell keeps, of evenly spaced steps."""
 
 
-def run_cell(config: TrainConfig, *, directory: Path) -> dict[str, object]:
+class Made(NamedTuple):
+    """When, where and by what a cell was trained."""
+
+    date: str
+    """Year-month-day, UTC."""
+    machine: str
+    """Processor and system."""
+    jax: str
+    """Version."""
+    seconds: float
+    """Wall-clock time, with compiling and evaluation."""
+
+
+class Cell(NamedTuple):
+    """One trained configuration. What diverged is NaN here and null in the file."""
+
+    method: str
+    """Its name in the table."""
+    configuration: dict[str, Any]
+    """The fields that decide its numbers, by dotted name."""
+    parameters: int
+    """Trainable parameters outside embedding and head."""
+    losses: tuple[float, ...]
+    """Training loss of evenly spaced steps, nats per token."""
+    loss: float
+    """Held-out, nats per token."""
+    bits_per_byte: float
+    """Held-out."""
+    made: Made
+
+
+def run_cell(method: str, config: TrainConfig, *, directory: Path) -> Cell:
     """Train one configuration, or read what it came to before.
 
+    Args:
+      method: its name in the table, and the first part of its file's name.
+      config: what is trained.
+      directory: of the cells; made where it is missing.
+
     Returns:
-      `configuration`, `parameters`, `losses` (of 20 evenly spaced steps),
-      `bits_per_byte`, `loss`.
+      The cell, which is on disk.
     """
-    values = dataclasses.asdict(config)
-    values["data"]["cache_dir"] = None
-    text = json.dumps(values, sort_keys=True)
-    path = directory / f"{xxhash.xxh3_64_hexdigest(text.encode())}.json"
+    path = directory / name_cell(method, config)
     if path.exists():
-        stored: dict[str, object] = json.loads(path.read_text())
-        return stored
-    trial = run_trial(config)
-    every = max(1, len(trial.losses) // 20)
-    cell: dict[str, object] = {
-        "configuration": values,
-        "parameters": trial.parameters,
-        "losses": [round(loss, 5) for loss in trial.losses[every - 1 :: every]],
-        "loss": trial.evaluation.loss,
-        "bits_per_byte": trial.evaluation.bits_per_byte,
-    }
+        try:
+            cell = load_cell(path)
+            reason = "; ".join(find_differences(cell.configuration, config))
+        except ValueError as error:
+            cell, reason = None, str(error)
+        if cell is not None and not reason:
+            return cell
+        _say(f"{path.name} is trained again: {reason}")
     directory.mkdir(parents=True, exist_ok=True)
-    replace_file(path, (json.dumps(cell, indent=1) + "\n").encode())
+    cell = _train(method, config)
+    save_cell(path, cell)
+    _say(
+        f"{path.stem}: {cell.bits_per_byte:.4f} bits per byte, "
+        f"{cell.made.seconds:.0f} s"
+    )
     return cell
 
 
-def tune_method(
-    method: str,
-    config: TrainConfig,
-    *,
-    rates: tuple[float, ...],
-    seeds: int,
-    directory: Path,
-) -> Row:
-    """Sweep the learning rate on seed 0, then repeat the best one on other seeds.
+def name_cell(method: str, config: TrainConfig) -> str:
+    """Name a cell's file, such as `lost-no-activation-lr0.004-seed0.json`."""
+    return f"{slug(method)}-lr{config.optim.learning_rate!r}-seed{config.seed}.json"
+
+
+def slug(method: str) -> str:
+    """Write a method's name in small letters, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", method.lower()).strip("-")
+
+
+def find_differences(stored: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    """List why a stored configuration does not stand for one of today.
 
     Args:
-      method: its name in the table.
-      config: what is trained, but for learning rate and seed.
-      rates: grid of learning rates in rising order, each twice the one before.
-      seeds: how many, from 0.
-      directory: of the cells.
+      stored: a cell's `configuration`, perhaps of before some field was there.
+      config: the configuration that is wanted.
 
     Returns:
-      The row.
+      Lines such as `model.rank: 32 there, 64 now`; empty where the two agree.
+    """
+    before = _plain(TrainConfig()) | dict(stored)
+    now = _plain(config)
+    return [
+        f"{name}: {before.get(name)} there, {now.get(name, 'no such field')} now"
+        for name in before | now
+        if name not in now or before[name] != now[name]
+    ]
+
+
+def load_cell(path: Path) -> Cell:
+    """Read a cell.
 
     Raises:
-      RuntimeError: where the best rate still lies at an edge after widening.
+      ValueError: where the file is not one, or not a whole one.
     """
-
-    def bits(rate: float, seed: int) -> tuple[float, int]:
-        optim = dataclasses.replace(config.optim, learning_rate=rate)
-        cell = run_cell(
-            dataclasses.replace(config, optim=optim, seed=seed), directory=directory
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        cell = Cell(**values | {"made": Made(**values["made"])})
+        return cell._replace(
+            configuration=dict(cell.configuration),
+            losses=tuple(map(_or_nan, cell.losses)),
+            loss=_or_nan(cell.loss),
+            bits_per_byte=_or_nan(cell.bits_per_byte),
         )
-        value, parameters = cell["bits_per_byte"], cell["parameters"]
-        assert isinstance(value, float) and isinstance(parameters, int)
-        return value, parameters
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path.name}: not a cell: {error!r}") from None
 
-    swept = {rate: bits(rate, 0)[0] for rate in rates}
-    for _ in range(MAX_WIDENINGS):
-        best = min(swept, key=lambda rate: _worst_if_nan(swept[rate]))
-        if best == min(swept):
-            new = best / 2
-        elif best == max(swept):
-            new = best * 2
-        else:
-            break
-        swept[new] = bits(new, 0)[0]
-    else:
-        raise RuntimeError(f"{method}: the best learning rate stays at the grid's edge")
-    cells = [bits(best, seed) for seed in range(seeds)]
-    return Row(
+
+def save_cell(path: Path, cell: Cell) -> None:
+    """Write a cell in one step."""
+    values = cell._asdict() | {
+        "made": cell.made._asdict(),
+        "losses": [_or_none(loss) for loss in cell.losses],
+        "loss": _or_none(cell.loss),
+        "bits_per_byte": _or_none(cell.bits_per_byte),
+    }
+    replace_file(path, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+
+
+def describe_machine() -> str:
+    """Name the processor that trains, and the system."""
+    device = jax.devices()[0]
+    name = _processor() if device.platform == "cpu" else device.device_kind
+    return f"{name}, {platform.system()} {platform.machine()}"
+
+
+def _train(method: str, config: TrainConfig) -> Cell:
+    began = time.monotonic()
+    trial = run_trial(config)
+    every = max(1, len(trial.losses) // LOSSES)
+    return Cell(
         method=method,
-        parameters=cells[0][1],
-        learning_rate=best,
-        swept=dict(sorted(swept.items())),
-        values=tuple(value for value, _ in cells),
+        configuration=_plain(config),
+        parameters=trial.parameters,
+        losses=tuple(round(loss, 5) for loss in trial.losses[every - 1 :: every]),
+        loss=trial.evaluation.loss,
+        bits_per_byte=trial.evaluation.bits_per_byte,
+        made=Made(
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            machine=describe_machine(),
+            jax=jax.__version__,
+            seconds=round(time.monotonic() - began, 1),
+        ),
     )
 
 
-def _worst_if_nan(value: float) -> float:
-    return math.inf if math.isnan(value) else value
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """Give what decides the numbers as JSON gives it back."""
+    values: dict[str, Any] = json.loads(json.dumps(deciding_fields(config)))
+    return values
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        text = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, flags=re.MULTILINE)
+    return found[1] if found else platform.processor() or "unknown processor"
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _say(line: str) -> None:
+    """Tell how a table of hours goes on, beside its output."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,21 +1,31 @@
 """A claim, the measured rows that speak to it, and what they say.
 
-A row is a method at its best learning rate over several seeds. Two rows differ when
-the distance of their means exceeds twice its standard error,
+A row is a method at its best learning rate over several seeds. A finding is the
+difference of two rows' means with its 95 % interval, by Welch's t (B. L. Welch, 1947,
+which lets the two have different spreads):
 
-    |mean_a - mean_b| > 2 sqrt(s_a^2 / n_a + s_b^2 / n_b),
+    difference = mean_a - mean_b
+    margin     = t_{0.975, nu} sqrt(v_a + v_b)        v = s^2 / n
+    nu         = (v_a + v_b)^2 / (v_a^2 / (n_a - 1) + v_b^2 / (n_b - 1))
 
-and otherwise the seeds cannot tell them apart. With three seeds this is a coarse rule:
-about one pair in ten that are equal would be told apart by chance.
+Where the interval holds 0 the seeds do not tell the two apart. One equal pair in
+twenty still would be told apart by chance. The spread is over initialisation and data
+order; how far a finer grid of learning rates would move a mean is not in it.
 """
 
 import json
 import math
-import statistics
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from scipy.special import stdtrit
 
 from lostjax.train.files import replace_file
+
+CONFIDENCE = 0.95
+
+Verdict = Literal["holds", "does not hold", "within noise", "not measured"]
 
 
 class Row(NamedTuple):
@@ -34,58 +44,92 @@ class Row(NamedTuple):
 
     @property
     def mean(self) -> float:
-        """Mean over seeds."""
-        return statistics.fmean(self.values)
+        """Mean over seeds; NaN where one diverged."""
+        return float(np.mean(self.values))
 
     @property
     def spread(self) -> float:
-        """Standard deviation over seeds (n - 1)."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
+        """Standard deviation over seeds (n - 1); NaN where one diverged."""
+        return float(np.std(self.values, ddof=1))
 
 
 class Finding(NamedTuple):
-    """One comparison that the claim rests on."""
+    """One comparison that a claim rests on."""
 
     statement: str
     """What the paper says, such as `LOST is better than CoLA`."""
+    first: str
+    """The method that it speaks for."""
+    second: str
+    """The method that it is compared with."""
     difference: float
     """Mean of the first minus mean of the second, bits per byte; negative is better."""
-    error: float
-    """Standard error of the difference."""
+    margin: float
+    """Half the width of the difference's 95 % interval."""
 
     @property
-    def verdict(self) -> str:
-        """Give `holds`, `does not hold`, or `within noise`."""
-        if abs(self.difference) <= 2 * self.error:
+    def verdict(self) -> Verdict:
+        """Say what the difference makes of the statement."""
+        if math.isnan(self.difference):  # a seed diverged
+            return "not measured"
+        if abs(self.difference) <= self.margin:
             return "within noise"
         return "holds" if self.difference < 0 else "does not hold"
+
+
+class Cost(NamedTuple):
+    """What a table took."""
+
+    runs: int
+    """Runs that its numbers come from, sweeps and seeds."""
+    tokens: int
+    """Tokens that they were trained on, in all."""
+    seconds: int
+    """Their wall-clock seconds, added up."""
+    machines: tuple[str, ...]
+    """What trained them."""
 
 
 class Claim(NamedTuple):
     """A paper's claim and all that was measured about it."""
 
     name: str
+    """`lost-small`: the paper and the scale."""
     paper: str
     setting: str
     """Text, model, tokens: what the numbers are of."""
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
+    cost: Cost
 
 
-def compare_rows(first: Row, second: Row) -> Finding:
-    """Ask whether the first method is better (has fewer bits per byte)."""
+def compare_rows(first: Row, second: Row, *, statement: str) -> Finding:
+    """Ask whether the first method is better (has fewer bits per byte).
+
+    Args:
+      first, second: rows of at least two seeds each.
+      statement: what is said to hold where it is.
+    """
+    parts = [row.spread**2 / len(row.values) for row in (first, second)]
+    counts = [len(row.values) for row in (first, second)]
+    variance = sum(parts)
+    margin = 0.0
+    if variance > 0:
+        freedom = variance**2 / sum(
+            part**2 / (count - 1) for part, count in zip(parts, counts, strict=True)
+        )
+        margin = math.sqrt(variance) * float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
     return Finding(
-        statement=f"{first.method} is better than {second.method}",
+        statement=statement,
+        first=first.method,
+        second=second.method,
         difference=first.mean - second.mean,
-        error=math.sqrt(
-            sum(row.spread**2 / len(row.values) for row in (first, second))
-        ),
+        margin=margin,
     )
 
 
-def save_claim(stem: Path, claim: Claim) -> None:
-    """Write a claim as STEM.json and, for readers, STEM.md."""
-    stem.parent.mkdir(parents=True, exist_ok=True)
+def claim_values(claim: Claim) -> dict[str, Any]:
+    """Give a claim as JSON holds it: its values and what follows from them."""
     values = claim._asdict() | {
         "rows": [
             row._asdict() | {"mean": row.mean, "spread": row.spread}
@@ -95,29 +139,21 @@ def save_claim(stem: Path, claim: Claim) -> None:
             finding._asdict() | {"verdict": finding.verdict}
             for finding in claim.findings
         ],
+        "cost": claim.cost._asdict(),
     }
-    text = json.dumps(values, indent=1) + "\n"
-    replace_file(stem.with_suffix(".json"), text.encode())
-    replace_file(stem.with_suffix(".md"), tabulate_claim(claim).encode())
+    plain: dict[str, Any] = _without_nan(json.loads(json.dumps(values)))
+    return plain
 
 
-def tabulate_claim(claim: Claim) -> str:
-    """Write a claim as Markdown: its setting, its rows, and its findings."""
-    lines = [
-        f"{claim.setting}",
-        "",
-        "| method | parameters | learning rate | held-out bits per byte |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for row in sorted(claim.rows, key=lambda row: row.mean):
-        lines.append(
-            f"| {row.method} | {row.parameters:,} | {row.learning_rate:g} | "
-            f"{row.mean:.4f} ± {row.spread:.4f} |"
-        )
-    lines += ["", "| claim | difference | verdict |", "| --- | ---: | --- |"]
-    for finding in claim.findings:
-        lines.append(
-            f"| {finding.statement} | {finding.difference:+.4f} ± "
-            f"{finding.error:.4f} | {finding.verdict} |"
-        )
-    return "\n".join(lines) + "\n"
+def save_claim(path: Path, claim: Claim) -> None:
+    """Write a claim as JSON; what is not a number is null."""
+    text = json.dumps(claim_values(claim), indent=1, allow_nan=False) + "\n"
+    replace_file(path, text.encode())
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

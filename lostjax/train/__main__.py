@@ -133,6 +133,7 @@ def parse_flags(
     import tyro
 
     _refuse_unknown_and_repeated(words, known=_flag_names(flags))
+    _refuse_valued_switches(words, flags)
     options: dict[str, Any] = {"args": words, "prog": program}
     if default is not None:
         options["default"] = default
@@ -195,6 +196,18 @@ def _refuse_unknown_and_repeated(words: Sequence[str], *, known: list[str]) -> N
         if name in seen:
             raise ConfigError(f"{name} is given twice")
         seen.add(name)
+
+
+def _refuse_valued_switches(words: Sequence[str], flags: type[Any]) -> None:
+    """Refuse `--dry-run=true`: a switch has two names and no value."""
+    switches = [name for name, kind in flag_types(flags).items() if kind is bool]
+    for word in words:
+        name, equals, _ = word.partition("=")
+        for switch in switches:
+            *room, last = switch.replace("_", "-").split(".")
+            on, off = (".".join([*room, text]) for text in (last, f"no-{last}"))
+            if equals and name in (f"--{on}", f"--{off}"):
+                raise ConfigError(f"{word}: takes no value; write --{on} or --{off}")
 
 
 def _value_of(words: Sequence[str], name: str) -> str | None:

@@ -11,13 +11,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lostjax.train.config import (
-    FREE_FIELDS,
-    SAME_RUN,
-    ConfigError,
-    TrainConfig,
-    flat_fields,
-)
+from lostjax.train.config import ConfigError, TrainConfig, deciding_fields
 from lostjax.train.files import replace_file
 from lostjax.train.trial import run_trial
 
@@ -93,9 +87,4 @@ def _load(path: Path, config: TrainConfig) -> Cell:
 
 def _deciding(config: TrainConfig) -> dict[str, Any]:
     """List the fields that decide a cell's numbers, by dotted name."""
-    return {
-        name: value
-        for name, value in flat_fields(config).items()
-        if name == "stability.every"
-        or (name.split(".")[0] in SAME_RUN and name not in FREE_FIELDS)
-    }
+    return deciding_fields(config) | {"stability.every": config.stability.every}

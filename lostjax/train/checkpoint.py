@@ -6,6 +6,7 @@ asynchronous and atomic: a step counts once its directory has its final name, an
 a killed save left behind is removed when the run is opened again.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
+from lostjax.train.config import ConfigError
 from lostjax.train.mesh import tree_shardings
 from lostjax.train.state import TrainState, model_variables
 from lostjax.typing import PyTree, Variables
@@ -30,15 +32,14 @@ class Checkpoints:
           directory: absolute or relative; made where it is missing and keep is given.
           keep: how many of the newest steps to keep; None only reads.
         """
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
+        with _without_remarks():
+            options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 create=keep is not None,
                 cleanup_tmp_directories=keep is not None,
                 read_only=keep is None,
-            ),
-        )
+            )
+            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
 
     def latest_step(self) -> int | None:
         """Give the newest finished step, or None."""
@@ -70,14 +71,15 @@ class Checkpoints:
 
         Returns:
           The state, sharded by the table of `train.mesh`.
+
+        Raises:
+          ConfigError: where it cannot be read, or is of another model.
         """
         model, progress = (
             ocp.args.StandardRestore(_placed(tree, mesh))
             for tree in (model_variables(abstract), _progress(abstract))
         )
-        found = self._manager.restore(
-            step, args=ocp.args.Composite(model=model, progress=progress)
-        )
+        found = self._read(step, model=model, progress=progress)
         return TrainState(
             step=found["progress"]["step"],
             params=found["model"]["params"],
@@ -86,15 +88,20 @@ class Checkpoints:
         )
 
     def restore_model(self, abstract: Variables, *, step: int, mesh: Mesh) -> Variables:
-        """Read only params and channels onto a mesh."""
-        found = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(_placed(abstract, mesh))
-            ),
-        )
-        variables: Variables = found["model"]
+        """Read only params and channels onto a mesh; raises as `restore` does."""
+        placed = ocp.args.StandardRestore(_placed(abstract, mesh))
+        variables: Variables = self._read(step, model=placed)["model"]
         return variables
+
+    def _read(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, OSError) as error:
+            path = self._manager.directory / str(step)
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"{path}: cannot be read as a checkpoint: {reason}"
+            ) from error
 
     def wait(self) -> None:
         """Block until every started save is on disk; raises what it failed with."""
@@ -115,6 +122,18 @@ def open_checkpoints(
         yield checkpoints
     finally:
         checkpoints.close()
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Open what is only read without orbax's warnings that it is only read."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _progress(state: TrainState) -> dict[str, PyTree]:

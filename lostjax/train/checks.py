@@ -4,9 +4,13 @@ Nothing here needs a device or data. Errors name the flag, the value, and what i
 allowed.
 """
 
+import importlib.util
+import re
+
 from lostjax.train.config import (
     ConfigError,
     ModelConfig,
+    OptimConfig,
     TrainConfig,
     flag_name,
     get_field,
@@ -24,7 +28,6 @@ def check_config(config: TrainConfig) -> None:
         "steps": 1,
         "batch_size": 1,
         "accumulate": 1,
-        "seed": 0,
         "eval_every": 0,
         "checkpoint_every": 1,
         "keep": 1,
@@ -36,6 +39,8 @@ def check_config(config: TrainConfig) -> None:
         "model.base_width": 0,
         "data.seq_len": 2,
         "stability.every": 0,
+        "optim.update_gap": 1,
+        "optim.stagger": 1,
     }.items():
         value = get_field(config, name)
         if value < low:
@@ -44,6 +49,7 @@ def check_config(config: TrainConfig) -> None:
         "model.delta",
         "model.gamma",
         "optim.final_fraction",
+        "optim.density",
         "objective.reweight_warmup",
     ):
         value = get_field(config, name)
@@ -53,10 +59,16 @@ def check_config(config: TrainConfig) -> None:
         value = get_field(config, name)
         if not 0 <= value < 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1)")
-    for name in ("optim.weight_decay", "optim.clip", "objective.log_partition"):
+    for name in (
+        "optim.weight_decay",
+        "optim.clip",
+        "optim.free_scale",
+        "objective.log_partition",
+    ):
         value = get_field(config, name)
         if not 0 <= value < float("inf"):
             raise ConfigError(f"{flag_name(name)}={value}: must be 0 or positive")
+    check_seed(config.seed)
     for name in ("optim.learning_rate", "optim.eps"):
         value = get_field(config, name)
         if not 0 < value < float("inf"):
@@ -72,9 +84,43 @@ def check_config(config: TrainConfig) -> None:
             f"--accumulate={config.accumulate}: must divide --batch-size="
             f"{config.batch_size}"
         )
+    _check_optim(config.optim)
     _check_model(config.model)
+    if config.model.base_width:
+        _check_base_width(config)
     if config.profile is not None:
         parse_profile(config.profile, steps=config.steps)
+    if config.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"--wandb={config.wandb}: wandb is not installed; "
+            "pip install 'lostjax[wandb]', or leave the flag out"
+        )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what is not a seed: an unsigned integer of 32 bits.
+
+    Raises:
+      ConfigError: naming the flag, the value, and what is allowed.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed={seed}: must lie in [0, 2^32)")
+
+
+def _check_optim(optim: OptimConfig) -> None:
+    if optim.name == "galore" and optim.density == 0:
+        raise ConfigError("--optim.density=0: galore would never move a matrix")
+    if optim.name == "schedule_free" and optim.b1 == 0:
+        raise ConfigError(
+            "--optim.b1=0: schedule_free averages by it; must be positive"
+        )
+    if optim.full_state is not None:
+        try:
+            re.compile(optim.full_state)
+        except re.error as error:
+            raise ConfigError(
+                f"--optim.full-state={optim.full_state}: no pattern: {error}"
+            ) from None
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -89,21 +135,30 @@ def _check_model(model: ModelConfig) -> None:
             f"--model.rank={model.rank}: must lie in [1, {narrowest}], the smaller "
             f"of --model.d-model={model.d_model} and --model.d-hidden={model.d_hidden}"
         )
-    if model.base_width:
-        if model.linear == "sltrain":
-            raise ConfigError(
-                f"--model.base-width={model.base_width}: not with --model.linear="
-                "sltrain, whose alpha / rank is another rule for widths"
-            )
-        try:
-            at_width(model, model.base_width)
-        except ConfigError as error:
-            raise ConfigError(f"--model.base-width: {error}") from None
     if model.linear == "lost" and model.rank % model.channel_groups:
         raise ConfigError(
             f"--model.channel-groups={model.channel_groups}: must divide --model.rank="
             f"{model.rank}, which is laid out by groups too"
         )
+
+
+def _check_base_width(config: TrainConfig) -> None:
+    """Refuse muP where its rule for Adam on matrices is not the right one."""
+    flag = f"--model.base-width={config.model.base_width}"
+    if config.model.linear == "sltrain":
+        raise ConfigError(
+            f"{flag}: not with --model.linear=sltrain, whose alpha / rank is another "
+            "rule for widths"
+        )
+    if config.optim.name in ("muon", "galore"):
+        raise ConfigError(
+            f"{flag}: not with --optim={config.optim.name}, whose updates do not have "
+            "entries of size one; adamw, frugal, sign_sgd and schedule_free do"
+        )
+    try:
+        at_width(config.model, config.model.base_width)
+    except ConfigError as error:
+        raise ConfigError(f"--model.base-width: {error}") from None
 
 
 def parse_profile(text: str, *, steps: int) -> tuple[int, int]:

@@ -8,6 +8,10 @@ import dataclasses
 from typing import Any, Literal
 
 LinearName = Literal["dense", "low_rank", "cola", "sltrain", "lost"]
+OptimizerName = Literal[
+    "adamw", "frugal", "galore", "muon", "sign_sgd", "schedule_free"
+]
+SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
 
 class ConfigError(ValueError):
@@ -84,8 +88,9 @@ class DataConfig:
 class OptimConfig:
     """The optimiser: `--optim=NAME` is short for `--optim.name=NAME`."""
 
-    name: Literal["adamw"] = "adamw"
-    """The optimiser."""
+    name: OptimizerName = "adamw"
+    """adamw; frugal (Adam in a part of each matrix, signs elsewhere); galore; muon;
+    sign_sgd; schedule_free (AdamW without a decaying schedule)."""
     learning_rate: float = 6e-3
     """Peak learning rate."""
     warmup: float = 0.1
@@ -104,6 +109,25 @@ class OptimConfig:
     """Decay per step at the schedule's peak instead, whatever the learning rate."""
     clip: float = 1.0
     """Largest global gradient norm; 0 does not clip."""
+    density: float = 0.25
+    """frugal, galore: share of each matrix that keeps a state, in [0, 1]."""
+    update_gap: int = 200
+    """frugal, galore: steps between choices of that share."""
+    subspace: SubspaceName = "rows"
+    """frugal: what the share is; rows are inputs, columns outputs, blocks layers."""
+    block_order: Literal["random", "ascending", "descending", "mirror"] = "random"
+    """frugal: which layers come next, with --optim.subspace=blocks."""
+    stagger: int = 1
+    """galore, frugal with svd: groups of matrices that refresh at different steps."""
+    state_free: Literal["sign", "sgd", "none"] = "sign"
+    """frugal: what moves the rest of each matrix."""
+    free_scale: float = 1.0
+    """frugal: learning rate of the rest, relative to the other's."""
+    on_refresh: Literal["reset", "keep", "reproject"] = "reset"
+    """frugal: what becomes of the state when the share is chosen anew."""
+    full_state: str | None = None
+    """frugal, galore, muon: pattern of arrays that keep Adam's full state besides
+    embedding, head and norms, such as '/(a|b)$' (LOST's factors)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,19 +241,26 @@ def flat_fields(config: object, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def deciding_fields(config: TrainConfig) -> dict[str, Any]:
+    """List, by dotted name, the leaves that decide a run's numbers."""
+    return {
+        name: value
+        for name, value in flat_fields(config).items()
+        if name.split(".")[0] in SAME_RUN and name not in FREE_FIELDS
+    }
+
+
 def diff_configs(old: TrainConfig, new: TrainConfig) -> list[str]:
     """List the differences that make two configurations different runs.
 
     Returns:
       Lines such as `--model.rank: 32 there, 64 now`; empty for the same run.
     """
-    before, after = flat_fields(old), flat_fields(new)
+    before = deciding_fields(old)
     return [
-        f"{flag_name(name)}: {before[name]} there, {after[name]} now"
-        for name in after
-        if name.split(".")[0] in SAME_RUN
-        and name not in FREE_FIELDS
-        and before[name] != after[name]
+        f"{flag_name(name)}: {before[name]} there, {value} now"
+        for name, value in deciding_fields(new).items()
+        if before[name] != value
     ]
 
 

@@ -14,6 +14,7 @@ without pyplot: no window system, no global list of figures.
 import io
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,6 +42,7 @@ _COLOURS = {
     "--alarm": "#101112",
 }
 _FONT_SIZE = 12.0
+_LETTER = 6.8  # pixels across, on average
 _STEPS = [1, 2, 5, 10]  # of ticks: no axis of 0.8, 1.6, 2.4
 
 
@@ -107,7 +109,7 @@ def draw_curves(
         _style(axes, curves, log)
         _say(axes, 0, 1, y_label, dx=-_left(), dy=12, va="bottom", ha="left")
         _legend(axes, curves, width)
-        _draw_levels(axes, levels or {})
+        _draw_levels(axes, levels or {}, room=_right(width, levels or {}) - 8)
         text = io.StringIO()
         figure.savefig(
             text,
@@ -122,9 +124,8 @@ def _frame(
     width: int, height: int, levels: Mapping[str, float | int]
 ) -> tuple[float, float, float, float]:
     """Left, bottom, width and height of the axes, as fractions of the figure."""
-    longest = max((len(label) for label in levels), default=0)
-    right = min(0.4 * width, 12 + 6.8 * longest) if levels else 12
     left, bottom, top = _left(), 40, 34
+    right = _right(width, levels)
     return (
         left / width,
         bottom / height,
@@ -135,6 +136,12 @@ def _frame(
 
 def _left() -> float:
     return 48.0
+
+
+def _right(width: int, levels: Mapping[str, float | int]) -> float:
+    """Room for the words beside the levels; where it is not enough they are broken."""
+    longest = max((len(label) for label in levels), default=0)
+    return min(0.4 * width, 12 + _LETTER * longest)
 
 
 def _plot(axes: "Axes", curve: Curve, colour: str) -> None:
@@ -229,7 +236,9 @@ def _legend(axes: "Axes", curves: Sequence[Curve], width: int) -> None:
         offset -= 7.5 * len(curve.label) + 24
 
 
-def _draw_levels(axes: "Axes", levels: Mapping[str, float | int]) -> None:
+def _draw_levels(
+    axes: "Axes", levels: Mapping[str, float | int], *, room: float
+) -> None:
     """Draw each level and its words at the right, pushed apart where they meet."""
     if not levels:
         return
@@ -238,12 +247,15 @@ def _draw_levels(axes: "Axes", levels: Mapping[str, float | int]) -> None:
     high = max(high, max(levels.values()) + 0.05)
     axes.set_ylim(low, high)
     pixels = axes.bbox.height / (high - low)
-    floor = -math.inf
+    floor = -math.inf  # where the next words may begin
     for label, value in sorted(levels.items(), key=lambda item: item[1]):
         axes.axhline(value, color=_COLOURS["--soft"], linewidth=0.9, dashes=(4, 3))
-        place = max((value - low) * pixels, floor)
-        floor = place + _FONT_SIZE + 2
-        _say(axes, 1, 0, label, dx=8, dy=place, va="center", ha="left")
+        lines = textwrap.wrap(label, int(room / _LETTER))
+        height = len(lines) * (_FONT_SIZE + 2)
+        place = max((value - low) * pixels, floor + height / 2)
+        floor = place + height / 2
+        text = "\n".join(lines)
+        _say(axes, 1, 0, text, dx=8, dy=place, va="center", ha="left")
 
 
 def _say(

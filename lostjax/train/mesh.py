@@ -7,7 +7,8 @@ are Auto: the compiler places the collectives, from the table's shardings.
 
 `PARTITION_RULES` maps path patterns to partition specs. Optimiser state repeats the
 parameters' paths, so the same table shards moments. A spec whose rank does not fit or
-whose axes do not divide a dimension leaves that dimension whole.
+whose axes do not divide a dimension leaves that dimension whole; where another spec
+matches too and cuts the array into more pieces, it is taken.
 """
 
 import math
@@ -34,17 +35,18 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
     # Stacked layers lead with an L axis, which stays whole.
     (rf"layers/.*/{_COLUMN}/kernel$", P(None, "fsdp", "tensor")),
     (rf"layers/.*/{_ROW}/kernel$", P(None, "tensor", "fsdp")),
-    (rf"layers/.*/{_COLUMN}/a$", P(None, "fsdp", "tensor")),
-    (rf"layers/.*/{_COLUMN}/b$", P(None, "fsdp", "tensor")),
-    (rf"layers/.*/{_COLUMN}/values$", P(None, None, ("fsdp", "tensor"))),
-    (rf"layers/.*/{_ROW}/a$", P(None, "tensor", "fsdp")),
-    (rf"layers/.*/{_ROW}/b$", P(None, "tensor", "fsdp")),
-    (rf"layers/.*/{_ROW}/values$", P(None, "tensor", "fsdp")),
-    (r"embed/embedding$", P("tensor", "fsdp")),
+    # Cut over its rank, x a would have to be put together again before it joins the
+    # kept channels: every tensor device makes all of it, which is narrow.
+    (rf"layers/.*/{_COLUMN}/a$", P(None, "fsdp", None)),
+    # b and values are multiplied as one matrix: cut alike, they join at home.
+    (rf"layers/.*/{_COLUMN}/(b|values)$", P(None, None, ("tensor", "fsdp"))),
+    (rf"layers/.*/{_COLUMN}/(b|values)$", P(None, "fsdp", "tensor")),
+    (rf"layers/.*/{_ROW}/(a|b|values)$", P(None, "tensor", "fsdp")),
+    (r"embed/embedding$", P(None, ("tensor", "fsdp"))),
     (r"head/kernel$", P("fsdp", "tensor")),
     (r".*", P()),
 )
-"""(pattern of a leaf's path, spec), first match wins."""
+"""(pattern of a leaf's path, spec): the spec that cuts it most, the first of equals."""
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -148,17 +150,25 @@ def spec_for(path: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> P:
       axes: mesh axis to size.
 
     Returns:
-      The first matching rule's spec; dimensions its axes do not divide stay whole.
+      The matching rule's spec; dimensions its axes do not divide stay whole.
     """
-    spec = next(spec for pattern, spec in PARTITION_RULES if re.search(pattern, path))
+    matching = (spec for pattern, spec in PARTITION_RULES if re.search(pattern, path))
+    cuts = [_cut(spec, shape, axes) for spec in matching]
+    return max(cuts, key=lambda cut: cut[1])[0]
+
+
+def _cut(spec: P, shape: tuple[int, ...], axes: Mapping[str, int]) -> tuple[P, int]:
+    """Leave out the axes that do not divide; gives the spec and its pieces."""
     if len(spec) > len(shape):
-        return P()
-    names = []
+        return P(), 1
+    names, pieces = [], 1
     for size, name in zip(shape, spec, strict=False):
         parts = (name,) if isinstance(name, str) else (name or ())
         cut = math.prod(axes[part] for part in parts)
-        names.append(name if cut > 1 and size % cut == 0 else None)
-    return P(*names)
+        fits = cut > 1 and size % cut == 0
+        names.append(name if fits else None)
+        pieces *= cut if fits else 1
+    return P(*names), pieces
 
 
 def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:

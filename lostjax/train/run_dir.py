@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lostjax.train.config import ConfigError, TrainConfig, diff_configs
 from lostjax.train.config_file import load_config, save_config
+from lostjax.train.quantities import format_bytes
 
 RUNS = Path("runs")
 """Where runs go when no directory is given, under the working directory."""
@@ -29,7 +30,11 @@ def find_run(name: str, *, runs: Path = RUNS) -> Path:
         if not made:
             raise ConfigError(f"latest: there is no run in {runs.absolute()}")
         return made[-1].parent
-    if not (Path(name) / "config.json").is_file():
+    try:
+        found = (Path(name) / "config.json").is_file()
+    except PermissionError:
+        raise ConfigError(f"{name}: no permission to read it") from None
+    if not found:
         raise ConfigError(f"{name}: no run is there (no config.json)")
     return Path(name)
 
@@ -44,15 +49,27 @@ def choose_run_dir(config: TrainConfig) -> Path:
       ConfigError: where the directory is a file, holds something that is not a run,
         holds a run of another configuration, or cannot be written.
     """
-    if config.run_dir is None:
-        stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-        directory = RUNS / f"{config.preset}-{stamp}"
-        number = 1
-        while directory.exists():
-            number += 1
-            directory = RUNS / f"{config.preset}-{stamp}-{number}"
-    else:
-        directory = Path(config.run_dir)
+    try:
+        directory = Path(config.run_dir) if config.run_dir else _new_dir(config.preset)
+        _check_place(directory, config)
+    except PermissionError as error:
+        raise ConfigError(
+            f"--run-dir: no permission to read {error.filename}"
+        ) from None
+    return directory
+
+
+def _new_dir(preset: str) -> Path:
+    stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    directory = RUNS / f"{preset}-{stamp}"
+    number = 1
+    while directory.exists():
+        number += 1
+        directory = RUNS / f"{preset}-{stamp}-{number}"
+    return directory
+
+
+def _check_place(directory: Path, config: TrainConfig) -> None:
     flag = f"--run-dir={directory}"
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"{flag}: is a file, not a directory")
@@ -63,9 +80,10 @@ def choose_run_dir(config: TrainConfig) -> Path:
             f"{flag}: holds files but no run; give a new or an empty directory"
         )
     standing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    if not standing.is_dir():
+        raise ConfigError(f"{flag}: {standing} is a file, not a directory")
     if not os.access(standing, os.W_OK | os.X_OK):
         raise ConfigError(f"{flag}: no permission to write in {standing}")
-    return directory
 
 
 def _check_same_run(directory: Path, config: TrainConfig) -> None:
@@ -104,9 +122,9 @@ def make_run_dir(directory: Path, config: TrainConfig, *, needed: int) -> None:
         free = shutil.disk_usage(directory).free
         if free < needed:
             raise ConfigError(
-                f"--run-dir={directory}: {free / 1e6:.0f} MB are free on its disk, but "
-                f"the checkpoints need {needed / 1e6:.0f} MB; make room, or keep fewer "
-                f"(--keep={config.keep})"
+                f"--run-dir={directory}: {format_bytes(free)} are free on its disk, "
+                f"but the checkpoints need {format_bytes(needed)}; make room, or keep "
+                f"fewer (--keep={config.keep})"
             )
         if not (directory / "config.json").exists():
             save_config(directory / "config.json", config)

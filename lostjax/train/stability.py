@@ -97,7 +97,7 @@ def find_alarms(
 
     Args:
       readings: of a step.
-      eps: Adam's epsilon.
+      eps: Adam's epsilon; 0 where the optimiser has none.
       gradient_scale: what clipping multiplied the gradients by, in (0, 1].
 
     Returns:
@@ -159,7 +159,8 @@ class StabilityLog:
         self._file.flush()
         clip = self._optim.clip
         scale = clip / gradient_norm if 0 < clip < gradient_norm else 1.0
-        alarms = find_alarms(readings, eps=self._optim.eps, gradient_scale=scale)
+        eps = 0.0 if self._optim.name == "sign_sgd" else self._optim.eps
+        alarms = find_alarms(readings, eps=eps, gradient_scale=scale)
         for kind in alarms.keys() - self._ringing:
             self._say(f"step {step}  alarm: {alarms[kind]}")
         self._ringing = set(alarms)

@@ -98,7 +98,7 @@ def test_the_start_has_the_same_bits_on_every_mesh(layer, mesh):
 
 
 ROW = {"a": P("tensor"), "b": P("tensor"), "values": P("tensor"), "kept": P()}
-COLUMN = {"a": P(None, "tensor"), "b": P(None, "tensor"), "values": P(None, "tensor")}
+COLUMN = {"b": P(None, "tensor"), "values": P(None, "tensor")}
 
 
 def collectives(layers, *, specs, x_spec, y_spec):
@@ -142,9 +142,19 @@ def test_without_groups_it_does_not():
     assert len(sent) > 2
 
 
-def test_column_parallel_siblings_send_their_bottlenecks_only():
+def test_column_parallel_siblings_send_nothing():
     sent = collectives(
         [LOST] * 3, specs=COLUMN, x_spec=P("data"), y_spec=P("data", "tensor")
+    )
+    assert not sent
+
+
+def test_column_parallel_siblings_cut_over_their_rank_send_bottlenecks_only():
+    sent = collectives(
+        [LOST] * 3,
+        specs=COLUMN | {"a": P(None, "tensor")},
+        x_spec=P("data"),
+        y_spec=P("data", "tensor"),
     )
     assert sorted(sent) == [("all-gather", (24, R + 16))] * 3
 

@@ -55,7 +55,14 @@ BAD = [
     ("objective.reweight_temperature", float("nan"), "reweight-temperature=nan"),
     ("objective.reweight_warmup", 1.5, "--objective.reweight-warmup=1.5"),
     ("stability.every", -1, "--stability.every=-1"),
+    ("optim.density", 1.5, r"--optim.density=1.5: must lie in \[0, 1\]"),
+    ("optim.update_gap", 0, "--optim.update-gap=0: must be at least 1"),
+    ("optim.stagger", 0, "--optim.stagger=0"),
+    ("optim.free_scale", -1.0, "--optim.free-scale"),
+    ("optim.full_state", "(", r"--optim.full-state=\(: no pattern"),
     ("data.seq_len", 1, "--data.seq-len=1"),
+    ("seed", -1, r"--seed=-1: must lie in \[0, 2\^32\)"),
+    ("seed", 2**32, "--seed=4294967296"),
     ("profile", "3", "START:STOP"),
     ("profile", "3:3", "START < STOP"),
 ]
@@ -65,6 +72,15 @@ BAD = [
 def test_a_wrong_value_is_named(name, value, message):
     with pytest.raises(ConfigError, match=message):
         check_config(replaced(TrainConfig(), name, value))
+
+
+def test_a_project_without_wandb_is_refused_before_anything(monkeypatch):
+    config = TrainConfig(wandb="mine")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="--wandb=mine: wandb is not installed"):
+        check_config(config)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    check_config(config)
 
 
 def test_rank_is_not_checked_where_there_is_none():

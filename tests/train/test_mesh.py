@@ -72,6 +72,11 @@ AXES = {"data": 2, "fsdp": 2, "tensor": 2}
     "path, shape, spec",
     [
         ("params/layers/mlp/up/kernel", (2, 8, 16), P(None, "fsdp", "tensor")),
+        ("params/layers/mlp/up/a", (2, 16, 4), P(None, "fsdp", None)),
+        ("params/layers/mlp/up/b", (2, 4, 16), P(None, None, ("tensor", "fsdp"))),
+        ("params/layers/mlp/up/values", (2, 3, 8), P(None, None, ("tensor", "fsdp"))),
+        # A width that nothing divides: the rank is cut instead.
+        ("params/layers/mlp/up/b", (2, 4, 5461), P(None, "fsdp", None)),
         ("params/layers/mlp/down/a", (2, 16, 4), P(None, "tensor", "fsdp")),
         ("params/layers/mlp/down/values", (2, 4, 8), P(None, "tensor", "fsdp")),
         ("opt_state/1/mu/layers/mlp/up/kernel", (2, 8, 16), P(None, "fsdp", "tensor")),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lostjax.nn import activation_bytes
 from lostjax.train.config import ModelConfig
 from lostjax.train.model import build_model
 
@@ -15,29 +16,49 @@ BASE = ModelConfig(
 )
 TOKENS = jnp.arange(8).reshape(1, 8)
 
-CHANGES = {
-    "linear": "dense",
-    "rank": 5,
-    "delta": 0.5,
-    "gamma": 0.4,
-    "activation": "none",
-    "channels": "largest",
-    "factors": "scaled_normal",
-    "correct_variance": True,
-    "channel_groups": 2,
-    "keep_swiglu_silu": False,
-    "qk_norm": True,
-    "dtype": "bfloat16",
-    "n_layers": 2,
-    "n_heads": 4,
-}
+CHANGES = [
+    ("linear", "dense"),
+    ("rank", 5),
+    ("delta", 0.5),
+    ("delta", 0.0),
+    ("gamma", 0.4),
+    ("activation", "none"),
+    ("channels", "largest"),
+    ("channels", "random"),
+    ("factors", "scaled_normal"),
+    ("correct_variance", True),
+    ("channel_groups", 2),
+    ("keep_swiglu_silu", False),
+    ("qk_norm", True),
+    ("dtype", "bfloat16"),
+    ("n_layers", 2),
+    ("n_heads", 4),
+    ("d_model", 20),
+    ("d_hidden", 28),
+    ("base_width", 8),
+]
+NO_CHANGE_AT_THE_START = [
+    ("learn_gamma", True),
+    ("remat", "full"),
+    ("remat", "products"),
+    ("remat", "bottleneck"),
+]
+
+
+def test_every_option_is_tried():
+    tried = {name for name, _ in CHANGES + NO_CHANGE_AT_THE_START}
+    assert tried == {field.name for field in dataclasses.fields(ModelConfig)}
 
 
 def logits(config):
     model = build_model(config, vocab_size=16)
-    # Larger than at the start, so that no branch is lost in rounding.
     variables = model.init(jax.random.key(0), TOKENS)
+    # Larger than at the start, so that no branch is lost in rounding.
     params = jax.tree.map(lambda x: 4 * x, variables["params"])
+    if config.learn_gamma:
+        for room in ("attention", "mlp"):
+            for name, matrix in params["layers"][room].items():
+                matrix["gamma"] = variables["params"]["layers"][room][name]["gamma"]
     return model.apply({**variables, "params": params}, TOKENS)
 
 
@@ -46,22 +67,56 @@ def base():
     return logits(BASE)
 
 
-@pytest.mark.parametrize("field", CHANGES)
-def test_an_option_changes_the_output(base, field):
-    changed = logits(dataclasses.replace(BASE, **{field: CHANGES[field]}))
+@pytest.mark.parametrize("field, value", CHANGES)
+def test_an_option_changes_the_output(base, field, value):
+    changed = logits(dataclasses.replace(BASE, **{field: value}))
     assert not np.allclose(base, changed, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("field, value", [("learn_gamma", True), ("remat", "full")])
+def test_channels_random_and_largest_are_not_the_same(base):
+    kinds = [
+        logits(dataclasses.replace(BASE, channels=k)) for k in ("random", "largest")
+    ]
+    assert not np.allclose(*kinds, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("field, value", NO_CHANGE_AT_THE_START)
 def test_an_option_that_changes_no_output_at_the_start(base, field, value):
     config = dataclasses.replace(BASE, **{field: value})
-    if field == "learn_gamma":
-        model = build_model(config, vocab_size=16)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
-        q = shapes["params"]["layers"]["attention"]["q"]
-        assert set(q) == {"a", "b", "values", "gamma"}
-    else:
-        np.testing.assert_allclose(logits(config), base, rtol=1e-6)
+    np.testing.assert_allclose(logits(config), base, rtol=1e-6)
+
+
+def test_a_learnt_gamma_is_a_parameter_of_every_matrix():
+    model = build_model(dataclasses.replace(BASE, learn_gamma=True), vocab_size=16)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
+    for matrices in (shapes["params"]["layers"][room] for room in ("attention", "mlp")):
+        for parameters in matrices.values():
+            assert set(parameters) == {"a", "b", "values", "gamma"}
+
+
+def test_each_remat_keeps_less_than_the_one_before():
+    kept = [
+        activation_bytes(
+            build_model(dataclasses.replace(BASE, remat=remat), vocab_size=16),
+            batch_size=2,
+            length=8,
+        )
+        for remat in ("none", "products", "bottleneck", "full")
+    ]
+    assert kept == sorted(set(kept), reverse=True)
+
+
+@pytest.mark.parametrize("linear", ["low_rank", "cola", "sltrain"])
+@pytest.mark.parametrize("field, value", [("rank", 5), ("delta", 0.5)])
+def test_options_of_the_rest_of_the_family(linear, field, value):
+    plain = dataclasses.replace(BASE, linear=linear)
+    ours, theirs = (
+        logits(config)
+        for config in (plain, dataclasses.replace(plain, **{field: value}))
+    )
+    # SLTrain's b starts at zero: at the start its rank is in the number alone.
+    matters = field == "delta" if linear == "sltrain" else field == "rank"
+    assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-6) is not matters
 
 
 @pytest.mark.parametrize(

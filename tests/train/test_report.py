@@ -146,6 +146,21 @@ def test_the_model_stands_in_its_place_among_the_baselines(tmp_path):
     assert bars.index("trigram") < bars.index("this model") < bars.index("xz -9")
 
 
+def test_words_beside_levels_stay_inside_the_drawing(tmp_path):
+    name = "a method, given a text of training"
+    text, _ = render(tmp_path, make_report(baselines={name: 2.0, "xz -9": 2.01}))
+    for width in (472, 380):
+        (drawing,) = re.findall(
+            rf'viewBox="0 0 {width} \d+"[^>]*aria-label="Held-out.*?</svg>',
+            text,
+            re.DOTALL,
+        )
+        lines = re.findall(r"translate\(([\d.]+) [\d.]+\)\">([^<]+)</text>", drawing)
+        assert " ".join(line for _, line in lines) == name
+        for x, line in lines:
+            assert float(x) + 6.8 * len(line) <= width
+
+
 def test_curves_are_where_their_values_are(tmp_path):
     report = make_report(
         n=4,

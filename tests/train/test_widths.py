@@ -123,6 +123,13 @@ def test_the_start_narrows_inside_by_the_root_and_at_the_head_in_full():
         np.testing.assert_allclose(jnp.std(leaf), expected, rtol=0.03)
 
 
+@pytest.mark.parametrize("name", ["muon", "galore"])
+def test_optimisers_with_other_updates_are_refused(name):
+    model = dataclasses.replace(BASE, base_width=32)
+    with pytest.raises(ConfigError, match=f"not with --optim={name}"):
+        check_config(TrainConfig(model=model, optim=OptimConfig(name=name)))
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

@@ -1,0 +1,153 @@
+"""Methods tuned alike: a sweep of the learning rate, then seeds at the best of it.
+
+A sweep trains seed 0 over a grid of learning rates that doubles; where the best lies at
+an edge the grid is widened there until it does not.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from lostjax.repro.cells import Cell, run_cell, slug
+from lostjax.repro.claims import Cost, Row
+from lostjax.repro.workers import map_on_cores
+from lostjax.train.config import TrainConfig
+
+MAX_WIDENINGS = 6
+
+
+class SweepError(RuntimeError):
+    """A method whose best learning rate was not found: its row would be void."""
+
+
+class Scale(NamedTuple):
+    """How large an experiment is."""
+
+    name: str
+    config: TrainConfig
+    """The method in question; the others are derived from it."""
+    rates: tuple[float, ...]
+    """Grid of learning rates in rising order, each twice the one before."""
+    methods: tuple[str, ...]
+    """Which rows are measured."""
+
+
+class Measured(NamedTuple):
+    """What the methods came to, and what that took."""
+
+    rows: tuple[Row, ...]
+    cost: Cost
+
+
+def measure_methods(
+    methods: Mapping[str, TrainConfig],
+    *,
+    rates: tuple[float, ...],
+    seeds: int,
+    directory: Path,
+    workers: int,
+) -> Measured:
+    """Tune every method and repeat it at its best learning rate.
+
+    Args:
+      methods: what is trained, but for learning rate and seed, by name.
+      rates: grid of learning rates in rising order, each twice the one before.
+      seeds: how many a row, at least 2.
+      directory: where cells are kept and found.
+      workers: methods that train at once, each on one CPU core.
+
+    Returns:
+      A row a method, in their order.
+
+    Raises:
+      SweepError: where some best rate still lies at an edge after widening.
+    """
+    assert len({slug(name) for name in methods}) == len(methods), "names collide"
+    tune = partial(_tune, rates=rates, seeds=seeds, directory=directory)
+    found = map_on_cores(tune, methods.items(), workers=workers)
+    cells = [cell for _, made in found for cell in made]
+    budgets = [count_tokens(config) for config in methods.values()]
+    return Measured(
+        rows=tuple(row for row, _ in found),
+        cost=Cost(
+            runs=len(cells),
+            tokens=sum(
+                budget * len(made)
+                for budget, (_, made) in zip(budgets, found, strict=True)
+            ),
+            seconds=round(sum(cell.made.seconds for cell in cells)),
+            machines=tuple(sorted({_place(cell) for cell in cells})),
+        ),
+    )
+
+
+def describe_setting(config: TrainConfig) -> str:
+    """Say what model is trained on what, in a sentence or two."""
+    model, data = config.model, config.data
+    return (
+        f"Every run: {model.n_layers} layers of width {model.d_model}, text "
+        f"`{data.source}`, tokenizer `{data.tokenizer}`, {count_tokens(config):,} "
+        f"tokens in {config.steps} steps. The learning rate of each method is the best "
+        "of a grid that doubles, on seed 0, with a worse one on either side."
+    )
+
+
+def count_tokens(config: TrainConfig) -> int:
+    """Count the tokens that a run is trained on."""
+    return config.steps * config.batch_size * config.data.seq_len
+
+
+def _tune(
+    method: tuple[str, TrainConfig],
+    *,
+    rates: tuple[float, ...],
+    seeds: int,
+    directory: Path,
+) -> tuple[Row, list[Cell]]:
+    """Give a method's row, and every cell that went into it."""
+    name, config = method
+    cells: dict[tuple[float, int], Cell] = {}
+
+    def bits(rate: float, seed: int) -> float:
+        optim = dataclasses.replace(config.optim, learning_rate=rate)
+        at = dataclasses.replace(config, optim=optim, seed=seed)
+        if (rate, seed) not in cells:
+            cells[rate, seed] = run_cell(name, at, directory=directory)
+        return cells[rate, seed].bits_per_byte
+
+    best = _best_inside(lambda rate: bits(rate, 0), rates, name)
+    row = Row(
+        method=name,
+        parameters=cells[best, 0].parameters,
+        learning_rate=best,
+        swept={rate: cells[rate, 0].bits_per_byte for rate, _ in sorted(cells)},
+        values=tuple(bits(best, seed) for seed in range(seeds)),
+    )
+    return row, list(cells.values())
+
+
+def _best_inside(
+    bits: Callable[[float], float], rates: tuple[float, ...], name: str
+) -> float:
+    """Find the best rate, with a worse one on either side of it."""
+    swept = {rate: bits(rate) for rate in rates}
+    for _ in range(MAX_WIDENINGS + 1):
+        best = min(swept, key=lambda rate: _worst_if_nan(swept[rate]))
+        if min(swept) < best < max(swept):
+            return best
+        new = best / 2 if best == min(swept) else best * 2
+        swept[new] = bits(new)
+    raise SweepError(
+        f"{name}: the best learning rate stays at the edge of its grid ({best:g})"
+    )
+
+
+def _worst_if_nan(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def _place(cell: Cell) -> str:
+    return f"{cell.made.machine}, jax {cell.made.jax}"

@@ -1,0 +1,133 @@
+"""Differences judged by their interval, and a claim in JSON, words and pictures."""
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lostjax.repro.claims import Claim, Cost, Row, compare_rows, save_claim
+from lostjax.repro.figure import draw_claim
+from lostjax.repro.markdown import (
+    replace_block,
+    state_verdict,
+    write_block,
+    write_page,
+)
+from lostjax.train.config import ConfigError
+
+
+def make_row(name, values):
+    swept = {1e-3: values[0] + 0.1, 2e-3: values[0], 4e-3: math.nan}
+    return Row(name, 12_345, 2e-3, swept, tuple(values))
+
+
+def make_claim(*others):
+    lost = make_row("LOST", (1.0, 1.01, 0.99))
+    rows = tuple(make_row(f"other {n}", values) for n, values in enumerate(others))
+    return Claim(
+        name="lost-toy",
+        paper="A paper",
+        setting="Every run: a toy.",
+        rows=(lost, *rows),
+        findings=tuple(
+            compare_rows(lost, row, statement=f"better than {row.method}")
+            for row in rows
+        ),
+        cost=Cost(12, 48_000, 7_500, ("a machine, jax 1",)),
+    )
+
+
+CLAIM = make_claim(
+    (1.2, 1.21, 1.19), (0.8, 0.81, 0.79), (1.0, 1.02, 0.99), (1.0, math.nan, 1.0)
+)
+
+
+def test_each_difference_has_its_verdict():
+    verdicts = [finding.verdict for finding in CLAIM.findings]
+    assert verdicts == ["holds", "does not hold", "within noise", "not measured"]
+
+
+@pytest.mark.parametrize("counts", [(3, 3), (2, 5)])
+def test_the_margin_is_that_of_welchs_t(counts):
+    generator = np.random.default_rng(0)
+    first, second = (
+        tuple(generator.normal(scale=scale, size=count))
+        for scale, count in zip((1.0, 0.2), counts, strict=True)
+    )
+    finding = compare_rows(
+        make_row("a", first), make_row("b", second), statement="a is better"
+    )
+    theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    low, high = finding.difference - finding.margin, finding.difference + finding.margin
+    np.testing.assert_allclose((low, high), theirs, rtol=1e-9)
+
+
+def test_equal_seeds_have_no_margin():
+    finding = compare_rows(
+        make_row("a", (1.0, 1.0)), make_row("b", (2.0, 2.0)), statement="a is better"
+    )
+    assert finding.margin == 0 and finding.verdict == "holds"
+
+
+def test_json_holds_rows_findings_and_what_follows(tmp_path):
+    save_claim(tmp_path / "x.json", CLAIM)
+    text = (tmp_path / "x.json").read_text()
+    assert "NaN" not in text
+    found = json.loads(text)
+    assert found["rows"][0]["mean"] == pytest.approx(1.0)
+    assert found["rows"][0]["swept"] == {"0.001": 1.1, "0.002": 1.0, "0.004": None}
+    assert found["findings"][1]["verdict"] == "does not hold"
+    assert found["findings"][3]["difference"] is None
+    assert found["cost"]["seconds"] == 7_500
+
+
+def test_the_verdict_is_in_words():
+    said = state_verdict(CLAIM.findings)
+    assert said.startswith("**Holds (1 of 4)**: better than other 0 (0.2000 ± 0.0")
+    assert "**Does not hold (1 of 4)**: better than other 1 (0.2000 ± 0.0" in said
+    assert "refuted (1 of 4)**: better than other 2 (0.0033 ± " in said
+    assert said.endswith("a seed diverged (1 of 4)**: better than other 3.")
+    alone = state_verdict(CLAIM.findings[:1])
+    assert "**Does not hold (0 of 1)**: nothing." in alone and "measured" not in alone
+
+
+def test_a_page_has_a_line_for_each_row_and_finding_the_best_first():
+    page = write_page(CLAIM)
+    lines = [line for line in page.splitlines() if line.startswith("| ")]
+    names = [line.split(" | ")[0].strip("| ") for line in lines]
+    assert names[2:7] == ["other 1", "LOST", "other 2", "other 0", "other 3"]
+    assert names[9:] == [f"better than other {n}" for n in range(4)]
+    assert "| LOST | 12,345 | 0.002 | 1.0000 ± 0.0100 |" in page
+    assert "All 12 runs, on 48.0 k tokens, took 2 h 5 min of one core" in " ".join(
+        page.split()
+    )
+    prose = [line for line in page.splitlines() if line[:1] not in ("|", "!")]
+    assert max(map(len, prose)) <= 88
+
+
+def test_a_block_stands_between_its_markers():
+    text = "# x\n<!-- results:lost-toy -->\nold\n<!-- end -->\nrest\n<!-- end -->\n"
+    block = write_block(CLAIM, folder="results")
+    new = replace_block(text, "lost-toy", block)
+    assert new.startswith("# x\n<!-- results:lost-toy -->\n**Holds")
+    assert new.endswith("(a machine, jax 1).\n<!-- end -->\nrest\n<!-- end -->\n")
+    assert "](results/lost-toy.svg)" in new
+    assert replace_block(new, "lost-toy", block) == new
+    for wrong in ("", text.replace("toy", "other"), text + text):
+        with pytest.raises(ConfigError, match="<!-- results:lost-toy -->"):
+            replace_block(wrong, "lost-toy", block)
+
+
+def test_a_figure_names_every_method_and_is_the_same_each_time():
+    drawn = draw_claim(CLAIM)
+    assert drawn == draw_claim(CLAIM)
+    root = ElementTree.fromstring(drawn)
+    said = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {row.method for row in CLAIM.rows} <= set(said)
+    assert {"0.001", "0.002", "0.004", "0.800", "1.200"} <= set(said)
+    assert "<date>" not in drawn and "dc:date" not in drawn
+    assert not re.search(r"#0{6}\b|#f{6}\b", drawn), "black or white: one page hides it"
