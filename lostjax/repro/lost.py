@@ -55,7 +55,7 @@ SCALES = {
             model=ModelConfig(
                 d_model=32, n_layers=1, n_heads=2, d_hidden=88, rank=2, delta=0.0625
             ),
-            data=DataConfig(tokenizer="bytes", seq_len=128),
+            data=DataConfig(heldout="0.01", tokenizer="bytes", seq_len=128),
         ),
         rates=(4e-3, 8e-3, 1.6e-2),
         methods=("dense, full", "LOST"),
