@@ -21,8 +21,9 @@ from lostjax.train.config import ConfigError
 from lostjax.train.config_file import load_config
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model
+from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.run_dir import find_run
-from lostjax.train.state import abstract_variables
+from lostjax.train.state import abstract_state, abstract_variables
 
 PROGRAM = "python -m lostjax.generate"
 
@@ -74,9 +75,15 @@ def generate(flags: Flags) -> str:
             raise ConfigError(
                 f"--step={step}: {directory} has checkpoints of steps {there}"
             )
-        variables = checkpoints.restore_model(
-            abstract_variables(model), step=step, mesh=mesh
-        )
+        if config.optim.name == "schedule_free":  # its state holds half of the model
+            tx, _ = build_optimizer(config.optim, steps=config.steps)
+            abstract = abstract_state(model, tx, key=jax.random.key(0))
+            state = checkpoints.restore(abstract, step=step, mesh=mesh)
+            variables = evaluation_variables(state)
+        else:
+            variables = checkpoints.restore_model(
+                abstract_variables(model), step=step, mesh=mesh
+            )
     prompt = [tokenizer.eos_id, *tokenizer.encode_batch([flags.prompt])[0]]
     try:
         tokens_BT = sample_tokens(

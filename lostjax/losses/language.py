@@ -8,8 +8,13 @@ et al., "PaLM: Scaling Language Modeling with Pathways", 2022, arXiv:2204.02311,
 section 5: weight 1e-4). It is often called "z-loss"; in lostjax that name belongs to
 another loss, the spherical one.
 
-Both cost one pass over the logits; XLA shares their log-sum-exp under one jit.
+Both cost one pass over the logits; XLA shares their log-sum-exp under one jit. The
+cross entropy brings its own gradient, softmax less one-hot in one pass: the one derived
+from the gather would scatter into a second array of the logits' size. Reverse mode
+alone is defined for it (forward over reverse included).
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +34,7 @@ def next_token_loss(
     Returns:
       Non-negative losses of shape (...), float32.
     """
-    logits = logits.astype(jnp.float32)
-    target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - target
+    return _cross_entropy(logits, targets)
 
 
 def log_partition_penalty(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch"]:
@@ -44,3 +47,28 @@ def log_partition_penalty(logits: Float[Array, "*batch V"]) -> Float[Array, "*ba
       Penalties of shape (...), float32: 0 where the logits are normalised.
     """
     return jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1) ** 2
+
+
+@jax.custom_vjp
+def _cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    return _cross_entropy_forward(logits, targets)[0]
+
+
+def _cross_entropy_forward(
+    logits: jax.Array, targets: jax.Array
+) -> tuple[jax.Array, Any]:
+    wide = logits.astype(jnp.float32)
+    target = jnp.take_along_axis(wide, targets[..., None], axis=-1)[..., 0]
+    log_partition = jax.nn.logsumexp(wide, axis=-1)
+    return log_partition - target, (logits, targets, log_partition)
+
+
+def _cross_entropy_backward(kept: Any, cotangents: jax.Array) -> tuple[jax.Array, None]:
+    logits, targets, log_partition = kept
+    softmax = jnp.exp(logits.astype(jnp.float32) - log_partition[..., None])
+    ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    gradient = softmax - (ids == targets[..., None])
+    return (gradient * cotangents[..., None]).astype(logits.dtype), None
+
+
+_cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)

@@ -5,10 +5,12 @@ allowed.
 """
 
 import importlib.util
+import re
 
 from lostjax.train.config import (
     ConfigError,
     ModelConfig,
+    OptimConfig,
     TrainConfig,
     flag_name,
     get_field,
@@ -34,11 +36,13 @@ def check_config(config: TrainConfig) -> None:
         "model.d_hidden": 1,
         "model.channel_groups": 1,
         "data.seq_len": 2,
+        "optim.update_gap": 1,
+        "optim.stagger": 1,
     }.items():
         value = get_field(config, name)
         if value < low:
             raise ConfigError(f"{flag_name(name)}={value}: must be at least {low}")
-    for name in ("model.delta", "model.gamma", "optim.final_fraction"):
+    for name in ("model.delta", "model.gamma", "optim.final_fraction", "optim.density"):
         value = get_field(config, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1]")
@@ -46,7 +50,12 @@ def check_config(config: TrainConfig) -> None:
         value = get_field(config, name)
         if not 0 <= value < 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1)")
-    for name in ("optim.weight_decay", "optim.clip", "objective.log_partition"):
+    for name in (
+        "optim.weight_decay",
+        "optim.clip",
+        "optim.free_scale",
+        "objective.log_partition",
+    ):
         value = get_field(config, name)
         if not 0 <= value < float("inf"):
             raise ConfigError(f"{flag_name(name)}={value}: must be 0 or positive")
@@ -60,6 +69,7 @@ def check_config(config: TrainConfig) -> None:
             f"--accumulate={config.accumulate}: must divide --batch-size="
             f"{config.batch_size}"
         )
+    _check_optim(config.optim)
     _check_model(config.model)
     if config.profile is not None:
         parse_profile(config.profile, steps=config.steps)
@@ -78,6 +88,22 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed={seed}: must lie in [0, 2^32)")
+
+
+def _check_optim(optim: OptimConfig) -> None:
+    if optim.name == "galore" and optim.density == 0:
+        raise ConfigError("--optim.density=0: galore would never move a matrix")
+    if optim.name == "schedule_free" and optim.b1 == 0:
+        raise ConfigError(
+            "--optim.b1=0: schedule_free averages by it; must be positive"
+        )
+    if optim.full_state is not None:
+        try:
+            re.compile(optim.full_state)
+        except re.error as error:
+            raise ConfigError(
+                f"--optim.full-state={optim.full_state}: no pattern: {error}"
+            ) from None
 
 
 def _check_model(model: ModelConfig) -> None:

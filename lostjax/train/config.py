@@ -8,6 +8,10 @@ import dataclasses
 from typing import Any, Literal
 
 LinearName = Literal["dense", "low_rank", "cola", "sltrain", "lost"]
+OptimizerName = Literal[
+    "adamw", "frugal", "galore", "muon", "sign_sgd", "schedule_free"
+]
+SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
 
 class ConfigError(ValueError):
@@ -81,8 +85,9 @@ class DataConfig:
 class OptimConfig:
     """The optimiser: `--optim=NAME` is short for `--optim.name=NAME`."""
 
-    name: Literal["adamw"] = "adamw"
-    """The optimiser."""
+    name: OptimizerName = "adamw"
+    """adamw; frugal (Adam in a part of each matrix, signs elsewhere); galore; muon;
+    sign_sgd; schedule_free (AdamW without a decaying schedule)."""
     learning_rate: float = 6e-3
     """Peak learning rate."""
     warmup: float = 0.1
@@ -97,6 +102,25 @@ class OptimConfig:
     """Decoupled decay of matrices, per unit of learning rate."""
     clip: float = 1.0
     """Largest global gradient norm; 0 does not clip."""
+    density: float = 0.25
+    """frugal, galore: share of each matrix that keeps a state, in [0, 1]."""
+    update_gap: int = 200
+    """frugal, galore: steps between choices of that share."""
+    subspace: SubspaceName = "rows"
+    """frugal: what the share is; rows are inputs, columns outputs, blocks layers."""
+    block_order: Literal["random", "ascending", "descending", "mirror"] = "random"
+    """frugal: which layers come next, with --optim.subspace=blocks."""
+    stagger: int = 1
+    """galore, frugal with svd: groups of matrices that refresh at different steps."""
+    state_free: Literal["sign", "sgd", "none"] = "sign"
+    """frugal: what moves the rest of each matrix."""
+    free_scale: float = 1.0
+    """frugal: learning rate of the rest, relative to the other's."""
+    on_refresh: Literal["reset", "keep", "reproject"] = "reset"
+    """frugal: what becomes of the state when the share is chosen anew."""
+    full_state: str | None = None
+    """frugal, galore, muon: pattern of arrays that keep Adam's full state besides
+    embedding, head and norms, such as '/(a|b)$' (LOST's factors)."""
 
 
 @dataclasses.dataclass(frozen=True)

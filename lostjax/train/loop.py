@@ -24,13 +24,14 @@ from lostjax.train.evaluate import Evaluation, evaluate
 from lostjax.train.hosts import is_first_host
 from lostjax.train.mesh import place_batch
 from lostjax.train.metrics import FanOut, Sink, open_sinks
+from lostjax.train.optimizer import evaluation_variables
 from lostjax.train.progress import Progress, print_summary
 from lostjax.train.quantities import format_count
 from lostjax.train.report import Timings, write_report
 from lostjax.train.run_dir import make_run_dir
 from lostjax.train.setup import Compiled, Setup, compile_steps, prepare
 from lostjax.train.signals import StopRequest, catch_stop_signals
-from lostjax.train.state import TrainState, init_state, model_variables
+from lostjax.train.state import TrainState, init_state
 from lostjax.train.step import Metrics
 from lostjax.train.summary import describe_model, summarise
 
@@ -185,7 +186,7 @@ class _Recorder:
         began = time.monotonic()
         evaluation = evaluate(
             compiled.evaluate,
-            model_variables(state),
+            evaluation_variables(state),
             plan=self._run.data.heldout,
             n_bytes=self._run.data.heldout_bytes,
             mesh=self._run.mesh,

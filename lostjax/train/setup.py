@@ -30,7 +30,12 @@ from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.peaks import flops_peak
 from lostjax.train.run_dir import choose_run_dir
-from lostjax.train.state import TrainState, abstract_state, model_variables
+from lostjax.train.state import (
+    TrainState,
+    abstract_state,
+    abstract_variables,
+    model_variables,
+)
 from lostjax.train.step import EvalStep, TrainStep, make_eval_step, make_train_step
 
 
@@ -111,11 +116,15 @@ def prepare(config: TrainConfig) -> Setup:
 
 
 def _abstract_state(model: Transformer, tx: optax.GradientTransformation) -> TrainState:
-    """Trace the state's making: here a layer refuses sizes that do not fit it."""
+    """Trace the state's making: here layers and optimisers refuse what does not fit."""
+    try:
+        abstract_variables(model)
+    except ValueError as error:
+        raise ConfigError(f"--model: {error}") from None
     try:
         return abstract_state(model, tx, key=jax.random.key(0))
     except ValueError as error:
-        raise ConfigError(f"--model: {error}") from None
+        raise ConfigError(f"--optim: {error}") from None
 
 
 def provide_devices(config: TrainConfig) -> None:

@@ -32,10 +32,10 @@ from lostjax.nn import (
 from lostjax.train.config import TrainConfig
 from lostjax.train.metrics import read_evaluations, read_metrics
 from lostjax.train.model import build_model
-from lostjax.train.optimizer import build_optimizer
+from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.report import LedgerRow, Report, Sample, Timings
 from lostjax.train.setup import Compiled, Setup, count_bytes
-from lostjax.train.state import TrainState, abstract_state, model_variables
+from lostjax.train.state import TrainState, abstract_state
 
 SAMPLE_TOKENS = 120
 BASELINE_BYTES = 50_000_000
@@ -81,7 +81,7 @@ def describe_model(config: TrainConfig, model: Transformer) -> str:
 
 
 def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow]:
-    """Count this model's bytes and FLOPs beside the dense model's of the same shape.
+    """Count this run's bytes and FLOPs beside AdamW's on the dense model of its shape.
 
     Args:
       run: the run.
@@ -90,8 +90,10 @@ def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow
     config = run.config
     dense_config = dataclasses.replace(config.model, linear="dense")
     dense = build_model(dense_config, vocab_size=run.model.vocab_size)
-    tx, _ = build_optimizer(config.optim, steps=config.steps)
-    states = [abstract_state(m, tx, key=jax.random.key(0)) for m in (run.model, dense)]
+    adamw = dataclasses.replace(config.optim, name="adamw")
+    dense_tx, _ = build_optimizer(adamw, steps=config.steps)
+    dense_state = abstract_state(dense, dense_tx, key=jax.random.key(0))
+    states = [run.abstract, dense_state]
     length, rows = config.data.seq_len, config.batch_size // config.accumulate
     counts = [count_parameters(model) for model in (run.model, dense)]
     flops = [count_flops(model, length=length) for model in (run.model, dense)]
@@ -111,7 +113,11 @@ def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow
         ),
         LedgerRow("parameter bytes", parameter_bytes[0], parameter_bytes[1]),
         LedgerRow("gradient bytes", parameter_bytes[0], parameter_bytes[1]),
-        LedgerRow("optimiser state", optimizer_bytes[0], optimizer_bytes[1]),
+        LedgerRow(
+            f"optimiser state: {config.optim.name}, against AdamW",
+            optimizer_bytes[0],
+            optimizer_bytes[1],
+        ),
         LedgerRow("activations kept for the backward pass", kept[0], kept[1]),
         LedgerRow("training FLOPs per token", flops[0].train, flops[1].train, "flops"),
     ]
@@ -166,7 +172,7 @@ def _score(data: Data, path: Path) -> None:
 def draw_sample(run: Setup, state: TrainState) -> Sample:
     """Let the model go on from the configuration's prompt, on one device."""
     tokenizer, prompt = run.data.tokenizer, run.config.sample_prompt
-    variables = jax.device_get(model_variables(state))
+    variables = jax.device_get(evaluation_variables(state))
     ids = [tokenizer.eos_id, *tokenizer.encode_batch([prompt])[0].tolist()]
     tokens_BT = sample_tokens(
         run.model,

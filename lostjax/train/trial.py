@@ -11,8 +11,9 @@ import jax
 from lostjax.train.config import TrainConfig
 from lostjax.train.evaluate import Evaluation, evaluate
 from lostjax.train.mesh import place_batch
+from lostjax.train.optimizer import evaluation_variables
 from lostjax.train.setup import compile_steps, prepare
-from lostjax.train.state import init_state, model_variables
+from lostjax.train.state import init_state
 
 
 class Trial(NamedTuple):
@@ -54,7 +55,7 @@ def run_trial(config: TrainConfig) -> Trial:
         jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
     evaluation = evaluate(
         compiled.evaluate,
-        model_variables(state),
+        evaluation_variables(state),
         plan=run.data.heldout,
         n_bytes=run.data.heldout_bytes,
         mesh=run.mesh,

@@ -45,6 +45,31 @@ def test_bfloat16_logits_are_computed_in_float32(logits_BTV):
     np.testing.assert_array_equal(got, exact)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gradient_and_curvature_are_those_of_optax(logits_BTV, dtype):
+    targets_BT = jnp.arange(12).reshape(3, 4) % 11
+    weights_BT = jnp.arange(12.0).reshape(3, 4)
+    direction = jnp.cos(logits_BTV)
+
+    def of(loss):
+        gradient = jax.grad(lambda z: (weights_BT * loss(z, targets_BT)).sum())
+        z = logits_BTV.astype(dtype)
+        return jax.jvp(gradient, (z,), (direction.astype(dtype),))
+
+    ours = of(next_token_loss)
+    theirs = of(
+        lambda z, t: optax.losses.softmax_cross_entropy_with_integer_labels(
+            z.astype(jnp.float32), t
+        )
+    )
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == jnp.float32 else {"rtol": 1e-2}
+    for got, expected in zip(ours, theirs, strict=True):
+        assert got.dtype == dtype
+        np.testing.assert_allclose(
+            got.astype(jnp.float32), expected.astype(jnp.float32), **tolerance
+        )
+
+
 def test_gradient_is_finite_where_the_target_is_impossible():
     logits = jnp.array([[1e4, -1e4, 0.0]])
     gradient = jax.grad(lambda z: next_token_loss(z, jnp.array([1])).sum())(logits)

@@ -1,0 +1,202 @@
+"""Which arrays of a tree are matrices, and each of them as (batch, inputs, outputs).
+
+An optimiser that treats matrices apart has to know which axes of an array multiply an
+input (reduction), which make an output, and which only stack many matrices (batch: the
+layers of a scan, experts). They are named as `optax.contrib.muon` names them, by
+`optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`; the axes that are
+left are batch axes. One tree of them serves both optimisers.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from optax.contrib import MuonDimensionNumbers
+
+from lostjax.typing import PyTree
+
+FULL_STATE_NAMES = (
+    r"(^|[/_.])(embed\w*|wte|wpe|\w*head|logits|unembed\w*|\w*norm|ln|scale|bias|gamma)"
+    r"([/_.]?[0-9f]*)($|[/_.])"
+)
+"""Pattern, on a leaf's path in lower case, of what is not a matrix of a layer:
+embeddings, output heads, norms, scales. `lm_head` and `final_norm/scale` match,
+`multiheadattention_0/query/kernel` does not."""
+
+MatricesOrRule = PyTree | Callable[[PyTree], PyTree]
+"""A tree (or a prefix of one) of `MuonDimensionNumbers`, None where an array is no
+matrix; or a function that makes it from the parameters."""
+
+
+def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
+    """Find the matrices of layers: by rank, less those whose names say otherwise.
+
+    An array of two axes or more is a stack of matrices, its last two axes inputs and
+    outputs and all before them batch axes, unless its path matches `full_state`. Rank
+    alone decides in a tree without names, such as a list.
+
+    Args:
+      params: a tree of arrays or of `jax.ShapeDtypeStruct`.
+      full_state: pattern (`re.search`, on a path such as `layers/mlp/up/kernel` in
+        lower case) of arrays to leave out; None for `FULL_STATE_NAMES`, which are
+        embeddings, norms and output heads.
+
+    Returns:
+      The same tree with `MuonDimensionNumbers` at matrices and None elsewhere.
+
+    Raises:
+      ValueError: where a pattern is given and matches nothing.
+    """
+    pattern = re.compile(FULL_STATE_NAMES if full_state is None else full_state)
+    paths = [name_leaf(path) for path, _ in jax.tree.leaves_with_path(params)]
+    if full_state is not None and paths and not any(map(pattern.search, paths)):
+        raise ValueError(
+            f"full_state={full_state!r}: matches none of the {len(paths)} arrays, "
+            f"such as {paths[0]!r}"
+        )
+
+    def label(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
+        if leaf.ndim < 2 or pattern.search(name_leaf(path)):
+            return None
+        return MuonDimensionNumbers(-2, -1)
+
+    return jax.tree.map_with_path(label, params)
+
+
+def name_leaf(path: tuple[Any, ...]) -> str:
+    """Write a leaf's path in lower case, its parts joined by slashes."""
+    return jax.tree_util.keystr(path, simple=True, separator="/").lower()
+
+
+def match_matrices(params: PyTree, matrices: MatricesOrRule | None) -> list[Any]:
+    """Give the dimension numbers of each leaf of a tree, in its order.
+
+    Args:
+      params: a tree of arrays; where it holds `optax.MaskedNode`, nothing is looked up.
+      matrices: see `MatricesOrRule`; None for `find_matrices`.
+
+    Returns:
+      `MuonDimensionNumbers` or None for each leaf.
+
+    Raises:
+      ValueError: where `matrices` is no prefix of the tree, or names wrong axes.
+    """
+    if matrices is None:
+        matrices = find_matrices
+    spec = matrices(params) if callable(matrices) else matrices
+    try:
+        labels = jax.tree.broadcast(spec, params, is_leaf=_is_label)
+    except ValueError as error:
+        raise ValueError(f"matrices: not a prefix of the parameters: {error}") from None
+    return jax.tree.leaves(labels, is_leaf=_is_label)
+
+
+class MatrixView(NamedTuple):
+    """How an array of any rank lies as a stack of matrices (*batch, M, N)."""
+
+    shape: tuple[int, ...]
+    """Of the array."""
+    batch: tuple[int, ...]
+    """Axes that stack matrices."""
+    reduction: tuple[int, ...]
+    """Axes that make up M, the inputs."""
+    output: tuple[int, ...]
+    """Axes that make up N, the outputs."""
+
+    @property
+    def matrix_shape(self) -> tuple[int, ...]:
+        """Shape of the stack, (*batch, M, N)."""
+        sizes = [self.shape[axis] for axis in self.batch]
+        for axes in (self.reduction, self.output):
+            size = 1
+            for axis in axes:
+                size *= self.shape[axis]
+            sizes.append(size)
+        return tuple(sizes)
+
+    def to_matrices(self, x: jax.Array) -> jax.Array:
+        """View an array of `shape` as (*batch, M, N)."""
+        return _merge(_transpose(x, self._order), self.matrix_shape)
+
+    def from_matrices(self, x: jax.Array) -> jax.Array:
+        """View (*batch, M, N) as an array of `shape`."""
+        shape = tuple(self.shape[axis] for axis in self._order)
+        return _transpose(_merge(x, shape), _inverse(self._order))
+
+    def to_state(self, x: jax.Array) -> jax.Array:
+        """View a reduced stack (*batch, m, n) with the rank and order of the array.
+
+        State whose rank is the parameter's can carry the parameter's partition spec and
+        axis names; m and n lie on the last of the reduction and of the output axes.
+        """
+        m, n = x.shape[-2:]
+        ones = ((1,) * (len(axes) - 1) for axes in (self.reduction, self.output))
+        shape = (*x.shape[:-2], *next(ones), m, *next(ones), n)
+        return _transpose(x.reshape(shape), _inverse(self._order))
+
+    def from_state(self, x: jax.Array) -> jax.Array:
+        """Undo `to_state`."""
+        y = _transpose(x, self._order)
+        n_batch, n_rows = len(self.batch), len(self.reduction)
+        m, n = y.shape[n_batch + n_rows - 1], y.shape[-1]
+        return y.reshape(*y.shape[:n_batch], m, n)
+
+    @property
+    def _order(self) -> tuple[int, ...]:
+        return self.batch + self.reduction + self.output
+
+
+def view_matrices(
+    shape: tuple[int, ...], numbers: MuonDimensionNumbers, *, name: str
+) -> MatrixView:
+    """Resolve dimension numbers for an array.
+
+    Args:
+      shape: of the array.
+      numbers: its reduction and output axes; the rest are batch axes.
+      name: of the array, for the error text.
+
+    Returns:
+      The view.
+
+    Raises:
+      ValueError: where axes are out of range, repeated, or one kind is missing.
+    """
+
+    def resolve(axes: Any) -> tuple[int, ...]:
+        given = (axes,) if isinstance(axes, int) else tuple(axes)
+        rank = len(shape)
+        if not given or any(not -rank <= axis < rank for axis in given):
+            raise ValueError(
+                f"matrices: {name} of shape {shape} has no axes {axes}; give axes "
+                f"within [-{rank}, {rank})"
+            )
+        return tuple(axis % rank for axis in given)
+
+    reduction, output = resolve(numbers.reduction_axis), resolve(numbers.output_axis)
+    used = reduction + output
+    if len(set(used)) != len(used):
+        raise ValueError(
+            f"matrices: {name} of shape {shape}: reduction axes {reduction} and output "
+            f"axes {output} must be different"
+        )
+    batch = tuple(axis for axis in range(len(shape)) if axis not in used)
+    return MatrixView(tuple(shape), batch, reduction, output)
+
+
+def _transpose(x: jax.Array, order: tuple[int, ...]) -> jax.Array:
+    return x if order == tuple(range(x.ndim)) else jnp.transpose(x, order)
+
+
+def _merge(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return x if x.shape == shape else x.reshape(shape)
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(axis) for axis in range(len(order)))
+
+
+def _is_label(x: Any) -> bool:
+    return x is None or isinstance(x, MuonDimensionNumbers)
