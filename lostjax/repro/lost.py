@@ -7,7 +7,7 @@ What its reviewers asked for is measured beside it: whether the gain comes from 
 chosen channels, the SVD start, or the activation between the factors.
 
 Every method trains on the same tokens in the same order, with its own learning rate.
-The small scale takes half an hour on two cores: some 60 runs on a million tokens each.
+The small scale takes an hour on two cores: some 70 runs on a million tokens each.
 """
 
 import dataclasses
