@@ -36,7 +36,7 @@ class Flags:
     name: tyro.conf.Positional[Literal["lost"]]
     """Which paper."""
     scale: Literal["smoke", "small"] = "small"
-    """smoke: minutes, shows that it works; small: half an hour on two cores."""
+    """smoke: minutes, shows that it works; small: an hour on two cores."""
     seeds: int = 3
     """Runs of each method at its best learning rate, at least 2."""
     workers: int = 2

@@ -129,7 +129,11 @@ def compare_rows(first: Row, second: Row, *, statement: str) -> Finding:
 
 
 def claim_values(claim: Claim) -> dict[str, Any]:
-    """Give a claim as JSON holds it: its values and what follows from them."""
+    """Give a claim as JSON holds it: its values and what follows from them.
+
+    Numbers have eight digits, so that they are the same on every machine; what is not
+    a number is None.
+    """
     values = claim._asdict() | {
         "rows": [
             row._asdict() | {"mean": row.mean, "spread": row.spread}
@@ -141,19 +145,21 @@ def claim_values(claim: Claim) -> dict[str, Any]:
         ],
         "cost": claim.cost._asdict(),
     }
-    plain: dict[str, Any] = _without_nan(json.loads(json.dumps(values)))
+    plain: dict[str, Any] = _tidy(json.loads(json.dumps(values)))
     return plain
 
 
 def save_claim(path: Path, claim: Claim) -> None:
-    """Write a claim as JSON; what is not a number is null."""
+    """Write a claim as JSON."""
     text = json.dumps(claim_values(claim), indent=1, allow_nan=False) + "\n"
     replace_file(path, text.encode())
 
 
-def _without_nan(value: Any) -> Any:
+def _tidy(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_nan(part) for key, part in value.items()}
+        return {key: _tidy(part) for key, part in value.items()}
     if isinstance(value, list):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_tidy(part) for part in value]
+    if isinstance(value, float):
+        return float(f"{value:.8g}") if math.isfinite(value) else None
+    return value

@@ -6,6 +6,7 @@ is transparent, and its colours have a contrast above 3 on white and on black al
 
 import io
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import matplotlib
@@ -109,9 +110,18 @@ def _draw_sweeps(axes: Axes, rows: list[Row], *, own: str) -> None:
             )
     axes.set_yticks([])
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sorted({rate for row in rows for rate in row.swept}))
+    axes.set_xticks(_far_apart({rate for row in rows for rate in row.swept}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _far_apart(rates: Iterable[float]) -> list[float]:
+    """Choose at most six rates, each at least about twice the one before."""
+    chosen: list[float] = []
+    for rate in sorted(rates):
+        if not chosen or rate > 1.9 * chosen[-1]:
+            chosen.append(rate)
+    return chosen[:: math.ceil(len(chosen) / 6)]
 
 
 def _style(axes: Axes, rows: list[Row], *, title: str) -> None:

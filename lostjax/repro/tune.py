@@ -1,7 +1,8 @@
 """Methods tuned alike: a sweep of the learning rate, then seeds at the best of it.
 
 A sweep trains seed 0 over a grid of learning rates that doubles; where the best lies at
-an edge the grid is widened there until it does not.
+an edge the grid is widened there until it does not. Then it is refined once around the
+best, by the square root of two.
 """
 
 import dataclasses
@@ -91,7 +92,8 @@ def describe_setting(config: TrainConfig) -> str:
         f"Every run: {model.n_layers} layers of width {model.d_model}, text "
         f"`{data.source}`, tokenizer `{data.tokenizer}`, {count_tokens(config):,} "
         f"tokens in {config.steps} steps. The learning rate of each method is the best "
-        "of a grid that doubles, on seed 0, with a worse one on either side."
+        "of a grid that doubles and is refined once around its best, on seed 0, with "
+        "worse ones on either side."
     )
 
 
@@ -118,7 +120,7 @@ def _tune(
             cells[rate, seed] = run_cell(name, at, directory=directory)
         return cells[rate, seed].bits_per_byte
 
-    best = _best_inside(lambda rate: bits(rate, 0), rates, name)
+    best = _find_best(lambda rate: bits(rate, 0), rates, name)
     row = Row(
         method=name,
         parameters=cells[best, 0].parameters,
@@ -129,20 +131,28 @@ def _tune(
     return row, list(cells.values())
 
 
-def _best_inside(
+def _find_best(
     bits: Callable[[float], float], rates: tuple[float, ...], name: str
 ) -> float:
     """Find the best rate, with a worse one on either side of it."""
     swept = {rate: bits(rate) for rate in rates}
-    for _ in range(MAX_WIDENINGS + 1):
-        best = min(swept, key=lambda rate: _worst_if_nan(swept[rate]))
-        if min(swept) < best < max(swept):
-            return best
-        new = best / 2 if best == min(swept) else best * 2
+
+    def best() -> float:
+        return min(swept, key=lambda rate: _worst_if_nan(swept[rate]))
+
+    for _ in range(MAX_WIDENINGS):
+        if min(swept) < best() < max(swept):
+            break
+        new = best() / 2 if best() == min(swept) else best() * 2
         swept[new] = bits(new)
-    raise SweepError(
-        f"{name}: the best learning rate stays at the edge of its grid ({best:g})"
-    )
+    if not min(swept) < best() < max(swept):
+        raise SweepError(
+            f"{name}: the best learning rate stays at the edge of its grid ({best():g})"
+        )
+    for new in (best() / 2**0.5, best() * 2**0.5):
+        short = float(f"{new:.2g}")  # two digits, as a person would write it
+        swept[short] = bits(short)
+    return best()
 
 
 def _worst_if_nan(value: float) -> float:

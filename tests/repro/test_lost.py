@@ -24,7 +24,12 @@ def test_methods_have_losts_parameters_but_for_the_full_model():
         assert 0.94 * lost <= count <= lost, f"{name}: {count} against {lost}"
 
 
-def test_smoke_scale_learns_and_orders_what_lies_outside_noise(tmp_path, capsys):
+def test_smoke_scale_learns_and_orders_what_lies_outside_noise(
+    tmp_path, capsys, monkeypatch
+):
+    # The cells of a method share most programs, in whichever process they are made.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results:lost-smoke -->\n<!-- end -->\n")
     words = ["lost", "--scale=smoke", f"--results={tmp_path}", f"--readme={readme}"]

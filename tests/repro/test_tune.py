@@ -3,6 +3,7 @@
 import math
 import os
 
+import numpy as np
 import pytest
 
 from lostjax.repro.lost import SCALES, build_methods
@@ -26,28 +27,38 @@ def measure(directory, *, seeds=3, **methods):
 def test_a_best_rate_inside_the_grid_needs_no_more(fake_training, tmp_path):
     trained = fake_training(best=2e-3)
     (row,), cost = measure(tmp_path)
-    assert row.learning_rate == 2e-3 and list(row.swept) == [1e-3, 2e-3, 4e-3]
+    assert row.learning_rate == 2e-3
+    assert list(row.swept) == [1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3]
     assert row.values == (1.0, 1.0005, 1.001) and row.parameters == 100
     assert row.mean == pytest.approx(1.0005) and row.spread == pytest.approx(0.0005)
-    assert len(trained) == cost.runs == 5 and cost.tokens == 5 * TOKENS
+    assert len(trained) == cost.runs == 7 and cost.tokens == 7 * TOKENS
     assert len(cost.machines) == 1 and "jax" in cost.machines[0]
 
 
-@pytest.mark.parametrize("best, found", [(4e-2, 3.2e-2), (1.2e-4, 1.25e-4)])
+@pytest.mark.parametrize("best, found", [(4e-2, 4.5e-2), (1.2e-4, 1.25e-4)])
 def test_a_sweep_widens_until_the_best_is_inside(fake_training, tmp_path, best, found):
     fake_training(best=best)
     (row,), _ = measure(tmp_path)
     assert row.learning_rate == pytest.approx(found)
     assert min(row.swept) < row.learning_rate < max(row.swept)
-    rates = list(row.swept)
-    assert all(b == 2 * a for a, b in zip(rates, rates[1:], strict=False))
+    rates = np.array(list(row.swept))
+    steps = rates[1:] / rates[:-1]
+    assert np.all((abs(steps - 2) < 1e-9) | (abs(steps - 2**0.5) < 0.03))
+    assert np.sum(steps < 1.5) == 4, "refined on both sides of the best"
+
+
+def test_the_best_may_lie_between(fake_training, tmp_path):
+    fake_training(best=2.8e-3)
+    (row,), _ = measure(tmp_path)
+    assert row.learning_rate == 2.8e-3
+    assert list(row.swept) == [1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3]
 
 
 @pytest.mark.parametrize("best, diverges", [(1e-2, 8e-3), (2.5e-4, 1e-3)])
 def test_a_diverged_rate_is_no_best_one(fake_training, tmp_path, best, diverges):
     fake_training(best=best, diverges=diverges)
     (row,), _ = measure(tmp_path)
-    assert row.learning_rate == min(best, diverges / 2)
+    assert diverges / 2 <= row.learning_rate < diverges or row.learning_rate == best
     assert math.isnan(row.swept[diverges])
 
 
@@ -62,11 +73,11 @@ def test_a_table_goes_on_where_it_stopped(fake_training, tmp_path):
     methods = build_methods(CONFIG)
     pair = {name: methods[name] for name in ("LOST", "CoLA")}
     first = measure(tmp_path, LOST=pair["LOST"])
-    assert len(trained) == 5
+    assert len(trained) == 7
     both = measure(tmp_path, **pair)
-    assert both.rows[0] == first.rows[0] and len(trained) == 10
-    assert measure(tmp_path, **pair) == both and len(trained) == 10
-    assert len(list(tmp_path.iterdir())) == both.cost.runs == 10
+    assert both.rows[0] == first.rows[0] and len(trained) == 14
+    assert measure(tmp_path, **pair) == both and len(trained) == 14
+    assert len(list(tmp_path.iterdir())) == both.cost.runs == 14
 
 
 def test_workers_keep_the_order_and_take_a_core_each():
