@@ -1,11 +1,20 @@
 """Optimisation: optax transformations, schedules and masks."""
 
+from lostjax.optim.adaptive import (
+    active_fraction,
+    falling_density,
+    grown_gap,
+    resize_density,
+    state_bytes,
+)
 from lostjax.optim.masks import mask_decayed
 from lostjax.optim.matrices import find_matrices
+from lostjax.optim.optimizers import frugal
 from lostjax.optim.orthonormal import gradient_svd, random_orthonormal
 from lostjax.optim.refresh import KEEP, REPROJECT, RESET
 from lostjax.optim.schedules import warmup_cosine_schedule
-from lostjax.optim.splitting import FrugalState, frugal, scale_by_frugal
+from lostjax.optim.splitting import FrugalState, scale_by_frugal
+from lostjax.optim.stacking import stack_layers
 from lostjax.optim.strata import columns, coordinates, rows
 from lostjax.optim.subspace import (
     Subspace,
@@ -22,19 +31,25 @@ __all__ = [
     "RESET",
     "FrugalState",
     "Subspace",
+    "active_fraction",
     "ascending_order",
     "blocks",
     "columns",
     "coordinates",
     "descending_order",
+    "falling_density",
     "find_matrices",
     "frugal",
     "gradient_svd",
+    "grown_gap",
     "mask_decayed",
     "mirror_order",
     "random_order",
     "random_orthonormal",
+    "resize_density",
     "rows",
     "scale_by_frugal",
+    "stack_layers",
+    "state_bytes",
     "warmup_cosine_schedule",
 ]

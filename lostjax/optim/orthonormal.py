@@ -1,10 +1,12 @@
 """Subspaces spanned by orthonormal columns: of the gradient's SVD, or random.
 
-For P (D, r) with P'P = 1 on the longer side D of a matrix,
+For P (M, r) with P'P = 1 where M >= N, and P (r, N) with PP' = 1 otherwise,
 
-    restrict(g) = P'g  (r, N)  where M >= N,     g P  (M, r)  otherwise,
-    expand(u)   = P u                            u P',
+    restrict(g) = P'g  (r, N)  where M >= N,     g P' (M, r)  otherwise,
+    expand(u)   = P u                            u P,
     residual(g) = g - expand(restrict(g)).
+
+P lies as the matrix does, on its longer side D: what shards one shards the other.
 
 The residual of a gradient that lies in the subspace is rounding, and FRUGAL's sign of
 rounding is a full step (its own code takes it: at density 1, 97 % of all entries). Here
@@ -44,8 +46,9 @@ from lostjax.optim.subspace import (
 def gradient_svd(*, stagger: int = 1) -> Subspace:
     """Keep the leading singular vectors of the gradient at each refresh: GaLore.
 
-    The basis P is state: float32, (*batch, max(M, N), r) beside moments
-    (*batch, r, min(M, N)) or its transpose, with r = max(1, round(density min(M, N))).
+    The basis P is state: float32, (*batch, M, r) or (*batch, r, N) on the longer side,
+    beside moments (*batch, r, N) or (*batch, M, r) on the shorter, in float32 too, with
+    r = max(1, round(density min(M, N))).
 
     Args:
       stagger: groups of tensors that refresh at different steps, at least 1: the cost
@@ -64,7 +67,7 @@ def gradient_svd(*, stagger: int = 1) -> Subspace:
         del draw
         g = g.astype(jnp.promote_types(g.dtype, jnp.float32))
         left, _, right = jnp.linalg.svd(_unshard(g), full_matrices=False)
-        return left[..., :rank] if _is_tall(g.shape) else _t(right)[..., :rank]
+        return left[..., :rank] if _is_tall(g.shape) else right[..., :rank, :]
 
     return Subspace(partial(_cut, choose=choose), stored=True, stagger=stagger)
 
@@ -82,7 +85,8 @@ def random_orthonormal() -> Subspace:
         dtype = jnp.promote_types(g.dtype, jnp.float32)
         size = (*g.shape[:-2], max(g.shape[-2:]), rank)
         normal = jax.random.normal(draw.key(), size, dtype)
-        return shard_batch(jnp.linalg.qr(normal)[0], g)
+        basis = shard_batch(jnp.linalg.qr(normal)[0], g)
+        return basis if _is_tall(g.shape) else _t(basis)
 
     return Subspace(partial(_cut, choose=choose))
 
@@ -96,7 +100,6 @@ def _cut(
     rank = count_kept(min(shape[-2:]), density)
     is_tall, is_whole = _is_tall(shape), rank == max(shape[-2:])
     tolerance = 4 * max(shape[-2:]) ** 0.5
-
     axis = len(shape) - (2 if is_tall else 1)
 
     def widen(g: jax.Array, basis: Basis) -> jax.Array:
@@ -104,25 +107,28 @@ def _cut(
 
     def restrict(g: jax.Array, basis: Basis) -> jax.Array:
         g = widen(g, basis)
-        return _dot(_t(basis), g) if is_tall else _dot(g, basis)
+        return _dot(_t(basis), g) if is_tall else _dot(g, _t(basis))
 
     def expand(kept: jax.Array, basis: Basis) -> jax.Array:
-        return _dot(basis, kept) if is_tall else _dot(kept, _t(basis))
+        return _dot(basis, kept) if is_tall else _dot(kept, basis)
 
     def residual(g: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
         if is_whole:
             return jnp.zeros_like(g)
         wide = widen(g, basis)
         rest = wide - expand(kept, basis)
-        norm = jnp.linalg.norm(wide, axis=axis, keepdims=True)
+        # The squares of a small gradient would be zero, those of a large one infinite.
+        peak = jnp.max(jnp.abs(wide), axis, keepdims=True)
+        scaled = wide / jnp.where(peak > 0, peak, 1)
+        norm = peak * jnp.linalg.norm(scaled, axis=axis, keepdims=True)
         noise = tolerance * float(np.finfo(wide.dtype).eps) * norm
         return jnp.where(jnp.abs(rest) <= noise, 0, rest).astype(g.dtype)
 
     def carry_squares(kept: jax.Array, old: Basis, new: Basis) -> jax.Array:
         # Second moments of independent coordinates turn with the squared cosines.
-        squares = jnp.square(_dot(_t(new), old))
-        turned = _dot(squares, kept) if is_tall else _dot(kept, _t(squares))
-        return turned.astype(kept.dtype)
+        if is_tall:
+            return _dot(jnp.square(_dot(_t(new), old)), kept).astype(kept.dtype)
+        return _dot(kept, jnp.square(_dot(old, _t(new)))).astype(kept.dtype)
 
     return Cut(
         lambda g, draw: choose(g, rank, draw), restrict, expand, residual, carry_squares

@@ -1,11 +1,12 @@
 """Subspaces by strata: one column, row or entry of every few.
 
-An axis of size n is divided into k = round(density n) strata of neighbours, equally
-long but for one entry, and each keeps one entry, drawn anew at every refresh. Against
-a random permutation this needs no sort, leaves entries in order, and cuts by masks
-instead of gathers: it fuses into the optimiser's own pass over the gradient, and stays
-on the device that holds the stratum where an axis is sharded. Each entry is kept as
-often as any other; neighbours are never kept together.
+An axis of size n, of which k = round(density n) are kept, is divided into strata of
+neighbours, equally long but for one entry: k strata that keep one entry each, or, where
+k > n/2, n - k strata that leave one out. Which one is drawn anew at every refresh.
+Against a random permutation this needs no sort, leaves entries in order, and cuts by
+masks instead of gathers: it fuses into the optimiser's own pass over the gradient, and
+stays on the device that holds the stratum where an axis is sharded. All entries of
+strata of one length are kept equally often; of the longer, 1/l against 1/(l + 1).
 
 FRUGAL (Zmushko et al., 2024, arXiv:2411.07837) draws permutations.
 """
@@ -18,7 +19,8 @@ import jax.numpy as jnp
 
 from lostjax.optim.subspace import Cut, Draw, Subspace, count_kept, unshard_axis
 
-Masks = tuple[jax.Array, ...]
+Drawn = tuple[jax.Array, ...]
+"""The drawn entry's place in its stratum, (.., strata, 1, ..), of each segment."""
 
 
 def columns() -> Subspace:
@@ -56,6 +58,8 @@ class _Segment(NamedTuple):
     start: int
     n_strata: int
     length: int
+    n_kept: int
+    """Of each stratum: 1, the drawn entry, or length - 1, all others."""
 
     @property
     def stop(self) -> int:
@@ -69,93 +73,124 @@ class _Strata(NamedTuple):
     axis: int
     """Counted from the front."""
     segments: tuple[_Segment, ...]
-    """One, or two where k does not divide the axis."""
+    """One, or two where the strata differ in length."""
     shared: bool
     """Whether the matrix's other axis shares one choice."""
 
-    def draw_masks(self, draw: Draw) -> Masks:
-        """Mark the kept entry of every stratum, (.., strata, length, ..)."""
+    def draw(self, g: jax.Array, draw: Draw) -> Drawn:
+        """Draw one entry of every stratum."""
+        del g
         keys = jax.random.split(draw.key(), len(self.segments))
-        n_after = len(self.shape) - self.axis - 1
-        masks = []
+        drawn = []
         for key, segment in zip(keys, self.segments, strict=True):
             shape = list(self.shape)
             if self.shared:
                 shape[-2:] = 1, 1
             shape[self.axis] = segment.n_strata
-            chosen = jax.random.randint(key, shape, 0, segment.length)
-            places = jnp.arange(segment.length).reshape(-1, *(1,) * n_after)
-            masks.append(jnp.expand_dims(chosen, self.axis + 1) == places)
-        return tuple(masks)
+            places = jax.random.randint(key, shape, 0, segment.length)
+            drawn.append(jnp.expand_dims(places, self.axis + 1))
+        return tuple(drawn)
 
-    def split(self, x: jax.Array) -> list[jax.Array]:
+    def restrict(self, g: jax.Array, drawn: Drawn) -> jax.Array:
+        """Lay the kept entries one after the other."""
+        parts = []
+        for segment, place, x in zip(self.segments, drawn, self._split(g), strict=True):
+            if segment.n_kept == 1:
+                # All but one entry of each sum are masked: the sum is it, exactly.
+                is_kept = self._places(segment.length) == place
+                x = jnp.where(is_kept, x, 0)
+                x = jnp.sum(x, self.axis + 1, dtype=x.dtype, keepdims=True)
+            else:
+                is_before = self._places(segment.n_kept) < place
+                x = jnp.where(is_before, self._slice(x, 0, -1), self._slice(x, 1, None))
+            parts.append(x)
+        return self._join(parts)
+
+    def expand(self, kept: jax.Array, drawn: Drawn) -> jax.Array:
+        """Put kept entries back among zeros."""
+        parts, start = [], 0
+        for segment, place in zip(self.segments, drawn, strict=True):
+            size = segment.n_strata * segment.n_kept
+            x = jax.lax.slice_in_dim(kept, start, start + size, axis=self.axis)
+            x = self._stack(x, segment.n_strata, segment.n_kept)
+            places = self._places(segment.length)
+            if segment.n_kept == 1:
+                x = jnp.where(places == place, x, 0)
+            else:
+                x = jnp.where(places < place, self._pad(x, 0, 1), self._pad(x, 1, 0))
+                x = jnp.where(places == place, 0, x)
+            parts.append(x)
+            start += size
+        return self._join(parts)
+
+    def residual(self, g: jax.Array, kept: jax.Array, drawn: Drawn) -> jax.Array:
+        """Put zeros for the kept entries."""
+        del kept
+        parts = []
+        for segment, place, x in zip(self.segments, drawn, self._split(g), strict=True):
+            is_drawn = self._places(segment.length) == place
+            is_kept = is_drawn if segment.n_kept == 1 else ~is_drawn
+            parts.append(jnp.where(is_kept, 0, x))
+        return self._join(parts)
+
+    def _split(self, x: jax.Array) -> list[jax.Array]:
         """View as strata: (.., n, ..) -> (.., strata, length, ..) of each segment."""
-        lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
-        if len(self.segments) == 1:
-            (segment,) = self.segments
-            x = unshard_axis(x, self.axis, parts=segment.n_strata)
-            return [x.reshape(*lead, segment.n_strata, segment.length, *trail)]
-        x = unshard_axis(x, self.axis, parts=1)
+        is_one = len(self.segments) == 1
+        parts = self.segments[0].n_strata if is_one else 1
+        x = unshard_axis(x, self.axis, parts=parts)
         return [
-            jax.lax.slice_in_dim(x, part.start, part.stop, axis=self.axis).reshape(
-                *lead, part.n_strata, part.length, *trail
+            self._stack(
+                jax.lax.slice_in_dim(x, part.start, part.stop, axis=self.axis),
+                part.n_strata,
+                part.length,
             )
             for part in self.segments
         ]
 
-    def join(self, pieces: list[jax.Array]) -> jax.Array:
-        """Undo `split`."""
+    def _join(self, parts: list[jax.Array]) -> jax.Array:
+        """Undo `_split`, of whole strata or of what is kept of them."""
         lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
-        return self.connect([piece.reshape(*lead, -1, *trail) for piece in pieces])
+        flat = [part.reshape(*lead, -1, *trail) for part in parts]
+        return flat[0] if len(flat) == 1 else jnp.concatenate(flat, self.axis)
 
-    def connect(self, parts: list[jax.Array]) -> jax.Array:
-        """Lay the segments' kept entries one after the other."""
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, self.axis)
+    def _stack(self, x: jax.Array, n_strata: int, length: int) -> jax.Array:
+        lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
+        return x.reshape(*lead, n_strata, length, *trail)
 
-    def disconnect(self, kept: jax.Array) -> list[jax.Array]:
-        """Undo `connect`."""
-        if len(self.segments) == 1:
-            return [kept]
-        return jnp.split(kept, [self.segments[0].n_strata], self.axis)
+    def _places(self, length: int) -> jax.Array:
+        """Number the entries of a stratum, along their axis."""
+        n_after = len(self.shape) - self.axis - 1
+        return jnp.arange(length).reshape(-1, *(1,) * n_after)
+
+    def _slice(self, x: jax.Array, start: int, stop: int | None) -> jax.Array:
+        return jax.lax.slice_in_dim(x, start, stop, axis=self.axis + 1)
+
+    def _pad(self, x: jax.Array, before: int, behind: int) -> jax.Array:
+        widths = [(0, 0)] * x.ndim
+        widths[self.axis + 1] = before, behind
+        return jnp.pad(x, widths)
 
 
 def _cut(shape: tuple[int, ...], density: float, *, axis: int, shared: bool) -> Cut:
     strata = _divide(shape, density, axis=axis + len(shape), shared=shared)
-    after = strata.axis + 1
 
-    def restrict(g: jax.Array, masks: Masks) -> jax.Array:
-        # All but one entry of each sum are masked: the sum is that entry, exactly.
-        pieces = zip(masks, strata.split(g), strict=True)
-        return strata.connect(
-            [jnp.sum(jnp.where(m, x, 0), after, dtype=g.dtype) for m, x in pieces]
-        )
+    def carry(kept: jax.Array, old: Drawn, new: Drawn) -> jax.Array:
+        return strata.restrict(strata.expand(kept, old), new)
 
-    def expand(kept: jax.Array, masks: Masks) -> jax.Array:
-        pieces = zip(masks, strata.disconnect(kept), strict=True)
-        return strata.join(
-            [jnp.where(m, jnp.expand_dims(x, after), 0) for m, x in pieces]
-        )
-
-    def residual(g: jax.Array, kept: jax.Array, masks: Masks) -> jax.Array:
-        del kept
-        pieces = zip(masks, strata.split(g), strict=True)
-        return strata.join([jnp.where(m, 0, x) for m, x in pieces])
-
-    return Cut(
-        choose=lambda g, draw: strata.draw_masks(draw),
-        restrict=restrict,
-        expand=expand,
-        residual=residual,
-        carry_squares=lambda kept, old, new: restrict(expand(kept, old), new),
-    )
+    return Cut(strata.draw, strata.restrict, strata.expand, strata.residual, carry)
 
 
 def _divide(
     shape: tuple[int, ...], density: float, *, axis: int, shared: bool
 ) -> _Strata:
-    n_kept = count_kept(shape[axis], density)
-    length, n_long = divmod(shape[axis], n_kept)
-    segments = [_Segment(0, n_kept - n_long, length)]
-    if n_long:
-        segments.append(_Segment(segments[0].stop, n_long, length + 1))
+    size = shape[axis]
+    n_kept = count_kept(size, density)
+    keeps_one = n_kept <= size - n_kept or n_kept == size
+    n_strata = n_kept if keeps_one else size - n_kept
+    length, n_long = divmod(size, n_strata)
+    segments, start = [], 0
+    for count, n in ((n_strata - n_long, length), (n_long, length + 1)):
+        if count:
+            segments.append(_Segment(start, count, n, 1 if keeps_one else n - 1))
+            start = segments[-1].stop
     return _Strata(shape, axis, tuple(segments), shared)
