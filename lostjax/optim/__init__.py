@@ -10,7 +10,12 @@ from lostjax.optim.adaptive import (
 from lostjax.optim.masks import mask_decayed
 from lostjax.optim.matrices import find_matrices
 from lostjax.optim.optimizers import frugal
-from lostjax.optim.orthonormal import gradient_svd, random_orthonormal
+from lostjax.optim.orthonormal import (
+    gradient_svd,
+    longer_side,
+    random_orthonormal,
+    shorter_side,
+)
 from lostjax.optim.refresh import KEEP, REPROJECT, RESET
 from lostjax.optim.schedules import warmup_cosine_schedule
 from lostjax.optim.splitting import FrugalState, scale_by_frugal
@@ -42,6 +47,7 @@ __all__ = [
     "frugal",
     "gradient_svd",
     "grown_gap",
+    "longer_side",
     "mask_decayed",
     "mirror_order",
     "random_order",
@@ -49,6 +55,7 @@ __all__ = [
     "resize_density",
     "rows",
     "scale_by_frugal",
+    "shorter_side",
     "stack_layers",
     "state_bytes",
     "warmup_cosine_schedule",

@@ -22,7 +22,7 @@ import optax
 from lostjax.optim.matrices import MatricesOrRule
 from lostjax.optim.parts import split_tree
 from lostjax.optim.refresh import expire_clock
-from lostjax.optim.splitting import FrugalState
+from lostjax.optim.splitting import FrugalState, check_density
 from lostjax.optim.strata import columns
 from lostjax.optim.subspace import Subspace
 from lostjax.typing import PyTree
@@ -46,7 +46,7 @@ def state_bytes(state: optax.OptState) -> int:
 def active_fraction(
     params: PyTree,
     *,
-    density: float = 0.25,
+    density: float | int = 0.25,
     subspace: Subspace | None = None,
     matrices: MatricesOrRule | None = None,
 ) -> float:
@@ -66,8 +66,9 @@ def active_fraction(
       tree. In an orthonormal subspace the basis is not counted.
 
     Raises:
-      ValueError: as the `init` of `scale_by_frugal` does.
+      ValueError: as `scale_by_frugal` and its `init` do.
     """
+    density = check_density(density)
     subspace = columns() if subspace is None else subspace
     tree = split_tree(params, subspace, density=density, matrices=matrices)
     total = sum(leaf.size for leaf in tree.leaves)

@@ -77,7 +77,9 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
         )
 
     def label(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
-        if jnp.ndim(leaf) < 2 or not jnp.size(leaf) or pattern.search(name_leaf(path)):
+        shape = np.shape(leaf)
+        is_matrix = len(shape) >= 2 and 0 not in shape
+        if not is_matrix or pattern.search(name_leaf(path)):
             return None
         return LAST_TWO_AXES
 

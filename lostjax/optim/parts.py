@@ -152,7 +152,9 @@ class SplitTree(NamedTuple):
     ) -> tuple[dict[int, jax.Array], optax.OptState]:
         """Update some leaves by a transformation that sees no others."""
         moved, state = tx.update(self.build(values), state, None, **extra)
-        return self.read(moved, values), state
+        steps = self.read(moved, values)
+        # A first moment of another type would widen them.
+        return {i: steps[i].astype(values[i].dtype) for i in steps}, state
 
 
 def split_tree(

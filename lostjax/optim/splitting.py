@@ -101,7 +101,7 @@ def scale_by_frugal(
     """
     _check_gap(update_gap)
     rule = _Frugal(
-        density=_check_density(density),
+        density=check_density(density),
         update_gap=update_gap,
         subspace=columns() if subspace is None else subspace,
         state_full=optax.with_extra_args_support(state_full or optax.scale_by_adam()),
@@ -112,6 +112,22 @@ def scale_by_frugal(
         seed=seed,
     )
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
+
+
+def check_density(density: Scalar) -> float:
+    """Give a density as a float.
+
+    Raises:
+      ValueError: where it is no Python number, or outside [0, 1].
+    """
+    if not isinstance(density, (int, float)):
+        raise ValueError(
+            f"density={density}: must be a Python number, for it decides shapes; under "
+            "optax.inject_hyperparams name it in static_args=('density',)"
+        )
+    if not 0 <= density <= 1:
+        raise ValueError(f"density={density}: must lie in [0, 1]")
+    return float(density)
 
 
 class _Frugal(NamedTuple):
@@ -224,17 +240,6 @@ class _Frugal(NamedTuple):
         empty = self.state_free.init(tree.build(parts))
         steps, _ = tree.step(self.state_free, parts, empty, extra=extra)
         return {i: (self.free_scale * s).astype(s.dtype) for i, s in steps.items()}
-
-
-def _check_density(density: Scalar) -> float:
-    if not isinstance(density, (int, float)):
-        raise ValueError(
-            f"density={density}: must be a Python number, for it decides shapes; under "
-            "optax.inject_hyperparams name it in static_args=('density',)"
-        )
-    if not 0 <= density <= 1:
-        raise ValueError(f"density={density}: must lie in [0, 1]")
-    return float(density)
 
 
 def _check_gap(update_gap: Scalar) -> None:

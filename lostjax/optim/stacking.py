@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lostjax.typing import PyTree
@@ -70,11 +71,11 @@ def _find_stacks(tree: PyTree, pattern: re.Pattern[str]) -> list[_Stack]:
     for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(tree)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         match = pattern.search(name)
-        if match is None or jnp.ndim(leaf) < 2:
+        if match is None or np.ndim(leaf) < 2:
             found[name] = [(0, i, name)]
             continue
         start, stop = match.span(1)
-        key = (name[:start], name[stop:], jnp.shape(leaf))
+        key = (name[:start], name[stop:], np.shape(leaf))
         found.setdefault(key, []).append((int(match[1]), i, name))
     stacks = []
     for layers in found.values():

@@ -80,15 +80,20 @@ class _Strata(NamedTuple):
     def draw(self, g: jax.Array, draw: Draw) -> Drawn:
         """Draw one entry of every stratum."""
         del g
-        keys = jax.random.split(draw.key(), len(self.segments))
-        drawn = []
-        for key, segment in zip(keys, self.segments, strict=True):
-            shape = list(self.shape)
-            if self.shared:
-                shape[-2:] = 1, 1
-            shape[self.axis] = segment.n_strata
-            places = jax.random.randint(key, shape, 0, segment.length)
+        shape = list(self.shape)
+        if self.shared:
+            shape[-2:] = 1, 1
+        shape[self.axis] = sum(segment.n_strata for segment in self.segments)
+        bits = jax.random.bits(draw.key(), shape, "uint32")
+        drawn, start = [], 0
+        for segment in self.segments:
+            part = jax.lax.slice_in_dim(
+                bits, start, start + segment.n_strata, axis=self.axis
+            )
+            # Of 2^32 numbers, none is favoured by more than length / 2^32.
+            places = (part % segment.length).astype(jnp.int32)
             drawn.append(jnp.expand_dims(places, self.axis + 1))
+            start += segment.n_strata
         return tuple(drawn)
 
     def restrict(self, g: jax.Array, drawn: Drawn) -> jax.Array:

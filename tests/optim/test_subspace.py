@@ -16,7 +16,9 @@ BY_ENTRY = {
 }
 BY_BASIS = {
     "svd": optim.gradient_svd(),
+    "svd longer": optim.gradient_svd(side=optim.longer_side),
     "orthonormal": optim.random_orthonormal(),
+    "orthonormal longer": optim.random_orthonormal(side=optim.longer_side),
 }
 DENSITIES = [0.2, 0.3, 0.5, 0.7, 0.99]
 SHAPE = 8, 7, 10
@@ -89,12 +91,15 @@ def test_every_entry_is_kept_equally_often(name, size, density):
 def test_bases_are_orthonormal_and_parts_are_orthogonal(name, shape):
     g = make_gradient(shape)
     rank = count_kept(min(shape[-2:]), 0.4)
+    side = max if "longer" in name else min
     _, basis, kept, inside, outside = cut_at(BY_BASIS[name], 0.4, g=g)
-    if shape[-2] < shape[-1]:
+    if basis.shape[-2] == rank:  # rows: the same, transposed
+        assert shape[-1] == side(shape[-2:])
         g, basis, kept, inside, outside = (
             np.matrix_transpose(x) for x in (g, basis, kept, inside, outside)
         )
-    assert kept.shape == (*shape[:-2], rank, min(shape[-2:]))
+    assert basis.shape == (*shape[:-2], side(shape[-2:]), rank)
+    assert kept.shape == (*shape[:-2], rank, g.shape[-1])
     gram = np.matrix_transpose(basis) @ basis
     np.testing.assert_allclose(
         gram, np.broadcast_to(np.eye(rank), gram.shape), atol=1e-5
@@ -111,22 +116,24 @@ def test_svd_spans_the_leading_singular_vectors():
     np.testing.assert_allclose(inside, best, atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e25])
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("float32", 1e-30), ("float32", 1e25), ("bfloat16", 1.0)]
+)
+@pytest.mark.parametrize("side", [optim.shorter_side, optim.longer_side])
 @pytest.mark.parametrize("shape", [(96, 48), (40, 80)])
-def test_rounding_is_no_residual(shape, dtype, scale):
+def test_rounding_is_no_residual(shape, side, dtype, scale):
     rng = np.random.default_rng(0)
     low_rank = rng.normal(size=(shape[0], 3)) @ rng.normal(size=(3, shape[1]))
-    if dtype == jnp.bfloat16:  # rounding makes the rank full, but for small integers
+    if dtype == "bfloat16":  # rounding makes the rank full, but for small integers
         rng = np.random.default_rng(0)
         low_rank = np.outer(*(rng.integers(-3, 4, size=n) for n in shape))
     g = jnp.asarray(scale * low_rank, dtype)
-    _, _, _, _, outside = cut_at(optim.gradient_svd(), 0.1, g=g)
+    _, _, _, _, outside = cut_at(optim.gradient_svd(side=side), 0.1, g=g)
     assert outside.dtype == dtype
     np.testing.assert_array_equal(outside, 0)
     # A full gradient's residual is all there: nothing but rounding is taken out.
     g = jnp.asarray(scale * rng.normal(size=shape), dtype)
-    _, _, _, _, outside = cut_at(optim.gradient_svd(), 0.1, g=g)
+    _, _, _, _, outside = cut_at(optim.gradient_svd(side=side), 0.1, g=g)
     assert np.mean(np.asarray(outside) != 0) > 0.99
 
 
