@@ -24,6 +24,9 @@ Variables = Mapping[str, Any]
 Key = PRNGKeyArray | jax.Array
 """A JAX random key, new style (`jax.random.key`) or old."""
 
+Scalar = jax.Array | float | int
+"""A number, or a traced one, as `optax.inject_hyperparams` makes them."""
+
 Activation = Callable[[jax.Array], jax.Array]
 """An elementwise function, such as `flax.linen.silu`."""
 
@@ -35,5 +38,6 @@ __all__ = [
     "Int",
     "Key",
     "PyTree",
+    "Scalar",
     "Variables",
 ]

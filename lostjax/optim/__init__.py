@@ -1,11 +1,25 @@
 """Optimisation: optax transformations, schedules and masks."""
 
+from lostjax.optim.adaptive import (
+    active_fraction,
+    falling_density,
+    grown_gap,
+    resize_density,
+    state_bytes,
+)
 from lostjax.optim.masks import mask_decayed
 from lostjax.optim.matrices import find_matrices
-from lostjax.optim.orthonormal import gradient_svd, random_orthonormal
+from lostjax.optim.optimizers import frugal
+from lostjax.optim.orthonormal import (
+    gradient_svd,
+    longer_side,
+    random_orthonormal,
+    shorter_side,
+)
 from lostjax.optim.refresh import KEEP, REPROJECT, RESET
 from lostjax.optim.schedules import warmup_cosine_schedule
-from lostjax.optim.splitting import FrugalState, frugal, scale_by_frugal
+from lostjax.optim.splitting import FrugalState, scale_by_frugal
+from lostjax.optim.stacking import stack_layers
 from lostjax.optim.strata import columns, coordinates, rows
 from lostjax.optim.subspace import (
     Subspace,
@@ -23,21 +37,29 @@ __all__ = [
     "RESET",
     "FrugalState",
     "Subspace",
+    "active_fraction",
     "ascending_order",
     "blocks",
     "columns",
     "coordinates",
     "descending_order",
+    "falling_density",
     "find_matrices",
     "frugal",
     "gradient_svd",
+    "grown_gap",
+    "longer_side",
     "mask_decayed",
     "mirror_order",
     "random_order",
     "random_orthonormal",
+    "resize_density",
     "rows",
     "scale_by_frugal",
     "scale_by_tensor",
+    "shorter_side",
+    "stack_layers",
+    "state_bytes",
     "warmup_cosine_schedule",
     "width_multipliers",
 ]

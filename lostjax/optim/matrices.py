@@ -13,21 +13,30 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from optax.contrib import MuonDimensionNumbers
 
 from lostjax.typing import PyTree
 
 FULL_STATE_NAMES = (
-    r"(^|[/_.])(embed\w*|wte|wpe|\w*head|logits|unembed\w*|\w*norm|ln|scale|bias|gamma)"
-    r"([/_.]?[0-9f]*)($|[/_.])"
+    r"(^|[/.])("
+    r"\w*embed\w*|wte|wpe"
+    r"|\w*(?<!multi)(?<!multi_)head(_?\d+)?|logits\w*|classifier\w*"
+    r"|\w*norm(_?\d+|_f)?|ln(\d+|_\w+)?|\w*(scale|bias|gamma|beta|offset)"
+    r")($|[/.])"
 )
-"""Pattern, on a leaf's path in lower case, of what is not a matrix of a layer:
-embeddings, output heads, norms, scales. `lm_head` and `final_norm/scale` match,
-`multiheadattention_0/query/kernel` does not."""
+"""Pattern, on a leaf's path in lower case, of what is not a matrix of a layer: parts
+between slashes or dots that name embeddings, output heads, norms, or scales and biases.
+`lm_head`, `model.embed_tokens.weight` and `final_norm/scale` match;
+`multi_head_attention/query/w` does not."""
 
 MatricesOrRule = PyTree | Callable[[PyTree], PyTree]
-"""A tree (or a prefix of one) of `MuonDimensionNumbers`, None where an array is no
-matrix; or a function that makes it from the parameters."""
+"""A tree (or a prefix of one) of `MuonDimensionNumbers`, or True for those of the last
+two axes, and None or False where an array is no matrix; or a function that makes it
+from the parameters."""
+
+LAST_TWO_AXES = MuonDimensionNumbers(-2, -1)
 
 
 def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
@@ -35,7 +44,15 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
 
     An array of two axes or more is a stack of matrices, its last two axes inputs and
     outputs and all before them batch axes, unless its path matches `full_state`. Rank
-    alone decides in a tree without names, such as a list.
+    alone decides in a tree without names, such as a list: there an embedding or a head
+    needs a tree of one's own. So do
+
+    - kernels (D, H, K) and (H, K, D) of flax's attention where H and K are meant to be
+      one axis: `MuonDimensionNumbers(-3, (-2, -1))` and `((-3, -2), -1)`; here they
+      are D matrices (H, K), which suits `columns`, but neither `rows` nor an SVD;
+    - layers that are stacked on another axis than the first;
+    - weights (outputs, inputs), as of PyTorch: their columns are inputs;
+    - stacked vectors, such as biases (L, N), that are not called so.
 
     Args:
       params: a tree of arrays or of `jax.ShapeDtypeStruct`.
@@ -50,7 +67,9 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
       ValueError: where a pattern is given and matches nothing.
     """
     pattern = re.compile(FULL_STATE_NAMES if full_state is None else full_state)
-    paths = [name_leaf(path) for path, _ in jax.tree.leaves_with_path(params)]
+    # A leaf that optax.masked has taken out may be the one that the pattern means.
+    found = jax.tree.leaves_with_path(params, is_leaf=_is_masked)
+    paths = [name_leaf(path) for path, _ in found]
     if full_state is not None and paths and not any(map(pattern.search, paths)):
         raise ValueError(
             f"full_state={full_state!r}: matches none of the {len(paths)} arrays, "
@@ -58,9 +77,11 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
         )
 
     def label(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
-        if leaf.ndim < 2 or pattern.search(name_leaf(path)):
+        shape = np.shape(leaf)
+        is_matrix = len(shape) >= 2 and 0 not in shape
+        if not is_matrix or pattern.search(name_leaf(path)):
             return None
-        return MuonDimensionNumbers(-2, -1)
+        return LAST_TWO_AXES
 
     return jax.tree.map_with_path(label, params)
 
@@ -70,7 +91,9 @@ def name_leaf(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/").lower()
 
 
-def match_matrices(params: PyTree, matrices: MatricesOrRule | None) -> list[Any]:
+def match_matrices(
+    params: PyTree, matrices: MatricesOrRule | None
+) -> list[MuonDimensionNumbers | None]:
     """Give the dimension numbers of each leaf of a tree, in its order.
 
     Args:
@@ -81,16 +104,20 @@ def match_matrices(params: PyTree, matrices: MatricesOrRule | None) -> list[Any]
       `MuonDimensionNumbers` or None for each leaf.
 
     Raises:
-      ValueError: where `matrices` is no prefix of the tree, or names wrong axes.
+      ValueError: where `matrices` is no prefix of the tree, or holds something else.
     """
+    structure: Any = jax.tree.structure(params)
+    if not structure.num_leaves:  # such as the one optax.tree.map_params makes
+        return []
     if matrices is None:
         matrices = find_matrices
     spec = matrices(params) if callable(matrices) else matrices
     try:
-        labels = jax.tree.broadcast(spec, params, is_leaf=_is_label)
+        tree = jax.tree.broadcast(spec, params, is_leaf=_is_label)
     except ValueError as error:
         raise ValueError(f"matrices: not a prefix of the parameters: {error}") from None
-    return jax.tree.leaves(labels, is_leaf=_is_label)
+    # Not jax.tree.leaves: None is a label here, but no leaf of the parameters.
+    return [_read_label(label) for label in structure.flatten_up_to(tree)]
 
 
 class MatrixView(NamedTuple):
@@ -162,8 +189,11 @@ def view_matrices(
       The view.
 
     Raises:
-      ValueError: where axes are out of range, repeated, or one kind is missing.
+      ValueError: where axes are out of range, repeated, or one kind is missing, or
+        the array has no entries.
     """
+    if 0 in shape:
+        raise ValueError(f"matrices: {name} of shape {shape} has no entries")
 
     def resolve(axes: Any) -> tuple[int, ...]:
         given = (axes,) if isinstance(axes, int) else tuple(axes)
@@ -200,3 +230,18 @@ def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
 
 def _is_label(x: Any) -> bool:
     return x is None or isinstance(x, MuonDimensionNumbers)
+
+
+def _is_masked(x: Any) -> bool:
+    return isinstance(x, optax.MaskedNode)
+
+
+def _read_label(label: Any) -> MuonDimensionNumbers | None:
+    if label is None or isinstance(label, MuonDimensionNumbers):
+        return label
+    if isinstance(label, (bool, np.bool_)):
+        return LAST_TWO_AXES if label else None
+    raise ValueError(
+        f"matrices: holds {label!r}; each leaf must be a MuonDimensionNumbers, None or "
+        "a bool"
+    )

@@ -1,8 +1,8 @@
 """A tree of arrays, sorted into matrices that are split and the rest.
 
-The working parts of `optim.splitting`: which leaf is cut how, when its group refreshes,
-and trees with `optax.MaskedNode` where a leaf is not meant, as `optax.masked` makes
-them.
+The working parts of `optim.splitting`: which leaf is cut how and refreshes with which
+others, and trees with `optax.MaskedNode` where a leaf is not meant, as `optax.masked`
+makes them.
 """
 
 import zlib
@@ -20,31 +20,22 @@ from lostjax.optim.matrices import (
     name_leaf,
     view_matrices,
 )
-from lostjax.optim.refresh import Carries
+from lostjax.optim.refresh import Carries, Tick
 from lostjax.optim.subspace import Basis, Cut, Draw, Subspace
 from lostjax.typing import PyTree
 
 
-class Clock(NamedTuple):
-    """Where a group of matrices is between two refreshes."""
+class Piece(NamedTuple):
+    """A matrix's gradient at one update, cut in two."""
 
-    due: jax.Array
-    """Whether it refreshes at this update; true at the first."""
-    is_first: jax.Array
-    """Whether this is the first update of all."""
-    refresh: jax.Array
-    """Index of the current subspace, from 0."""
-
-
-def read_clocks(count: jax.Array, gap: jax.Array | int, n_groups: int) -> list[Clock]:
-    """Give each group its clock; groups are set off by even parts of the gap."""
-    clocks = []
-    for group in range(n_groups):
-        shifted = count + group * gap // n_groups
-        is_first = count == 0
-        due = is_first | (shifted % gap == 0)
-        clocks.append(Clock(due, is_first, shifted // gap))
-    return clocks
+    kept: jax.Array
+    """The part with a state, reduced, in the rank of the leaf."""
+    rest: jax.Array
+    """The part without, in the leaf's shape."""
+    basis: Basis
+    """Of the subspace; in the rank of the leaf where it is stored."""
+    carries: Carries
+    """How moments move from the subspace before to this one."""
 
 
 class Matrix(NamedTuple):
@@ -57,66 +48,74 @@ class Matrix(NamedTuple):
     stored: bool
     """Whether its basis is state."""
 
-    def first_basis(self, grad: jax.Array, *, seed: Any) -> Basis:
-        """Make a basis to shape the first state with: zeros, where it is stored."""
-        g, draw = self.view.to_matrices(grad), Draw(seed, self.number, 0)
-        if not self.stored:
-            return self.cut.choose(g, draw)
-        shape = jax.eval_shape(lambda g: self.cut.choose(g, draw), g)
-        return jnp.zeros_like(shape, out_sharding=shape.sharding)
+    def start(self, leaf: Any, *, seed: Any) -> tuple[jax.Array, Basis]:
+        """Make zeros in the shape of the kept part and, where stored, of the basis."""
+        zeros = self.view.to_matrices(jnp.zeros_like(leaf))
+        draw = Draw(seed, self.number, 0)
+        shapes = jax.eval_shape(lambda g: self.cut.choose(g, draw), zeros)
+        basis = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding), shapes
+        )
+        kept = jnp.zeros_like(self.view.to_state(self.cut.restrict(zeros, basis)))
+        return kept, self.view.to_state(basis) if self.stored else ()
 
-    def basis(self, grad: jax.Array, *, seed: Any, clock: Clock, old: Basis) -> Basis:
-        """Give the basis of this update."""
-        g = self.view.to_matrices(grad)
-        draw = Draw(seed, self.number, clock.refresh)
-        if not self.stored:
-            return self.cut.choose(g, draw)
-        return jax.lax.cond(clock.due, lambda: self.cut.choose(g, draw), lambda: old)
+    def split(self, grad: Any, *, seed: Any, tick: Tick, old: Basis) -> Piece:
+        """Cut a gradient by the subspace of this update.
 
-    def restrict(self, grad: jax.Array, basis: Basis) -> jax.Array:
-        """Take the kept part of a gradient, in the rank of the leaf."""
-        kept = self.cut.restrict(self.view.to_matrices(grad), basis)
-        return self.view.to_state(kept)
+        Args:
+          grad: in the leaf's shape.
+          seed: of random choices.
+          tick: of the leaf's group.
+          old: the stored basis until now, if there is one.
 
-    def expand(self, kept: jax.Array, basis: Basis, *, like: jax.Array) -> jax.Array:
-        """Put a kept part back into the leaf's shape and type."""
-        full = self.cut.expand(self.view.from_state(kept), basis)
-        return place_like(self.view.from_matrices(full).astype(like.dtype), like)
-
-    def residual(self, grad: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
-        """Take what is not kept of a gradient."""
-        g, part = self.view.to_matrices(grad), self.view.from_state(kept)
-        rest = self.cut.residual(g, part, basis)
-        return place_like(self.view.from_matrices(rest), grad)
-
-    def carries(
-        self, grad: jax.Array, new: Basis, *, seed: Any, clock: Clock, old: Basis
-    ) -> Carries:
-        """Say how this leaf's moments move from the subspace before to this one."""
+        Returns:
+          The piece.
+        """
         cut, view = self.cut, self.view
-        before = Draw(seed, self.number, clock.refresh - 1)
+        g = view.to_matrices(grad)
 
-        def old_basis() -> Basis:
-            if self.stored:
-                return old
-            return cut.choose(view.to_matrices(grad), before)
+        def choose(refresh: jax.Array) -> Basis:
+            return cut.choose(g, Draw(seed, self.number, refresh))
 
-        def moments(kept: jax.Array) -> jax.Array:
-            full = cut.expand(view.from_state(kept), old_basis())
-            return view.to_state(cut.restrict(full, new))
+        def choose_stored() -> jax.Array:
+            return view.to_state(choose(tick.refresh))
 
-        def squares(kept: jax.Array) -> jax.Array:
-            part = cut.carry_squares(view.from_state(kept), old_basis(), new)
-            return view.to_state(part)
+        if self.stored:
+            saved = jax.lax.cond(tick.due, choose_stored, lambda: old)
+            basis = view.from_state(saved)
+        else:
+            saved = basis = choose(tick.refresh)
 
-        return Carries(moments, squares)
+        def choose_old() -> Basis:
+            return view.from_state(old) if self.stored else choose(tick.before)
+
+        def carry_moments(moments: jax.Array) -> jax.Array:
+            full = cut.expand(view.from_state(moments), choose_old())
+            return view.to_state(cut.restrict(full, basis))
+
+        def carry_squares(squares: jax.Array) -> jax.Array:
+            part = view.from_state(squares)
+            return view.to_state(cut.carry_squares(part, choose_old(), basis))
+
+        part = cut.restrict(g, basis)
+        kept = view.to_state(part)
+        rest = place_like(view.from_matrices(cut.residual(g, part, basis)), grad)
+        carries = Carries(kept.shape, carry_moments, carry_squares)
+        return Piece(kept, rest, saved, carries)
+
+    def expand(self, kept: jax.Array, piece: Piece) -> jax.Array:
+        """Put a kept part back into the leaf's shape and type, zero elsewhere."""
+        stored = self.view.from_state(piece.basis) if self.stored else piece.basis
+        full = self.cut.expand(self.view.from_state(kept), stored)
+        back = self.view.from_matrices(full).astype(piece.rest.dtype)
+        return place_like(back, piece.rest)
 
 
 class SplitTree(NamedTuple):
     """The leaves of a tree, and which of them are split; all by index of the leaf."""
 
     structure: Any
-    leaves: list[jax.Array]
+    leaves: list[Any]
     matrices: dict[int, Matrix]
     groups: list[dict[int, Matrix]]
     """Matrices that keep a part, by when they refresh; none at density 0."""
@@ -128,6 +127,10 @@ class SplitTree(NamedTuple):
         """Leaves that are not split."""
         return [i for i in range(len(self.leaves)) if i not in self.matrices]
 
+    def pick(self, indices: Iterable[int]) -> dict[int, Any]:
+        """Take some leaves."""
+        return {i: self.leaves[i] for i in indices}
+
     def build(self, values: Mapping[int, Any]) -> PyTree:
         """Make a tree of values, masked where there is none."""
         masked = optax.MaskedNode()
@@ -138,6 +141,20 @@ class SplitTree(NamedTuple):
         """Undo `build` for some leaves."""
         values = self.structure.flatten_up_to(tree)
         return {i: values[i] for i in indices}
+
+    def step(
+        self,
+        tx: optax.GradientTransformationExtraArgs,
+        values: Mapping[int, Any],
+        state: optax.OptState,
+        *,
+        extra: dict[str, Any],
+    ) -> tuple[dict[int, jax.Array], optax.OptState]:
+        """Update some leaves by a transformation that sees no others."""
+        moved, state = tx.update(self.build(values), state, None, **extra)
+        steps = self.read(moved, values)
+        # A first moment of another type would widen them.
+        return {i: steps[i].astype(values[i].dtype) for i in steps}, state
 
 
 def split_tree(
@@ -194,6 +211,7 @@ def _read_leaves(tree: PyTree) -> tuple[list[str], list[Any]]:
     names, leaves = [], []
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = name_leaf(path) or "the array"
+        leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
                 f"{name} is of type {leaf.dtype}: only real floating-point arrays can "

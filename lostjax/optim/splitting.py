@@ -22,21 +22,28 @@ Clipping by the global norm before it scales the state-full part alone: a sign h
 length. A gradient entry that is not finite counts as 0; it reaches no state.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike, DTypeLike
 
 from lostjax.optim.matrices import MatricesOrRule
-from lostjax.optim.parts import SplitTree, read_clocks, split_tree
-from lostjax.optim.refresh import RESET, RefreshRule, carry_state
+from lostjax.optim.parts import Piece, SplitTree, split_tree
+from lostjax.optim.refresh import (
+    RESET,
+    Clock,
+    RefreshRule,
+    Tick,
+    advance_clocks,
+    carry_state,
+    start_clocks,
+)
 from lostjax.optim.strata import rows
 from lostjax.optim.subspace import Subspace
-from lostjax.typing import PyTree
+from lostjax.typing import PyTree, Scalar
 
 
 class FrugalState(NamedTuple):
@@ -44,9 +51,10 @@ class FrugalState(NamedTuple):
 
     count: jax.Array  # type: ignore[assignment]  # optax's name, and tuple.count's
     """Updates so far, int32."""
+    clocks: tuple[Clock, ...]
+    """Where each group of matrices that refreshes together is; () at density 0."""
     full: tuple[optax.OptState, ...]
-    """State of `state_full` on the kept parts, one for each group of matrices that
-    refreshes together; () at density 0."""
+    """State of `state_full` on the kept parts of each group; () at density 0."""
     rest: optax.OptState
     """State of `state_full` on the arrays that are not split."""
     basis: PyTree
@@ -55,15 +63,15 @@ class FrugalState(NamedTuple):
 
 def scale_by_frugal(
     *,
-    density: float = 0.25,
-    update_gap: int = 200,
+    density: Scalar = 0.25,
+    update_gap: Scalar = 200,
     subspace: Subspace | None = None,
     state_full: optax.GradientTransformation | None = None,
     state_free: optax.GradientTransformation | None = None,
-    free_scale: float = 1.0,
+    free_scale: Scalar = 1.0,
     on_refresh: RefreshRule = RESET,
     matrices: MatricesOrRule | None = None,
-    seed: int = 0,
+    seed: Scalar = 0,
 ) -> optax.GradientTransformationExtraArgs:
     """Split gradients of matrices into a part with state and a part without.
 
@@ -91,156 +99,27 @@ def scale_by_frugal(
       ValueError: where an argument is outside its range; from `init`, naming the array:
         where one is not of a real float type, or a subspace does not fit it.
     """
-    _check_numbers(density, update_gap)
-    subspace = rows() if subspace is None else subspace
-    full_tx = optax.with_extra_args_support(state_full or optax.scale_by_adam())
-    free_tx = optax.with_extra_args_support(state_free or optax.scale_by_sign())
-
-    def split(tree: PyTree) -> SplitTree:
-        return split_tree(tree, subspace, density=density, matrices=matrices)
-
-    def init(params: PyTree) -> FrugalState:
-        tree = split(params)
-        zeros = dict(enumerate(map(jnp.zeros_like, tree.leaves)))
-        bases, full = {}, []
-        for group in tree.groups:
-            kept = {}
-            for i, matrix in group.items():
-                bases[i] = matrix.first_basis(zeros[i], seed=seed)
-                kept[i] = matrix.restrict(zeros[i], bases[i])
-            full.append(full_tx.init(tree.build(kept)))
-        if jax.tree.leaves(free_tx.init(tree.build(zeros))):
-            raise ValueError("state_free: keeps arrays; pass it as state_full instead")
-        return FrugalState(
-            count=jnp.zeros((), jnp.int32),
-            full=tuple(full),
-            rest=full_tx.init(tree.build({i: zeros[i] for i in tree.rest})),
-            basis=tree.build(bases) if tree.stores else (),
-        )
-
-    def update(
-        updates: PyTree, state: FrugalState, params: PyTree = None, **extra: Any
-    ) -> tuple[PyTree, FrugalState]:
-        del params  # of other shapes than the kept parts
-        tree = split(updates)
-        grads = {i: jnp.where(jnp.isfinite(g), g, 0) for i, g in enumerate(tree.leaves)}
-        rest = tree.build({i: grads[i] for i in tree.rest})
-        moved, rest_state = full_tx.update(rest, state.rest, None, **extra)
-        steps = tree.read(moved, tree.rest)
-        free = {} if density else {i: grads[i] for i in tree.matrices}
-        bases, full = {}, []
-        clocks = read_clocks(state.count, update_gap, len(tree.groups))
-        old = tree.read(state.basis, tree.matrices) if tree.stores else {}
-        for group, clock, inner in zip(tree.groups, clocks, state.full, strict=True):
-            kept, carries = {}, {}
-            for i, matrix in group.items():
-                basis = matrix.basis(grads[i], seed=seed, clock=clock, old=old.get(i))
-                kept[i] = matrix.restrict(grads[i], basis)
-                carries[i] = matrix.carries(
-                    grads[i], basis, seed=seed, clock=clock, old=old.get(i)
-                )
-                if density < 1:
-                    free[i] = matrix.residual(grads[i], kept[i], basis)
-                bases[i] = basis
-            parts = tree.build(kept)
-            inner = on_refresh.renew(
-                clock.due,
-                inner,
-                fresh=full_tx.init(jax.tree.map(jnp.zeros_like, parts)),
-                carried=partial(carry_state, inner, tree.build(carries)),
-            )
-            moved, inner = full_tx.update(parts, inner, None, **extra)
-            full.append(inner)
-            for i, step in tree.read(moved, group).items():
-                steps[i] = group[i].expand(step, bases[i], like=grads[i])
-        residuals = tree.build(free)
-        moved, _ = free_tx.update(residuals, free_tx.init(residuals), None, **extra)
-        for i, step in tree.read(moved, free).items():
-            scaled = (free_scale * step).astype(step.dtype)
-            steps[i] = steps[i] + scaled if i in steps else scaled
-        new = FrugalState(
-            count=optax.safe_increment(state.count),
-            full=tuple(full),
-            rest=rest_state,
-            basis=tree.build(bases) if tree.stores else (),
-        )
-        return tree.build(steps), new
-
-    return optax.GradientTransformationExtraArgs(init, update)
+    _check_gap(update_gap)
+    rule = _Frugal(
+        density=check_density(density),
+        update_gap=update_gap,
+        subspace=rows() if subspace is None else subspace,
+        state_full=optax.with_extra_args_support(state_full or optax.scale_by_adam()),
+        state_free=optax.with_extra_args_support(state_free or optax.scale_by_sign()),
+        free_scale=free_scale,
+        on_refresh=on_refresh,
+        matrices=matrices,
+        seed=seed,
+    )
+    return optax.GradientTransformationExtraArgs(rule.init, rule.update)
 
 
-def frugal(
-    learning_rate: optax.ScalarOrSchedule = 1e-3,
-    *,
-    density: float = 0.25,
-    update_gap: int = 200,
-    subspace: Subspace | None = None,
-    state_free: optax.GradientTransformation | None = None,
-    free_scale: float = 1.0,
-    on_refresh: RefreshRule = RESET,
-    matrices: MatricesOrRule | None = None,
-    seed: int = 0,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-    mu_dtype: DTypeLike | None = None,
-    weight_decay: float = 0.0,
-    mask: PyTree | Callable[[PyTree], PyTree] | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """FRUGAL: Adam's state for a quarter of each matrix, sign descent for the rest.
-
-    A complete optimiser on any tree. The defaults are those of the authors' scripts,
-    their learning rate included, with rows, which every matrix has, for blocks.
-
-    Args:
-      learning_rate: a number, or a schedule of the step.
-      density: share of each matrix with a state, in [0, 1]; see `scale_by_frugal`.
-      update_gap: steps between refreshes, at least 1.
-      subspace: which part has a state; None for `rows()`.
-      state_free: what the other part does; None for `optax.scale_by_sign()`.
-      free_scale: learning rate of that part relative to the other's (the authors
-        fine-tune with 0.1).
-      on_refresh: RESET, KEEP, or REPROJECT.
-      matrices: which arrays are split; None for `find_matrices`.
-      seed: of every random choice.
-      b1: decay of Adam's first moment.
-      b2: decay of Adam's second moment.
-      eps: added to the root of the second moment.
-      mu_dtype: type of the first moment; None for the gradient's.
-      weight_decay: decoupled, times the learning rate.
-      mask: which arrays decay, as in `optax.adamw`; None for all.
-
-    Returns:
-      The transformation, descending: add its updates to the parameters.
+def check_density(density: Scalar) -> float:
+    """Give a density as a float.
 
     Raises:
-      ValueError: see `scale_by_frugal`.
-
-    Example:
-      >>> tx = optax.chain(optax.clip_by_global_norm(1.0), lostjax.optim.frugal())
-      >>> state = tx.init(params)
+      ValueError: where it is no Python number, or outside [0, 1].
     """
-    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
-    decays = not isinstance(weight_decay, (int, float)) or weight_decay != 0
-    return optax.chain(
-        scale_by_frugal(
-            density=density,
-            update_gap=update_gap,
-            subspace=subspace,
-            state_full=adam,
-            state_free=state_free,
-            free_scale=free_scale,
-            on_refresh=on_refresh,
-            matrices=matrices,
-            seed=seed,
-        ),
-        # Adding 0 * params would read every parameter for nothing.
-        optax.add_decayed_weights(weight_decay, mask) if decays else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-
-
-def _check_numbers(density: float, update_gap: ArrayLike) -> None:
     if not isinstance(density, (int, float)):
         raise ValueError(
             f"density={density}: must be a Python number, for it decides shapes; under "
@@ -248,5 +127,126 @@ def _check_numbers(density: float, update_gap: ArrayLike) -> None:
         )
     if not 0 <= density <= 1:
         raise ValueError(f"density={density}: must lie in [0, 1]")
-    if isinstance(update_gap, int) and update_gap < 1:
+    return float(density)
+
+
+class _Frugal(NamedTuple):
+    """The arguments of `scale_by_frugal`, and what it does with them."""
+
+    density: float
+    update_gap: Scalar
+    subspace: Subspace
+    state_full: optax.GradientTransformationExtraArgs
+    state_free: optax.GradientTransformationExtraArgs
+    free_scale: Scalar
+    on_refresh: RefreshRule
+    matrices: MatricesOrRule | None
+    seed: Scalar
+
+    def init(self, params: PyTree) -> FrugalState:
+        tree = self._split(params)
+        free = tree.build(tree.pick(tree.matrices))
+        if jax.tree.leaves(jax.eval_shape(self.state_free.init, free)):
+            raise ValueError("state_free: keeps arrays; pass it as state_full instead")
+        full, bases = [], {}
+        for group in tree.groups:
+            kept = {}
+            for i, matrix in group.items():
+                kept[i], bases[i] = matrix.start(tree.leaves[i], seed=self.seed)
+            full.append(self.state_full.init(tree.build(kept)))
+        return FrugalState(
+            count=jnp.zeros((), jnp.int32),
+            clocks=start_clocks(self.update_gap, len(tree.groups)),
+            full=tuple(full),
+            rest=self.state_full.init(tree.build(tree.pick(tree.rest))),
+            basis=tree.build(bases) if tree.stores else (),
+        )
+
+    def update(
+        self, updates: PyTree, state: FrugalState, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, FrugalState]:
+        del params  # of other shapes than the kept parts
+        finite = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), updates)
+        tree = self._split(finite)
+        ticks, clocks = advance_clocks(
+            state.clocks, gap=self.update_gap, is_first=state.count == 0
+        )
+        pieces = self._cut(tree, state, ticks)
+        steps, rest = tree.step(
+            self.state_full, tree.pick(tree.rest), state.rest, extra=extra
+        )
+        full = []
+        for group, tick, inner in zip(tree.groups, ticks, state.full, strict=True):
+            inner = self._renew(
+                tree, inner, due=tick.due, pieces={i: pieces[i] for i in group}
+            )
+            kept = {i: pieces[i].kept for i in group}
+            moved, inner = tree.step(self.state_full, kept, inner, extra=extra)
+            steps |= {i: group[i].expand(moved[i], pieces[i]) for i in group}
+            full.append(inner)
+        for i, free in self._step_free(tree, pieces, extra=extra).items():
+            steps[i] = steps[i] + free if i in steps else free
+        bases = {i: piece.basis for i, piece in pieces.items()}
+        return tree.build(steps), FrugalState(
+            count=optax.safe_increment(state.count),
+            clocks=clocks,
+            full=tuple(full),
+            rest=rest,
+            basis=tree.build(bases) if tree.stores else (),
+        )
+
+    def _split(self, tree: PyTree) -> SplitTree:
+        return split_tree(
+            tree, self.subspace, density=self.density, matrices=self.matrices
+        )
+
+    def _cut(
+        self, tree: SplitTree, state: FrugalState, ticks: Sequence[Tick]
+    ) -> dict[int, Piece]:
+        """Cut the gradient of every matrix that keeps a part."""
+        old = tree.read(state.basis, tree.matrices) if tree.stores else {}
+        return {
+            i: matrix.split(tree.leaves[i], seed=self.seed, tick=tick, old=old.get(i))
+            for group, tick in zip(tree.groups, ticks, strict=True)
+            for i, matrix in group.items()
+        }
+
+    def _renew(
+        self,
+        tree: SplitTree,
+        inner: optax.OptState,
+        *,
+        due: jax.Array,
+        pieces: dict[int, Piece],
+    ) -> optax.OptState:
+        """Treat the state of a group by the rule, where a refresh is due."""
+        zeros = {i: jnp.zeros_like(piece.kept) for i, piece in pieces.items()}
+        carries = tree.build({i: piece.carries for i, piece in pieces.items()})
+        return self.on_refresh.renew(
+            due,
+            inner,
+            fresh=self.state_full.init(tree.build(zeros)),
+            carried=partial(carry_state, inner, carries),
+        )
+
+    def _step_free(
+        self, tree: SplitTree, pieces: dict[int, Piece], *, extra: dict[str, Any]
+    ) -> dict[int, jax.Array]:
+        """Step the parts without a state; at density 1 there are none."""
+        if self.density == 1:
+            return {}
+        rests = {i: piece.rest for i, piece in pieces.items()}
+        parts = rests if pieces else tree.pick(tree.matrices)
+        empty = self.state_free.init(tree.build(parts))
+        steps, _ = tree.step(self.state_free, parts, empty, extra=extra)
+        return {i: (self.free_scale * s).astype(s.dtype) for i, s in steps.items()}
+
+
+def _check_gap(update_gap: Scalar) -> None:
+    if callable(update_gap):
+        raise ValueError(
+            f"update_gap={update_gap}: must be a number; optax.inject_hyperparams "
+            "makes one of a schedule"
+        )
+    if not isinstance(update_gap, jax.core.Tracer) and not update_gap >= 1:
         raise ValueError(f"update_gap={update_gap}: must be at least 1")

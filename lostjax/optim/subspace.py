@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lostjax.typing import Array, Int, Key
+from lostjax.typing import Array, Int, Key, Scalar
 
 Basis = Any
 """Arrays that say which part is kept: masks, indices, or orthonormal columns."""
@@ -39,7 +39,7 @@ Order = Callable[..., jax.Array]
 class Draw(NamedTuple):
     """What a random choice may depend on."""
 
-    seed: jax.Array | int
+    seed: Scalar
     leaf: int
     """A number made from the leaf's path."""
     refresh: jax.Array | int
@@ -76,7 +76,8 @@ class Subspace(NamedTuple):
     """(shape (*batch, M, N), density in (0, 1)) -> cut. Raises ValueError where the
     shape does not fit."""
     stored: bool = False
-    """Whether the basis depends on the gradient and so is kept as state."""
+    """Whether the basis depends on the gradient and so is kept as state: one array of
+    the stack's rank."""
     stagger: int = 1
     """Groups of tensors that refresh at different steps, evenly over the gap."""
 
@@ -140,7 +141,8 @@ def _cut_layers(shape: tuple[int, ...], density: float, *, order: Order) -> Cut:
     if len(shape) < 3:
         raise ValueError(
             f"blocks keep layers of a stack (L, M, N), and shape {shape} has no layer "
-            "axis; take columns(), rows() or coordinates(), or stack the layers"
+            "axis; take columns(), rows() or coordinates(), or stack_layers around the "
+            "transformation"
         )
     n_layers = shape[0]
     n_active = count_kept(n_layers, density)
