@@ -1,5 +1,7 @@
 """Trajectory losses against scipy and optax, their gradient, and the top-k bound."""
 
+from functools import partial
+
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -76,11 +78,12 @@ def test_bfloat16_logits_are_computed_in_float32(pair):
     np.testing.assert_array_equal(got, exact)
 
 
-def test_classes_that_the_past_rules_out_add_nothing(pair):
+@pytest.mark.parametrize("loss", [trajectory_loss, partial(compressed, k=V - 3)])
+def test_classes_that_the_past_rules_out_add_nothing(pair, loss):
     now, past = (z.at[..., -3:].set(-jnp.inf) for z in pair)
     expected = trajectory_loss(pair[0][..., :-3], pair[1][..., :-3])
-    np.testing.assert_allclose(trajectory_loss(now, past), expected, rtol=1e-5)
-    gradient = jax.grad(lambda z: trajectory_loss(z, past).sum())(now)
+    np.testing.assert_allclose(loss(now, past), expected, rtol=1e-5)
+    gradient = jax.grad(lambda z: loss(z, past).sum())(now)
     assert jnp.isfinite(gradient).all()
 
 
