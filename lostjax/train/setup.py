@@ -206,6 +206,7 @@ def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch
         segments_BT=whole,
         positions_BT=whole,
         example_B=leaf(shape[:1], jnp.int32),
+        epoch_B=leaf(shape[:1], jnp.int32),
     )
 
 

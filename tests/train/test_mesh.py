@@ -94,7 +94,8 @@ def test_axes_of_size_one_are_left_out():
 @pytest.mark.parametrize("mesh", ["data:8", "data:2,fsdp:2,tensor:2", "tensor:8"])
 def test_a_placed_batch_is_the_batch(mesh):
     rows_BT = np.arange(16 * 3, dtype=np.int32).reshape(16, 3)
-    whole = Batch(*[rows_BT + i for i in range(5)], np.arange(16, dtype=np.int32))
+    numbers_B = np.arange(16, dtype=np.int32)
+    whole = Batch(*[rows_BT + i for i in range(5)], numbers_B, numbers_B // 7)
     reads = []
 
     def read(rows):

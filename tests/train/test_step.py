@@ -80,6 +80,7 @@ def weighted_step(accumulate, log_partition=0.0):
         segments_BT=ones_BT,
         positions_BT=ones_BT.cumsum(axis=1) - 1,
         example_B=jnp.arange(8),
+        epoch_B=jnp.zeros(8, jnp.int32),
     )
     step = make_train_step(
         model, tx, accumulate=accumulate, log_partition=log_partition
