@@ -8,11 +8,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+# Eight devices wait for each other on this pool; with fewer threads some wait for ever.
+os.environ["NPROC"] = "16"
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# Made now: the mesh of the first test that runs would decide how many there are.
+jax.devices()
 
 
 @pytest.fixture(scope="session")

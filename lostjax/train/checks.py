@@ -7,6 +7,7 @@ allowed.
 from lostjax.train.config import (
     ConfigError,
     ModelConfig,
+    ObjectiveConfig,
     TrainConfig,
     flag_name,
     get_field,
@@ -33,6 +34,9 @@ def check_config(config: TrainConfig) -> None:
         "model.d_hidden": 1,
         "model.channel_groups": 1,
         "data.seq_len": 2,
+        "objective.trajectory_lag_epochs": 1,
+        "objective.trajectory_top_k": 1,
+        "objective.trajectory_lag_steps": 1,
     }.items():
         value = get_field(config, name)
         if value < low:
@@ -41,11 +45,17 @@ def check_config(config: TrainConfig) -> None:
         value = get_field(config, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1]")
-    for name in ("optim.warmup", "optim.b1", "optim.b2"):
+    for name in ("optim.warmup", "optim.b1", "optim.b2", "objective.trajectory_decay"):
         value = get_field(config, name)
         if not 0 <= value < 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1)")
-    for name in ("optim.weight_decay", "optim.clip", "objective.log_partition"):
+    for name in (
+        "optim.weight_decay",
+        "optim.clip",
+        "objective.log_partition",
+        "objective.trajectory_weight",
+        "objective.trajectory_start",
+    ):
         value = get_field(config, name)
         if not 0 <= value < float("inf"):
             raise ConfigError(f"{flag_name(name)}={value}: must be 0 or positive")
@@ -59,6 +69,7 @@ def check_config(config: TrainConfig) -> None:
             f"{config.batch_size}"
         )
     _check_model(config.model)
+    _check_trajectory(config.objective)
     if config.profile is not None:
         parse_profile(config.profile, steps=config.steps)
 
@@ -79,6 +90,20 @@ def _check_model(model: ModelConfig) -> None:
         raise ConfigError(
             f"--model.channel-groups={model.channel_groups}: must divide --model.rank="
             f"{model.rank}, which is laid out by groups too"
+        )
+
+
+def _check_trajectory(objective: ObjectiveConfig) -> None:
+    temperature = objective.trajectory_temperature
+    if not 0 < temperature < float("inf"):
+        raise ConfigError(
+            f"--objective.trajectory-temperature={temperature}: must be positive"
+        )
+    start, end = objective.trajectory_start, objective.trajectory_end
+    if end is not None and not end > start:
+        raise ConfigError(
+            f"--objective.trajectory-end={end}: must be above "
+            f"--objective.trajectory-start={start}"
         )
 
 

@@ -42,6 +42,8 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
     (rf"layers/.*/{_ROW}/values$", P(None, "tensor", "fsdp")),
     (r"embed/embedding$", P("tensor", "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),
+    # Past outputs (example, slot, time, ...) by time: any row is found on every shard.
+    (r"memory/outputs/", P(None, None, ("data", "fsdp"))),
     (r".*", P()),
 )
 """(pattern of a leaf's path, spec), first match wins."""

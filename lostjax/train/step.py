@@ -1,21 +1,24 @@
 """One optimiser step: the only place where model, losses and optimiser meet.
 
-loss      = sum_t w_t (CE_t + c log^2 Z_t) / sum_t w_t      over the global batch
-gradients = d loss / d params, exact also over micro-batches: sums of weighted
+objective = sum_t w_t (CE_t + sum_n c_n term_n,t) / sum_t w_t    over the global batch
+gradients = d objective / d params, exact also over micro-batches: sums of weighted
             losses are accumulated and divided once by the sum of weights, so that
             micro-batches with different numbers of tokens count by their tokens.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lostjax.data.batches import Batch
-from lostjax.losses import log_partition_penalty, next_token_loss, weighted_sums
+from lostjax.losses import next_token_loss, weighted_sums
+from lostjax.optim import write_outputs
 from lostjax.train.state import TrainState
 from lostjax.typing import PyTree, Variables
 
@@ -24,12 +27,22 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Variables, Batch], tuple[jax.Array, jax.Array]]
 
 
+class Term(NamedTuple):
+    """A part of the objective besides cross entropy."""
+
+    values: Callable[[TrainState, Batch, jax.Array], jax.Array]
+    """(state, batch, logits_BTV) -> values_BT; no gradient enters the state."""
+    weight: Callable[[jax.Array], ArrayLike]
+    """Step -> weight."""
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     *,
     accumulate: int = 1,
-    log_partition: float = 0.0,
+    terms: Mapping[str, Term] = MappingProxyType({}),
+    remember: Callable[[jax.Array], PyTree] = lambda logits_BTV: None,
 ) -> TrainStep:
     """Build step(state, batch) -> state, metrics; pure, to be jitted by the caller.
 
@@ -37,43 +50,47 @@ def make_train_step(
       model: `apply(variables, tokens_BT, segments_BT=, positions_BT=) -> logits_BTV`.
       tx: the optimiser.
       accumulate: micro-batches; divides the batch. Memory of activations falls by it.
-      log_partition: weight of the log-partition penalty.
+      terms: what is minimised besides cross entropy, by the name of its metric.
+      remember: logits_BTV -> outputs (B, ...) for the state's memory, where it has one.
 
     Returns:
-      The step. Its metrics, float32 scalars: `loss` (mean cross entropy in nats),
-      `gradient_norm` (global norm before clipping), `tokens` (weighted positions).
+      The step. Its metrics, float32 scalars: `loss` (mean cross entropy in nats), the
+      mean of each term before its weight, `gradient_norm` (global norm before
+      clipping), `tokens` (weighted positions).
     """
 
-    def objective(
-        params: PyTree, channels: PyTree, batch: Batch
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        logits_BTV = _apply(model, {"params": params, "channels": channels}, batch)
+    def objective(params: PyTree, state: TrainState, batch: Batch) -> Any:
+        variables = {"params": params, "channels": state.channels}
+        logits_BTV = apply_model(model, variables, batch)
         values_BT = next_token_loss(logits_BTV, batch.targets_BT)
         total, weight = weighted_sums(values_BT, batch.weights_BT)
-        penalised = total
-        if log_partition:
-            penalties_BT = log_partition_penalty(logits_BTV)
-            penalty, _ = weighted_sums(penalties_BT, batch.weights_BT)
-            penalised = total + log_partition * penalty
-        return penalised, (total, weight)
+        sums, whole = {"loss": total}, total
+        for name, term in terms.items():
+            values_BT = term.values(state, batch, logits_BTV)
+            sums[name], _ = weighted_sums(values_BT, batch.weights_BT)
+            whole = whole + term.weight(state.step) * sums[name]
+        return whole, (sums, weight, remember(logits_BTV))
 
     gradient = jax.grad(objective, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        def one(part: Batch) -> Any:
-            return gradient(state.params, state.channels, part)
+        def one(part: Batch) -> tuple[Any, PyTree]:
+            grads, (sums, weight, outputs) = gradient(state.params, state, part)
+            return (grads, sums, weight), outputs
 
-        grads, (total, weight) = _accumulated(one, batch, accumulate)
+        (grads, sums, weight), outputs = _accumulated(one, batch, accumulate)
         scale = 1.0 / jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda grad: grad * scale, grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = {
-            "loss": total * scale,
-            "gradient_norm": optax.tree.norm(grads),
-            "tokens": weight,
-        }
-        return TrainState(state.step + 1, params, state.channels, opt_state), metrics
+        memory = state.memory
+        if memory is not None:
+            ids_B = _after(batch.example_B, sum(sums.values()))
+            memory = write_outputs(memory, ids_B, outputs, epoch=batch.epoch_B)
+        metrics = {name: total * scale for name, total in sums.items()}
+        metrics |= {"gradient_norm": optax.tree.norm(grads), "tokens": weight}
+        after = TrainState(state.step + 1, params, state.channels, opt_state, memory)
+        return after, metrics
 
     return step
 
@@ -82,14 +99,15 @@ def make_eval_step(model: nn.Module) -> EvalStep:
     """Build eval(variables, batch) -> (sum of losses in nats, number of tokens)."""
 
     def step(variables: Variables, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        logits_BTV = _apply(model, variables, batch)
+        logits_BTV = apply_model(model, variables, batch)
         values_BT = next_token_loss(logits_BTV, batch.targets_BT)
         return weighted_sums(values_BT, batch.weights_BT)
 
     return step
 
 
-def _apply(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
+def apply_model(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
+    """Give the logits (B, T, V) of a batch."""
     logits_BTV = model.apply(
         variables,
         batch.tokens_BT,
@@ -100,10 +118,24 @@ def _apply(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
     return logits_BTV
 
 
-def _accumulated(one: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
-    """Sum `one` over micro-batches, each holding every parts-th row.
+def _after(ids_B: jax.Array, value: jax.Array) -> jax.Array:
+    """Give the ids as they are, but only once `value` is known.
 
-    Strided rows keep each micro-batch spread over all shards of the batch.
+    What is read from the memory must be read before the write, or the compiler copies
+    the memory. An optimisation barrier would say so, but is lost on CPUs; what can be
+    no number stays: both not a number and infinite.
+    """
+    never = jnp.isnan(value) & jnp.isinf(value)
+    return ids_B + never.astype(ids_B.dtype)
+
+
+def _accumulated(
+    one: Callable[[Batch], tuple[Any, PyTree]], batch: Batch, parts: int
+) -> tuple[Any, PyTree]:
+    """Sum the first of what `one` gives over micro-batches, and join the second by row.
+
+    Each micro-batch holds every parts-th row: strided rows keep it spread over all
+    shards of the batch.
     """
     if parts == 1:
         return one(batch)
@@ -112,14 +144,24 @@ def _accumulated(one: Callable[[Batch], Any], batch: Batch, parts: int) -> Any:
     )
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(one, jax.tree.map(lambda x: x[0], split)),
+        jax.eval_shape(one, jax.tree.map(lambda x: x[0], split))[0],
     )
 
-    def add(total: Any, part: Batch) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, one(part)), None
+    def add(total: Any, part: Batch) -> tuple[Any, PyTree]:
+        sums, rows = one(part)
+        return jax.tree.map(jnp.add, total, sums), rows
 
-    total, _ = jax.lax.scan(add, zeros, split)
-    return total
+    total, rows = jax.lax.scan(add, zeros, split)
+    rows = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), rows)
+    return total, rows
 
 
-__all__ = ["EvalStep", "Metrics", "TrainStep", "make_eval_step", "make_train_step"]
+__all__ = [
+    "EvalStep",
+    "Metrics",
+    "Term",
+    "TrainStep",
+    "apply_model",
+    "make_eval_step",
+    "make_train_step",
+]

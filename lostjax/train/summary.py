@@ -32,7 +32,6 @@ from lostjax.nn import (
 from lostjax.train.config import TrainConfig
 from lostjax.train.metrics import read_evaluations, read_metrics
 from lostjax.train.model import build_model
-from lostjax.train.optimizer import build_optimizer
 from lostjax.train.report import LedgerRow, Report, Sample, Timings
 from lostjax.train.setup import Compiled, Setup, count_bytes
 from lostjax.train.state import TrainState, abstract_state, model_variables
@@ -90,8 +89,9 @@ def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow
     config = run.config
     dense_config = dataclasses.replace(config.model, linear="dense")
     dense = build_model(dense_config, vocab_size=run.model.vocab_size)
-    tx, _ = build_optimizer(config.optim, steps=config.steps)
-    states = [abstract_state(m, tx, key=jax.random.key(0)) for m in (run.model, dense)]
+    states = [
+        abstract_state(m, run.tx, key=jax.random.key(0)) for m in (run.model, dense)
+    ]
     length, rows = config.data.seq_len, config.batch_size // config.accumulate
     counts = [count_parameters(model) for model in (run.model, dense)]
     flops = [count_flops(model, length=length) for model in (run.model, dense)]
@@ -115,6 +115,9 @@ def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow
         LedgerRow("activations kept for the backward pass", kept[0], kept[1]),
         LedgerRow("training FLOPs per token", flops[0].train, flops[1].train, "flops"),
     ]
+    if run.abstract.memory is not None:
+        memory_bytes = count_bytes(run.abstract.memory)
+        ledger.append(LedgerRow("past outputs by row (SAF)", memory_bytes))
     if compiled is not None and compiled.temporary_bytes is not None:
         name = "compiler's temporary memory, per device"
         ledger.append(LedgerRow(name, compiled.temporary_bytes))

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import jax
 
 from lostjax.train.config import TrainConfig
-from lostjax.train.evaluate import Evaluation, evaluate
+from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.mesh import place_batch
-from lostjax.train.setup import compile_steps, prepare
-from lostjax.train.state import init_state, model_variables
+from lostjax.train.setup import compile_steps, prepare, start_state
+from lostjax.train.state import model_variables
+from lostjax.train.trajectory import past_variables
 
 
 class Trial(NamedTuple):
@@ -24,6 +25,8 @@ class Trial(NamedTuple):
     """Of the final model on the held-out text."""
     parameters: int
     """Trainable parameters outside embedding and head."""
+    past_evaluation: Evaluation | None = None
+    """Of the moving average of the parameters, where one is kept (mesa)."""
 
 
 def run_trial(config: TrainConfig) -> Trial:
@@ -39,8 +42,7 @@ def run_trial(config: TrainConfig) -> Trial:
       ConfigError, DataError: as `train.loop.train` does.
     """
     run = prepare(config)
-    key = jax.random.key(config.seed)
-    state = init_state(run.model, run.tx, mesh=run.mesh, key=key)
+    state = start_state(run)
     compiled = compile_steps(run, state)
     losses = []
     for step in range(config.steps):
@@ -52,12 +54,9 @@ def run_trial(config: TrainConfig) -> Trial:
         state, metrics = compiled.train(state, batch)
         losses.append(metrics["loss"])
         jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
-    evaluation = evaluate(
-        compiled.evaluate,
-        model_variables(state),
-        plan=run.data.heldout,
-        n_bytes=run.data.heldout_bytes,
-        mesh=run.mesh,
-    )
+    evaluation = evaluate_heldout(run, compiled, model_variables(state))
+    past = None
+    if config.objective.trajectory == "mesa":
+        past = evaluate_heldout(run, compiled, past_variables(state))
     inner = [leaf.size for leaf in jax.tree.leaves(state.params["layers"])]
-    return Trial([float(loss) for loss in losses], evaluation, sum(inner))
+    return Trial([float(loss) for loss in losses], evaluation, sum(inner), past)

@@ -79,6 +79,10 @@ AXES = {"data": 2, "fsdp": 2, "tensor": 2}
         ("params/layers/mlp_norm/scale", (2, 8), P()),
         ("opt_state/1/count", (), P()),
         ("params/head/kernel", (8, 16), P("fsdp", "tensor")),
+        ("opt_state/1/past/head/kernel", (8, 16), P("fsdp", "tensor")),
+        ("memory/outputs/ids", (9, 2, 8, 5), P(None, None, ("data", "fsdp"))),
+        ("memory/outputs/log_rest", (9, 2, 8), P(None, None, ("data", "fsdp"))),
+        ("memory/written_XS", (9, 2), P()),
     ],
 )
 def test_specs_follow_the_table(path, shape, spec):
