@@ -93,6 +93,7 @@ def random_batch() -> Batch:
         segments_BT=ones_BT,
         positions_BT=ones_BT.cumsum(axis=1, dtype=np.int32) - 1,
         example_B=np.arange(ROWS, dtype=np.int32),
+        epoch_B=np.zeros(ROWS, np.int32),
     )
 
 

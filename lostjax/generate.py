@@ -20,7 +20,7 @@ from lostjax.train.checks import check_seed
 from lostjax.train.config import ConfigError
 from lostjax.train.config_file import load_config
 from lostjax.train.mesh import make_mesh
-from lostjax.train.model import build_model
+from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.run_dir import find_run
 from lostjax.train.state import abstract_state, abstract_variables
@@ -76,7 +76,13 @@ def generate(flags: Flags) -> str:
                 f"--step={step}: {directory} has checkpoints of steps {there}"
             )
         if config.optim.name == "schedule_free":  # its state holds half of the model
-            tx, _ = build_optimizer(config.optim, steps=config.steps)
+            tx, _ = build_optimizer(
+                config.optim,
+                steps=config.steps,
+                multipliers=build_multipliers(
+                    config.model, vocab_size=tokenizer.vocab_size
+                ),
+            )
             abstract = abstract_state(model, tx, key=jax.random.key(0))
             state = checkpoints.restore(abstract, step=step, mesh=mesh)
             variables = evaluation_variables(state)

@@ -8,6 +8,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+# Eight devices wait for each other on this pool; with fewer threads some wait for ever.
+os.environ["NPROC"] = "16"
 
 import jax
 import pytest

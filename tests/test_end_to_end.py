@@ -231,6 +231,8 @@ def free_port():
         (["--model.rank=33"], "--model.rank=33: must lie in [1, 32]"),
         (["--model.delta=-0.1"], "--model.delta=-0.1"),
         (["--model.channel-groups=3"], "channel"),
+        (["--objective.trajectory=saf"], "no row comes again"),
+        (["--objective.trajectory=sam"], "--objective.trajectory"),
         (["--data.source=/no/such.txt"], "/no/such.txt"),
         (["--data.source={empty}"], "empty"),
         (["--data.source={latin}"], "UTF-8"),

@@ -10,7 +10,7 @@ So every row of a source comes exactly once an epoch, batches may straddle epoch
 part of a batch can be had alone, and there is no iterator to save.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -40,6 +40,9 @@ class Batch(NamedTuple):
     """Position within the document within the row, int32."""
     example_B: Any
     """Number of the row, unique over all sources; -1 for a row of padding, int32."""
+    epoch_B: Any
+    """How often the row's source was gone through before, int32: a row comes once in
+    each epoch. 0 in an evaluation."""
 
 
 class BatchPlan:
@@ -93,18 +96,28 @@ class BatchPlan:
             raise ValueError(f"step: {step} must be at least 0")
         index_B = (step * self.batch_size + np.arange(self.batch_size))[rows]
         source_B, before_B = self._interleave.locate(index_B)
+        sizes = np.array([part.n_rows for part in self.sources])
+        epoch_B, k_B = np.divmod(before_B, sizes[source_B])
         row_B = np.empty(index_B.size, np.int64)
         for source, part in enumerate(self.sources):
             mine = source_B == source
-            row_B[mine] = self._shuffle(before_B[mine], part.n_rows, source)
-        return _gather(self.sources, source_B, row_B)
+            places = zip(epoch_B[mine].tolist(), k_B[mine].tolist(), strict=True)
+            row_B[mine] = self._shuffle(places, part.n_rows, source)
+        return _gather(self.sources, source_B, row_B, epoch_B)
+
+    def count_epochs(self, steps: int) -> list[float]:
+        """Count how often the first `steps` batches go through each source."""
+        counts = self._interleave.counts(steps * self.batch_size)
+        return [
+            float(count / part.n_rows)
+            for count, part in zip(counts, self.sources, strict=True)
+        ]
 
     def _shuffle(
-        self, before_B: Int[np.ndarray, " B"], n_rows: int, source: int
+        self, places: Iterable[tuple[int, int]], n_rows: int, source: int
     ) -> list[int]:
         shuffled = []
-        for before in before_B.tolist():
-            epoch, k = divmod(before, n_rows)
+        for epoch, k in places:
             seed = xxhash.xxh32_intdigest(f"{self.seed} {source} {epoch}".encode())
             shuffled.append(shuffle_index(k, size=n_rows, seed=seed))
         return shuffled
@@ -160,7 +173,8 @@ class EvalPlan:
         source_B = np.searchsorted(self._ends, index_B, side="right")
         source_B = np.where(real_B, source_B, 0)
         row_B = index_B - np.concatenate([[0], self._ends])[source_B]
-        return _gather(self.sources, source_B, np.where(real_B, row_B, -1))
+        row_B = np.where(real_B, row_B, -1)
+        return _gather(self.sources, source_B, row_B, np.zeros_like(row_B))
 
     @cached_property
     def _ends(self) -> Int[np.ndarray, " S"]:
@@ -183,14 +197,16 @@ def _gather(
     sources: tuple[Rows, ...],
     source_B: Int[np.ndarray, " B"],
     row_B: Int[np.ndarray, " B"],
+    epoch_B: Int[np.ndarray, " B"],
 ) -> Batch:
     firsts = np.cumsum([0, *(rows.n_rows for rows in sources)])
     example_B = np.where(row_B < 0, -1, firsts[source_B] + row_B).astype(np.int32)
+    epoch_B = epoch_B.astype(np.int32)
     if len(sources) == 1:
-        return Batch(*sources[0].take(row_B), example_B)
+        return Batch(*sources[0].take(row_B), example_B, epoch_B)
     parts = [rows.take(row_B[source_B == i]) for i, rows in enumerate(sources)]
     order_B = np.argsort(np.argsort(source_B, kind="stable"), kind="stable")
     whole = RowArrays._make(
         np.concatenate(leaves)[order_B] for leaves in zip(*parts, strict=True)
     )
-    return Batch(*whole, example_B)
+    return Batch(*whole, example_B, epoch_B)

@@ -2,6 +2,12 @@
 
 from lostjax.losses.language import log_partition_penalty, next_token_loss
 from lostjax.losses.reduce import sequence_means, weighted_mean, weighted_sums
+from lostjax.losses.trajectory import (
+    TopOutputs,
+    compress_outputs,
+    compressed_trajectory_loss,
+    trajectory_loss,
+)
 from lostjax.losses.weighting import (
     Shape,
     extremes,
@@ -14,6 +20,9 @@ from lostjax.losses.weighting import (
 
 __all__ = [
     "Shape",
+    "TopOutputs",
+    "compress_outputs",
+    "compressed_trajectory_loss",
     "extremes",
     "lin_upper",
     "log_partition_penalty",
@@ -22,6 +31,7 @@ __all__ = [
     "sample_weights",
     "sequence_means",
     "temperature_schedule",
+    "trajectory_loss",
     "upper",
     "weighted_mean",
     "weighted_sums",

@@ -1,4 +1,4 @@
-"""Optimisation: optax transformations, schedules and masks."""
+"""Optimisation: optax transformations, memories of the past, schedules and masks."""
 
 from lostjax.optim.adaptive import (
     active_fraction,
@@ -9,6 +9,12 @@ from lostjax.optim.adaptive import (
 )
 from lostjax.optim.masks import mask_decayed
 from lostjax.optim.matrices import find_matrices
+from lostjax.optim.memory import (
+    OutputMemory,
+    init_memory,
+    recall_outputs,
+    write_outputs,
+)
 from lostjax.optim.optimizers import frugal
 from lostjax.optim.orthonormal import (
     gradient_svd,
@@ -16,8 +22,14 @@ from lostjax.optim.orthonormal import (
     random_orthonormal,
     shorter_side,
 )
+from lostjax.optim.past_params import (
+    PastParamsState,
+    get_past_params,
+    track_lagged_params,
+    track_past_params,
+)
 from lostjax.optim.refresh import KEEP, REPROJECT, RESET
-from lostjax.optim.schedules import warmup_cosine_schedule
+from lostjax.optim.schedules import warmup_cosine_schedule, window_schedule
 from lostjax.optim.splitting import FrugalState, scale_by_frugal
 from lostjax.optim.stacking import stack_layers
 from lostjax.optim.strata import columns, coordinates, rows
@@ -36,6 +48,8 @@ __all__ = [
     "REPROJECT",
     "RESET",
     "FrugalState",
+    "OutputMemory",
+    "PastParamsState",
     "Subspace",
     "active_fraction",
     "ascending_order",
@@ -46,13 +60,16 @@ __all__ = [
     "falling_density",
     "find_matrices",
     "frugal",
+    "get_past_params",
     "gradient_svd",
     "grown_gap",
+    "init_memory",
     "longer_side",
     "mask_decayed",
     "mirror_order",
     "random_order",
     "random_orthonormal",
+    "recall_outputs",
     "resize_density",
     "rows",
     "scale_by_frugal",
@@ -60,6 +77,10 @@ __all__ = [
     "shorter_side",
     "stack_layers",
     "state_bytes",
+    "track_lagged_params",
+    "track_past_params",
     "warmup_cosine_schedule",
     "width_multipliers",
+    "window_schedule",
+    "write_outputs",
 ]

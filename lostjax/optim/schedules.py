@@ -1,4 +1,4 @@
-"""Learning-rate schedules: step -> learning rate.
+"""Schedules: step -> learning rate, and epoch -> weight of a term.
 
     warm-up:  lr(t) = peak (t + 1) / warmup                          for t < warmup
     cosine:   lr(t) = floor + (peak - floor) (1 + cos(pi s)) / 2,    s = (t - w)/(T - w)
@@ -6,7 +6,11 @@
 with floor = final_fraction x peak (the GaLore / LORO recipe: 10 % warm-up, cosine to
 10 %). The first step already has a positive rate: an optimiser step at rate 0 is a
 step wasted.
+
+    window:   w(e) = value for start <= e < end, else 0
 """
+
+import math
 
 import jax.numpy as jnp
 import optax
@@ -47,5 +51,34 @@ def warmup_cosine_schedule(
             1 + jnp.cos(jnp.pi * progress)
         )
         return peak * jnp.where(t < warmup_steps, rising, falling)
+
+    return schedule
+
+
+def window_schedule(
+    value: float, *, start: float = 0.0, end: float = math.inf
+) -> optax.Schedule:
+    """Build a value that holds within a window, and 0 outside it.
+
+    Args:
+      value: what it is within.
+      start: first epoch (or step) of the window, at least 0.
+      end: first one after it, above start; infinite for a window that stays open.
+
+    Returns:
+      A function from epoch or step (a number or an array, also between two whole
+      ones) to the value, float32.
+
+    Raises:
+      ValueError: where start is negative or not finite, or end is not above it.
+    """
+    if not 0 <= start < math.inf:
+        raise ValueError(f"start={start}: must be 0 or positive, and finite")
+    if not end > start:
+        raise ValueError(f"end={end}: must be above start={start}")
+
+    def schedule(epoch: ArrayLike) -> Array:
+        e = jnp.asarray(epoch, jnp.float32)
+        return jnp.where((start <= e) & (e < end), value, 0.0).astype(jnp.float32)
 
     return schedule

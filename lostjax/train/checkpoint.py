@@ -1,7 +1,8 @@
 """Checkpoints of a run: the only door to orbax.
 
 A checkpoint is two items, so that a reader of the model needs no optimiser:
-`model` (params and channels) and `progress` (step and optimiser state). Saves are
+`model` (params and channels) and `progress` (step, optimiser state, and past outputs
+where there are any). Saves are
 asynchronous and atomic: a step counts once its directory has its final name, and what
 a killed save left behind is removed when the run is opened again.
 """
@@ -85,6 +86,7 @@ class Checkpoints:
             params=found["model"]["params"],
             channels=found["model"].get("channels", {}),
             opt_state=found["progress"]["opt_state"],
+            memory=found["progress"].get("memory"),
         )
 
     def restore_model(self, abstract: Variables, *, step: int, mesh: Mesh) -> Variables:
@@ -137,7 +139,8 @@ def _without_remarks() -> Iterator[None]:
 
 
 def _progress(state: TrainState) -> dict[str, PyTree]:
-    return {"step": state.step, "opt_state": state.opt_state}
+    progress = {"step": state.step, "opt_state": state.opt_state}
+    return progress if state.memory is None else progress | {"memory": state.memory}
 
 
 def _placed(tree: PyTree, mesh: Mesh) -> PyTree:

@@ -10,6 +10,7 @@ import re
 from lostjax.train.config import (
     ConfigError,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     TrainConfig,
     flag_name,
@@ -41,6 +42,9 @@ def check_config(config: TrainConfig) -> None:
         "stability.every": 0,
         "optim.update_gap": 1,
         "optim.stagger": 1,
+        "objective.trajectory_lag_epochs": 1,
+        "objective.trajectory_top_k": 1,
+        "objective.trajectory_lag_steps": 1,
     }.items():
         value = get_field(config, name)
         if value < low:
@@ -55,7 +59,7 @@ def check_config(config: TrainConfig) -> None:
         value = get_field(config, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1]")
-    for name in ("optim.warmup", "optim.b1", "optim.b2"):
+    for name in ("optim.warmup", "optim.b1", "optim.b2", "objective.trajectory_decay"):
         value = get_field(config, name)
         if not 0 <= value < 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1)")
@@ -64,6 +68,8 @@ def check_config(config: TrainConfig) -> None:
         "optim.clip",
         "optim.free_scale",
         "objective.log_partition",
+        "objective.trajectory_weight",
+        "objective.trajectory_start",
     ):
         value = get_field(config, name)
         if not 0 <= value < float("inf"):
@@ -88,6 +94,12 @@ def check_config(config: TrainConfig) -> None:
     _check_model(config.model)
     if config.model.base_width:
         _check_base_width(config)
+    _check_trajectory(config.objective)
+    if config.objective.trajectory != "none" and config.optim.name == "schedule_free":
+        raise ConfigError(
+            f"--objective.trajectory={config.objective.trajectory}: not with "
+            "--optim=schedule_free, which trains away from where it is evaluated"
+        )
     if config.profile is not None:
         parse_profile(config.profile, steps=config.steps)
     if config.wandb is not None and importlib.util.find_spec("wandb") is None:
@@ -159,6 +171,20 @@ def _check_base_width(config: TrainConfig) -> None:
         at_width(config.model, config.model.base_width)
     except ConfigError as error:
         raise ConfigError(f"--model.base-width: {error}") from None
+
+
+def _check_trajectory(objective: ObjectiveConfig) -> None:
+    temperature = objective.trajectory_temperature
+    if not 0 < temperature < float("inf"):
+        raise ConfigError(
+            f"--objective.trajectory-temperature={temperature}: must be positive"
+        )
+    start, end = objective.trajectory_start, objective.trajectory_end
+    if end is not None and not end > start:
+        raise ConfigError(
+            f"--objective.trajectory-end={end}: must be above "
+            f"--objective.trajectory-start={start}"
+        )
 
 
 def parse_profile(text: str, *, steps: int) -> tuple[int, int]:

@@ -13,6 +13,8 @@ OptimizerName = Literal[
 ]
 SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
+TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
+
 
 class ConfigError(ValueError):
     """A value that a run cannot have; the message names it and what is allowed."""
@@ -143,6 +145,27 @@ class ObjectiveConfig:
     """No row counts more than e^(1/temperature) times another of its length."""
     reweight_warmup: float = 0.05
     """Share of all steps in which rows count alike, in [0, 1]."""
+    trajectory: TrajectoryName = "none"
+    """Stay near past answers: the row's own of some epochs ago (saf), those of a moving
+    average of the parameters (mesa; a forward pass more), or those of a copy from some
+    steps ago (lagged; for text that is seen once)."""
+    trajectory_weight: float = 0.3
+    """Weight of the divergence, which is scaled by temperature^2 (authors: .3 saf, .8
+    mesa). With mesa and 0 the average is only kept and evaluated."""
+    trajectory_temperature: float = 5.0
+    """Divides both logits, positive."""
+    trajectory_start: float = 0.0
+    """Epoch from which the divergence counts (authors: 5, of 90); may be a fraction."""
+    trajectory_end: float | None = None
+    """Epoch from which it does not count any more; none: it counts to the end."""
+    trajectory_lag_epochs: int = 3
+    """saf: age of the past answers."""
+    trajectory_top_k: int = 32
+    """saf: likeliest tokens whose probabilities are kept, of every position."""
+    trajectory_decay: float = 0.99
+    """mesa: the average reaches back 1 / (1 - decay) steps (authors: .9998), [0, 1)."""
+    trajectory_lag_steps: int = 100
+    """lagged: steps between copies."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 
 from lostjax.data.batches import EvalPlan
 from lostjax.train.mesh import place_batch
+from lostjax.train.setup import Compiled, Setup
 from lostjax.train.step import EvalStep
 from lostjax.typing import Variables
 
@@ -69,4 +70,17 @@ def evaluate(
         perplexity=math.exp(loss) if loss < 700 else math.inf,
         bits_per_byte=nats / (math.log(2) * n_bytes),
         tokens=round(tokens),
+    )
+
+
+def evaluate_heldout(
+    run: Setup, compiled: Compiled, variables: Variables
+) -> Evaluation:
+    """Evaluate a run's model, or another of its shape, on the run's held-out text."""
+    return evaluate(
+        compiled.evaluate,
+        variables,
+        plan=run.data.heldout,
+        n_bytes=run.data.heldout_bytes,
+        mesh=run.mesh,
     )

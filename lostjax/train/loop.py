@@ -20,7 +20,7 @@ from lostjax.nn import count_parameters
 from lostjax.train.checkpoint import Checkpoints, open_checkpoints
 from lostjax.train.checks import parse_profile
 from lostjax.train.config import TrainConfig
-from lostjax.train.evaluate import Evaluation, evaluate
+from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.hosts import is_first_host
 from lostjax.train.mesh import place_batch
 from lostjax.train.metrics import FanOut, Sink, open_sinks
@@ -29,12 +29,19 @@ from lostjax.train.progress import Progress, print_summary
 from lostjax.train.quantities import format_count
 from lostjax.train.report import Timings, write_report
 from lostjax.train.run_dir import make_run_dir
-from lostjax.train.setup import Compiled, Setup, compile_steps, prepare
+from lostjax.train.setup import (
+    Compiled,
+    Setup,
+    compile_steps,
+    prepare,
+    start_state,
+)
 from lostjax.train.signals import StopRequest, catch_stop_signals
 from lostjax.train.stability import StabilityLog, headline
-from lostjax.train.state import TrainState, init_state
+from lostjax.train.state import TrainState
 from lostjax.train.step import Metrics
 from lostjax.train.summary import describe_model, summarise
+from lostjax.train.trajectory import past_variables
 
 
 class Outcome(NamedTuple):
@@ -120,8 +127,7 @@ def _start(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:
     """Make the first state, or read that of a checkpoint."""
     if step:
         return checkpoints.restore(run.abstract, step=step, mesh=run.mesh)
-    key = jax.random.key(run.config.seed)
-    return init_state(run.model, run.tx, mesh=run.mesh, key=key)
+    return start_state(run)
 
 
 def _run_steps(
@@ -203,21 +209,19 @@ class _Recorder:
         """Evaluate on the held-out text and record it."""
         self.flush()
         began = time.monotonic()
-        evaluation = evaluate(
-            compiled.evaluate,
-            evaluation_variables(state),
-            plan=self._run.data.heldout,
-            n_bytes=self._run.data.heldout_bytes,
-            mesh=self._run.mesh,
-        )
-        self._last = time.monotonic()
+        evaluation = evaluate_heldout(self._run, compiled, evaluation_variables(state))
         values = {
             "eval_loss": evaluation.loss,
             "eval_perplexity": evaluation.perplexity,
             "eval_bits_per_byte": evaluation.bits_per_byte,
             "eval_tokens": evaluation.tokens,
-            "eval_seconds": self._last - began,
         }
+        if self._run.config.objective.trajectory == "mesa":
+            past = evaluate_heldout(self._run, compiled, past_variables(state))
+            values["eval_past_loss"] = past.loss
+            values["eval_past_bits_per_byte"] = past.bits_per_byte
+        self._last = time.monotonic()
+        values["eval_seconds"] = self._last - began
         self._sink.write(step, values)
         return evaluation
 

@@ -44,6 +44,8 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
     (rf"layers/.*/{_ROW}/(a|b|values)$", P(None, "tensor", "fsdp")),
     (r"embed/embedding$", P(None, ("tensor", "fsdp"))),
     (r"head/kernel$", P("fsdp", "tensor")),
+    # Past outputs (example, slot, time, ...) by time: any row is found on every shard.
+    (r"memory/outputs/", P(None, None, ("data", "fsdp"))),
     (r".*", P()),
 )
 """(pattern of a leaf's path, spec): the spec that cuts it most, the first of equals."""

@@ -27,6 +27,7 @@ from lostjax.train.mesh import (
     tree_shardings,
 )
 from lostjax.train.model import build_model, build_multipliers
+from lostjax.train.objective import build_terms
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.peaks import flops_peak
 from lostjax.train.reweighting import build_reweighting
@@ -35,6 +36,7 @@ from lostjax.train.state import (
     TrainState,
     abstract_state,
     abstract_variables,
+    init_state,
     model_variables,
 )
 from lostjax.train.step import (
@@ -44,6 +46,7 @@ from lostjax.train.step import (
     make_eval_step,
     make_train_step,
 )
+from lostjax.train.trajectory import Trajectory, build_trajectory
 
 
 class Setup(NamedTuple):
@@ -58,6 +61,8 @@ class Setup(NamedTuple):
     tx: optax.GradientTransformation
     schedule: Callable[[int], float]
     """Learning rate of each step."""
+    trajectory: Trajectory
+    """The past that the model is compared with."""
     abstract: TrainState
     """Shapes and types of the state."""
     flops_per_token: float
@@ -123,6 +128,9 @@ def prepare(config: TrainConfig) -> Setup:
         steps=config.steps,
         multipliers=build_multipliers(config.model, vocab_size=data.vocab_size),
     )
+    trajectory = build_trajectory(config, data)
+    tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
+    flops = count_flops(model, length=config.data.seq_len)
     peak = flops_peak(jax.devices()[0].device_kind)
     return Setup(
         config=config,
@@ -132,20 +140,26 @@ def prepare(config: TrainConfig) -> Setup:
         model=model,
         tx=tx,
         schedule=schedule,
-        abstract=_abstract_state(model, tx),
-        flops_per_token=count_flops(model, length=config.data.seq_len).train,
+        trajectory=trajectory,
+        abstract=_abstract_state(model, tx, trajectory),
+        # Each set of past parameters is one more forward pass.
+        flops_per_token=flops.train + len(trajectory.track) * flops.forward,
         peak=None if peak is None else peak * mesh.size,
     )
 
 
-def _abstract_state(model: Transformer, tx: optax.GradientTransformation) -> TrainState:
+def _abstract_state(
+    model: Transformer, tx: optax.GradientTransformation, trajectory: Trajectory
+) -> TrainState:
     """Trace the state's making: here layers and optimisers refuse what does not fit."""
     try:
         abstract_variables(model)
     except ValueError as error:
         raise ConfigError(f"--model: {error}") from None
     try:
-        return abstract_state(model, tx, key=jax.random.key(0))
+        return abstract_state(
+            model, tx, key=jax.random.key(0), init_memory=trajectory.init_memory
+        )
     except ValueError as error:
         raise ConfigError(f"--optim: {error}") from None
 
@@ -160,6 +174,11 @@ def provide_devices(config: TrainConfig) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if patience.partition("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {patience}".strip()
+    if config.objective.trajectory == "saf" and local > 1:
+        # Rows that change devices do so beside the main chain of collectives, on
+        # XLA's pool of threads: with fewer of them than devices, all wait for ever.
+        threads = max(2 * local, os.cpu_count() or 1)
+        os.environ.setdefault("NPROC", str(threads))
     # Once a device was used their number stands; the mesh then takes what is there.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", max(1, local))
@@ -184,6 +203,17 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
         )
 
 
+def start_state(run: Setup) -> TrainState:
+    """Make the first state of a run, from its seed."""
+    return init_state(
+        run.model,
+        run.tx,
+        mesh=run.mesh,
+        key=jax.random.key(run.config.seed),
+        init_memory=run.trajectory.init_memory,
+    )
+
+
 def compile_steps(run: Setup, state: TrainState) -> Compiled:
     """Compile the training steps ahead of time; the evaluation compiles on first use.
 
@@ -205,8 +235,9 @@ def compile_steps(run: Setup, state: TrainState) -> Compiled:
             model,
             run.tx,
             accumulate=config.accumulate,
-            log_partition=config.objective.log_partition,
+            terms=build_terms(config.objective, run.trajectory, model=model),
             reweight=build_reweighting(config.objective, steps=config.steps),
+            remember=run.trajectory.remember,
             watch=watch,
         )
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))
@@ -245,6 +276,7 @@ def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch
         segments_BT=whole,
         positions_BT=whole,
         example_B=leaf(shape[:1], jnp.int32),
+        epoch_B=leaf(shape[:1], jnp.int32),
     )
 
 

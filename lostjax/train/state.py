@@ -1,11 +1,13 @@
 """The whole state of a run, and how it is made on a mesh.
 
 State is a plain tree: step, trainable parameters, kept channels (integers that no
-gradient and no decay touches) and optimiser state. Together with the configuration it
-is all that a checkpoint needs, since a batch is a pure function of the step.
+gradient and no decay touches), optimiser state, and past outputs where they are kept.
+Together with the configuration it is all that a checkpoint needs, since a batch is a
+pure function of the step.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,6 +30,16 @@ class TrainState(NamedTuple):
     """Kept input channels of LOST, support of SLTrain: int32; {} for dense."""
     opt_state: PyTree
     """Optimiser state, of the transformation that made it."""
+    memory: PyTree = None
+    """Past outputs by example (SAF), an `OutputMemory`; None where none are kept."""
+
+
+InitMemory = Callable[[], PyTree]
+"""Makes the memory of past outputs, or None."""
+
+
+def _no_memory() -> None:
+    """Keep no past outputs."""
 
 
 def model_variables(state: TrainState) -> Variables:
@@ -36,7 +48,12 @@ def model_variables(state: TrainState) -> Variables:
 
 
 def init_state(
-    model: nn.Module, tx: optax.GradientTransformation, *, mesh: Mesh, key: Key
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    mesh: Mesh,
+    key: Key,
+    init_memory: InitMemory = _no_memory,
 ) -> TrainState:
     """Make the first state, each array born on its shards.
 
@@ -45,21 +62,27 @@ def init_state(
       tx: the optimiser.
       mesh: where the state lives.
       key: random key; the same key gives the same state on every mesh.
+      init_memory: makes the memory of past outputs.
 
     Returns:
       The state at step 0, sharded by the table of `train.mesh`.
     """
-    shardings = tree_shardings(abstract_state(model, tx, key=key), mesh)
-    init = jax.jit(_make_init(model, tx), out_shardings=shardings)
+    make = _make_init(model, tx, init_memory)
+    shardings = tree_shardings(jax.eval_shape(make, key), mesh)
+    init = jax.jit(make, out_shardings=shardings)
     made: TrainState = init(key)
     return made
 
 
 def abstract_state(
-    model: nn.Module, tx: optax.GradientTransformation, *, key: Key
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    *,
+    key: Key,
+    init_memory: InitMemory = _no_memory,
 ) -> TrainState:
     """Give the shapes and types of a state, without making it."""
-    shapes: TrainState = jax.eval_shape(_make_init(model, tx), key)
+    shapes: TrainState = jax.eval_shape(_make_init(model, tx, init_memory), key)
     return shapes
 
 
@@ -71,7 +94,9 @@ def abstract_variables(model: nn.Module) -> Variables:
     return variables
 
 
-def _make_init(model: nn.Module, tx: optax.GradientTransformation) -> Any:
+def _make_init(
+    model: nn.Module, tx: optax.GradientTransformation, init_memory: InitMemory
+) -> Callable[[Key], TrainState]:
     def init(key: Key) -> TrainState:
         variables = _init_variables(model, key)
         return TrainState(
@@ -79,6 +104,7 @@ def _make_init(model: nn.Module, tx: optax.GradientTransformation) -> Any:
             params=variables["params"],
             channels=variables["channels"],
             opt_state=tx.init(variables["params"]),
+            memory=init_memory(),
         )
 
     return init

@@ -1,7 +1,7 @@
 """One optimiser step: the only place where model, losses and optimiser meet.
 
-loss      = sum_t w_t (CE_t + c log^2 Z_t) / sum_t w_t      over the global batch
-gradients = d loss / d params, exact also over micro-batches: sums of weighted
+objective = sum_t w_t (CE_t + sum_n c_n term_n,t) / sum_t w_t    over the global batch
+gradients = d objective / d params, exact also over micro-batches: sums of weighted
             losses are accumulated and divided once by the sum of weights, so that
             micro-batches with different numbers of tokens count by their tokens.
 
@@ -9,16 +9,19 @@ With reweighting every row's cross entropies are multiplied by a factor that the
 of all rows decide together. Micro-batches need those first: one more forward pass.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from lostjax.data.batches import Batch
-from lostjax.losses import log_partition_penalty, next_token_loss, weighted_sums
+from lostjax.losses import next_token_loss, weighted_sums
+from lostjax.optim import write_outputs
 from lostjax.train.reweighting import Reweighting
 from lostjax.train.stability import take_readings
 from lostjax.train.state import TrainState, model_variables
@@ -29,13 +32,23 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 EvalStep = Callable[[Variables, Batch], tuple[jax.Array, jax.Array]]
 
 
+class Term(NamedTuple):
+    """A part of the objective besides cross entropy."""
+
+    values: Callable[[TrainState, Batch, jax.Array], jax.Array]
+    """(state, batch, logits_BTV) -> values_BT; no gradient enters the state."""
+    weight: Callable[[jax.Array], ArrayLike]
+    """Step -> weight."""
+
+
 def make_train_step(
     model: nn.Module,
     tx: optax.GradientTransformation,
     *,
     accumulate: int = 1,
-    log_partition: float = 0.0,
+    terms: Mapping[str, Term] = MappingProxyType({}),
     reweight: Reweighting | None = None,
+    remember: Callable[[jax.Array], PyTree] = lambda logits_BTV: None,
     watch: bool = False,
 ) -> TrainStep:
     """Build step(state, batch) -> state, metrics; pure, to be jitted by the caller.
@@ -44,16 +57,17 @@ def make_train_step(
       model: `apply(variables, tokens_BT, segments_BT=, positions_BT=) -> logits_BTV`.
       tx: the optimiser.
       accumulate: micro-batches; divides the batch. Memory of activations falls by it.
-      log_partition: weight of the log-partition penalty.
-      reweight: gives the factors of the batch's rows; the penalty has none.
+      terms: what is minimised besides cross entropy, by the name of its metric.
+      reweight: gives the factors of the batch's rows, of their cross entropies alone.
+      remember: logits_BTV -> outputs (B, ...) for the state's memory, where it has one.
       watch: also give `readings`, see `train.stability`, and `mean_log_z` among the
         metrics. It costs a second product of queries and keys, and a pass over all
         tensors.
 
     Returns:
       The step. Its metrics, float32 scalars: `loss` (mean cross entropy in nats, never
-      reweighted), `gradient_norm` (global norm before clipping), `tokens` (weighted
-      positions).
+      reweighted), the mean of each term before its weight, `gradient_norm` (global
+      norm before clipping), `tokens` (weighted positions).
     """
 
     def objective(
@@ -63,33 +77,34 @@ def make_train_step(
         logits_BTV, seen = _apply_watched(model, variables, batch, watch=watch)
         values_BT = next_token_loss(logits_BTV, batch.targets_BT)
         total, weight = weighted_sums(values_BT, batch.weights_BT)
-        sums, penalised = {"loss": total}, total
+        sums, whole = {"loss": total}, total
         if reweight is not None:
             if factors_B is None:
                 factors_B = reweight(values_BT, batch.weights_BT, state.step)
             weights_BT = batch.weights_BT * factors_B[:, None]
-            penalised, _ = weighted_sums(values_BT, weights_BT)
-        if log_partition:
-            penalties_BT = log_partition_penalty(logits_BTV)
-            penalty, _ = weighted_sums(penalties_BT, batch.weights_BT)
-            penalised = penalised + log_partition * penalty
+            whole, _ = weighted_sums(values_BT, weights_BT)
+        for name, term in terms.items():
+            values_BT = term.values(state, batch, logits_BTV)
+            sums[name], _ = weighted_sums(values_BT, batch.weights_BT)
+            whole = whole + term.weight(state.step) * sums[name]
         if watch:
             log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
             sums["mean_log_z"], _ = weighted_sums(log_z_BT, batch.weights_BT)
-        return penalised, (sums, weight, seen)
+        return whole, (sums, weight, (seen, remember(logits_BTV)))
 
     gradient = jax.grad(objective, has_aux=True)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         def one(part: tuple[Batch, jax.Array | None]) -> tuple[Any, PyTree]:
-            grads, (sums, weight, seen) = gradient(state.params, state, *part)
-            return (grads, sums, weight), seen
+            grads, (sums, weight, rows) = gradient(state.params, state, *part)
+            return (grads, sums, weight), rows
 
         factors_B = None
         if reweight is not None and accumulate > 1:
             values_BT = _token_losses(model, state, batch, parts=accumulate)
             factors_B = reweight(values_BT, batch.weights_BT, state.step)
-        (grads, sums, weight), seen = _accumulated(one, (batch, factors_B), accumulate)
+        made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
+        grads, sums, weight = made
         scale = 1.0 / jnp.maximum(weight, 1e-9)
         grads = jax.tree.map(lambda grad: grad * scale, grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
@@ -104,7 +119,12 @@ def make_train_step(
                 parameters=state.params,
                 updates=updates,
             )
-        return TrainState(state.step + 1, params, state.channels, opt_state), metrics
+        memory = state.memory
+        if memory is not None:
+            ids_B = _after(batch.example_B, sum(sums.values()))
+            memory = write_outputs(memory, ids_B, outputs, epoch=batch.epoch_B)
+        after = TrainState(state.step + 1, params, state.channels, opt_state, memory)
+        return after, metrics
 
     return step
 
@@ -113,14 +133,15 @@ def make_eval_step(model: nn.Module) -> EvalStep:
     """Build eval(variables, batch) -> (sum of losses in nats, number of tokens)."""
 
     def step(variables: Variables, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        logits_BTV = _apply(model, variables, batch)
+        logits_BTV = apply_model(model, variables, batch)
         values_BT = next_token_loss(logits_BTV, batch.targets_BT)
         return weighted_sums(values_BT, batch.weights_BT)
 
     return step
 
 
-def _apply(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
+def apply_model(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
+    """Give the logits (B, T, V) of a batch."""
     logits_BTV, _ = _apply_watched(model, variables, batch, watch=False)
     return logits_BTV
 
@@ -147,11 +168,22 @@ def _token_losses(
     """Compute every token's loss (B, T) without gradient, a micro-batch at a time."""
 
     def one(part: Batch) -> tuple[None, jax.Array]:
-        logits_BTV = _apply(model, model_variables(state), part)
+        logits_BTV = apply_model(model, model_variables(state), part)
         return None, next_token_loss(logits_BTV, part.targets_BT)
 
     values_BT: jax.Array = _accumulated(one, batch, parts)[1]
     return values_BT
+
+
+def _after(ids_B: jax.Array, value: jax.Array) -> jax.Array:
+    """Give the ids as they are, but only once `value` is known.
+
+    What is read from the memory must be read before the write, or the compiler copies
+    the memory. An optimisation barrier would say so, but is lost on CPUs; what can be
+    no number stays: both not a number and infinite.
+    """
+    never = jnp.isnan(value) & jnp.isinf(value)
+    return ids_B + never.astype(ids_B.dtype)
 
 
 def _accumulated(
@@ -181,4 +213,12 @@ def _accumulated(
     return total, rows
 
 
-__all__ = ["EvalStep", "Metrics", "TrainStep", "make_eval_step", "make_train_step"]
+__all__ = [
+    "EvalStep",
+    "Metrics",
+    "Term",
+    "TrainStep",
+    "apply_model",
+    "make_eval_step",
+    "make_train_step",
+]

@@ -121,6 +121,9 @@ def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow
         LedgerRow("activations kept for the backward pass", kept[0], kept[1]),
         LedgerRow("training FLOPs per token", flops[0].train, flops[1].train, "flops"),
     ]
+    if run.abstract.memory is not None:
+        memory_bytes = count_bytes(run.abstract.memory)
+        ledger.append(LedgerRow("past outputs by row (SAF)", memory_bytes))
     if compiled is not None and compiled.temporary_bytes is not None:
         name = "compiler's temporary memory, per device"
         ledger.append(LedgerRow(name, compiled.temporary_bytes))

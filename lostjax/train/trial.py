@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from lostjax.train.config import TrainConfig
-from lostjax.train.evaluate import Evaluation, evaluate
+from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.mesh import place_batch
 from lostjax.train.optimizer import evaluation_variables
-from lostjax.train.setup import compile_steps, prepare
-from lostjax.train.state import init_state
+from lostjax.train.setup import compile_steps, prepare, start_state
+from lostjax.train.trajectory import past_variables
 
 
 class Trial(NamedTuple):
@@ -28,6 +28,8 @@ class Trial(NamedTuple):
     """Trainable parameters outside embedding and head."""
     max_attention_logit: float | None = None
     """The largest of all watched steps (`stability.every`); None without any."""
+    past_evaluation: Evaluation | None = None
+    """Of the moving average of the parameters, where one is kept (mesa)."""
 
 
 def run_trial(config: TrainConfig) -> Trial:
@@ -43,8 +45,7 @@ def run_trial(config: TrainConfig) -> Trial:
       ConfigError, DataError: as `train.loop.train` does.
     """
     run = prepare(config)
-    key = jax.random.key(config.seed)
-    state = init_state(run.model, run.tx, mesh=run.mesh, key=key)
+    state = start_state(run)
     compiled = compile_steps(run, state)
     losses, logits = [], []
     for step in range(config.steps):
@@ -58,17 +59,15 @@ def run_trial(config: TrainConfig) -> Trial:
         if "readings" in metrics:
             logits.append(metrics["readings"].attention_logits.max())
         jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
-    evaluation = evaluate(
-        compiled.evaluate,
-        evaluation_variables(state),
-        plan=run.data.heldout,
-        n_bytes=run.data.heldout_bytes,
-        mesh=run.mesh,
-    )
+    evaluation = evaluate_heldout(run, compiled, evaluation_variables(state))
+    past = None
+    if config.objective.trajectory == "mesa":
+        past = evaluate_heldout(run, compiled, past_variables(state))
     inner = [leaf.size for leaf in jax.tree.leaves(state.params["layers"])]
     return Trial(
         losses=[float(loss) for loss in losses],
         evaluation=evaluation,
         parameters=sum(inner),
         max_attention_logit=float(np.max(logits)) if logits else None,
+        past_evaluation=past,
     )

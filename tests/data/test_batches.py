@@ -36,7 +36,10 @@ def assert_same(one, two):
 def test_every_row_comes_once_an_epoch(n_rows, batch_size, seed):
     plan = BatchPlan(make_rows(n_rows), batch_size=batch_size, seed=seed)
     steps = -(-3 * n_rows // batch_size)
-    order = np.concatenate([plan.batch_at(step).example_B for step in range(steps)])
+    batches = [plan.batch_at(step) for step in range(steps)]
+    order = np.concatenate([batch.example_B for batch in batches])
+    epochs = np.concatenate([batch.epoch_B for batch in batches])
+    np.testing.assert_array_equal(epochs, np.arange(order.size) // n_rows)
     for epoch in range(3):
         rows = order[epoch * n_rows : (epoch + 1) * n_rows]
         assert sorted(rows) == list(range(n_rows))
@@ -48,10 +51,16 @@ def test_every_row_of_a_mixture_comes_once_an_epoch(sizes, data):
     plan = BatchPlan(
         [make_rows(size) for size in sizes], batch_size=7, seed=0, weights=weights
     )
-    order = np.concatenate([plan.batch_at(step).example_B for step in range(30)])
+    batches = [plan.batch_at(step) for step in range(30)]
+    order = np.concatenate([batch.example_B for batch in batches])
+    epochs = np.concatenate([batch.epoch_B for batch in batches])
+    through = plan.count_epochs(30)
     first = 0
-    for size, weight in zip(sizes, weights, strict=True):
-        mine = [row for row in order if first <= row < first + size]
+    for size, weight, passes in zip(sizes, weights, through, strict=True):
+        is_mine = (order >= first) & (order < first + size)
+        mine = order[is_mine]
+        np.testing.assert_array_equal(epochs[is_mine], np.arange(len(mine)) // size)
+        assert passes == len(mine) / size
         assert abs(len(mine) - len(order) * weight / sum(weights)) < 1
         for start in range(0, len(mine) - size + 1, size):
             epoch = mine[start : start + size]
@@ -90,8 +99,8 @@ def test_shapes_and_types():
     kinds = {name: leaf.dtype for name, leaf in batch._asdict().items()}
     assert kinds.pop("weights_BT") == np.float32
     assert set(kinds.values()) == {np.dtype(np.int32)}
-    assert batch.example_B.shape == (4,)
-    assert all(leaf.shape == (4, 3) for leaf in batch[:-1])
+    assert batch.example_B.shape == batch.epoch_B.shape == (4,)
+    assert all(leaf.shape == (4, 3) for leaf in batch[:-2])
 
 
 def test_batches_depend_on_the_step_and_the_seed_alone():

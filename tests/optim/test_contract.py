@@ -40,9 +40,14 @@ def frugal_on_stacks(learning_rate, update_gap):
     return optim.stack_layers(inner)
 
 
+def sgd_past_params(learning_rate, decay):
+    return optax.chain(optax.sgd(learning_rate), optim.track_past_params(decay))
+
+
 ROWS = {
     "frugal blocks": frugal(subspace=optim.blocks()),
-    "frugal columns": frugal(),
+    "frugal rows": frugal(),
+    "frugal columns": frugal(subspace=optim.columns()),
     "frugal coordinates": frugal(
         subspace=optim.coordinates(), on_refresh=optim.REPROJECT
     ),
@@ -52,12 +57,18 @@ ROWS = {
     ),
     "frugal without state": frugal(density=0.0),
     "frugal all state": frugal(density=1.0, mu_dtype="bfloat16"),
-    "scale_by_frugal rows": Row(
-        optim.scale_by_frugal, {"update_gap": 2, "subspace": optim.rows()}, ("density",)
-    ),
+    "scale_by_frugal": Row(optim.scale_by_frugal, {"update_gap": 2}, ("density",)),
     "stack_layers": Row(
         frugal_on_stacks, {"learning_rate": 1e-2, "update_gap": 2}, descends=True
     ),
+}
+ROWS |= {
+    "past params": Row(optim.track_past_params, {"decay": 0.9}),
+    "past params, bfloat16": Row(
+        optim.track_past_params, {"decay": 0.9, "dtype": jnp.bfloat16}, ("dtype",)
+    ),
+    "lagged params": Row(optim.track_lagged_params, {"lag": 3}),
+    "sgd, past params": Row(sgd_past_params, {"learning_rate": 1e-2, "decay": 0.9}),
 }
 every_row = pytest.mark.parametrize("name", ROWS)
 descending = pytest.mark.parametrize(

@@ -84,6 +84,10 @@ AXES = {"data": 2, "fsdp": 2, "tensor": 2}
         ("params/layers/mlp_norm/scale", (2, 8), P()),
         ("opt_state/1/count", (), P()),
         ("params/head/kernel", (8, 16), P("fsdp", "tensor")),
+        ("opt_state/1/past/head/kernel", (8, 16), P("fsdp", "tensor")),
+        ("memory/outputs/ids", (9, 2, 8, 5), P(None, None, ("data", "fsdp"))),
+        ("memory/outputs/log_rest", (9, 2, 8), P(None, None, ("data", "fsdp"))),
+        ("memory/written_XS", (9, 2), P()),
     ],
 )
 def test_specs_follow_the_table(path, shape, spec):
@@ -99,7 +103,8 @@ def test_axes_of_size_one_are_left_out():
 @pytest.mark.parametrize("mesh", ["data:8", "data:2,fsdp:2,tensor:2", "tensor:8"])
 def test_a_placed_batch_is_the_batch(mesh):
     rows_BT = np.arange(16 * 3, dtype=np.int32).reshape(16, 3)
-    whole = Batch(*[rows_BT + i for i in range(5)], np.arange(16, dtype=np.int32))
+    numbers_B = np.arange(16, dtype=np.int32)
+    whole = Batch(*[rows_BT + i for i in range(5)], numbers_B, numbers_B // 7)
     reads = []
 
     def read(rows):

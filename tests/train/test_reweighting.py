@@ -13,6 +13,7 @@ from lostjax.losses import next_token_loss
 from lostjax.train.config import ModelConfig, ObjectiveConfig
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model
+from lostjax.train.objective import log_partition_term
 from lostjax.train.presets import get_preset
 from lostjax.train.reweighting import SHAPES, build_reweighting
 from lostjax.train.state import init_state
@@ -37,6 +38,7 @@ def make_batch():
         segments_BT=ones_BT,
         positions_BT=ones_BT.cumsum(axis=1) - 1,
         example_B=jnp.arange(8),
+        epoch_B=jnp.zeros(8, jnp.int32),
     )
 
 
@@ -54,7 +56,7 @@ def step_once(start, objective, *, accumulate=1, log_partition=0.0, at=0, steps=
         model,
         tx,
         accumulate=accumulate,
-        log_partition=log_partition,
+        terms={"log_partition": log_partition_term(log_partition)},
         reweight=build_reweighting(objective, steps=steps),
     )
     return jax.jit(step)(state._replace(step=jnp.array(at)), make_batch())

@@ -41,6 +41,7 @@ def make_batch():
         segments_BT=segments_BT,
         positions_BT=jnp.array([[0, 1, 2, 0, 1, 2, 3, 4]] * 4),
         example_B=jnp.arange(4),
+        epoch_B=jnp.zeros(4, jnp.int32),
     )
 
 

@@ -12,6 +12,7 @@ from lostjax.data import Batch
 from lostjax.train.config import ModelConfig
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model
+from lostjax.train.objective import log_partition_term
 from lostjax.train.presets import get_preset
 from lostjax.train.state import init_state
 from lostjax.train.step import make_train_step
@@ -80,9 +81,11 @@ def weighted_step(accumulate, log_partition=0.0):
         segments_BT=ones_BT,
         positions_BT=ones_BT.cumsum(axis=1) - 1,
         example_B=jnp.arange(8),
+        epoch_B=jnp.zeros(8, jnp.int32),
     )
+    terms = {"log_partition": log_partition_term(log_partition)}
     step = make_train_step(
-        model, tx, accumulate=accumulate, log_partition=log_partition
+        model, tx, accumulate=accumulate, terms=terms if log_partition else {}
     )
     return jax.jit(step)(state, batch)
 

@@ -34,6 +34,7 @@ def make_batch():
         segments_BT=ones_BT,
         positions_BT=ones_BT.cumsum(axis=1) - 1,
         example_B=jnp.arange(4),
+        epoch_B=jnp.zeros(4, jnp.int32),
     )
 
 

@@ -1,0 +1,38 @@
+"""What is minimised besides cross entropy: from configuration to the step's terms."""
+
+from collections.abc import Mapping
+
+import flax.linen as nn
+import optax
+
+from lostjax.losses import log_partition_penalty
+from lostjax.train.config import ObjectiveConfig
+from lostjax.train.step import Term
+from lostjax.train.trajectory import Trajectory
+
+
+def build_terms(
+    config: ObjectiveConfig, trajectory: Trajectory, *, model: nn.Module
+) -> Mapping[str, Term]:
+    """Build the terms that have a weight.
+
+    Args:
+      config: see `ObjectiveConfig`; already checked.
+      trajectory: what its trajectory fields came to.
+      model: as it lies on the mesh.
+
+    Returns:
+      Terms by the names of their metrics.
+    """
+    terms = trajectory.terms(model)
+    if config.log_partition:
+        terms["log_partition"] = log_partition_term(config.log_partition)
+    return terms
+
+
+def log_partition_term(weight: float) -> Term:
+    """Penalise the squared log-partition of every position."""
+    return Term(
+        lambda state, batch, logits_BTV: log_partition_penalty(logits_BTV),
+        optax.constant_schedule(weight),
+    )
