@@ -60,7 +60,7 @@ def write_block(claim: Claim, *, folder: str) -> str:
             f"± is the standard deviation over {seeds} seeds; parameters are those "
             f"outside embedding and head. {claim.setting} All {cost.runs} runs, on "
             f"{format_count(cost.tokens)} tokens, took {format_seconds(cost.seconds)} "
-            f"of one core in all ({machines})."
+            f"on one core each, added up ({machines})."
         ),
     ]
     return "\n".join(lines)
