@@ -20,7 +20,7 @@ BY_BASIS = {
     "orthonormal": optim.random_orthonormal(),
     "orthonormal longer": optim.random_orthonormal(side=optim.longer_side),
 }
-DENSITIES = [0.2, 0.3, 0.5, 0.7, 0.99]
+DENSITIES = [0.3, 0.7, 0.99]
 SHAPE = 8, 7, 10
 
 
