@@ -18,8 +18,13 @@ they lie. Adam's moments take 8 (N_rest + density N_matrices) bytes in float32 w
 AdamW takes 8 N; the SVD adds its basis. Only the matrices' part is saved: in a small
 model with a large vocabulary that is little.
 
+Limits, on the matrices: density 1 with KEEP is `optax.adam`, operation for operation (a
+compiler may fuse them otherwise); density 0 is sign descent, and holds no array.
+
 Clipping by the global norm before it scales the state-full part alone: a sign has no
 length. A gradient entry that is not finite counts as 0; it reaches no state.
+`optax.MultiSteps` around it keeps a whole gradient, more than all the state here, and
+runs the update at every micro-step, an SVD that is due included.
 """
 
 from collections.abc import Sequence
@@ -79,7 +84,7 @@ def scale_by_frugal(
       density: share of each matrix that keeps a state, in [0, 1], a Python number (it
         makes shapes: name it in `static_args` of `optax.inject_hyperparams`). 0 keeps
         nothing; 1 keeps all and has no state-free part, whatever the subspace.
-      update_gap: steps between refreshes, at least 1.
+      update_gap: steps between refreshes, at least 1; may be traced, and change.
       subspace: which part; None for `rows()`.
       state_full: any transformation that needs no parameters; None for
         `optax.scale_by_adam()`. The arrays that are not split take it too.

@@ -15,6 +15,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from lostjax import optim
 from lostjax.nn import Transformer
+from lostjax.optim.refresh import Carries, carry_state
 
 GIB = 2**30
 SUBSPACES = {
@@ -288,6 +289,14 @@ def test_kernels_of_many_axes_are_their_matrices(name):
     assert all(x.ndim == 3 for x in jax.tree.leaves(state.full[0].mu))
 
 
+def test_labels_are_a_tree_under_map_params():
+    """optax calls `init` on a tree without arrays."""
+    params = {"w": jnp.ones((8, 8)), "head": jnp.ones((8, 8))}
+    tx = optim.scale_by_frugal(matrices={"w": True, "head": None})
+    state = jax.eval_shape(tx.init, params)
+    assert optax.tree.map_params(tx, lambda x: x, state) == state
+
+
 # ---- numbers
 
 
@@ -339,6 +348,21 @@ def test_other_state_full_halves_live_in_the_subspace():
             assert new == state
             assert shapes_of(updates) == shapes_of(grads)
             assert max(x.size for x in jax.tree.leaves(state)) <= 16 * 2
+
+
+def test_the_longer_of_two_paths_is_carried():
+    """`x/a` ends as `a` does."""
+
+    def adding(n):
+        return Carries((2,), lambda m: m + n, lambda v: v - n)
+
+    params = {"a": jnp.zeros(2), "x": {"a": jnp.zeros(2)}, "b": jnp.zeros(3)}
+    carries = {"a": adding(1), "x": {"a": adding(2)}, "b": adding(4)}
+    moved = carry_state(optax.scale_by_adam().init(params), carries)
+    np.testing.assert_array_equal(moved.mu["a"], [1, 1])
+    np.testing.assert_array_equal(moved.mu["x"]["a"], [2, 2])
+    np.testing.assert_array_equal(moved.nu["x"]["a"], [-2, -2])
+    np.testing.assert_array_equal(moved.mu["b"], [0, 0, 0])  # of another shape
 
 
 def test_decay_and_rate_are_those_of_adamw():

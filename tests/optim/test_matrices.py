@@ -86,6 +86,10 @@ def test_labels_are_a_tree_a_prefix_a_mask_or_a_function():
     assert match_matrices(masked, tree) == [numbers]
 
 
+def test_a_tree_without_arrays_needs_no_labels():
+    assert match_matrices({}, {"w": True}) == []
+
+
 def test_none_in_the_parameters_shifts_no_label():
     params = {"a": None, "b": np.ones((2, 3)), "c": np.ones(3)}
     assert match_matrices(params, None) == [MuonDimensionNumbers(-2, -1), None]
@@ -149,9 +153,12 @@ def test_views_are_transposes(numbers, pattern):
     expected = np.einsum(pattern, x).reshape(view.matrix_shape)
     np.testing.assert_array_equal(matrices, expected)
     np.testing.assert_array_equal(view.from_matrices(matrices), x)
-    # A reduced stack has the rank of the array, batch axes where they were.
-    reduced = matrices[..., :1, :2]
+    # A reduced stack has the rank of the array and its axes where they were, of merged
+    # ones the last.
+    reduced = matrices[..., :3, :2]
     state = view.to_state(reduced)
     assert state.ndim == x.ndim
     assert [state.shape[a] for a in view.batch] == [x.shape[a] for a in view.batch]
+    kept = state.shape[view.reduction[-1]], state.shape[view.output[-1]]
+    assert kept == reduced.shape[-2:]
     np.testing.assert_array_equal(view.from_state(state), reduced)
