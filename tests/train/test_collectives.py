@@ -14,6 +14,7 @@ from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.setup import Setup, compile_steps
 from lostjax.train.state import abstract_state
+from lostjax.train.trajectory import Trajectory
 
 D, F, R, T, BATCH = 48, 80, 8, 22, 8
 ROWS = BATCH * T  # no product of other sizes
@@ -54,7 +55,8 @@ def sent_in_layers(linear, mesh_text, groups=1):
     abstract = abstract_state(model, tx, key=jax.random.key(0))
     run = Setup(
         config=config, directory=None, mesh=mesh, data=None, model=model, tx=tx,
-        schedule=schedule, abstract=abstract, flops_per_token=0.0, peak=None,
+        schedule=schedule, trajectory=Trajectory(), abstract=abstract,
+        flops_per_token=0.0, peak=None,
     )  # fmt: skip
     state = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
