@@ -1,10 +1,10 @@
 """Time of a whole training step, as ratios to the dense model's.
 
-    python benchmarks/step.py [--repeat 8] [--json FILE]
+    python benchmarks/step.py [--width 256] [--forms 'a;b'] [--repeat 8] [--json FILE]
 
-The model is D256 L6 V4096 on 16 rows of 256 tokens: forward, backward, AdamW, as the
-trainer compiles it on one device. Every form runs in one process, in turn, and the
-fastest of the repetitions counts. PyTorch's eager LLaMA with its AdamW runs beside them
+The model is D256 (or D512) L6 V4096 on 16 rows of 256 tokens: forward, backward, AdamW,
+as the trainer compiles it on one device. Every form runs in one process, in turn, and
+the fastest of the repetitions counts. PyTorch's eager LLaMA with its AdamW runs beside them
 where `torch` and `transformers` can be imported.
 """
 
@@ -26,36 +26,52 @@ from lostjax.train.optimizer import build_optimizer
 from lostjax.train.state import init_state
 from lostjax.train.step import make_train_step
 
-DENSE = ModelConfig(d_model=256, n_layers=6, d_hidden=688, linear="dense", remat="none")
 VOCABULARY, ROWS, LENGTH = 4096, 16, 256
-FORMS = {
-    "dense": DENSE,
-    "lost": dataclasses.replace(DENSE, linear="lost", rank=64, delta=0.04),
-    "lost, bottleneck remat": dataclasses.replace(
-        DENSE, linear="lost", rank=64, delta=0.04, remat="bottleneck"
-    ),
-    "lost, products kept": dataclasses.replace(
-        DENSE, linear="lost", rank=64, delta=0.04, remat="products"
-    ),
-    "dense, products kept": dataclasses.replace(DENSE, remat="products"),
-    "cola": dataclasses.replace(DENSE, linear="cola", rank=64),
-    "sltrain": dataclasses.replace(DENSE, linear="sltrain", rank=64, delta=0.03),
-}
+
+
+def make_forms(width: int) -> dict[str, ModelConfig]:
+    """Make every form of the model of a width; ranks are a quarter of it."""
+    dense = ModelConfig(
+        d_model=width,
+        n_layers=6,
+        n_heads=width // 64,
+        d_hidden=43 * width // 16,
+        linear="dense",
+        rank=width // 4,
+        delta=0.04,
+        remat="none",
+    )
+    change = dataclasses.replace
+    return {
+        "dense": dense,
+        "dense, products kept": change(dense, remat="products"),
+        "lost": change(dense, linear="lost"),
+        "lost, bottleneck remat": change(dense, linear="lost", remat="bottleneck"),
+        "lost, products kept": change(dense, linear="lost", remat="products"),
+        "cola": change(dense, linear="cola"),
+        "sltrain": change(dense, linear="sltrain", delta=0.03),
+    }
 
 
 def main() -> None:
     """Time every form and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--width", type=int, default=256, help="d_model")
+    parser.add_argument("--forms", default="", help="semicolons between; default all")
     parser.add_argument("--repeat", type=int, default=8, help="repetitions")
     parser.add_argument("--json", default="", help="also write the timings there")
     options = parser.parse_args()
-    steps = {name: jax_step(config) for name, config in FORMS.items()}
-    eager = torch_step()
+    forms = make_forms(options.width)
+    if options.forms:
+        forms = {name: forms[name] for name in ("dense", *options.forms.split(";"))}
+    steps = {name: jax_step(config) for name, config in forms.items()}
+    eager = torch_step(forms["dense"])
     if eager is not None:
         steps["torch eager, dense"] = eager
     best = fastest_in_turn(steps, repeat=options.repeat)
-    flops = {name: train_flops(config) for name, config in FORMS.items()}
-    print(f"{jax.devices()[0].device_kind}, {ROWS} rows of {LENGTH} tokens")
+    flops = {name: train_flops(config) for name, config in forms.items()}
+    device = jax.devices()[0].device_kind
+    print(f"{device}, width {options.width}, {ROWS} rows of {LENGTH} tokens")
     print(f"{'form':<26}{'tokens/s':>10}{'time':>8}{'FLOPs':>8}")
     rows = []
     for name, seconds in best.items():
@@ -117,7 +133,7 @@ def jax_step(config: ModelConfig, *, watch: bool = False) -> Callable[[], object
     return run
 
 
-def torch_step() -> Callable[[], object] | None:
+def torch_step(dense: ModelConfig) -> Callable[[], object] | None:
     """Do the same in eager PyTorch with transformers' LLaMA, where installed."""
     try:
         import torch
@@ -126,10 +142,10 @@ def torch_step() -> Callable[[], object] | None:
         return None
     config = LlamaConfig(
         vocab_size=VOCABULARY,
-        hidden_size=DENSE.d_model,
-        intermediate_size=DENSE.d_hidden,
-        num_hidden_layers=DENSE.n_layers,
-        num_attention_heads=DENSE.n_heads,
+        hidden_size=dense.d_model,
+        intermediate_size=dense.d_hidden,
+        num_hidden_layers=dense.n_layers,
+        num_attention_heads=dense.n_heads,
         tie_word_embeddings=False,
     )
     model = LlamaForCausalLM(config)

@@ -10,7 +10,7 @@ run costs (watched / plain - 1) / N more.
 import argparse
 
 import jax
-from step import FORMS, jax_step
+from step import jax_step, make_forms
 from timing import fastest_in_turn
 
 
@@ -21,10 +21,11 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=20, help="steps between readings")
     options = parser.parse_args()
     print(jax.devices()[0].device_kind)
+    forms = make_forms(256)
     for name in ("dense, products kept", "lost, products kept"):
         steps = {
-            "plain": jax_step(FORMS[name]),
-            "watched": jax_step(FORMS[name], watch=True),
+            "plain": jax_step(forms[name]),
+            "watched": jax_step(forms[name], watch=True),
         }
         best = fastest_in_turn(steps, repeat=options.repeat)
         ratio = best["watched"] / best["plain"]
