@@ -4,8 +4,8 @@
 
 The model is D256 (or D512) L6 V4096 on 16 rows of 256 tokens: forward, backward, AdamW,
 as the trainer compiles it on one device. Every form runs in one process, in turn, and
-the fastest of the repetitions counts. PyTorch's eager LLaMA with its AdamW runs beside them
-where `torch` and `transformers` can be imported.
+the fastest of the repetitions counts. PyTorch's eager LLaMA with its AdamW runs beside
+them where `torch` and `transformers` can be imported.
 """
 
 import argparse
