@@ -10,7 +10,11 @@ import optax
 import pytest
 
 from lostjax.train.config import OptimConfig, OptimizerName, SubspaceName
-from lostjax.train.optimizer import build_optimizer, evaluation_variables
+from lostjax.train.optimizer import (
+    GALORE_SCALE,
+    build_optimizer,
+    evaluation_variables,
+)
 from lostjax.train.state import TrainState
 
 NAMES = typing.get_args(OptimizerName)
@@ -66,7 +70,9 @@ def distance(params):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_optimizer_descends(name):
-    assert distance(run(name=name)[0]) < 0.91 * distance(PARAMS)
+    # GaLore's steps of matrices are a quarter of its rate: give it four times as much.
+    rate = 0.05 / (GALORE_SCALE if name == "galore" else 1)
+    assert distance(run(name=name, learning_rate=rate)[0]) < 0.9 * distance(PARAMS)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "schedule_free"])
