@@ -17,7 +17,7 @@ from typing import Literal
 import tyro
 
 from lostjax.data import DataError
-from lostjax.repro import lost
+from lostjax.repro import frugal, lost
 from lostjax.repro.claims import Claim, save_claim
 from lostjax.repro.figure import draw_claim
 from lostjax.repro.markdown import replace_block, write_block, write_page
@@ -28,12 +28,14 @@ from lostjax.train.files import replace_file
 
 PROGRAM = "python -m lostjax.repro"
 
+PAPERS = {"lost": lost, "frugal": frugal}
+
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
     """Measure a paper's headline claim again: seeds, spread and a verdict."""
 
-    name: tyro.conf.Positional[Literal["lost"]]
+    name: tyro.conf.Positional[Literal["lost", "frugal"]]
     """Which paper."""
     scale: Literal["smoke", "small"] = "small"
     """smoke: minutes, shows that it works; small: an hour on two cores."""
@@ -73,7 +75,8 @@ def measure(flags: Flags) -> str:
     if flags.workers < 1:
         raise ConfigError(f"--workers={flags.workers}: must be at least 1")
     results = Path(flags.results)
-    scale = lost.SCALES[flags.scale]
+    paper = PAPERS[flags.name]
+    scale = paper.SCALES[flags.scale]
     name = f"{flags.name}-{scale.name}"
     cells = results / "cells" / name
     readme = Path(flags.readme) if flags.readme else None
@@ -83,7 +86,7 @@ def measure(flags: Flags) -> str:
         cells.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
-    claim = lost.run(scale, seeds=flags.seeds, directory=cells, workers=flags.workers)
+    claim = paper.run(scale, seeds=flags.seeds, directory=cells, workers=flags.workers)
     write_claim(results, claim)
     if readme:
         block = write_block(claim, folder=os.path.relpath(results, readme.parent))

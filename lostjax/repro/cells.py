@@ -13,18 +13,22 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
 from lostjax.train.config import TrainConfig, deciding_fields
 from lostjax.train.files import replace_file
-from lostjax.train.trial import run_trial
+from lostjax.train.trial import Trial, run_trial
 
 LOSSES = 20
 """Training losses that a cell keeps, of evenly spaced steps."""
+
+Measure = Callable[[Trial], float]
+"""Reads one more number off a finished run."""
 
 
 class Made(NamedTuple):
@@ -56,15 +60,25 @@ class Cell(NamedTuple):
     bits_per_byte: float
     """Held-out."""
     made: Made
+    measures: Mapping[str, float]
+    """What else was measured, by name."""
 
 
-def run_cell(method: str, config: TrainConfig, *, directory: Path) -> Cell:
+def run_cell(
+    method: str,
+    config: TrainConfig,
+    *,
+    directory: Path,
+    measures: Mapping[str, Measure] = MappingProxyType({}),
+) -> Cell:
     """Train one configuration, or read what it came to before.
 
     Args:
       method: its name in the table, and the first part of its file's name.
       config: what is trained.
       directory: of the cells; made where it is missing.
+      measures: what else is wanted of the run, by name; a cell without it is trained
+        again.
 
     Returns:
       The cell, which is on disk.
@@ -73,14 +87,17 @@ def run_cell(method: str, config: TrainConfig, *, directory: Path) -> Cell:
     if path.exists():
         try:
             cell = load_cell(path)
-            reason = "; ".join(find_differences(cell.configuration, config))
+            reason = "; ".join(
+                find_differences(cell.configuration, config)
+                + [f"no {name} there" for name in measures if name not in cell.measures]
+            )
         except ValueError as error:
             cell, reason = None, str(error)
         if cell is not None and not reason:
             return cell
         _say(f"{path.name} is trained again: {reason}")
     directory.mkdir(parents=True, exist_ok=True)
-    cell = _train(method, config)
+    cell = _train(method, config, measures)
     save_cell(path, cell)
     _say(
         f"{path.stem}: {cell.bits_per_byte:.4f} bits per byte, "
@@ -126,14 +143,16 @@ def load_cell(path: Path) -> Cell:
     """
     try:
         values = json.loads(path.read_text("utf-8"))
-        cell = Cell(**values | {"made": Made(**values["made"])})
+        extra = values.get("measures", {})  # not in the first cells
+        cell = Cell(**values | {"made": Made(**values["made"]), "measures": extra})
         return cell._replace(
             configuration=dict(cell.configuration),
             losses=tuple(map(_or_nan, cell.losses)),
             loss=_or_nan(cell.loss),
             bits_per_byte=_or_nan(cell.bits_per_byte),
+            measures={name: _or_nan(value) for name, value in extra.items()},
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path.name}: not a cell: {error!r}") from None
 
 
@@ -144,6 +163,7 @@ def save_cell(path: Path, cell: Cell) -> None:
         "losses": [_or_none(loss) for loss in cell.losses],
         "loss": _or_none(cell.loss),
         "bits_per_byte": _or_none(cell.bits_per_byte),
+        "measures": {name: _or_none(value) for name, value in cell.measures.items()},
     }
     replace_file(path, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
 
@@ -155,9 +175,10 @@ def describe_machine() -> str:
     return f"{name}, {platform.system()} {platform.machine()}"
 
 
-def _train(method: str, config: TrainConfig) -> Cell:
+def _train(method: str, config: TrainConfig, measures: Mapping[str, Measure]) -> Cell:
     began = time.monotonic()
     trial = run_trial(config)
+    measured = {name: float(measure(trial)) for name, measure in measures.items()}
     every = max(1, len(trial.losses) // LOSSES)
     return Cell(
         method=method,
@@ -172,6 +193,7 @@ def _train(method: str, config: TrainConfig) -> Cell:
             jax=jax.__version__,
             seconds=round(time.monotonic() - began, 1),
         ),
+        measures=measured,
     )
 
 

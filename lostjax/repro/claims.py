@@ -1,7 +1,8 @@
 """A claim, the measured rows that speak to it, and what they say.
 
-A row is a method at its best learning rate over several seeds. A finding is the
-difference of two rows' means with its 95 % interval, by Welch's t (B. L. Welch, 1947,
+A row is a method at its best learning rate over several seeds. Whatever is measured of
+it is better where it is less. A finding is the difference of two rows' means, in one
+measure, with its 95 % interval, by Welch's t (B. L. Welch, 1947,
 which lets the two have different spreads):
 
     difference = mean_a - mean_b
@@ -25,6 +26,9 @@ from lostjax.train.files import replace_file
 
 CONFIDENCE = 0.95
 
+BITS = "held-out bits per byte"
+"""The measure that every row of a language model has."""
+
 Verdict = Literal["holds", "does not hold", "within noise", "not measured"]
 
 
@@ -33,24 +37,28 @@ class Row(NamedTuple):
 
     method: str
     """What was trained."""
-    parameters: int
-    """Trainable parameters outside embedding and head."""
+    facts: dict[str, int]
+    """Counts that are the same for every seed, such as its parameters."""
     learning_rate: float
     """The best of the sweep; never at its edge."""
     swept: dict[float, float]
-    """Bits per byte of seed 0 at every learning rate tried; NaN where it diverged."""
-    values: tuple[float, ...]
-    """Held-out bits per byte at the best learning rate, one a seed."""
+    """The first measure of seed 0 at every learning rate tried; NaN: diverged."""
+    measures: dict[str, tuple[float, ...]]
+    """At the best learning rate, a value a seed, by name; less is better. The first is
+    what learning rates were chosen by and rows are sorted by."""
 
     @property
-    def mean(self) -> float:
+    def main(self) -> str:
+        """Name of the first measure."""
+        return next(iter(self.measures))
+
+    def mean(self, measure: str) -> float:
         """Mean over seeds; NaN where one diverged."""
-        return float(np.mean(self.values))
+        return float(np.mean(self.measures[measure]))
 
-    @property
-    def spread(self) -> float:
+    def spread(self, measure: str) -> float:
         """Standard deviation over seeds (n - 1); NaN where one diverged."""
-        return float(np.std(self.values, ddof=1))
+        return float(np.std(self.measures[measure], ddof=1))
 
 
 class Finding(NamedTuple):
@@ -58,12 +66,14 @@ class Finding(NamedTuple):
 
     statement: str
     """What the paper says, such as `LOST is better than CoLA`."""
+    measure: str
+    """What is compared."""
     first: str
     """The method that it speaks for."""
     second: str
     """The method that it is compared with."""
     difference: float
-    """Mean of the first minus mean of the second, bits per byte; negative is better."""
+    """Mean of the first minus mean of the second; negative is better."""
     margin: float
     """Half the width of the difference's 95 % interval."""
 
@@ -103,15 +113,21 @@ class Claim(NamedTuple):
     cost: Cost
 
 
-def compare_rows(first: Row, second: Row, *, statement: str) -> Finding:
-    """Ask whether the first method is better (has fewer bits per byte).
+def compare_rows(
+    first: Row, second: Row, *, statement: str, measure: str = BITS
+) -> Finding:
+    """Ask whether the first method is better (has less of a measure).
 
     Args:
       first, second: rows of at least two seeds each.
       statement: what is said to hold where it is.
+      measure: name of what is compared.
     """
-    parts = [row.spread**2 / len(row.values) for row in (first, second)]
-    counts = [len(row.values) for row in (first, second)]
+    counts = [len(row.measures[measure]) for row in (first, second)]
+    parts = [
+        row.spread(measure) ** 2 / count
+        for row, count in zip((first, second), counts, strict=True)
+    ]
     variance = sum(parts)
     margin = 0.0
     if variance > 0:
@@ -121,9 +137,10 @@ def compare_rows(first: Row, second: Row, *, statement: str) -> Finding:
         margin = math.sqrt(variance) * float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
     return Finding(
         statement=statement,
+        measure=measure,
         first=first.method,
         second=second.method,
-        difference=first.mean - second.mean,
+        difference=first.mean(measure) - second.mean(measure),
         margin=margin,
     )
 
@@ -136,7 +153,11 @@ def claim_values(claim: Claim) -> dict[str, Any]:
     """
     values = claim._asdict() | {
         "rows": [
-            row._asdict() | {"mean": row.mean, "spread": row.spread}
+            row._asdict()
+            | {
+                "mean": {name: row.mean(name) for name in row.measures},
+                "spread": {name: row.spread(name) for name in row.measures},
+            }
             for row in claim.rows
         ],
         "findings": [

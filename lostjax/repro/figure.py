@@ -63,18 +63,17 @@ def draw_claim(claim: Claim) -> str:
 
 def _draw_seeds(axes: Axes, rows: list[Row], *, own: str) -> None:
     """Draw each seed, and the mean with a standard deviation to either side."""
-    _style(axes, rows, title="bits per byte: | seeds, \N{BULLET} mean ± deviation")
+    _style(axes, rows, title=f"{rows[0].main}: | seeds, \N{BULLET} mean ± deviation")
     for place, row in enumerate(rows):
         colour = METHOD if row.method == own else OTHER
-        axes.plot(
-            row.values, [place] * len(row.values), "|", color=colour, markersize=12
-        )
-        if not math.isfinite(row.mean):
+        values = row.measures[row.main]
+        axes.plot(values, [place] * len(values), "|", color=colour, markersize=12)
+        if not math.isfinite(mean := row.mean(row.main)):
             continue
         axes.errorbar(
-            row.mean, place, xerr=row.spread, fmt="o", color=colour, elinewidth=2
+            mean, place, xerr=row.spread(row.main), fmt="o", color=colour, elinewidth=2
         )
-        _say(axes, f"{row.mean:.3f}", (row.mean, place), dy=9, ha="center")
+        _say(axes, f"{mean:.3f}", (mean, place), dy=9, ha="center")
     axes.set_yticks(range(len(rows)), [row.method for row in rows])
     for label in axes.get_yticklabels():
         label.set_color(METHOD if label.get_text() == own else INK)

@@ -160,9 +160,10 @@ def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim
     return Claim(
         name=f"lost-{scale.name}",
         paper="LOST: Low-rank and Sparse Training (arXiv:2508.02668)",
-        setting=f"{describe_setting(scale.config)} LOST has rank {model.rank}, "
-        f"delta {model.delta:g} and gamma {model.gamma:g}; the other methods, but for "
-        "dense, full, have at most its parameters.",
+        setting=f"{describe_setting(scale.config)} Parameters are those outside "
+        f"embedding and head. LOST has rank {model.rank}, delta {model.delta:g} and "
+        f"gamma {model.gamma:g}; the other methods, but for dense, full, have at most "
+        "its parameters.",
         rows=rows,
         findings=judge(rows),
         cost=cost,
@@ -174,7 +175,7 @@ def judge(rows: Sequence[Row]) -> tuple[Finding, ...]:
     lost = next(row for row in rows if row.method == "LOST")
 
     def compare(row: Row) -> Finding:
-        share = lost.parameters / row.parameters
+        share = lost.facts["parameters"] / row.facts["parameters"]
         statement = STATEMENTS[row.method].format(share=share)
         return compare_rows(lost, row, statement=statement)
 

@@ -20,12 +20,12 @@ def write_page(claim: Claim) -> str:
             "Differences of means with their 95 % intervals (Welch's t over the seeds; "
             "negative is better):"
         ),
-        "| statement | difference | verdict |",
-        "| --- | ---: | --- |",
+        "| statement | measure | difference | verdict |",
+        "| --- | --- | ---: | --- |",
     ]
     lines += [
-        f"| {found.statement} | {found.difference:+.4f} ± {found.margin:.4f} | "
-        f"{found.verdict} |"
+        f"| {found.statement} | {found.measure} | "
+        f"{found.difference:+.4f} ± {found.margin:.4f} | {found.verdict} |"
         for found in claim.findings
     ]
     return "\n".join(lines) + "\n"
@@ -38,29 +38,26 @@ def write_block(claim: Claim, *, folder: str) -> str:
       claim: what was measured.
       folder: of its figure, as the page that the block stands on sees it.
     """
-    seeds = len(claim.rows[0].values)
+    first = claim.rows[0]
+    seeds = len(first.measures[first.main])
+    heads = ["method", *first.facts, "best learning rate", *first.measures]
     lines = [
         *_wrap(state_verdict(claim.findings)),
-        "![Held-out bits per byte of each method, and over its learning rates]"
+        f"![{first.main} of each method, and over its learning rates]"
         f"({folder}/{claim.name}.svg)",
         "",
-        "| method | parameters | best learning rate | held-out bits per byte |",
-        "| --- | ---: | ---: | ---: |",
+        f"| {' | '.join(heads)} |",
+        f"| --- |{' ---: |' * (len(heads) - 1)}",
     ]
-    lines += [
-        f"| {row.method} | {row.parameters:,} | {row.learning_rate:g} | "
-        f"{row.mean:.4f} ± {row.spread:.4f} |"
-        for row in sort_rows(claim.rows)
-    ]
+    lines += [f"| {' | '.join(_cells(row))} |" for row in sort_rows(claim.rows)]
     cost = claim.cost
     machines = " and ".join(cost.machines)
     lines += [
         "",
         *_wrap(
-            f"± is the standard deviation over {seeds} seeds; parameters are those "
-            f"outside embedding and head. {claim.setting} All {cost.runs} runs, on "
-            f"{format_count(cost.tokens)} tokens, took {format_seconds(cost.seconds)} "
-            f"on one core each, added up ({machines})."
+            f"± is the standard deviation over {seeds} seeds. {claim.setting} All "
+            f"{cost.runs} runs, on {format_count(cost.tokens)} tokens, took "
+            f"{format_seconds(cost.seconds)} on one core each, added up ({machines})."
         ),
     ]
     return "\n".join(lines)
@@ -87,7 +84,12 @@ def state_verdict(findings: Sequence[Finding]) -> str:
 
 def sort_rows(rows: Sequence[Row]) -> list[Row]:
     """Put the best method first, and last what diverged."""
-    return sorted(rows, key=lambda row: (math.isnan(row.mean), row.mean))
+
+    def key(row: Row) -> tuple[bool, float]:
+        mean = row.mean(row.main)
+        return math.isnan(mean), mean
+
+    return sorted(rows, key=key)
 
 
 def replace_block(text: str, name: str, block: str) -> str:
@@ -101,6 +103,16 @@ def replace_block(text: str, name: str, block: str) -> str:
     if len(pattern.findall(text)) != 1:
         raise ConfigError(f"one {start.strip()} with one {end.strip()} after it needed")
     return pattern.sub(lambda found: f"{found[1]}{block}{found[2]}", text)
+
+
+def _cells(row: Row) -> list[str]:
+    """Write a row's cells: its name, counts, learning rate, and what was measured."""
+    return [
+        row.method,
+        *(f"{count:,}" for count in row.facts.values()),
+        f"{row.learning_rate:g}",
+        *(f"{row.mean(name):.4f} ± {row.spread(name):.4f}" for name in row.measures),
+    ]
 
 
 def _with_amount(finding: Finding) -> str:

@@ -7,13 +7,14 @@ best, by the square root of two.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from lostjax.repro.cells import Cell, run_cell, slug
-from lostjax.repro.claims import Cost, Row
+from lostjax.repro.cells import Cell, Measure, run_cell, slug
+from lostjax.repro.claims import BITS, Cost, Row
 from lostjax.repro.workers import map_on_cores
 from lostjax.train.config import TrainConfig
 
@@ -50,6 +51,7 @@ def measure_methods(
     seeds: int,
     directory: Path,
     workers: int,
+    measures: Mapping[str, Measure] = MappingProxyType({}),
 ) -> Measured:
     """Tune every method and repeat it at its best learning rate.
 
@@ -59,6 +61,8 @@ def measure_methods(
       seeds: how many a row, at least 2.
       directory: where cells are kept and found.
       workers: methods that train at once, each on one CPU core.
+      measures: what a row has besides bits per byte, by name; top-level functions, so
+        that they can be sent to workers.
 
     Returns:
       A row a method, in their order.
@@ -67,21 +71,21 @@ def measure_methods(
       SweepError: where some best rate still lies at an edge after widening.
     """
     assert len({slug(name) for name in methods}) == len(methods), "names collide"
-    tune = partial(_tune, rates=rates, seeds=seeds, directory=directory)
+    tune = partial(
+        _tune, rates=rates, seeds=seeds, directory=directory, measures=dict(measures)
+    )
     found = map_on_cores(tune, methods.items(), workers=workers)
     cells = [cell for _, made in found for cell in made]
-    budgets = [count_tokens(config) for config in methods.values()]
-    return Measured(
-        rows=tuple(row for row, _ in found),
-        cost=Cost(
-            runs=len(cells),
-            tokens=sum(
-                budget * len(made)
-                for budget, (_, made) in zip(budgets, found, strict=True)
-            ),
-            seconds=round(sum(cell.made.seconds for cell in cells)),
-            machines=tuple(sorted({_place(cell) for cell in cells})),
-        ),
+    return Measured(rows=tuple(row for row, _ in found), cost=add_costs(cells))
+
+
+def add_costs(cells: Sequence[Cell]) -> Cost:
+    """Add up what cells took."""
+    return Cost(
+        runs=len(cells),
+        tokens=sum(_tokens(cell) for cell in cells),
+        seconds=round(sum(cell.made.seconds for cell in cells)),
+        machines=tuple(sorted({_place(cell) for cell in cells})),
     )
 
 
@@ -97,6 +101,12 @@ def describe_setting(config: TrainConfig) -> str:
     )
 
 
+def configure_cell(config: TrainConfig, *, rate: float, seed: int) -> TrainConfig:
+    """Give a configuration a learning rate and a seed."""
+    optim = dataclasses.replace(config.optim, learning_rate=rate)
+    return dataclasses.replace(config, optim=optim, seed=seed)
+
+
 def count_tokens(config: TrainConfig) -> int:
     """Count the tokens that a run is trained on."""
     return config.steps * config.batch_size * config.data.seq_len
@@ -108,25 +118,33 @@ def _tune(
     rates: tuple[float, ...],
     seeds: int,
     directory: Path,
+    measures: Mapping[str, Measure],
 ) -> tuple[Row, list[Cell]]:
     """Give a method's row, and every cell that went into it."""
     name, config = method
     cells: dict[tuple[float, int], Cell] = {}
 
-    def bits(rate: float, seed: int) -> float:
-        optim = dataclasses.replace(config.optim, learning_rate=rate)
-        at = dataclasses.replace(config, optim=optim, seed=seed)
+    def train(rate: float, seed: int) -> Cell:
+        at = configure_cell(config, rate=rate, seed=seed)
         if (rate, seed) not in cells:
-            cells[rate, seed] = run_cell(name, at, directory=directory)
-        return cells[rate, seed].bits_per_byte
+            cells[rate, seed] = run_cell(
+                name, at, directory=directory, measures=measures
+            )
+        return cells[rate, seed]
 
-    best = _find_best(lambda rate: bits(rate, 0), rates, name)
+    best = _find_best(lambda rate: train(rate, 0).bits_per_byte, rates, name)
+    swept = {rate: cells[rate, 0].bits_per_byte for rate, _ in sorted(cells)}
+    repeated = [train(best, seed) for seed in range(seeds)]
     row = Row(
         method=name,
-        parameters=cells[best, 0].parameters,
+        facts={"parameters": repeated[0].parameters},
         learning_rate=best,
-        swept={rate: cells[rate, 0].bits_per_byte for rate, _ in sorted(cells)},
-        values=tuple(bits(best, seed) for seed in range(seeds)),
+        swept=swept,
+        measures={BITS: tuple(cell.bits_per_byte for cell in repeated)}
+        | {
+            measure: tuple(cell.measures[measure] for cell in repeated)
+            for measure in measures
+        },
     )
     return row, list(cells.values())
 
@@ -157,6 +175,12 @@ def _find_best(
 
 def _worst_if_nan(value: float) -> float:
     return math.inf if math.isnan(value) else value
+
+
+def _tokens(cell: Cell) -> int:
+    fields = cell.configuration
+    tokens: int = fields["steps"] * fields["batch_size"] * fields["data.seq_len"]
+    return tokens
 
 
 def _place(cell: Cell) -> str:

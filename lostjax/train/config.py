@@ -128,8 +128,8 @@ class OptimConfig:
     on_refresh: Literal["reset", "keep", "reproject"] = "reset"
     """frugal: what becomes of the state when the share is chosen anew."""
     full_state: str | None = None
-    """frugal, galore, muon: pattern of arrays that keep Adam's full state besides
-    embedding, head and norms, such as '/(a|b)$' (LOST's factors)."""
+    """frugal, galore, muon: pattern of arrays that keep Adam's full state; default:
+    embedding, head and norms. 'embed|head|norm|/(a|b)$' adds LOST's factors."""
 
 
 @dataclasses.dataclass(frozen=True)

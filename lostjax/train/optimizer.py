@@ -114,7 +114,7 @@ def _build_direction(config: OptimConfig) -> optax.GradientTransformation:
         density=config.density,
         update_gap=config.update_gap,
         state_full=adam,
-        matrices=partial(_find_matrices, full_state=config.full_state),
+        matrices=partial(optim.find_matrices, full_state=config.full_state),
     )
     if config.name == "galore":
         return optax.chain(
@@ -148,7 +148,7 @@ def _build_muon(config: OptimConfig) -> optax.GradientTransformation:
         adam_b1=config.b1,
         adam_b2=config.b2,
         muon_weight_dimension_numbers=partial(
-            _find_matrices, full_state=config.full_state
+            optim.find_matrices, full_state=config.full_state
         ),
         # Steps as large as Adam's, so that one learning rate serves both halves.
         consistent_rms=0.2,
@@ -158,24 +158,10 @@ def _build_muon(config: OptimConfig) -> optax.GradientTransformation:
     return optax.chain(whole, optax.scale(-1.0))
 
 
-def _find_matrices(params: PyTree, *, full_state: str | None) -> PyTree:
-    """Find matrices of layers, less those that the pattern names."""
-    found = optim.find_matrices(params)
-    if full_state is None:
-        return found
-    named = optim.find_matrices(params, full_state=full_state)
-    return jax.tree.map(
-        lambda ours, theirs: None if theirs is None else ours,
-        found,
-        named,
-        is_leaf=_is_label,
-    )
-
-
 def _mask_matrices(params: PyTree, *, full_state: str | None) -> PyTree:
     return jax.tree.map(
         lambda numbers: numbers is not None,
-        _find_matrices(params, full_state=full_state),
+        optim.find_matrices(params, full_state=full_state),
         is_leaf=_is_label,
     )
 

@@ -4,6 +4,8 @@ For sweeps and comparisons, which want the numbers of many short runs and none o
 files. The programs, the data order and the numbers are those of `train.loop`.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -13,8 +15,16 @@ from lostjax.train.config import TrainConfig
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.mesh import place_batch
 from lostjax.train.optimizer import evaluation_variables
-from lostjax.train.setup import compile_steps, prepare, start_state
+from lostjax.train.setup import Setup, compile_steps, prepare, start_state
+from lostjax.train.state import TrainState
 from lostjax.train.trajectory import past_variables
+
+
+class Finished(NamedTuple):
+    """A run and the state that it ended with."""
+
+    run: Setup
+    state: TrainState
 
 
 class Trial(NamedTuple):
@@ -30,6 +40,10 @@ class Trial(NamedTuple):
     """The largest of all watched steps (`stability.every`); None without any."""
     past_evaluation: Evaluation | None = None
     """Of the moving average of the parameters, where one is kept (mesa)."""
+    evaluations: Mapping[int, Evaluation] = MappingProxyType({})
+    """On the held-out text along the way, by step, every `eval_every` steps."""
+    finished: Finished | None = None
+    """What was trained, to look at more of it."""
 
 
 def run_trial(config: TrainConfig) -> Trial:
@@ -47,7 +61,7 @@ def run_trial(config: TrainConfig) -> Trial:
     run = prepare(config)
     state = start_state(run)
     compiled = compile_steps(run, state)
-    losses, logits = [], []
+    losses, logits, evaluations = [], [], {}
     for step in range(config.steps):
         batch = place_batch(
             lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
@@ -59,6 +73,9 @@ def run_trial(config: TrainConfig) -> Trial:
         if "readings" in metrics:
             logits.append(metrics["readings"].attention_logits.max())
         jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
+        if config.eval_every and (step + 1) % config.eval_every == 0:
+            variables = evaluation_variables(state)
+            evaluations[step + 1] = evaluate_heldout(run, compiled, variables)
     evaluation = evaluate_heldout(run, compiled, evaluation_variables(state))
     past = None
     if config.objective.trajectory == "mesa":
@@ -70,4 +87,6 @@ def run_trial(config: TrainConfig) -> Trial:
         parameters=sum(inner),
         max_attention_logit=float(np.max(logits)) if logits else None,
         past_evaluation=past,
+        evaluations=evaluations,
+        finished=Finished(run, state),
     )

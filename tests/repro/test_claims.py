@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lostjax.repro.claims import Claim, Cost, Row, compare_rows, save_claim
+from lostjax.repro.claims import BITS, Claim, Cost, Row, compare_rows, save_claim
 from lostjax.repro.figure import draw_claim
 from lostjax.repro.markdown import (
     replace_block,
@@ -22,7 +22,7 @@ from lostjax.train.config import ConfigError
 
 def make_row(name, values):
     swept = {1e-3: values[0] + 0.1, 2e-3: values[0], 4e-3: math.nan}
-    return Row(name, 12_345, 2e-3, swept, tuple(values))
+    return Row(name, {"parameters": 12_345}, 2e-3, swept, {BITS: tuple(values)})
 
 
 def make_claim(*others):
@@ -78,7 +78,7 @@ def test_json_holds_rows_findings_and_what_follows(tmp_path):
     text = (tmp_path / "x.json").read_text()
     assert "NaN" not in text
     found = json.loads(text)
-    assert found["rows"][0]["mean"] == pytest.approx(1.0)
+    assert found["rows"][0]["mean"][BITS] == pytest.approx(1.0)
     assert found["rows"][0]["swept"] == {"0.001": 1.1, "0.002": 1.0, "0.004": None}
     assert found["findings"][1]["verdict"] == "does not hold"
     assert found["findings"][3]["difference"] is None

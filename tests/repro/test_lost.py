@@ -6,6 +6,7 @@ import pytest
 
 from lostjax.nn import count_parameters
 from lostjax.repro.__main__ import main
+from lostjax.repro.claims import BITS
 from lostjax.repro.lost import METHODS, SCALES, STATEMENTS, build_methods
 from lostjax.train.model import build_model
 
@@ -38,7 +39,7 @@ def test_smoke_scale_learns_and_orders_what_lies_outside_noise(
     assert [row["method"] for row in claim["rows"]] == ["dense, full", "LOST"]
     # A uniform model over 257 tokens has 8 bits a byte, letters by frequency 4.4.
     for found in claim["rows"]:
-        assert 2.0 < found["mean"] < 4.0 and len(found["values"]) == 3
+        assert 2.0 < found["mean"][BITS] < 4.0 and len(found["measures"][BITS]) == 3
         rates = list(map(float, found["swept"]))
         assert min(rates) < found["learning_rate"] < max(rates)
     (finding,) = claim["findings"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lostjax.repro import cells, lost
-from lostjax.repro.claims import claim_values
+from lostjax.repro.claims import BITS, claim_values
 from lostjax.repro.lost import METHODS, SCALES, STATEMENTS
 from lostjax.repro.markdown import replace_block, write_block, write_page
 
@@ -22,7 +22,7 @@ def claim(tmp_path_factory):
         patch.setattr(cells, "run_trial", lambda config: pytest.fail("it would train"))
         return lost.run(
             SCALES["small"],
-            seeds=len(stored["rows"][0]["values"]),
+            seeds=len(stored["rows"][0]["measures"][BITS]),
             directory=ROOT / "results" / "cells" / "lost-small",
         )
 
@@ -39,7 +39,7 @@ def test_the_committed_claim_is_whole(claim):
     assert {finding.second for finding in claim.findings} == set(STATEMENTS)
     for row in claim.rows:
         assert min(row.swept) < row.learning_rate < max(row.swept)
-        assert len(row.values) >= 3
+        assert len(row.measures[BITS]) >= 3
     figure = COMMITTED.with_suffix(".svg").read_text()
     assert all(f">{row.method}<" in figure for row in claim.rows)
 

@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 
+from lostjax.repro.claims import BITS
 from lostjax.repro.lost import SCALES, build_methods
 from lostjax.repro.tune import SweepError, measure_methods
 from lostjax.repro.workers import map_on_cores
@@ -29,8 +30,10 @@ def test_a_best_rate_inside_the_grid_needs_no_more(fake_training, tmp_path):
     (row,), cost = measure(tmp_path)
     assert row.learning_rate == 2e-3
     assert list(row.swept) == [1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3]
-    assert row.values == (1.0, 1.0005, 1.001) and row.parameters == 100
-    assert row.mean == pytest.approx(1.0005) and row.spread == pytest.approx(0.0005)
+    assert row.measures == {BITS: (1.0, 1.0005, 1.001)}
+    assert row.facts == {"parameters": 100}
+    assert row.mean(BITS) == pytest.approx(1.0005)
+    assert row.spread(BITS) == pytest.approx(0.0005)
     assert len(trained) == cost.runs == 7 and cost.tokens == 7 * TOKENS
     assert len(cost.machines) == 1 and "jax" in cost.machines[0]
 
