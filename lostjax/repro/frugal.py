@@ -94,8 +94,8 @@ SCALES = {
             data=DataConfig(heldout="0.01", tokenizer="bytes", seq_len=64),
             optim=OptimConfig(update_gap=10),
         ),
-        rates=(8e-3, 1.6e-2, 3.2e-2),
-        methods=("AdamW", "FRUGAL", "GaLore"),
+        rates=(4e-3, 8e-3, 1.6e-2, 3.2e-2),
+        methods=("AdamW", "FRUGAL"),
     ),
     "small": Scale(
         name="small",
