@@ -199,7 +199,8 @@ def _train(method: str, config: TrainConfig, measures: Mapping[str, Measure]) ->
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """Give what decides the numbers as JSON gives it back."""
-    values: dict[str, Any] = json.loads(json.dumps(deciding_fields(config)))
+    fields = deciding_fields(config) | {"stability.every": config.stability.every}
+    values: dict[str, Any] = json.loads(json.dumps(fields))
     return values
 
 
