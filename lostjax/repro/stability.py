@@ -315,5 +315,6 @@ def _describe(scale: Scale) -> str:
         f"warm-up {LONG_WARMUP:.0%}; the penalty weighs {PENALTY:g}; independent decay "
         f"is {1 / (DECAY_TIME * steps):.3g} a step at the schedule's peak (the paper's "
         "1e-4, for its number of steps), ordinary decay the same at "
-        f"{scale.rates[len(scale.rates) // 2]:g} and in proportion to the rate elsewhere."
+        f"{scale.rates[len(scale.rates) // 2]:g} and in proportion to the rate "
+        "elsewhere."
     )
