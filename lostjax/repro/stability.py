@@ -25,7 +25,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lostjax.analysis import Sensitivity, learning_rate_sensitivity
 from lostjax.repro.cells import Cell, run_cell
 from lostjax.repro.claims import Claim, Finding, Row, compare_rows
 from lostjax.repro.tune import Scale, add_costs, configure_cell, describe_runs
@@ -37,6 +36,12 @@ from lostjax.train.config import (
     OptimConfig,
     StabilityConfig,
     TrainConfig,
+)
+from lostjax.train.grid import (
+    INITIAL_LOSS,
+    cap_loss,
+    measure_initial_loss,
+    measure_sensitivity,
 )
 from lostjax.train.trial import Trial
 
@@ -225,10 +230,10 @@ def summarise(method: str, grids: Sequence[Mapping[float, Cell]]) -> Row:
       The row. Its losses over learning rates are means over seeds; a run that diverged
       counts as the untrained model.
     """
-    found = [_sensitivity(grid) for grid in grids]
+    found = [measure_sensitivity(grid) for grid in grids]
     largest = [grid[max(grid)] for grid in grids]
     swept = {
-        rate: float(np.mean([_capped_loss(grid[rate]) for grid in grids]))
+        rate: float(np.mean([cap_loss(grid[rate]) for grid in grids]))
         for rate in grids[0]
     }
     return Row(
@@ -260,12 +265,7 @@ def judge(rows: Sequence[Row]) -> tuple[Finding, ...]:
     )
 
 
-def measure_initial_loss(trial: Trial) -> float:
-    """Give the training loss of the first step, before any update, nats."""
-    return trial.losses[0]
-
-
-def measure_attention_logit(trial: Trial) -> float:
+def measure_logit_size(trial: Trial) -> float:
     """Give log10 of the largest attention logit of all watched steps."""
     assert trial.max_attention_logit is not None
     return float(np.log10(trial.max_attention_logit))
@@ -278,8 +278,8 @@ def measure_log_z(trial: Trial) -> float:
 
 
 MEASURES = {
-    "initial_loss": measure_initial_loss,
-    "log10_attention_logit": measure_attention_logit,
+    INITIAL_LOSS: measure_initial_loss,
+    "log10_attention_logit": measure_logit_size,
     "mean_log_z": measure_log_z,
 }
 """What a cell has besides its losses."""
@@ -287,20 +287,6 @@ MEASURES = {
 
 def _train(run: Run, *, directory: Path) -> Cell:
     return run_cell(run.method, run.config, directory=directory, measures=MEASURES)
-
-
-def _sensitivity(grid: Mapping[float, Cell]) -> Sensitivity:
-    """Measure one seed: the untrained model is the same at every rate."""
-    return learning_rate_sensitivity(
-        list(grid),
-        [cell.loss for cell in grid.values()],
-        initial_loss=next(iter(grid.values())).measures["initial_loss"],
-    )
-
-
-def _capped_loss(cell: Cell) -> float:
-    initial = cell.measures["initial_loss"]
-    return cell.loss if cell.loss < initial else initial  # NaN is not less
 
 
 def _describe(scale: Scale) -> str:

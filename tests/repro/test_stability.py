@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from lostjax.repro import cells, stability
+from lostjax.repro import stability
 from lostjax.repro.__main__ import main
 from lostjax.repro.stability import (
     COMPARISONS,
@@ -18,6 +18,7 @@ from lostjax.repro.stability import (
     SENSITIVITY,
     build_methods,
 )
+from lostjax.train import cells
 from lostjax.train.checks import check_config
 from lostjax.train.config import diff_configs
 from lostjax.train.optimizer import build_optimizer
