@@ -1,9 +1,9 @@
 """A claim, the measured rows that speak to it, and what they say.
 
-A row is a method at its best learning rate over several seeds. Whatever is measured of
-it is better where it is less. A finding is the difference of two rows' means, in one
-measure, with its 95 % interval, by Welch's t (B. L. Welch, 1947,
-which lets the two have different spreads):
+A row is a method over several seeds, at its best learning rate or over a grid of them.
+Whatever is measured of it is better where it is less. A finding is the difference of
+two rows' means, in one measure, with its 95 % interval, by Welch's t (B. L. Welch,
+1947, which lets the two have different spreads):
 
     difference = mean_a - mean_b
     margin     = t_{0.975, nu} sqrt(v_a + v_b)        v = s^2 / n
@@ -40,12 +40,12 @@ class Row(NamedTuple):
     facts: dict[str, int]
     """Counts that are the same for every seed, such as its parameters."""
     learning_rate: float
-    """The best of the sweep; never at its edge."""
+    """The best of the sweep; never at its edge where it was tuned."""
     swept: dict[float, float]
-    """The first measure of seed 0 at every learning rate tried; NaN: diverged."""
+    """`Claim.swept` at every learning rate tried, of seed 0 or as a mean over seeds;
+    NaN: diverged."""
     measures: dict[str, tuple[float, ...]]
-    """At the best learning rate, a value a seed, by name; less is better. The first is
-    what learning rates were chosen by and rows are sorted by."""
+    """A value a seed, by name; less is better. The first is what rows are sorted by."""
 
     @property
     def main(self) -> str:
@@ -111,6 +111,8 @@ class Claim(NamedTuple):
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
     cost: Cost
+    swept: str = BITS
+    """What learning rates were compared by."""
 
 
 def compare_rows(

@@ -32,7 +32,7 @@ class Scale(NamedTuple):
     config: TrainConfig
     """The method in question; the others are derived from it."""
     rates: tuple[float, ...]
-    """Grid of learning rates in rising order, each twice the one before."""
+    """Grid of learning rates in rising order."""
     methods: tuple[str, ...]
     """Which rows are measured."""
 
@@ -90,14 +90,21 @@ def add_costs(cells: Sequence[Cell]) -> Cost:
 
 
 def describe_setting(config: TrainConfig) -> str:
-    """Say what model is trained on what, in a sentence or two."""
+    """Say what model is trained on what, and how it is tuned."""
+    return (
+        f"{describe_runs(config)} The learning rate of each method is the best "
+        "of a grid that doubles and is refined once around its best, on seed 0, with "
+        "worse ones on either side."
+    )
+
+
+def describe_runs(config: TrainConfig) -> str:
+    """Say what model is trained on what, in a sentence."""
     model, data = config.model, config.data
     return (
         f"Every run: {model.n_layers} layers of width {model.d_model}, text "
         f"`{data.source}`, tokenizer `{data.tokenizer}`, {count_tokens(config):,} "
-        f"tokens in {config.steps} steps. The learning rate of each method is the best "
-        "of a grid that doubles and is refined once around its best, on seed 0, with "
-        "worse ones on either side."
+        f"tokens in {config.steps} steps."
     )
 
 

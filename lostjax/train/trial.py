@@ -38,6 +38,8 @@ class Trial(NamedTuple):
     """Trainable parameters outside embedding and head."""
     max_attention_logit: float | None = None
     """The largest of all watched steps (`stability.every`); None without any."""
+    mean_log_z: float | None = None
+    """Mean log of the softmax's partition function in the last watched step's batch."""
     past_evaluation: Evaluation | None = None
     """Of the moving average of the parameters, where one is kept (mesa)."""
     evaluations: Mapping[int, Evaluation] = MappingProxyType({})
@@ -61,7 +63,7 @@ def run_trial(config: TrainConfig) -> Trial:
     run = prepare(config)
     state = start_state(run)
     compiled = compile_steps(run, state)
-    losses, logits, evaluations = [], [], {}
+    losses, readings, evaluations = [], [], {}
     for step in range(config.steps):
         batch = place_batch(
             lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
@@ -71,7 +73,8 @@ def run_trial(config: TrainConfig) -> Trial:
         state, metrics = compiled.advance(state, batch, step=step + 1)
         losses.append(metrics["loss"])
         if "readings" in metrics:
-            logits.append(metrics["readings"].attention_logits.max())
+            seen = metrics["readings"]
+            readings.append((seen.attention_logits.max(), seen.mean_log_z))
         jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
         if config.eval_every and (step + 1) % config.eval_every == 0:
             variables = evaluation_variables(state)
@@ -80,12 +83,14 @@ def run_trial(config: TrainConfig) -> Trial:
     past = None
     if config.objective.trajectory == "mesa":
         past = evaluate_heldout(run, compiled, past_variables(state))
+    logits, log_z = zip(*readings, strict=True) if readings else ((), ())
     inner = [leaf.size for leaf in jax.tree.leaves(state.params["layers"])]
     return Trial(
         losses=[float(loss) for loss in losses],
         evaluation=evaluation,
         parameters=sum(inner),
         max_attention_logit=float(np.max(logits)) if logits else None,
+        mean_log_z=float(log_z[-1]) if log_z else None,
         past_evaluation=past,
         evaluations=evaluations,
         finished=Finished(run, state),

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from lostjax.repro import cells, lost
+from lostjax.repro import lost
 from lostjax.repro.claims import BITS, claim_values
 from lostjax.repro.lost import METHODS, SCALES, STATEMENTS
 from lostjax.repro.markdown import replace_block, write_block, write_page
+from lostjax.train import cells
 
 ROOT = Path(__file__).parents[2]
 COMMITTED = ROOT / "results" / "lost-small.json"
