@@ -16,6 +16,7 @@ order; how far a finer grid of learning rates would move a mean is not in it.
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -87,6 +88,16 @@ class Finding(NamedTuple):
         return "holds" if self.difference < 0 else "does not hold"
 
 
+class Comparison(NamedTuple):
+    """The first method should have less of a measure than the second."""
+
+    first: str
+    second: str
+    statement: str
+    """What is said to hold where it has."""
+    measure: str = BITS
+
+
 class Cost(NamedTuple):
     """What a table took."""
 
@@ -144,6 +155,23 @@ def compare_rows(
         second=second.method,
         difference=first.mean(measure) - second.mean(measure),
         margin=margin,
+    )
+
+
+def judge(
+    rows: Sequence[Row], comparisons: Sequence[Comparison]
+) -> tuple[Finding, ...]:
+    """Make every comparison whose two rows were measured."""
+    found = {row.method: row for row in rows}
+    return tuple(
+        compare_rows(
+            found[one.first],
+            found[one.second],
+            statement=one.statement,
+            measure=one.measure,
+        )
+        for one in comparisons
+        if one.first in found and one.second in found
     )
 
 

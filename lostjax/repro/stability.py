@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lostjax.repro.cells import Cell, run_cell
-from lostjax.repro.claims import Claim, Finding, Row, compare_rows
+from lostjax.repro.claims import Claim, Comparison, Row, judge
 from lostjax.repro.tune import Scale, add_costs, configure_cell, describe_runs
 from lostjax.repro.workers import map_on_cores
 from lostjax.train.config import (
@@ -60,29 +60,20 @@ DECAY_TIME = 0.1
 1e-4 a step over 100,000 steps. At 300 steps 1e-4 would shrink a weight by 2 %."""
 
 
-class Comparison(NamedTuple):
-    """The first variant should have less of a measure than the second."""
-
-    first: str
-    second: str
-    measure: str
-    statement: str
-
-
 COMPARISONS = (
-    Comparison("qk-norm", "plain", SENSITIVITY, "qk-norm lowers the sensitivity"),
-    Comparison("qk-norm", "plain", LOGIT, "qk-norm keeps attention logits small"),
+    Comparison("qk-norm", "plain", "qk-norm lowers the sensitivity", SENSITIVITY),
+    Comparison("qk-norm", "plain", "qk-norm keeps attention logits small", LOGIT),
     Comparison(
-        "log-partition penalty", "plain", LOG_Z, "the penalty keeps log Z near 0"
+        "log-partition penalty", "plain", "the penalty keeps log Z near 0", LOG_Z
     ),
     Comparison(
-        "long warm-up", "plain", SENSITIVITY, "a longer warm-up lowers the sensitivity"
+        "long warm-up", "plain", "a longer warm-up lowers the sensitivity", SENSITIVITY
     ),
     Comparison(
         "independent decay",
         "ordinary decay",
-        SENSITIVITY,
         "independent decay has a lower sensitivity than ordinary decay",
+        SENSITIVITY,
     ),
 )
 """What the paper says; measured where both rows are."""
@@ -213,7 +204,7 @@ def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim
         "(arXiv:2309.14322)",
         setting=_describe(scale),
         rows=rows,
-        findings=judge(rows),
+        findings=judge(rows, COMPARISONS),
         cost=add_costs(cells),
         swept="held-out loss",
     )
@@ -247,21 +238,6 @@ def summarise(method: str, grids: Sequence[Mapping[float, Cell]]) -> Row:
             LOGIT: tuple(cell.measures["log10_attention_logit"] for cell in largest),
             LOG_Z: tuple(abs(cell.measures["mean_log_z"]) for cell in largest),
         },
-    )
-
-
-def judge(rows: Sequence[Row]) -> tuple[Finding, ...]:
-    """Make every comparison whose two rows were measured."""
-    found = {row.method: row for row in rows}
-    return tuple(
-        compare_rows(
-            found[pair.first],
-            found[pair.second],
-            statement=pair.statement,
-            measure=pair.measure,
-        )
-        for pair in COMPARISONS
-        if pair.first in found and pair.second in found
     )
 
 

@@ -5,14 +5,13 @@ import json
 import pytest
 
 from lostjax.repro.__main__ import main
-from lostjax.repro.claims import BITS, Row
+from lostjax.repro.claims import BITS, Row, judge
 from lostjax.repro.frugal import (
     COMPARISONS,
     METHODS,
     SCALES,
     STATE,
     build_methods,
-    judge,
 )
 from lostjax.train.checks import check_config
 
@@ -37,7 +36,8 @@ def test_only_measured_rows_are_judged():
     def row(name, value):
         return Row(name, {STATE: 1}, 1e-3, {}, {BITS: (value, value)})
 
-    (finding,) = judge([row("FRUGAL", 2.0), row("BAdam", 1.0), row("GaLore", 3.0)])
+    rows = [row("FRUGAL", 2.0), row("BAdam", 1.0), row("GaLore", 3.0)]
+    (finding,) = judge(rows, COMPARISONS)
     assert finding.statement == "FRUGAL is better than GaLore of its density"
     assert finding.verdict == "holds" and finding.difference == -1.0
 
