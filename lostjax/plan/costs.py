@@ -65,7 +65,7 @@ class Costs(NamedTuple):
     @property
     def network_bytes(self) -> float:
         """What a device sends, in all."""
-        return sum(each.bytes for each in self.collectives)
+        return math.fsum(each.bytes for each in self.collectives)
 
 
 def count_costs(program: Program, *, axes: Mapping[str, int]) -> Costs:
@@ -205,12 +205,12 @@ def _count_bytes(
     if each.opcode == "fusion":
         (name,) = each.called
         return _count_fusion(program.computations[name], each, operands)
-    results = sum(_slow(shape) for shape in each.shapes)
+    results = math.fsum(map(_slow, each.shapes))
     if each.opcode in ("dynamic-slice", "slice", "gather"):
         return 2 * results
     if each.opcode == "dynamic-update-slice":
-        return 2 * sum(map(_slow, operands[1]))
-    return results + sum(_slow(shape) for shapes in operands for shape in shapes)
+        return 2 * math.fsum(map(_slow, operands[1]))
+    return results + math.fsum(map(_slow, itertools.chain(*operands)))
 
 
 def _count_fusion(
@@ -218,7 +218,8 @@ def _count_fusion(
 ) -> float:
     total = 0.0
     for parameter, shapes in zip(inner.parameters, operands, strict=False):
-        total += sum(map(_slow, shapes)) and _count_read(inner, parameter)
+        if any(map(_slow, shapes)):
+            total += _count_read(inner, parameter)
     results = each.shapes
     roots = [inner.root]
     if inner.root.opcode == "tuple":
@@ -233,7 +234,7 @@ def _count_fusion(
 
 def _count_read(inner: Computation, parameter: Instruction) -> float:
     """Count what a fusion reads of an operand: where it only slices, the slices."""
-    whole = sum(shape.bytes for shape in parameter.shapes)
+    whole = math.fsum(shape.bytes for shape in parameter.shapes)
     read = 0.0
     for user in inner.users.get(parameter.name, ()):
         if user.opcode in ("dynamic-slice", "slice", "gather"):
@@ -298,7 +299,7 @@ def _count_sent(
 ) -> tuple[float, str]:
     """Count the bytes that a device sends, and name the axes that they go over."""
     given = [shape for name in each.operands for shape in _shapes(computation, name)]
-    operand = sum(shape.bytes for shape in given)
+    operand = math.fsum(shape.bytes for shape in given)
     if kind in ("collective-permute", "collective-broadcast"):
         return operand, _name_pairs(each.attributes, axes)
     groups = _read_groups(each.attributes, n_devices=math.prod(axes.values()))
@@ -324,11 +325,20 @@ def _read_groups(attributes: str, *, n_devices: int) -> list[frozenset[int]]:
         if found[3]:
             ids = ids.transpose(_numbers(found[3]))
         return [frozenset(map(int, row)) for row in ids.reshape(shape)]
-    if found := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
+    if found := re.search(
+        r"replica_groups=mesh\[([^\]]*)\]"
+        r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?\s*\{([^}]*)\}",
+        attributes,
+    ):
         named = re.findall(r"'([^']+)'=(\d+)", found[1])
-        chosen = re.findall(r"'([^']+)'", found[2])
+        chosen = re.findall(r"'([^']+)'", found[4])
         sizes = tuple(int(size) for _, size in named)
-        ids = np.arange(math.prod(sizes)).reshape(sizes)
+        ids = np.arange(math.prod(sizes))
+        if found[2]:
+            ids = ids.reshape(_numbers(found[2]))
+        if found[3]:
+            ids = ids.transpose(_numbers(found[3]))
+        ids = ids.reshape(sizes)
         last = [place for place, (name, _) in enumerate(named) if name in chosen]
         ids = np.moveaxis(ids, last, range(-len(last), 0))
         n = math.prod(sizes[place] for place in last)

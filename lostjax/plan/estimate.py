@@ -176,7 +176,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
             state,
             compiled,
             peak=peak,
-            activations=activation_bytes(model, batch_size=rows, length=length),
+            activations=float(activation_bytes(model, batch_size=rows, length=length)),
             capacity=None if chip is None else chip.memory,
         ),
         costs=costs,
@@ -225,9 +225,8 @@ def _compile(lowered: Any) -> tuple[Any | None, float]:
     found = compiled.memory_analysis()
     new = found.output_size_in_bytes - found.alias_size_in_bytes
     code = found.generated_code_size_in_bytes
-    return compiled, (
-        found.argument_size_in_bytes + found.temp_size_in_bytes + max(0, new) + code
-    )
+    arguments, temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
+    return compiled, float(arguments + temporaries + max(0, new) + code)
 
 
 def _split_memory(

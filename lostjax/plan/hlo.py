@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-ITEM_BYTES = {
+ITEM_BYTES: dict[str, float] = {
     "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "s32": 4,
     "u32": 4, "s64": 8, "u64": 8, "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c64": 8,
     "c128": 16,
@@ -48,7 +48,8 @@ class Shape(NamedTuple):
     @property
     def bytes(self) -> float:
         """Bytes without padding."""
-        return self.size * ITEM_BYTES.get(self.dtype, 1 if "f8" in self.dtype else 0)
+        each = ITEM_BYTES.get(self.dtype, 1.0 if "f8" in self.dtype else 0.0)
+        return float(self.size * each)
 
 
 @dataclass(frozen=True)

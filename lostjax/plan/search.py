@@ -9,13 +9,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from lostjax.nn import activation_bytes, count_flops, count_parameters
 from lostjax.plan.estimate import Plan, make_plan
 from lostjax.plan.targets import Target
 from lostjax.train.chips import Chip
-from lostjax.train.config import ConfigError, RematName, TrainConfig
+from lostjax.train.config import ConfigError, ModelConfig, RematName, TrainConfig
 from lostjax.train.model import build_model
 
 REMAT: tuple[RematName, ...] = ("none", "products", "bottleneck", "full")
@@ -86,24 +87,43 @@ def estimate(config: TrainConfig, chip: Chip) -> Candidate:
     data, fsdp, tensor = (
         int(sizes.get(axis, 1)) for axis in ("data", "fsdp", "tensor")
     )
-    # Only sizes of arrays matter here, and one vocabulary is as good as another.
-    model = build_model(config.model, vocab_size=_vocabulary(config))
-    parameters = count_parameters(model).total
-    shards, length = data * fsdp, config.data.seq_len
+    shards, length, vocab_size = data * fsdp, config.data.seq_len, _vocabulary(config)
+    one_row = _measure(
+        dataclasses.replace(config.model, channel_groups=1), vocab_size, length
+    )
     rows = config.batch_size / shards
-    kept = activation_bytes(model, batch_size=1, length=length) * rows / tensor
-    logits = 2 * 4 * rows * length * model.vocab_size / tensor
+    kept = one_row.activations * rows / tensor
+    logits = 2 * 4 * rows * length * vocab_size / tensor
     # Parameters, gradients and two moments, float32.
-    state = 16 * parameters / (fsdp * tensor)
-    flops = count_flops(model, length=length)
-    work = flops.train + EXTRA_FORWARD[config.model.remat] * flops.forward
-    compute = work / (chip.flops * shards * tensor)
+    state = 16 * one_row.parameters / (fsdp * tensor)
+    compute = one_row.flops / (chip.flops * shards * tensor)
     tokens = config.batch_size * length
-    gathers = 3 * 2 * parameters / tensor * (fsdp > 1)
-    reduces = 2 * 4 * parameters / (fsdp * tensor) * (data > 1)
-    stream = 8 * model.n_layers * rows * length * model.d_model * (tensor > 1)
+    gathers = 3 * 2 * one_row.parameters / tensor * (fsdp > 1)
+    reduces = 2 * 4 * one_row.parameters / (fsdp * tensor) * (data > 1)
+    width = config.model.n_layers * config.model.d_model
+    stream = 8 * width * rows * length * (tensor > 1)
     network = (gathers + reduces + stream) / chip.network / tokens
     return Candidate(config, state + kept + logits, max(compute, network))
+
+
+class _Row(NamedTuple):
+    """What one row of a batch needs, on one device."""
+
+    parameters: int
+    activations: int
+    flops: float
+    """For each token, with what the remat policy computes again."""
+
+
+@lru_cache
+def _measure(config: ModelConfig, vocab_size: int, length: int) -> _Row:
+    model = build_model(config, vocab_size=vocab_size)
+    flops = count_flops(model, length=length)
+    return _Row(
+        count_parameters(model).total,
+        activation_bytes(model, batch_size=1, length=length),
+        flops.train + EXTRA_FORWARD[config.remat] * flops.forward,
+    )
 
 
 def _vary(config: TrainConfig, n_devices: int) -> Iterator[TrainConfig]:

@@ -44,7 +44,7 @@ def state_fit(plan: Plan) -> str:
     """Say whether a plan fits, and by how much."""
     memory = plan.memory
     if memory.capacity is None:
-        return "not known: no published figures of this device"
+        return "not known"
     room = format_bytes(abs(memory.capacity - memory.peak))
     return f"yes, {room} to spare" if memory.fits else f"no, {room} too much"
 

@@ -22,7 +22,7 @@ def settle_platform() -> None:
     A platform that was chosen, by JAX_PLATFORMS or in JAX's configuration, stays. To be
     called before the first device is asked for.
     """
-    if os.environ.get("JAX_PLATFORMS") or getattr(jax.config, "jax_platforms", None):
+    if _is_chosen():
         return
     if any(map(_is_installed, _COMPILERS)) and not has_accelerator():
         jax.config.update("jax_platforms", "cpu")
@@ -34,6 +34,11 @@ def has_accelerator() -> bool:
         return True
     vendors = glob.glob("/sys/bus/pci/devices/*/vendor")
     return any(Path(vendor).read_text().strip() == _GOOGLE for vendor in vendors)
+
+
+def _is_chosen() -> bool:
+    chosen = getattr(jax.config, "jax_platforms", None)
+    return bool(os.environ.get("JAX_PLATFORMS") or chosen)
 
 
 def _is_installed(module: str) -> bool:
