@@ -22,6 +22,7 @@ from lostjax.train.config_file import load_config
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer, evaluation_variables
+from lostjax.train.platform import settle_platform
 from lostjax.train.run_dir import find_run
 from lostjax.train.state import abstract_state, abstract_variables
 
@@ -62,6 +63,7 @@ def generate(flags: Flags) -> str:
     check_seed(flags.seed)
     directory = find_run(flags.run)
     config = load_config(directory / "config.json")
+    settle_platform()
     tokenizer = load_saved_tokenizer(directory)
     model = build_model(config.model, vocab_size=tokenizer.vocab_size)
     mesh = make_mesh("data:1")

@@ -13,6 +13,7 @@ OptimizerName = Literal[
 ]
 SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
+RematName = Literal["none", "full", "products", "bottleneck"]
 TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
 
 
@@ -62,7 +63,7 @@ class ModelConfig:
     learning rate of a narrow model is then that of a wide one; 0: the usual ones."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and products; parameters stay float32."""
-    remat: Literal["none", "full", "products", "bottleneck"] = "products"
+    remat: RematName = "products"
     """What the backward pass finds kept: everything (none), the residual stream alone
     (full), what matrices and attention put out (products; fastest on a CPU), or the
     r-wide bottlenecks and kept channels (bottleneck)."""
