@@ -142,8 +142,9 @@ def prepare(config: TrainConfig) -> Setup:
         schedule=schedule,
         trajectory=trajectory,
         abstract=_abstract_state(model, tx, trajectory),
-        # Each set of past parameters is one more forward pass.
-        flops_per_token=flops.train + len(trajectory.track) * flops.forward,
+        # SAM takes two gradients; each set of past parameters is a forward pass more.
+        flops_per_token=(2 if config.objective.sam_radius else 1) * flops.train
+        + len(trajectory.track) * flops.forward,
         peak=None if peak is None else peak * mesh.size,
     )
 
@@ -238,6 +239,7 @@ def compile_steps(run: Setup, state: TrainState) -> Compiled:
             terms=build_terms(config.objective, run.trajectory, model=model),
             reweight=build_reweighting(config.objective, steps=config.steps),
             remember=run.trajectory.remember,
+            sam_radius=config.objective.sam_radius,
             watch=watch,
         )
         jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))

@@ -41,7 +41,10 @@ class Trial(NamedTuple):
     past_evaluation: Evaluation | None = None
     """Of the moving average of the parameters, where one is kept (mesa)."""
     evaluations: Mapping[int, Evaluation] = MappingProxyType({})
-    """On the held-out text along the way, by step, every `eval_every` steps."""
+    """On the held-out text along the way, by step, every `eval_every` steps, and at the
+    end."""
+    past_evaluations: Mapping[int, Evaluation] = MappingProxyType({})
+    """Of the moving average along the way, where one is kept."""
     finished: Finished | None = None
     """What was trained, to look at more of it."""
 
@@ -61,7 +64,17 @@ def run_trial(config: TrainConfig) -> Trial:
     run = prepare(config)
     state = start_state(run)
     compiled = compile_steps(run, state)
-    losses, logits, evaluations = [], [], {}
+    losses, logits = [], []
+    evaluations: dict[int, Evaluation] = {}
+    past_evaluations: dict[int, Evaluation] = {}
+
+    def evaluate(step: int) -> None:
+        variables = evaluation_variables(state)
+        evaluations[step] = evaluate_heldout(run, compiled, variables)
+        if config.objective.trajectory == "mesa":
+            past = past_variables(state)
+            past_evaluations[step] = evaluate_heldout(run, compiled, past)
+
     for step in range(config.steps):
         batch = place_batch(
             lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
@@ -73,20 +86,17 @@ def run_trial(config: TrainConfig) -> Trial:
         if "readings" in metrics:
             logits.append(metrics["readings"].attention_logits.max())
         jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
-        if config.eval_every and (step + 1) % config.eval_every == 0:
-            variables = evaluation_variables(state)
-            evaluations[step + 1] = evaluate_heldout(run, compiled, variables)
-    evaluation = evaluate_heldout(run, compiled, evaluation_variables(state))
-    past = None
-    if config.objective.trajectory == "mesa":
-        past = evaluate_heldout(run, compiled, past_variables(state))
+        is_last = step + 1 == config.steps
+        if is_last or (config.eval_every and (step + 1) % config.eval_every == 0):
+            evaluate(step + 1)
     inner = [leaf.size for leaf in jax.tree.leaves(state.params["layers"])]
     return Trial(
         losses=[float(loss) for loss in losses],
-        evaluation=evaluation,
+        evaluation=evaluations[config.steps],
         parameters=sum(inner),
         max_attention_logit=float(np.max(logits)) if logits else None,
-        past_evaluation=past,
+        past_evaluation=past_evaluations.get(config.steps),
         evaluations=evaluations,
+        past_evaluations=past_evaluations,
         finished=Finished(run, state),
     )
