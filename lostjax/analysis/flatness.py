@@ -61,7 +61,8 @@ def ascent_rise(loss: Loss, params: PyTree, *, radius: float) -> Float[Array, ""
     """
     _require_positive(radius)
     value, gradients = jax.value_and_grad(loss)(params)
-    return loss(ascend(params, gradients, radius=radius)) - value
+    rise: jax.Array = loss(ascend(params, gradients, radius=radius)) - value
+    return rise
 
 
 def random_rise(
@@ -98,7 +99,8 @@ def random_rise(
     sides = jnp.tile(jnp.array([1.0, -1.0]), n_directions)
     places = (jnp.concatenate([keys[:1], keys]), jnp.append(0.0, sides))
     values = jax.lax.map(at, places)
-    return jnp.mean(values[1:]) - values[0]
+    rise: jax.Array = jnp.mean(values[1:]) - values[0]
+    return rise
 
 
 def _move(params: PyTree, direction: PyTree, scale: jax.Array) -> PyTree:

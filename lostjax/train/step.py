@@ -107,7 +107,7 @@ def make_train_step(
             )
         memory = state.memory
         if memory is not None:
-            ids_B = _after(batch.example_B, sum(here.means.values()))
+            ids_B = _after(batch.example_B, sum(here.means.values(), jnp.zeros(())))
             memory = write_outputs(memory, ids_B, here.outputs, epoch=batch.epoch_B)
         after = TrainState(state.step + 1, params, state.channels, opt_state, memory)
         return after, metrics
