@@ -160,7 +160,7 @@ SCALES = {
                 seq_len=128,
             ),
         ),
-        rates=(4e-3, 8e-3, 1.6e-2),
+        rates=(2e-3, 4e-3, 8e-3),
         methods=METHODS,
     ),
 }
