@@ -16,10 +16,10 @@ anything was measured:
 
     weight         .3 (SAF), .8 (MESA), of the divergence times temperature^2
     temperature    5
-    start          epoch 1 of 20, as 5 of their 90; SAF has a past from epoch 3
+    start          epoch 1 of 16, as 5 of their 90; SAF has a past from epoch 3
     lag            3 epochs (SAF)
-    decay          .98 (MESA): the average reaches back over a twentieth of the run, as
-                   .9998 does over their 112 thousand steps
+    decay          .98 (MESA): the average reaches back 50 steps, which are as many
+                   epochs as SAF's lag; .9998 reaches back four of the authors' epochs
     SAM's radius   .05, and smoothing .1: the usual ones
 """
 
