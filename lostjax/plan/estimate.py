@@ -23,7 +23,7 @@ import optax
 from jax.sharding import AxisType, Mesh
 
 from lostjax.data import load_tokenizer, prepare_data
-from lostjax.nn import activation_bytes, count_flops
+from lostjax.nn import activation_bytes
 from lostjax.plan.costs import Costs, count_costs
 from lostjax.plan.hlo import parse_program
 from lostjax.plan.targets import Target
@@ -32,7 +32,12 @@ from lostjax.train.config import TrainConfig
 from lostjax.train.mesh import resolve_mesh, tree_shardings
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer
-from lostjax.train.setup import check_batch, describe_state, lower_step
+from lostjax.train.setup import (
+    check_batch,
+    count_step_flops,
+    describe_state,
+    lower_step,
+)
 from lostjax.train.state import TrainState
 from lostjax.train.trajectory import Trajectory, build_trajectory
 from lostjax.typing import PyTree
@@ -160,8 +165,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     length = config.data.seq_len
     shards = axes["data"] * axes["fsdp"]
     rows = config.batch_size // config.accumulate // shards
-    flops = count_flops(model, length=length)
-    per_token = flops.train + len(trajectory.track) * flops.forward
+    per_token = count_step_flops(config, model, trajectory)
     costs = None
     if compiled is not None:
         costs = count_costs(parse_program(compiled.as_text()), axes=axes)

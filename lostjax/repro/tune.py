@@ -52,6 +52,7 @@ def measure_methods(
     directory: Path,
     workers: int,
     measures: Mapping[str, Measure] = MappingProxyType({}),
+    own_measures: Mapping[str, Mapping[str, Measure]] = MappingProxyType({}),
 ) -> Measured:
     """Tune every method and repeat it at its best learning rate.
 
@@ -63,6 +64,8 @@ def measure_methods(
       workers: methods that train at once, each on one CPU core.
       measures: what a row has besides bits per byte, by name; top-level functions, so
         that they can be sent to workers.
+      own_measures: by method, what takes the place of measures of that name. For
+        `claims.BITS` it is what learning rates are chosen by, too.
 
     Returns:
       A row a method, in their order.
@@ -72,7 +75,11 @@ def measure_methods(
     """
     assert len({slug(name) for name in methods}) == len(methods), "names collide"
     tune = partial(
-        _tune, rates=rates, seeds=seeds, directory=directory, measures=dict(measures)
+        _tune,
+        rates=rates,
+        seeds=seeds,
+        directory=directory,
+        measures={name: {**measures, **own_measures.get(name, {})} for name in methods},
     )
     found = map_on_cores(tune, methods.items(), workers=workers)
     cells = [cell for _, made in found for cell in made]
@@ -125,32 +132,33 @@ def _tune(
     rates: tuple[float, ...],
     seeds: int,
     directory: Path,
-    measures: Mapping[str, Measure],
+    measures: Mapping[str, Mapping[str, Measure]],
 ) -> tuple[Row, list[Cell]]:
     """Give a method's row, and every cell that went into it."""
     name, config = method
+    others = [measure for measure in measures[name] if measure != BITS]
     cells: dict[tuple[float, int], Cell] = {}
 
     def train(rate: float, seed: int) -> Cell:
         at = configure_cell(config, rate=rate, seed=seed)
         if (rate, seed) not in cells:
             cells[rate, seed] = run_cell(
-                name, at, directory=directory, measures=measures
+                name, at, directory=directory, measures=measures[name]
             )
         return cells[rate, seed]
 
-    best = _find_best(lambda rate: train(rate, 0).bits_per_byte, rates, name)
-    swept = {rate: cells[rate, 0].bits_per_byte for rate, _ in sorted(cells)}
+    best = _find_best(lambda rate: _bits(train(rate, 0)), rates, name)
+    swept = {rate: _bits(cells[rate, 0]) for rate, _ in sorted(cells)}
     repeated = [train(best, seed) for seed in range(seeds)]
     row = Row(
         method=name,
         facts={"parameters": repeated[0].parameters},
         learning_rate=best,
         swept=swept,
-        measures={BITS: tuple(cell.bits_per_byte for cell in repeated)}
+        measures={BITS: tuple(_bits(cell) for cell in repeated)}
         | {
             measure: tuple(cell.measures[measure] for cell in repeated)
-            for measure in measures
+            for measure in others
         },
     )
     return row, list(cells.values())
@@ -182,6 +190,11 @@ def _find_best(
 
 def _worst_if_nan(value: float) -> float:
     return math.inf if math.isnan(value) else value
+
+
+def _bits(cell: Cell) -> float:
+    """Give what a cell is judged by."""
+    return cell.measures.get(BITS, cell.bits_per_byte)
 
 
 def _tokens(cell: Cell) -> int:

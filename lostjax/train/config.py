@@ -140,6 +140,12 @@ class ObjectiveConfig:
 
     log_partition: float = 0.0
     """Weight of the squared log-partition penalty (PaLM: 1e-4)."""
+    label_smoothing: float = 0.0
+    """Share of the targets that all tokens get alike, in [0, 1); the reported loss is
+    that of the plain targets."""
+    sam_radius: float = 0.0
+    """Take the gradient where one step of this norm up the gradient leads, as SAM does
+    (its authors: .05); doubles the work. 0: where the parameters are."""
     reweight: Literal["none", "lin_upper", "quadratic", "extremes", "upper"] = "none"
     """How much a row counts, by its loss among the batch's: the hard half (lin_upper),
     the middle (quadratic), both ends (extremes), the harder the more (upper)."""

@@ -132,7 +132,6 @@ def prepare(config: TrainConfig) -> Setup:
     )
     trajectory = build_trajectory(config, data)
     tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
-    flops = count_flops(model, length=config.data.seq_len)
     chip = find_chip(jax.devices()[0].device_kind)
     return Setup(
         config=config,
@@ -144,10 +143,21 @@ def prepare(config: TrainConfig) -> Setup:
         schedule=schedule,
         trajectory=trajectory,
         abstract=describe_state(model, tx, trajectory),
-        # Each set of past parameters is one more forward pass.
-        flops_per_token=flops.train + len(trajectory.track) * flops.forward,
+        flops_per_token=count_step_flops(config, model, trajectory),
         peak=None if chip is None else chip.flops * mesh.size,
     )
+
+
+def count_step_flops(
+    config: TrainConfig, model: Transformer, trajectory: Trajectory
+) -> float:
+    """Count the FLOPs of a training step for each token, of the model's products.
+
+    SAM takes two gradients; each set of past parameters is a forward pass more.
+    """
+    flops = count_flops(model, length=config.data.seq_len)
+    gradients = 2 if config.objective.sam_radius else 1
+    return float(gradients * flops.train + len(trajectory.track) * flops.forward)
 
 
 def describe_state(
@@ -286,6 +296,7 @@ def lower_step(
         terms=build_terms(config.objective, trajectory, model=model),
         reweight=build_reweighting(config.objective, steps=config.steps),
         remember=trajectory.remember,
+        sam_radius=config.objective.sam_radius,
         watch=watch,
     )
     shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
