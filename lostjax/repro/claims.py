@@ -42,7 +42,8 @@ class Row(NamedTuple):
     learning_rate: float
     """The best of the sweep; never at its edge."""
     swept: dict[float, float]
-    """The first measure of seed 0 at every learning rate tried; NaN: diverged."""
+    """The first measure of seed 0, or the mean over all where a run takes no time, at
+    every learning rate tried; NaN: diverged."""
     measures: dict[str, tuple[float, ...]]
     """At the best learning rate, a value a seed, by name; less is better. The first is
     what learning rates were chosen by and rows are sorted by."""
@@ -93,7 +94,7 @@ class Cost(NamedTuple):
     runs: int
     """Runs that its numbers come from, sweeps and seeds."""
     tokens: int
-    """Tokens that they were trained on, in all."""
+    """Tokens that they were trained on, in all; 0 where the data are not text."""
     seconds: int
     """Their wall-clock seconds, added up."""
     machines: tuple[str, ...]

@@ -87,7 +87,7 @@ SCALES = {
             ),
             objective=OBJECTIVE,
         ),
-        rates=(8e-3, 1.6e-2, 3.2e-2),
+        rates=(1.6e-2, 3.2e-2, 6.4e-2),
         methods=("uniform", "lin_upper"),
     ),
     "small": Scale(
