@@ -104,7 +104,7 @@ class Cost(NamedTuple):
     runs: int
     """Runs that its numbers come from, sweeps and seeds."""
     tokens: int
-    """Tokens that they were trained on, in all."""
+    """Tokens that they were trained on, in all; 0 where the data are not text."""
     seconds: int
     """Their wall-clock seconds, added up."""
     machines: tuple[str, ...]

@@ -34,9 +34,9 @@ import numpy as np
 
 from lostjax.analysis import ascent_rise, random_rise
 from lostjax.data import BatchPlan
-from lostjax.repro.cells import Measure
 from lostjax.repro.claims import BITS, Claim, Comparison, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
+from lostjax.train.cells import Measure
 from lostjax.train.config import DataConfig, ModelConfig, TrainConfig
 from lostjax.train.optimizer import evaluation_variables
 from lostjax.train.state import TrainState

@@ -25,10 +25,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lostjax.repro.cells import Cell, run_cell
 from lostjax.repro.claims import Claim, Comparison, Row, judge
 from lostjax.repro.tune import Scale, add_costs, configure_cell, describe_runs
 from lostjax.repro.workers import map_on_cores
+from lostjax.train.cells import Cell, run_cell
 from lostjax.train.config import (
     DataConfig,
     ModelConfig,

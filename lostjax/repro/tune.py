@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from lostjax.repro.cells import Cell, Measure, run_cell, slug
 from lostjax.repro.claims import BITS, Cost, Row
 from lostjax.repro.workers import map_on_cores
+from lostjax.train.cells import Cell, Measure, run_cell, slug
 from lostjax.train.config import TrainConfig
 
 MAX_WIDENINGS = 6
@@ -96,6 +96,39 @@ def add_costs(cells: Sequence[Cell]) -> Cost:
     )
 
 
+def find_best_rate(
+    measure: Callable[[float], float], *, rates: Sequence[float], name: str
+) -> float:
+    """Find the best learning rate, with a worse one on either side of it.
+
+    Args:
+      measure: of a rate, less is better; NaN where it diverges.
+      rates: grid in rising order, each twice the one before.
+      name: of the method, for the message.
+
+    Raises:
+      SweepError: where the best rate still lies at an edge after widening.
+    """
+    swept = {rate: measure(rate) for rate in rates}
+
+    def best() -> float:
+        return min(swept, key=lambda rate: _worst_if_nan(swept[rate]))
+
+    for _ in range(MAX_WIDENINGS):
+        if min(swept) < best() < max(swept):
+            break
+        new = best() / 2 if best() == min(swept) else best() * 2
+        swept[new] = measure(new)
+    if not min(swept) < best() < max(swept):
+        raise SweepError(
+            f"{name}: the best learning rate stays at the edge of its grid ({best():g})"
+        )
+    for new in (best() / 2**0.5, best() * 2**0.5):
+        short = float(f"{new:.2g}")  # two digits, as a person would write it
+        swept[short] = measure(short)
+    return best()
+
+
 def describe_setting(config: TrainConfig) -> str:
     """Say what model is trained on what, and how it is tuned."""
     return (
@@ -147,7 +180,7 @@ def _tune(
             )
         return cells[rate, seed]
 
-    best = _find_best(lambda rate: _bits(train(rate, 0)), rates, name)
+    best = find_best_rate(lambda rate: _bits(train(rate, 0)), rates=rates, name=name)
     swept = {rate: _bits(cells[rate, 0]) for rate, _ in sorted(cells)}
     repeated = [train(best, seed) for seed in range(seeds)]
     row = Row(
@@ -162,30 +195,6 @@ def _tune(
         },
     )
     return row, list(cells.values())
-
-
-def _find_best(
-    bits: Callable[[float], float], rates: tuple[float, ...], name: str
-) -> float:
-    """Find the best rate, with a worse one on either side of it."""
-    swept = {rate: bits(rate) for rate in rates}
-
-    def best() -> float:
-        return min(swept, key=lambda rate: _worst_if_nan(swept[rate]))
-
-    for _ in range(MAX_WIDENINGS):
-        if min(swept) < best() < max(swept):
-            break
-        new = best() / 2 if best() == min(swept) else best() * 2
-        swept[new] = bits(new)
-    if not min(swept) < best() < max(swept):
-        raise SweepError(
-            f"{name}: the best learning rate stays at the edge of its grid ({best():g})"
-        )
-    for new in (best() / 2**0.5, best() * 2**0.5):
-        short = float(f"{new:.2g}")  # two digits, as a person would write it
-        swept[short] = bits(short)
-    return best()
 
 
 def _worst_if_nan(value: float) -> float:
