@@ -177,9 +177,10 @@ def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim
         name=f"frugal-{scale.name}",
         paper="FRUGAL: Memory-Efficient Optimization (arXiv:2411.07837)",
         setting=f"{describe_setting(scale.config)} FRUGAL has density "
-        f"{optim.density:g}, rows, a gap of {optim.update_gap} steps, and resets "
-        "moments where nothing else is said; its rows are of the inputs. LOST has rank "
-        f"{scale.config.model.rank} and delta {scale.config.model.delta:g}.",
+        f"{optim.density:g}, keeps rows (of inputs), chooses anew every "
+        f"{optim.update_gap} steps, and resets moments then, where nothing else is "
+        f"said. LOST has rank {scale.config.model.rank} and delta "
+        f"{scale.config.model.delta:g}.",
         rows=rows,
         findings=judge(rows, COMPARISONS),
         cost=measured.cost,
