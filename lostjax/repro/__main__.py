@@ -54,7 +54,8 @@ class Flags:
     ]
     """Which paper."""
     scale: Literal["smoke", "small"] = "small"
-    """smoke: minutes, shows that it works; small: an hour on two cores."""
+    """smoke: a minute, shows that it works; small: an hour on two cores, but for
+    reweighting_toy, which takes seconds."""
     seeds: int = 3
     """Runs of each method at its best learning rate, at least 2."""
     workers: int = 2

@@ -4,19 +4,16 @@ Stands alone as an SVG file whose bytes depend on the claim and on matplotlib al
 is transparent, and its colours have a contrast above 3 on white and on black alike.
 """
 
-import io
 import math
 from collections.abc import Iterable
-from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from lostjax.repro.claims import Claim, Row
 from lostjax.repro.markdown import sort_rows
+from lostjax.train.svg import draw_svg
 
 INK, RULE = "#727a86", "#8f96a04d"
 METHOD, OTHER = "#d9622b", "#3f83c4"
@@ -32,35 +29,20 @@ def draw_claim(claim: Claim) -> str:
     """
     rows = sort_rows(claim.rows)
     height = TOP + ROW * len(rows) + BOTTOM
-    options: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": claim.name,
-        "font.family": "DejaVu Sans",
-        "font.size": 12.0,
-        "axes.unicode_minus": False,
-    }
-    with matplotlib.rc_context(options):
-        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-        FigureCanvasSVG(figure)
+    own = claim.findings[0].first
 
+    def draw(figure: Figure) -> None:
         def frame(left: int, width: int) -> Axes:
             inner = height - TOP - BOTTOM
             return figure.add_axes(
                 (left / WIDTH, BOTTOM / height, width / WIDTH, inner / height)
             )
 
-        _draw_seeds(frame(196, 340), rows, own=claim.findings[0].first)
-        _draw_sweeps(
-            frame(560, 250), rows, own=claim.findings[0].first, swept=claim.swept
-        )
-        text = io.StringIO()
-        figure.savefig(
-            text,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    return text.getvalue().replace("'DejaVu Sans'", "'DejaVu Sans', sans-serif")
+        _draw_seeds(frame(196, 340), rows, own=own)
+        _draw_sweeps(frame(560, 250), rows, own=own, swept=claim.swept)
+
+    svg = draw_svg(draw, name=claim.name, width=WIDTH, height=height)
+    return svg.replace("'DejaVu Sans'", "'DejaVu Sans', sans-serif")
 
 
 def _draw_seeds(axes: Axes, rows: list[Row], *, own: str) -> None:

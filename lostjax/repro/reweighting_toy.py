@@ -163,8 +163,13 @@ def make_problem(scale: ToyScale, *, seed: int) -> Problem:
     )
 
 
+@partial(jax.jit, static_argnames=("shape", "steps"))
 def descend(
-    problem: Problem, *, shape: losses.Shape | None, step_size: float, steps: int
+    problem: Problem,
+    *,
+    shape: losses.Shape | None,
+    step_size: float | Float[Array, ""],
+    steps: int,
 ) -> Float[Array, "T"]:
     """Go down from 0.
 
@@ -178,14 +183,6 @@ def descend(
       The held-out loss after 0, 1, ..., steps steps: half the squared distance to the
       true weights, which is its mean over inputs from N(0, I).
     """
-    losses_T: jax.Array = _path(problem, step_size, shape=shape, steps=steps)
-    return losses_T
-
-
-@partial(jax.jit, static_argnames=("shape", "steps"))
-def _path(
-    problem: Problem, step_size: float, *, shape: losses.Shape | None, steps: int
-) -> Array:
     temperature = math.inf if shape is None else TEMPERATURE
 
     def step(off_D: Array, _: None) -> tuple[Array, Array]:
@@ -200,6 +197,7 @@ def _path(
         return moved_D, jnp.sum(jnp.square(moved_D)) / 2
 
     first = jnp.sum(jnp.square(problem.true_D)) / 2
+    later: Array
     _, later = jax.lax.scan(step, -problem.true_D, None, length=steps)
     return jnp.concatenate([first[None], later])
 

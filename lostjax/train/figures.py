@@ -6,26 +6,24 @@ duplicate id. Its colours are CSS variables (`--ink`, `--soft`, `--rule`, `--ser
 horizontal axis is the true step: steps that are absent leave a gap as wide as they
 were, and a curve of many points is drawn as the mean of each of some hundred
 equal stretches of steps inside the band from its lowest to its highest point.
-
-matplotlib is imported when the first curve is drawn (it takes most of a second), and
-without pyplot: no window system, no global list of figures.
 """
 
-import io
 import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from lostjax.train.envelope import find_envelope
 from lostjax.train.quantities import format_count, format_number
+from lostjax.train.svg import FONT_SIZE, draw_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BINS = 360
 """Stretches of steps; a curve of over twice as many points becomes a band."""
@@ -41,7 +39,6 @@ _COLOURS = {
     "--series-2": "#0d0e0f",
     "--alarm": "#101112",
 }
-_FONT_SIZE = 12.0
 _LETTER = 6.8  # pixels across, on average
 _STEPS = [1, 2, 5, 10]  # of ticks: no axis of 0.8, 1.6, 2.4
 
@@ -84,21 +81,8 @@ def draw_curves(
     Returns:
         An `<svg>` element; everything in it is escaped.
     """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
 
-    options: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": name,
-        "font.family": "DejaVu Sans",
-        "font.size": _FONT_SIZE,
-        "path.simplify": False,
-        "axes.unicode_minus": False,
-    }
-    with matplotlib.rc_context(options):
-        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        FigureCanvasSVG(figure)
+    def draw(figure: "Figure") -> None:
         axes = figure.add_axes(_frame(width, height, levels or {}))
         for curve, colour in zip(curves, ("--series-1", "--series-2"), strict=False):
             _plot(axes, curve, _COLOURS[colour])
@@ -110,14 +94,9 @@ def draw_curves(
         _say(axes, 0, 1, y_label, dx=-_left(), dy=12, va="bottom", ha="left")
         _legend(axes, curves, width)
         _draw_levels(axes, levels or {}, room=_right(width, levels or {}) - 8)
-        text = io.StringIO()
-        figure.savefig(
-            text,
-            format="svg",
-            transparent=True,
-            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
-        )
-    return _inline(text.getvalue(), name, description, (width, height))
+
+    svg = draw_svg(draw, name=name, width=width, height=height)
+    return _inline(svg, name, description, (width, height))
 
 
 def _frame(
@@ -251,7 +230,7 @@ def _draw_levels(
     for label, value in sorted(levels.items(), key=lambda item: item[1]):
         axes.axhline(value, color=_COLOURS["--soft"], linewidth=0.9, dashes=(4, 3))
         lines = textwrap.wrap(label, int(room / _LETTER))
-        height = len(lines) * (_FONT_SIZE + 2)
+        height = len(lines) * (FONT_SIZE + 2)
         place = max((value - low) * pixels, floor + height / 2)
         floor = place + height / 2
         text = "\n".join(lines)

@@ -11,12 +11,9 @@ import pytest
 from lostjax.data import Batch
 from lostjax.losses import next_token_loss
 from lostjax.train.config import ModelConfig, ObjectiveConfig
-from lostjax.train.mesh import make_mesh
-from lostjax.train.model import build_model
 from lostjax.train.objective import log_partition_term
 from lostjax.train.presets import get_preset
 from lostjax.train.reweighting import SHAPES, build_reweighting
-from lostjax.train.state import init_state
 from lostjax.train.step import make_train_step
 from lostjax.train.trial import run_trial
 
@@ -42,16 +39,8 @@ def make_batch():
     )
 
 
-@pytest.fixture(scope="module")
-def start():
-    model = build_model(MODEL, vocab_size=32)
-    tx = optax.sgd(1.0)
-    state = init_state(model, tx, mesh=make_mesh("data:1"), key=jax.random.key(0))
-    return model, tx, state
-
-
 def step_once(start, objective, *, accumulate=1, log_partition=0.0, at=0, steps=10):
-    model, tx, state = start
+    model, tx, state = start(MODEL, rate=1.0)
     step = make_train_step(
         model,
         tx,
@@ -70,7 +59,7 @@ def assert_same_parameters(ours, theirs, **how):
 
 
 def test_the_gradient_is_that_of_weighted_row_means(start):
-    model, _, state = start
+    model, _, state = start(MODEL, rate=1.0)
     batch = make_batch()
 
     def row_means(params):

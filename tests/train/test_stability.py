@@ -6,15 +6,12 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from lostjax.data import Batch
 from lostjax.train.config import ModelConfig, OptimConfig, StabilityConfig
 from lostjax.train.loop import train
-from lostjax.train.mesh import make_mesh
 from lostjax.train.metrics import read_metrics
-from lostjax.train.model import build_model
 from lostjax.train.presets import get_preset
 from lostjax.train.stability import (
     Readings,
@@ -22,7 +19,6 @@ from lostjax.train.stability import (
     find_alarms,
     headline,
 )
-from lostjax.train.state import init_state
 from lostjax.train.step import make_train_step
 
 MODEL = ModelConfig(
@@ -46,11 +42,9 @@ def make_batch():
 
 
 @pytest.fixture(scope="module")
-def step():
+def step(start):
     """Run one SGD step of a model; compiled once for each set of options."""
-    model = build_model(MODEL, vocab_size=32)
-    tx = optax.sgd(0.5)
-    state = init_state(model, tx, mesh=make_mesh("data:1"), key=jax.random.key(0))
+    model, tx, state = start(MODEL, rate=0.5)
     done = {}
 
     def run(**options):
@@ -120,15 +114,12 @@ def rotated(x_TK, positions_T):
     return np.concatenate([left * cos - right * sin, right * cos + left * sin], axis=1)
 
 
-def test_attention_logits_and_log_z_equal_numpy():
+def test_attention_logits_and_log_z_equal_numpy(start):
     config = dataclasses.replace(MODEL, linear="dense", n_layers=1)
-    model = build_model(config, vocab_size=32)
-    state = init_state(
-        model, optax.sgd(0.5), mesh=make_mesh("data:1"), key=jax.random.key(3)
-    )
+    model, tx, state = start(config, rate=0.5, seed=3)
     params = jax.tree.map(lambda x: 8 * x, state.params)
     batch = make_batch()
-    step = jax.jit(make_train_step(model, optax.sgd(0.5), watch=True))
+    step = jax.jit(make_train_step(model, tx, watch=True))
     _, metrics = step(state._replace(params=params), batch)
     numbers = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     layer = jax.tree.map(lambda x: x[0], numbers["layers"])
