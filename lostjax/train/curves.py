@@ -90,8 +90,7 @@ def training_figures(metrics: Lines) -> Html:
             name=name,
             description=_tell(curve, words, form),
             y_label=y_label,
-            width=_THIRD[0],
-            height=_THIRD[1],
+            size=_THIRD,
             log=name == "gradient_norm" and _spans_decades(curve.values),
             from_zero=name != "gradient_norm",
         )
@@ -118,14 +117,13 @@ def _for_each_width(
                     name=f"{name}-{css}",
                     description=description,
                     y_label=y_label,
-                    width=width,
-                    height=height,
+                    size=size,
                     levels=levels,
                 )
             ),
             css=css,
         )
-        for css, (width, height) in (("wide", wide), ("narrow", _PHONE))
+        for css, size in (("wide", wide), ("narrow", _PHONE))
     ]
 
 
