@@ -3,6 +3,6 @@
 The only door to matplotlib in the trainer: `draw_curves` gives an `<svg>` element.
 """
 
-from lostjax.train.figures.figure import BINS, Curve, draw_curves
+from lostjax.train.figures.figure import BINS, SERIES, Curve, draw_curves
 
-__all__ = ["BINS", "Curve", "draw_curves"]
+__all__ = ["BINS", "SERIES", "Curve", "draw_curves"]

@@ -12,8 +12,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Levels = Mapping[str, float | int]
+"""Horizontal lines to compare with, by the words beside them."""
+
 _LETTER = 6.8  # pixels across, on average
 _LEFT, _BOTTOM, _TOP = 48.0, 40, 34  # pixels around the axes
+_ROW = 18  # of words above them
 _STEPS = [1, 2, 5, 10]  # of ticks: no axis of 0.8, 1.6, 2.4
 
 
@@ -26,22 +30,32 @@ class Entry(NamedTuple):
 
 
 def add_axes(
-    figure: "Figure", size: tuple[int, int], *, levels: Mapping[str, float | int]
+    figure: "Figure",
+    size: tuple[int, int],
+    *,
+    y_label: str,
+    legend: Sequence[Entry],
+    levels: Levels,
 ) -> "Axes":
-    """Add axes that leave room for ticks, and for the words beside the levels."""
+    """Add axes with words above and beside them, and leave room for the ticks."""
     width, height = size
     right = _right(width, levels)
+    words = _LETTER * len(y_label) + sum(map(_across, legend))
+    row = _ROW if legend and words > width - right else 0
     frame = (
         _LEFT / width,
         _BOTTOM / height,
         (width - _LEFT - right) / width,
-        (height - _BOTTOM - _TOP) / height,
+        (height - _BOTTOM - _TOP - row) / height,
     )
-    return figure.add_axes(frame)
+    axes = figure.add_axes(frame)
+    _say(axes, 0, 1, y_label, dx=-_LEFT, dy=12 + row, va="bottom", ha="left")
+    _add_legend(axes, legend)
+    return axes
 
 
-def style_axes(axes: "Axes", *, last_step: float, y_label: str, log: bool) -> None:
-    """Give drawn axes their lines, ticks and labels; steps run from 0 to the last."""
+def style_axes(axes: "Axes", *, last_step: float, log: bool) -> None:
+    """Give drawn axes their lines and ticks; steps run from 0 to the last."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(INK["--soft"])
@@ -52,19 +66,9 @@ def style_axes(axes: "Axes", *, last_step: float, y_label: str, log: bool) -> No
     axes.set_xlim(0, max(last_step, 1) * 1.01)
     _place_ticks(axes, log=log)
     _say(axes, 1, 0, "step", dy=-34, va="baseline", ha="right")
-    _say(axes, 0, 1, y_label, dx=-_LEFT, dy=12, va="bottom", ha="left")
 
 
-def add_legend(axes: "Axes", entries: Sequence[Entry]) -> None:
-    """Name the curves above the axes, from the right, each in its own colour."""
-    offset = 0.0
-    for entry in reversed(entries):
-        text, colour = f"{entry.mark} {entry.label}", entry.colour
-        _say(axes, 1, 1, text, dx=offset, dy=12, va="bottom", ha="right", colour=colour)
-        offset -= 7.5 * len(entry.label) + 24
-
-
-def add_levels(axes: "Axes", levels: Mapping[str, float | int], *, width: int) -> None:
+def add_levels(axes: "Axes", levels: Levels, *, width: int) -> None:
     """Draw each level and its words at the right, pushed apart where they meet."""
     if not levels:
         return
@@ -85,7 +89,20 @@ def add_levels(axes: "Axes", levels: Mapping[str, float | int], *, width: int) -
         _say(axes, 1, 0, text, dx=8, dy=place, va="center", ha="left")
 
 
-def _right(width: int, levels: Mapping[str, float | int]) -> float:
+def _add_legend(axes: "Axes", entries: Sequence[Entry]) -> None:
+    """Name the curves above the axes, from the right, each in its own colour."""
+    offset = 0.0
+    for entry in reversed(entries):
+        text, colour = f"{entry.mark} {entry.label}", entry.colour
+        _say(axes, 1, 1, text, dx=offset, dy=12, va="bottom", ha="right", colour=colour)
+        offset -= _across(entry)
+
+
+def _across(entry: Entry) -> float:
+    return 7.5 * len(entry.label) + 24
+
+
+def _right(width: int, levels: Levels) -> float:
     """Room for the words beside the levels; where it is not enough they are broken."""
     longest = max((len(label) for label in levels), default=0)
     return min(0.4 * width, 12 + _LETTER * longest)
@@ -113,6 +130,8 @@ def _step(value: float) -> str:
 
 
 def _tick(value: float) -> str:
+    if 0 < abs(value) < 1e-4:
+        return f"{value:.0e}".replace("e-0", "e-")
     return format_count(value) if abs(value) >= 1e4 else format_number(value)
 
 

@@ -5,7 +5,8 @@ were, and a curve of many points is drawn as the mean of each of some hundred eq
 stretches of steps inside the band from its lowest to its highest point.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,12 +14,12 @@ import numpy as np
 from lostjax.train.envelope import find_envelope
 from lostjax.train.figures.axes import (
     Entry,
+    Levels,
     add_axes,
-    add_legend,
     add_levels,
     style_axes,
 )
-from lostjax.train.figures.svg import INK, render_svg
+from lostjax.train.figures.svg import INK, mix_ink, render_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 BINS = 360
 """Stretches of steps; a curve of over twice as many points becomes a band."""
 
-SERIES = (INK["--series-1"], INK["--series-2"])
+SERIES = (INK["--series-1"], INK["--series-2"], INK["--series-3"])
 """Colours of the curves of a figure, in order."""
 
 _MARKED = 60  # more points than this run together: a line alone is clearer
@@ -37,6 +38,7 @@ class Curve(NamedTuple):
     """Values (P,) at steps (P,), ascending; values may be NaN or infinite."""
 
     label: str
+    """In the legend; empty leaves it out there."""
     steps: np.ndarray
     values: np.ndarray
     sparse: bool = False
@@ -52,17 +54,19 @@ def draw_curves(
     size: tuple[int, int],
     log: bool = False,
     from_zero: bool = False,
-    levels: Mapping[str, float | int] | None = None,
+    levels: Levels = MappingProxyType({}),
 ) -> str:
     """Draw curves over the training step.
 
     Args:
-        curves: One or two; together they hold at least one point.
+        curves: One to three in colours of their own, or any number in shades from the
+            first to the second; together they hold at least one point.
         name: Unique in the page; begins the ids inside the drawing.
         description: What a reader who does not see the drawing is told.
         y_label: Quantity and unit.
         size: Width and height in CSS pixels; so wide, letters are 12 pixels high.
-        log: Whether the vertical axis is logarithmic; values are then positive.
+        log: Whether the vertical axis is logarithmic; what is not positive
+            is then left out.
         from_zero: Whether a linear vertical axis begins at zero.
         levels: Horizontal lines to compare with, by the words beside them.
 
@@ -70,30 +74,34 @@ def draw_curves(
         An `<svg>` element; everything in it is escaped.
     """
     last_step = max(float(curve.steps[-1]) for curve in curves if len(curve.steps))
-    levels = levels or {}
+    colours = _choose_colours(len(curves))
+    legend = _entries(curves, colours) if len(curves) > 1 else []
 
     def draw(figure: "Figure") -> None:
-        axes = add_axes(figure, size, levels=levels)
-        for curve, colour in zip(curves, SERIES, strict=False):
+        axes = add_axes(figure, size, y_label=y_label, legend=legend, levels=levels)
+        for curve, colour in zip(curves, colours, strict=True):
             _plot(axes, curve, colour)
         if log:
-            axes.set_yscale("log")
+            axes.set_yscale("log", nonpositive="mask")
         elif from_zero:
             axes.set_ylim(bottom=0)
-        style_axes(axes, last_step=last_step, y_label=y_label, log=log)
-        add_legend(axes, _entries(curves))
+        style_axes(axes, last_step=last_step, log=log)
         add_levels(axes, levels, width=size[0])
 
     return render_svg(draw, name=name, description=description, size=size)
 
 
-def _entries(curves: Sequence[Curve]) -> list[Entry]:
-    """Name the curves; one alone is named by its axis."""
-    if len(curves) < 2:
-        return []
+def _choose_colours(count: int) -> Sequence[str]:
+    if count <= len(SERIES):
+        return SERIES[:count]
+    return [mix_ink(1 - number / (count - 1)) for number in range(count)]
+
+
+def _entries(curves: Sequence[Curve], colours: Sequence[str]) -> list[Entry]:
     return [
         Entry(curve.label, colour, "\N{BULLET}" if curve.sparse else "\N{EM DASH}")
-        for curve, colour in zip(curves, SERIES, strict=False)
+        for curve, colour in zip(curves, colours, strict=True)
+        if curve.label
     ]
 
 

@@ -26,9 +26,15 @@ INK = {
     "--rule": "#070809",
     "--series-1": "#0a0b0c",
     "--series-2": "#0d0e0f",
+    "--series-3": "#131415",
     "--alarm": "#101112",
 }
 """What to draw in for each of the page's variables."""
+
+
+def mix_ink(share: float) -> str:
+    """Give what to draw in for a colour between the second series (0) and the first."""
+    return f"#1617{round(100 * share):02x}"
 
 
 def render_svg(
@@ -101,4 +107,9 @@ def _use_variables(body: str) -> str:
     body = re.sub(r"'DejaVu Sans'[^;\"]*", "sans-serif", body)
     for variable, colour in INK.items():
         body = body.replace(colour, f"var({variable})")
-    return body
+    return re.sub(r"#1617([0-9a-f]{2})\b", _mix_variables, body)
+
+
+def _mix_variables(match: re.Match[str]) -> str:
+    share = int(match[1], 16)
+    return f"color-mix(in oklab, var(--series-1) {share}%, var(--series-2))"
