@@ -15,8 +15,8 @@ _STRETCHES = 180  # that a curve by layer is drawn in
 _NOTE = (
     "Attention logits are the largest of each layer. RMS is the root mean square of a "
     "tensor in a layer: of gradients before clipping, of parameters before the update, "
-    "and of the update; the curves are the smallest, median and largest of all tensors. "
-    "On an axis of decades there is no zero."
+    "and of the update; the curves are the smallest, median and largest of all. On an "
+    "axis of decades there is no zero."
 )
 _PARTS = {
     "gradient_rms": "gradient RMS",
