@@ -24,6 +24,7 @@ from lostjax.train.config_file import load_config
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer, evaluation_variables
+from lostjax.train.platform import settle_platform
 from lostjax.train.run_dir import find_run
 from lostjax.train.state import abstract_state, abstract_variables
 from lostjax.train.trajectory import build_track, past_variables
@@ -75,6 +76,7 @@ def generate(flags: Flags) -> str:
             f"--average: {directory} keeps no moving average of its parameters; runs "
             "with --objective.trajectory=mesa do"
         )
+    settle_platform()
     tokenizer = load_saved_tokenizer(directory)
     model = build_model(config.model, vocab_size=tokenizer.vocab_size)
     with open_checkpoints(directory / "checkpoints") as checkpoints:

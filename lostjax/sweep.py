@@ -3,8 +3,9 @@
     python -m lostjax.sweep --preset=smoke --rates=3e-3,3e-2,3e-1 --widths=32,64
 
 Every cell is a short run in memory, kept as JSON under OUT/cells: a sweep that was
-stopped goes on where it was. At the end OUT/sweep.md and OUT/sweep.svg show the losses,
-each width's sensitivity to the learning rate, and the growth of attention logits.
+stopped goes on where it was. Cells of another configuration are trained again, and it
+is said why. At the end OUT/sweep.md and OUT/sweep.svg show the losses, each width's
+sensitivity to the learning rate, and the growth of attention logits.
 """
 
 import dataclasses
@@ -19,10 +20,16 @@ from lostjax.analysis import predict_max_logit
 from lostjax.data import DataError
 from lostjax.nn import count_parameters
 from lostjax.train.__main__ import config_of, parse_run_flags
-from lostjax.train.cells import Cell
 from lostjax.train.config import ConfigError, StabilityConfig, TrainConfig
 from lostjax.train.files import replace_file
-from lostjax.train.grid import Grid, fit_growths, measure_sensitivities, run_grid
+from lostjax.train.grid import (
+    MAX_LOGIT,
+    Grid,
+    cap_loss,
+    fit_growths,
+    measure_sensitivities,
+    run_grid,
+)
 from lostjax.train.model import build_model
 from lostjax.train.quantities import format_count, format_loss, format_number
 from lostjax.train.widths import at_width
@@ -121,8 +128,8 @@ def draw(grid: Grid) -> bytes:
     FigureCanvasSVG(figure)
     left, right = figure.subplots(1, 2)
     for width, cells in grid.items():
-        losses = [_capped(cell) for cell in cells.values()]
-        logits = [cell.max_attention_logit for cell in cells.values()]
+        losses = [cap_loss(cell) for cell in cells.values()]
+        logits = [cell.measures[MAX_LOGIT] for cell in cells.values()]
         left.plot(list(cells), losses, marker="o", label=f"width {width}")
         right.plot(list(cells), logits, marker="o")
     left.set(xscale="log", xlabel="learning rate", ylabel="held-out loss (nats)")
@@ -164,7 +171,7 @@ def _logits(
         head.append(f"at {format_count(larger)} parameters")
     rows = []
     for rate in next(iter(grid.values())):
-        logits = [cells[rate].max_attention_logit for cells in grid.values()]
+        logits = [cells[rate].measures[MAX_LOGIT] for cells in grid.values()]
         row = [f"{rate:g}", *map(format_number, logits)]
         if rate in growths:
             row.append(f"{growths[rate].exponent:.2f}")
@@ -177,12 +184,6 @@ def _logits(
 def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _capped(cell: Cell) -> float:
-    """Give a cell's loss as the sensitivity counts it."""
-    learnt = math.isfinite(cell.loss) and cell.loss < cell.initial_loss
-    return cell.loss if learnt else cell.initial_loss
 
 
 def _count(config: TrainConfig, width: int) -> int:

@@ -1,7 +1,9 @@
 """One process, eight CPU devices, no network: what every test may rely on."""
 
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: XLA's expensive passes cost three times the time.
@@ -31,3 +33,29 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("text") / "licence.txt"
     path.write_text("\n\n".join([licence] * 4))
     return path
+
+
+@pytest.fixture
+def fake_training(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let cells train for nothing; gives the list of configurations trained so far.
+
+    What they come to is a bowl over the logarithm of the learning rate.
+    """
+    from lostjax.train import cells
+    from lostjax.train.trial import Trial
+
+    trained = []
+
+    def start(best: float = 4e-3, diverges: float = math.inf) -> list[Any]:
+        def trial(config: Any) -> Trial:
+            trained.append(config)
+            rate = config.optim.learning_rate
+            value = 2.0 + math.log2(rate / best) ** 2 + 0.001 * config.seed
+            value = math.nan if rate >= diverges else value
+            evaluation = type("E", (), {"loss": value, "bits_per_byte": value / 2})()
+            return Trial([3.0, value], evaluation, 100)
+
+        monkeypatch.setattr(cells, "run_trial", trial)
+        return trained
+
+    return start

@@ -1,5 +1,6 @@
 """Measurements of what exists: parameters, activations, curves, text."""
 
+from lostjax.analysis.flatness import ascend, ascent_rise, random_rise
 from lostjax.analysis.stability import (
     LOGIT_LIMIT,
     LogitGrowth,
@@ -16,10 +17,13 @@ __all__ = [
     "LogitGrowth",
     "Sensitivity",
     "TextBaselines",
+    "ascend",
+    "ascent_rise",
     "fit_logit_growth",
     "learning_rate_sensitivity",
     "predict_max_logit",
     "predict_ngram",
+    "random_rise",
     "score_text",
     "tensor_rms",
 ]

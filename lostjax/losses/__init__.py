@@ -1,6 +1,10 @@
 """Losses and weights: how wrong an answer is, and how much an example counts."""
 
-from lostjax.losses.language import log_partition_penalty, next_token_loss
+from lostjax.losses.language import (
+    log_partition_penalty,
+    next_token_loss,
+    smoothing_penalty,
+)
 from lostjax.losses.reduce import sequence_means, weighted_mean, weighted_sums
 from lostjax.losses.trajectory import (
     TopOutputs,
@@ -30,6 +34,7 @@ __all__ = [
     "quadratic",
     "sample_weights",
     "sequence_means",
+    "smoothing_penalty",
     "temperature_schedule",
     "trajectory_loss",
     "upper",

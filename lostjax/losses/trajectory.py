@@ -103,7 +103,10 @@ def compress_outputs(
     log_p = _log_softmax(jax.lax.stop_gradient(logits), temperature)
     log_probs, ids = jax.lax.top_k(log_p, k)
     # top_k takes lower ids first among equals, so what is left is a comparison.
-    least, last = log_probs[..., -1:], ids[..., -1:]
+    # The last kept is found by reductions: XLA would merge a slice into top_k's own,
+    # and then sort the whole vocabulary, at fifteen times the cost.
+    least = jnp.min(log_probs, axis=-1, keepdims=True)
+    last = jnp.max(jnp.where(log_probs == least, ids, -1), axis=-1, keepdims=True)
     is_rest = (log_p < least) | ((log_p == least) & (jnp.arange(n_classes) > last))
     rest = jax.nn.logsumexp(jnp.where(is_rest, log_p, -jnp.inf), axis=-1)
     return TopOutputs(ids, log_probs.astype(dtype), rest)

@@ -17,7 +17,14 @@ from typing import Literal
 import tyro
 
 from lostjax.data import DataError
-from lostjax.repro import frugal, lost
+from lostjax.repro import (
+    frugal,
+    lost,
+    reweighting,
+    reweighting_toy,
+    saf,
+    stability,
+)
 from lostjax.repro.claims import Claim, save_claim
 from lostjax.repro.figure import draw_claim
 from lostjax.repro.markdown import replace_block, write_block, write_page
@@ -28,14 +35,23 @@ from lostjax.train.files import replace_file
 
 PROGRAM = "python -m lostjax.repro"
 
-PAPERS = {"lost": lost, "frugal": frugal}
+PAPERS = {
+    "lost": lost,
+    "frugal": frugal,
+    "saf": saf,
+    "reweighting": reweighting,
+    "reweighting_toy": reweighting_toy,
+    "stability": stability,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
     """Measure a paper's headline claim again: seeds, spread and a verdict."""
 
-    name: tyro.conf.Positional[Literal["lost", "frugal"]]
+    name: tyro.conf.Positional[
+        Literal["lost", "frugal", "saf", "reweighting", "reweighting_toy", "stability"]
+    ]
     """Which paper."""
     scale: Literal["smoke", "small"] = "small"
     """smoke: minutes, shows that it works; small: an hour on two cores."""

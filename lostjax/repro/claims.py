@@ -1,9 +1,9 @@
 """A claim, the measured rows that speak to it, and what they say.
 
-A row is a method at its best learning rate over several seeds. Whatever is measured of
-it is better where it is less. A finding is the difference of two rows' means, in one
-measure, with its 95 % interval, by Welch's t (B. L. Welch, 1947,
-which lets the two have different spreads):
+A row is a method over several seeds, at its best learning rate or over a grid of them.
+Whatever is measured of it is better where it is less. A finding is the difference of
+two rows' means, in one measure, with its 95 % interval, by Welch's t (B. L. Welch,
+1947, which lets the two have different spreads):
 
     difference = mean_a - mean_b
     margin     = t_{0.975, nu} sqrt(v_a + v_b)        v = s^2 / n
@@ -16,6 +16,7 @@ order; how far a finer grid of learning rates would move a mean is not in it.
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -40,12 +41,12 @@ class Row(NamedTuple):
     facts: dict[str, int]
     """Counts that are the same for every seed, such as its parameters."""
     learning_rate: float
-    """The best of the sweep; never at its edge."""
+    """The best of the sweep; never at its edge where it was tuned."""
     swept: dict[float, float]
-    """The first measure of seed 0 at every learning rate tried; NaN: diverged."""
+    """`Claim.swept` at every learning rate tried, of seed 0 or as a mean over seeds;
+    NaN: diverged."""
     measures: dict[str, tuple[float, ...]]
-    """At the best learning rate, a value a seed, by name; less is better. The first is
-    what learning rates were chosen by and rows are sorted by."""
+    """A value a seed, by name; less is better. The first is what rows are sorted by."""
 
     @property
     def main(self) -> str:
@@ -87,13 +88,23 @@ class Finding(NamedTuple):
         return "holds" if self.difference < 0 else "does not hold"
 
 
+class Comparison(NamedTuple):
+    """The first method should have less of a measure than the second."""
+
+    first: str
+    second: str
+    statement: str
+    """What is said to hold where it has."""
+    measure: str = BITS
+
+
 class Cost(NamedTuple):
     """What a table took."""
 
     runs: int
     """Runs that its numbers come from, sweeps and seeds."""
     tokens: int
-    """Tokens that they were trained on, in all."""
+    """Tokens that they were trained on, in all; 0 where the data are not text."""
     seconds: int
     """Their wall-clock seconds, added up."""
     machines: tuple[str, ...]
@@ -111,6 +122,8 @@ class Claim(NamedTuple):
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
     cost: Cost
+    swept: str = BITS
+    """What learning rates were compared by."""
 
 
 def compare_rows(
@@ -142,6 +155,23 @@ def compare_rows(
         second=second.method,
         difference=first.mean(measure) - second.mean(measure),
         margin=margin,
+    )
+
+
+def judge(
+    rows: Sequence[Row], comparisons: Sequence[Comparison]
+) -> tuple[Finding, ...]:
+    """Make every comparison whose two rows were measured."""
+    found = {row.method: row for row in rows}
+    return tuple(
+        compare_rows(
+            found[one.first],
+            found[one.second],
+            statement=one.statement,
+            measure=one.measure,
+        )
+        for one in comparisons
+        if one.first in found and one.second in found
     )
 
 

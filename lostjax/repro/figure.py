@@ -50,7 +50,9 @@ def draw_claim(claim: Claim) -> str:
             )
 
         _draw_seeds(frame(196, 340), rows, own=claim.findings[0].first)
-        _draw_sweeps(frame(560, 250), rows, own=claim.findings[0].first)
+        _draw_sweeps(
+            frame(560, 250), rows, own=claim.findings[0].first, swept=claim.swept
+        )
         text = io.StringIO()
         figure.savefig(
             text,
@@ -81,13 +83,14 @@ def _draw_seeds(axes: Axes, rows: list[Row], *, own: str) -> None:
     axes.margins(x=0.08)
 
 
-def _draw_sweeps(axes: Axes, rows: list[Row], *, own: str) -> None:
+def _draw_sweeps(axes: Axes, rows: list[Row], *, own: str, swept: str) -> None:
     """Draw each sweep within its row, all on one scale, the best rate filled."""
     finite = [
         value for row in rows for value in row.swept.values() if math.isfinite(value)
     ]
     low, high = min(finite), max(finite)
-    _style(axes, rows, title=f"learning rates, each row {low:.2f} to {high:.2f}")
+    what = "learning rates" if swept == rows[0].main else swept
+    _style(axes, rows, title=f"{what}, each row {low:.2f} to {high:.2f}")
     for place, row in enumerate(rows):
         colour = METHOD if row.method == own else OTHER
 

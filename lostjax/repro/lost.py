@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lostjax.nn import count_parameters, rank_for_budget
-from lostjax.repro.claims import Claim, Finding, Row, compare_rows
+from lostjax.repro.claims import Claim, Comparison, Row, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
 from lostjax.train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from lostjax.train.model import build_model
@@ -165,21 +165,23 @@ def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim
         f"gamma {model.gamma:g}; the other methods, but for dense, full, have at most "
         "its parameters.",
         rows=rows,
-        findings=judge(rows),
+        findings=judge(rows, compare_with_lost(rows)),
         cost=cost,
     )
 
 
-def judge(rows: Sequence[Row]) -> tuple[Finding, ...]:
+def compare_with_lost(rows: Sequence[Row]) -> list[Comparison]:
     """Compare LOST with every other row."""
-    lost = next(row for row in rows if row.method == "LOST")
-
-    def compare(row: Row) -> Finding:
-        share = lost.facts["parameters"] / row.facts["parameters"]
-        statement = STATEMENTS[row.method].format(share=share)
-        return compare_rows(lost, row, statement=statement)
-
-    return tuple(compare(row) for row in rows if row is not lost)
+    parameters = {row.method: row.facts["parameters"] for row in rows}
+    return [
+        Comparison(
+            "LOST",
+            method,
+            STATEMENTS[method].format(share=parameters["LOST"] / count),
+        )
+        for method, count in parameters.items()
+        if method != "LOST"
+    ]
 
 
 def _inner_parameters(model: ModelConfig) -> int:

@@ -52,12 +52,13 @@ def write_block(claim: Claim, *, folder: str) -> str:
     lines += [f"| {' | '.join(_cells(row))} |" for row in sort_rows(claim.rows)]
     cost = claim.cost
     machines = " and ".join(cost.machines)
+    tokens = f", on {format_count(cost.tokens)} tokens," if cost.tokens else ""
     lines += [
         "",
         *_wrap(
             f"± is the standard deviation over {seeds} seeds. {claim.setting} All "
-            f"{cost.runs} runs, on {format_count(cost.tokens)} tokens, took "
-            f"{format_seconds(cost.seconds)} on one core each, added up ({machines})."
+            f"{cost.runs} runs{tokens} took {format_seconds(cost.seconds)} on one core "
+            f"each, added up ({machines})."
         ),
     ]
     return "\n".join(lines)

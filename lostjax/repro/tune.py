@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from lostjax.repro.cells import Cell, Measure, run_cell, slug
 from lostjax.repro.claims import BITS, Cost, Row
 from lostjax.repro.workers import map_on_cores
+from lostjax.train.cells import Cell, Measure, run_cell, slug
 from lostjax.train.config import TrainConfig
 
 MAX_WIDENINGS = 6
@@ -32,7 +32,7 @@ class Scale(NamedTuple):
     config: TrainConfig
     """The method in question; the others are derived from it."""
     rates: tuple[float, ...]
-    """Grid of learning rates in rising order, each twice the one before."""
+    """Grid of learning rates in rising order."""
     methods: tuple[str, ...]
     """Which rows are measured."""
 
@@ -52,6 +52,7 @@ def measure_methods(
     directory: Path,
     workers: int,
     measures: Mapping[str, Measure] = MappingProxyType({}),
+    own_measures: Mapping[str, Mapping[str, Measure]] = MappingProxyType({}),
 ) -> Measured:
     """Tune every method and repeat it at its best learning rate.
 
@@ -63,6 +64,8 @@ def measure_methods(
       workers: methods that train at once, each on one CPU core.
       measures: what a row has besides bits per byte, by name; top-level functions, so
         that they can be sent to workers.
+      own_measures: by method, what takes the place of measures of that name. For
+        `claims.BITS` it is what learning rates are chosen by, too.
 
     Returns:
       A row a method, in their order.
@@ -72,7 +75,11 @@ def measure_methods(
     """
     assert len({slug(name) for name in methods}) == len(methods), "names collide"
     tune = partial(
-        _tune, rates=rates, seeds=seeds, directory=directory, measures=dict(measures)
+        _tune,
+        rates=rates,
+        seeds=seeds,
+        directory=directory,
+        measures={name: {**measures, **own_measures.get(name, {})} for name in methods},
     )
     found = map_on_cores(tune, methods.items(), workers=workers)
     cells = [cell for _, made in found for cell in made]
@@ -89,15 +96,55 @@ def add_costs(cells: Sequence[Cell]) -> Cost:
     )
 
 
+def find_best_rate(
+    measure: Callable[[float], float], *, rates: Sequence[float], name: str
+) -> float:
+    """Find the best learning rate, with a worse one on either side of it.
+
+    Args:
+      measure: of a rate, less is better; NaN where it diverges.
+      rates: grid in rising order, each twice the one before.
+      name: of the method, for the message.
+
+    Raises:
+      SweepError: where the best rate still lies at an edge after widening.
+    """
+    swept = {rate: measure(rate) for rate in rates}
+
+    def best() -> float:
+        return min(swept, key=lambda rate: _worst_if_nan(swept[rate]))
+
+    for _ in range(MAX_WIDENINGS):
+        if min(swept) < best() < max(swept):
+            break
+        new = best() / 2 if best() == min(swept) else best() * 2
+        swept[new] = measure(new)
+    if not min(swept) < best() < max(swept):
+        raise SweepError(
+            f"{name}: the best learning rate stays at the edge of its grid ({best():g})"
+        )
+    for new in (best() / 2**0.5, best() * 2**0.5):
+        short = float(f"{new:.2g}")  # two digits, as a person would write it
+        swept[short] = measure(short)
+    return best()
+
+
 def describe_setting(config: TrainConfig) -> str:
-    """Say what model is trained on what, in a sentence or two."""
+    """Say what model is trained on what, and how it is tuned."""
+    return (
+        f"{describe_runs(config)} The learning rate of each method is the best "
+        "of a grid that doubles and is refined once around its best, on seed 0, with "
+        "worse ones on either side."
+    )
+
+
+def describe_runs(config: TrainConfig) -> str:
+    """Say what model is trained on what, in a sentence."""
     model, data = config.model, config.data
     return (
         f"Every run: {model.n_layers} layers of width {model.d_model}, text "
         f"`{data.source}`, tokenizer `{data.tokenizer}`, {count_tokens(config):,} "
-        f"tokens in {config.steps} steps. The learning rate of each method is the best "
-        "of a grid that doubles and is refined once around its best, on seed 0, with "
-        "worse ones on either side."
+        f"tokens in {config.steps} steps."
     )
 
 
@@ -118,63 +165,45 @@ def _tune(
     rates: tuple[float, ...],
     seeds: int,
     directory: Path,
-    measures: Mapping[str, Measure],
+    measures: Mapping[str, Mapping[str, Measure]],
 ) -> tuple[Row, list[Cell]]:
     """Give a method's row, and every cell that went into it."""
     name, config = method
+    others = [measure for measure in measures[name] if measure != BITS]
     cells: dict[tuple[float, int], Cell] = {}
 
     def train(rate: float, seed: int) -> Cell:
         at = configure_cell(config, rate=rate, seed=seed)
         if (rate, seed) not in cells:
             cells[rate, seed] = run_cell(
-                name, at, directory=directory, measures=measures
+                name, at, directory=directory, measures=measures[name]
             )
         return cells[rate, seed]
 
-    best = _find_best(lambda rate: train(rate, 0).bits_per_byte, rates, name)
-    swept = {rate: cells[rate, 0].bits_per_byte for rate, _ in sorted(cells)}
+    best = find_best_rate(lambda rate: _bits(train(rate, 0)), rates=rates, name=name)
+    swept = {rate: _bits(cells[rate, 0]) for rate, _ in sorted(cells)}
     repeated = [train(best, seed) for seed in range(seeds)]
     row = Row(
         method=name,
         facts={"parameters": repeated[0].parameters},
         learning_rate=best,
         swept=swept,
-        measures={BITS: tuple(cell.bits_per_byte for cell in repeated)}
+        measures={BITS: tuple(_bits(cell) for cell in repeated)}
         | {
             measure: tuple(cell.measures[measure] for cell in repeated)
-            for measure in measures
+            for measure in others
         },
     )
     return row, list(cells.values())
 
 
-def _find_best(
-    bits: Callable[[float], float], rates: tuple[float, ...], name: str
-) -> float:
-    """Find the best rate, with a worse one on either side of it."""
-    swept = {rate: bits(rate) for rate in rates}
-
-    def best() -> float:
-        return min(swept, key=lambda rate: _worst_if_nan(swept[rate]))
-
-    for _ in range(MAX_WIDENINGS):
-        if min(swept) < best() < max(swept):
-            break
-        new = best() / 2 if best() == min(swept) else best() * 2
-        swept[new] = bits(new)
-    if not min(swept) < best() < max(swept):
-        raise SweepError(
-            f"{name}: the best learning rate stays at the edge of its grid ({best():g})"
-        )
-    for new in (best() / 2**0.5, best() * 2**0.5):
-        short = float(f"{new:.2g}")  # two digits, as a person would write it
-        swept[short] = bits(short)
-    return best()
-
-
 def _worst_if_nan(value: float) -> float:
     return math.inf if math.isnan(value) else value
+
+
+def _bits(cell: Cell) -> float:
+    """Give what a cell is judged by."""
+    return cell.measures.get(BITS, cell.bits_per_byte)
 
 
 def _tokens(cell: Cell) -> int:

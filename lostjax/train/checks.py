@@ -59,7 +59,13 @@ def check_config(config: TrainConfig) -> None:
         value = get_field(config, name)
         if not 0 <= value <= 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1]")
-    for name in ("optim.warmup", "optim.b1", "optim.b2", "objective.trajectory_decay"):
+    for name in (
+        "optim.warmup",
+        "optim.b1",
+        "optim.b2",
+        "objective.label_smoothing",
+        "objective.trajectory_decay",
+    ):
         value = get_field(config, name)
         if not 0 <= value < 1:
             raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1)")
@@ -68,6 +74,7 @@ def check_config(config: TrainConfig) -> None:
         "optim.clip",
         "optim.free_scale",
         "objective.log_partition",
+        "objective.sam_radius",
         "objective.trajectory_weight",
         "objective.trajectory_start",
     ):
@@ -95,6 +102,7 @@ def check_config(config: TrainConfig) -> None:
     if config.model.base_width:
         _check_base_width(config)
     _check_trajectory(config.objective)
+    _check_pairs(config.objective)
     if config.objective.trajectory != "none" and config.optim.name == "schedule_free":
         raise ConfigError(
             f"--objective.trajectory={config.objective.trajectory}: not with "
@@ -184,6 +192,29 @@ def _check_trajectory(objective: ObjectiveConfig) -> None:
         raise ConfigError(
             f"--objective.trajectory-end={end}: must be above "
             f"--objective.trajectory-start={start}"
+        )
+
+
+def _check_pairs(objective: ObjectiveConfig) -> None:
+    """Refuse parts of the objective that contradict each other."""
+    if objective.label_smoothing and objective.reweight != "none":
+        raise ConfigError(
+            f"--objective.label-smoothing={objective.label_smoothing}: not with "
+            f"--objective.reweight={objective.reweight}, which weighs cross entropies "
+            "of plain targets: a row of little weight would be pushed off its text"
+        )
+    if not objective.sam_radius:
+        return
+    if objective.reweight != "none":
+        raise ConfigError(
+            f"--objective.sam-radius={objective.sam_radius}: not with "
+            f"--objective.reweight={objective.reweight}, whose factors are of the "
+            "losses where the parameters are"
+        )
+    if objective.trajectory != "none" and objective.trajectory_weight:
+        raise ConfigError(
+            f"--objective.sam-radius={objective.sam_radius}: not with "
+            f"--objective.trajectory={objective.trajectory}, which takes its place"
         )
 
 

@@ -13,6 +13,7 @@ OptimizerName = Literal[
 ]
 SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
+RematName = Literal["none", "full", "products", "bottleneck"]
 TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
 
 
@@ -62,7 +63,7 @@ class ModelConfig:
     learning rate of a narrow model is then that of a wide one; 0: the usual ones."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and products; parameters stay float32."""
-    remat: Literal["none", "full", "products", "bottleneck"] = "products"
+    remat: RematName = "products"
     """What the backward pass finds kept: everything (none), the residual stream alone
     (full), what matrices and attention put out (products; fastest on a CPU), or the
     r-wide bottlenecks and kept channels (bottleneck)."""
@@ -139,6 +140,12 @@ class ObjectiveConfig:
 
     log_partition: float = 0.0
     """Weight of the squared log-partition penalty (PaLM: 1e-4)."""
+    label_smoothing: float = 0.0
+    """Share of the targets that all tokens get alike, in [0, 1); the reported loss is
+    that of the plain targets."""
+    sam_radius: float = 0.0
+    """Take the gradient where one step of this norm up the gradient leads, as SAM does
+    (its authors: .05); doubles the work. 0: where the parameters are."""
     reweight: Literal["none", "lin_upper", "quadratic", "extremes", "upper"] = "none"
     """How much a row counts, by its loss among the batch's: the hard half (lin_upper),
     the middle (quadratic), both ends (extremes), the harder the more (upper)."""

@@ -19,7 +19,12 @@ from lostjax.analysis import (
 from lostjax.train.cells import Cell, run_cell
 from lostjax.train.checks import check_config
 from lostjax.train.config import TrainConfig
+from lostjax.train.trial import Trial
 from lostjax.train.widths import at_width
+
+INITIAL_LOSS = "initial_loss"
+MAX_LOGIT = "max_attention_logit"
+"""Names of what a cell has here besides its final losses."""
 
 Grid = Mapping[int, Mapping[float, Cell]]
 """Cells by width, then by learning rate, both rising; every width has all rates."""
@@ -57,7 +62,9 @@ def run_grid(
         check_config(cell)
     grid: dict[int, dict[float, Cell]] = {width: {} for width, _ in configs}
     for number, ((width, rate), cell) in enumerate(configs.items(), 1):
-        grid[width][rate] = made = run_cell(cell, directory=directory)
+        grid[width][rate] = made = run_cell(
+            f"width{width}", cell, directory=directory, measures=MEASURES
+        )
         say(
             f"{number}/{len(configs)}  width {width}  learning rate {rate:g}  "
             f"held-out loss {made.loss:.3f}"
@@ -77,14 +84,45 @@ def configure_cell(config: TrainConfig, *, width: int, rate: float) -> TrainConf
 def measure_sensitivities(grid: Grid) -> dict[int, Sensitivity]:
     """Measure the learning-rate sensitivity of every width; of none for one rate."""
     return {
-        width: learning_rate_sensitivity(
-            list(cells),
-            [cell.loss for cell in cells.values()],
-            initial_loss=next(iter(cells.values())).initial_loss,
-        )
+        width: measure_sensitivity(cells)
         for width, cells in grid.items()
         if len(cells) > 1
     }
+
+
+def measure_sensitivity(cells: Mapping[float, Cell]) -> Sensitivity:
+    """Measure the learning-rate sensitivity of one model.
+
+    Args:
+      cells: by learning rate; of one seed, so that all have the same initial loss,
+        which they hold as `INITIAL_LOSS`.
+    """
+    return learning_rate_sensitivity(
+        list(cells),
+        [cell.loss for cell in cells.values()],
+        initial_loss=next(iter(cells.values())).measures[INITIAL_LOSS],
+    )
+
+
+def cap_loss(cell: Cell) -> float:
+    """Give a cell's loss as the sensitivity counts it: the initial one at most."""
+    initial = cell.measures[INITIAL_LOSS]
+    return cell.loss if cell.loss < initial else initial  # NaN is not less
+
+
+def measure_initial_loss(trial: Trial) -> float:
+    """Give the training loss of the first step, before any update, nats per token."""
+    return trial.losses[0]
+
+
+def measure_attention_logit(trial: Trial) -> float:
+    """Give the largest attention logit of the watched steps; NaN where none was."""
+    logit = trial.max_attention_logit
+    return math.nan if logit is None else logit
+
+
+MEASURES = {INITIAL_LOSS: measure_initial_loss, MAX_LOGIT: measure_attention_logit}
+"""What is read off a cell's run, by name."""
 
 
 def fit_growths(grid: Grid) -> dict[float, LogitGrowth]:
@@ -95,7 +133,7 @@ def fit_growths(grid: Grid) -> dict[float, LogitGrowth]:
     growths = {}
     for rate in next(iter(grid.values())):
         column = [cells[rate] for cells in grid.values()]
-        logits = [cell.max_attention_logit for cell in column]
+        logits = [cell.measures[MAX_LOGIT] for cell in column]
         if len(column) > 1 and all(0 < logit < math.inf for logit in logits):
             sizes = [cell.parameters for cell in column]
             growths[rate] = fit_logit_growth(sizes, logits)

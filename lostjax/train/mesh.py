@@ -176,7 +176,7 @@ def _cut(spec: P, shape: tuple[int, ...], axes: Mapping[str, int]) -> tuple[P, i
 def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     """Give each leaf of a tree (arrays or shapes) its sharding by the table."""
 
-    def of(path: tuple[object, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def of(path: tuple[object, ...], leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, spec_for(path_text(path), leaf.shape, mesh.shape))
 
     return jax.tree_util.tree_map_with_path(of, tree)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import flax.linen as nn
 import optax
 
-from lostjax.losses import log_partition_penalty
+from lostjax.losses import log_partition_penalty, smoothing_penalty
 from lostjax.train.config import ObjectiveConfig
 from lostjax.train.step import Term
 from lostjax.train.trajectory import Trajectory
@@ -27,6 +27,8 @@ def build_terms(
     terms = trajectory.terms(model)
     if config.log_partition:
         terms["log_partition"] = log_partition_term(config.log_partition)
+    if config.label_smoothing:
+        terms["label_smoothing"] = label_smoothing_term(config.label_smoothing)
     return terms
 
 
@@ -35,4 +37,14 @@ def log_partition_term(weight: float) -> Term:
     return Term(
         lambda state, batch, logits_BTV: log_partition_penalty(logits_BTV),
         optax.constant_schedule(weight),
+    )
+
+
+def label_smoothing_term(share: float) -> Term:
+    """Give a share of the targets to all tokens alike."""
+    return Term(
+        lambda state, batch, logits_BTV: smoothing_penalty(
+            logits_BTV, batch.targets_BT
+        ),
+        optax.constant_schedule(share),
     )

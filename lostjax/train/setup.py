@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from lostjax.data import Batch, Data, prepare_data
 from lostjax.nn import Transformer, count_flops
 from lostjax.train.checks import check_config
+from lostjax.train.chips import find_chip
 from lostjax.train.config import ConfigError, TrainConfig
 from lostjax.train.hosts import join_hosts
 from lostjax.train.mesh import (
@@ -29,7 +31,7 @@ from lostjax.train.mesh import (
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.objective import build_terms
 from lostjax.train.optimizer import build_optimizer
-from lostjax.train.peaks import flops_peak
+from lostjax.train.platform import settle_platform
 from lostjax.train.reweighting import build_reweighting
 from lostjax.train.run_dir import choose_run_dir
 from lostjax.train.state import (
@@ -130,8 +132,7 @@ def prepare(config: TrainConfig) -> Setup:
     )
     trajectory = build_trajectory(config, data)
     tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
-    flops = count_flops(model, length=config.data.seq_len)
-    peak = flops_peak(jax.devices()[0].device_kind)
+    chip = find_chip(jax.devices()[0].device_kind)
     return Setup(
         config=config,
         directory=directory,
@@ -141,14 +142,25 @@ def prepare(config: TrainConfig) -> Setup:
         tx=tx,
         schedule=schedule,
         trajectory=trajectory,
-        abstract=_abstract_state(model, tx, trajectory),
-        # Each set of past parameters is one more forward pass.
-        flops_per_token=flops.train + len(trajectory.track) * flops.forward,
-        peak=None if peak is None else peak * mesh.size,
+        abstract=describe_state(model, tx, trajectory),
+        flops_per_token=count_step_flops(config, model, trajectory),
+        peak=None if chip is None else chip.flops * mesh.size,
     )
 
 
-def _abstract_state(
+def count_step_flops(
+    config: TrainConfig, model: Transformer, trajectory: Trajectory
+) -> float:
+    """Count the FLOPs of a training step for each token, of the model's products.
+
+    SAM takes two gradients; each set of past parameters is a forward pass more.
+    """
+    flops = count_flops(model, length=config.data.seq_len)
+    gradients = 2 if config.objective.sam_radius else 1
+    return float(gradients * flops.train + len(trajectory.track) * flops.forward)
+
+
+def describe_state(
     model: Transformer, tx: optax.GradientTransformation, trajectory: Trajectory
 ) -> TrainState:
     """Trace the state's making: here layers and optimisers refuse what does not fit."""
@@ -166,6 +178,7 @@ def _abstract_state(
 
 def provide_devices(config: TrainConfig) -> None:
     """Make as many CPU devices as the mesh names; other platforms ignore it."""
+    settle_platform()
     sizes = [size for size in parse_mesh(config.mesh).values() if size > 0]
     local = math.prod(sizes) // (config.hosts.processes or 1)
     # Devices of a busy CPU wait for each other longer than XLA's 40 s, after which it
@@ -221,34 +234,24 @@ def compile_steps(run: Setup, state: TrainState) -> Compiled:
       run: the run.
       state: its state, for shapes and shardings; not used up.
     """
-    rows = NamedSharding(run.mesh, BATCH_SPEC)
-    stream = NamedSharding(run.mesh, P(("data", "fsdp"), None, None))
-    model = run.model.clone(
-        constrain=lambda x_BTD: jax.lax.with_sharding_constraint(x_BTD, stream)
+    model = _on_mesh(run.model, run.mesh)
+    lower = partial(
+        lower_step,
+        run.config,
+        state,
+        mesh=run.mesh,
+        model=run.model,
+        tx=run.tx,
+        trajectory=run.trajectory,
     )
-    config = run.config
-    shardings = tree_shardings(run.abstract, run.mesh)
-    whole = NamedSharding(run.mesh, P())
-
-    def compile_step(*, watch: bool) -> Any:
-        step = make_train_step(
-            model,
-            run.tx,
-            accumulate=config.accumulate,
-            terms=build_terms(config.objective, run.trajectory, model=model),
-            reweight=build_reweighting(config.objective, steps=config.steps),
-            remember=run.trajectory.remember,
-            watch=watch,
-        )
-        jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, whole))
-        return jitted.lower(state, abstract_batch(config, rows)).compile()
-
     began = time.monotonic()
-    train = compile_step(watch=False)
-    every = config.stability.every
-    watched = compile_step(watch=True) if every else None
+    train = lower().compile()
+    every = run.config.stability.every
+    watched = lower(watch=True).compile() if every else None
     seconds = time.monotonic() - began
-    variables = model_variables(shardings)
+    variables = model_variables(tree_shardings(run.abstract, run.mesh))
+    rows = NamedSharding(run.mesh, BATCH_SPEC)
+    whole = NamedSharding(run.mesh, P())
     return Compiled(
         train=train,
         watched=watched,
@@ -259,6 +262,55 @@ def compile_steps(run: Setup, state: TrainState) -> Compiled:
         seconds=seconds,
         temporary_bytes=getattr(train.memory_analysis(), "temp_size_in_bytes", None),
     )
+
+
+def lower_step(
+    config: TrainConfig,
+    state: TrainState,
+    *,
+    mesh: Mesh,
+    model: Transformer,
+    tx: optax.GradientTransformation,
+    trajectory: Trajectory,
+    watch: bool = False,
+) -> Any:
+    """Lower the training step for a mesh, whose devices need not be here.
+
+    Args:
+      config: already checked.
+      state: arrays, or shapes with shardings; not used up.
+      mesh: where the step runs.
+      model: not bound to a mesh.
+      tx: the optimiser, with what tracks past parameters.
+      trajectory: the past that the model is compared with.
+      watch: also take readings.
+
+    Returns:
+      A `jax.stages.Lowered`.
+    """
+    model = _on_mesh(model, mesh)
+    step = make_train_step(
+        model,
+        tx,
+        accumulate=config.accumulate,
+        terms=build_terms(config.objective, trajectory, model=model),
+        reweight=build_reweighting(config.objective, steps=config.steps),
+        remember=trajectory.remember,
+        sam_radius=config.objective.sam_radius,
+        watch=watch,
+    )
+    shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
+    return jitted.lower(state, abstract_batch(config, NamedSharding(mesh, BATCH_SPEC)))
+
+
+def _on_mesh(model: Transformer, mesh: Mesh) -> Transformer:
+    """Bind a model's residual stream to a mesh."""
+    stream = NamedSharding(mesh, P(("data", "fsdp"), None, None))
+    bound: Transformer = model.clone(
+        constrain=lambda x_BTD: jax.lax.with_sharding_constraint(x_BTD, stream)
+    )
+    return bound
 
 
 def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:

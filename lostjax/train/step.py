@@ -7,6 +7,11 @@ gradients = d objective / d params, exact also over micro-batches: sums of weigh
 
 With reweighting every row's cross entropies are multiplied by a factor that the losses
 of all rows decide together. Micro-batches need those first: one more forward pass.
+
+With a SAM radius r (Foret et al., "Sharpness-Aware Minimization for Efficiently
+Improving Generalization", 2020, arXiv:2010.01412) the gradients are those at
+params + r g / |g|, where g is the gradient of the whole batch at params: twice the
+work.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,6 +24,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
+from lostjax.analysis import ascend
 from lostjax.data.batches import Batch
 from lostjax.losses import next_token_loss, weighted_sums
 from lostjax.optim import write_outputs
@@ -49,6 +55,7 @@ def make_train_step(
     terms: Mapping[str, Term] = MappingProxyType({}),
     reweight: Reweighting | None = None,
     remember: Callable[[jax.Array], PyTree] = lambda logits_BTV: None,
+    sam_radius: float = 0.0,
     watch: bool = False,
 ) -> TrainStep:
     """Build step(state, batch) -> state, metrics; pure, to be jitted by the caller.
@@ -60,6 +67,8 @@ def make_train_step(
       terms: what is minimised besides cross entropy, by the name of its metric.
       reweight: gives the factors of the batch's rows, of their cross entropies alone.
       remember: logits_BTV -> outputs (B, ...) for the state's memory, where it has one.
+      sam_radius: where positive, the optimiser gets the gradient at that distance up
+        the gradient; all else is of where the parameters are.
       watch: also give `readings`, see `train.stability`, and `mean_log_z` among the
         metrics. It costs a second product of queries and keys, and a pass over all
         tensors.
@@ -69,6 +78,67 @@ def make_train_step(
       reweighted), the mean of each term before its weight, `gradient_norm` (global
       norm before clipping), `tokens` (weighted positions).
     """
+    differentiate = _make_gradient(
+        model,
+        accumulate=accumulate,
+        terms=terms,
+        reweight=reweight,
+        remember=remember,
+        watch=watch,
+    )
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        here = differentiate(state.params, state, batch)
+        grads = here.grads
+        if sam_radius:
+            above = ascend(state.params, grads, radius=sam_radius)
+            grads = differentiate(above, state, batch).grads
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics: Metrics = dict(here.means)
+        metrics |= {"gradient_norm": optax.tree.norm(grads), "tokens": here.weight}
+        if watch:
+            metrics["readings"] = take_readings(
+                here.seen,
+                mean_log_z=metrics["mean_log_z"],
+                gradients=grads,
+                parameters=state.params,
+                updates=updates,
+            )
+        memory = state.memory
+        if memory is not None:
+            ids_B = _after(batch.example_B, sum(here.means.values(), jnp.zeros(())))
+            memory = write_outputs(memory, ids_B, here.outputs, epoch=batch.epoch_B)
+        after = TrainState(state.step + 1, params, state.channels, opt_state, memory)
+        return after, metrics
+
+    return step
+
+
+class _Gradient(NamedTuple):
+    """The gradient of a batch's objective, and what was seen on the way."""
+
+    grads: PyTree
+    means: dict[str, jax.Array]
+    """Cross entropy and terms, means over the weighted positions."""
+    weight: jax.Array
+    """Sum of the positions' weights."""
+    seen: PyTree
+    """What the layers sowed, by row."""
+    outputs: PyTree
+    """What is remembered, by row."""
+
+
+def _make_gradient(
+    model: nn.Module,
+    *,
+    accumulate: int,
+    terms: Mapping[str, Term],
+    reweight: Reweighting | None,
+    remember: Callable[[jax.Array], PyTree],
+    watch: bool,
+) -> Callable[[PyTree, TrainState, Batch], _Gradient]:
+    """Build (params, state, batch) -> gradient at params; see `make_train_step`."""
 
     def objective(
         params: PyTree, state: TrainState, batch: Batch, factors_B: jax.Array | None
@@ -94,9 +164,9 @@ def make_train_step(
 
     gradient = jax.grad(objective, has_aux=True)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def differentiate(params: PyTree, state: TrainState, batch: Batch) -> _Gradient:
         def one(part: tuple[Batch, jax.Array | None]) -> tuple[Any, PyTree]:
-            grads, (sums, weight, rows) = gradient(state.params, state, *part)
+            grads, (sums, weight, rows) = gradient(params, state, *part)
             return (grads, sums, weight), rows
 
         factors_B = None
@@ -106,27 +176,15 @@ def make_train_step(
         made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
         grads, sums, weight = made
         scale = 1.0 / jnp.maximum(weight, 1e-9)
-        grads = jax.tree.map(lambda grad: grad * scale, grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics: Metrics = {name: total * scale for name, total in sums.items()}
-        metrics |= {"gradient_norm": optax.tree.norm(grads), "tokens": weight}
-        if watch:
-            metrics["readings"] = take_readings(
-                seen,
-                mean_log_z=metrics["mean_log_z"],
-                gradients=grads,
-                parameters=state.params,
-                updates=updates,
-            )
-        memory = state.memory
-        if memory is not None:
-            ids_B = _after(batch.example_B, sum(sums.values()))
-            memory = write_outputs(memory, ids_B, outputs, epoch=batch.epoch_B)
-        after = TrainState(state.step + 1, params, state.channels, opt_state, memory)
-        return after, metrics
+        return _Gradient(
+            jax.tree.map(lambda grad: grad * scale, grads),
+            {name: total * scale for name, total in sums.items()},
+            weight,
+            seen,
+            outputs,
+        )
 
-    return step
+    return differentiate
 
 
 def make_eval_step(model: nn.Module) -> EvalStep:

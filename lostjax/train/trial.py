@@ -38,10 +38,15 @@ class Trial(NamedTuple):
     """Trainable parameters outside embedding and head."""
     max_attention_logit: float | None = None
     """The largest of all watched steps (`stability.every`); None without any."""
+    mean_log_z: float | None = None
+    """Mean log of the softmax's partition function in the last watched step's batch."""
     past_evaluation: Evaluation | None = None
     """Of the moving average of the parameters, where one is kept (mesa)."""
     evaluations: Mapping[int, Evaluation] = MappingProxyType({})
-    """On the held-out text along the way, by step, every `eval_every` steps."""
+    """On the held-out text along the way, by step, every `eval_every` steps, and at the
+    end."""
+    past_evaluations: Mapping[int, Evaluation] = MappingProxyType({})
+    """Of the moving average along the way, where one is kept."""
     finished: Finished | None = None
     """What was trained, to look at more of it."""
 
@@ -61,7 +66,17 @@ def run_trial(config: TrainConfig) -> Trial:
     run = prepare(config)
     state = start_state(run)
     compiled = compile_steps(run, state)
-    losses, logits, evaluations = [], [], {}
+    losses, readings = [], []
+    evaluations: dict[int, Evaluation] = {}
+    past_evaluations: dict[int, Evaluation] = {}
+
+    def evaluate(step: int) -> None:
+        variables = evaluation_variables(state)
+        evaluations[step] = evaluate_heldout(run, compiled, variables)
+        if config.objective.trajectory == "mesa":
+            past = past_variables(state)
+            past_evaluations[step] = evaluate_heldout(run, compiled, past)
+
     for step in range(config.steps):
         batch = place_batch(
             lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
@@ -71,22 +86,22 @@ def run_trial(config: TrainConfig) -> Trial:
         state, metrics = compiled.advance(state, batch, step=step + 1)
         losses.append(metrics["loss"])
         if "readings" in metrics:
-            logits.append(metrics["readings"].attention_logits.max())
+            seen = metrics["readings"]
+            readings.append((seen.attention_logits.max(), seen.mean_log_z))
         jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
-        if config.eval_every and (step + 1) % config.eval_every == 0:
-            variables = evaluation_variables(state)
-            evaluations[step + 1] = evaluate_heldout(run, compiled, variables)
-    evaluation = evaluate_heldout(run, compiled, evaluation_variables(state))
-    past = None
-    if config.objective.trajectory == "mesa":
-        past = evaluate_heldout(run, compiled, past_variables(state))
+        is_last = step + 1 == config.steps
+        if is_last or (config.eval_every and (step + 1) % config.eval_every == 0):
+            evaluate(step + 1)
+    logits, log_z = zip(*readings, strict=True) if readings else ((), ())
     inner = [leaf.size for leaf in jax.tree.leaves(state.params["layers"])]
     return Trial(
         losses=[float(loss) for loss in losses],
-        evaluation=evaluation,
+        evaluation=evaluations[config.steps],
         parameters=sum(inner),
         max_attention_logit=float(np.max(logits)) if logits else None,
-        past_evaluation=past,
+        mean_log_z=float(log_z[-1]) if log_z else None,
+        past_evaluation=past_evaluations.get(config.steps),
         evaluations=evaluations,
+        past_evaluations=past_evaluations,
         finished=Finished(run, state),
     )

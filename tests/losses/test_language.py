@@ -11,6 +11,7 @@ import pytest
 from lostjax.losses import (
     log_partition_penalty,
     next_token_loss,
+    smoothing_penalty,
     weighted_mean,
     weighted_sums,
 )
@@ -74,6 +75,25 @@ def test_gradient_is_finite_where_the_target_is_impossible():
     logits = jnp.array([[1e4, -1e4, 0.0]])
     gradient = jax.grad(lambda z: next_token_loss(z, jnp.array([1])).sum())(logits)
     np.testing.assert_allclose(gradient, [[1.0, -1.0, 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+def test_smoothing_is_the_cross_entropy_of_smoothed_targets(logits_BTV, share):
+    targets_BT = jnp.arange(12).reshape(3, 4) % 11
+    weights_BT = jnp.arange(12.0).reshape(3, 4)
+    labels = optax.smooth_labels(jax.nn.one_hot(targets_BT, 11), share)
+
+    def ours(z):
+        penalty = smoothing_penalty(z, targets_BT)
+        return (weights_BT * (next_token_loss(z, targets_BT) + share * penalty)).sum()
+
+    def theirs(z):
+        return (weights_BT * optax.losses.softmax_cross_entropy(z, labels)).sum()
+
+    for of in (lambda loss: loss, jax.grad):
+        np.testing.assert_allclose(
+            of(ours)(logits_BTV), of(theirs)(logits_BTV), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_log_partition_penalty_of_normalised_logits_is_zero(logits_BTV):

@@ -140,6 +140,14 @@ def test_the_present_rest_is_exact_where_it_is_tiny():
     np.testing.assert_allclose(gradient[0], 0.3, rtol=1e-5)
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU programs")
+def test_the_vocabulary_is_not_sorted():
+    """XLA finds top_k in a sort whose slices are its own; any other keeps the sort."""
+    logits = jax.ShapeDtypeStruct((4, 1024), jnp.float32)
+    program = jax.jit(partial(compress_outputs, k=32)).lower(logits).compile().as_text()
+    assert "TopK" in program and " sort(" not in program
+
+
 def test_equal_probabilities_are_counted_once():
     kept = compress_outputs(jnp.zeros((2, 7)), k=3, dtype=jnp.float32)
     np.testing.assert_array_equal(kept.ids, [[0, 1, 2]] * 2)

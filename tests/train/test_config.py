@@ -9,6 +9,7 @@ from lostjax.train.checks import check_config
 from lostjax.train.config import (
     ConfigError,
     ModelConfig,
+    ObjectiveConfig,
     TrainConfig,
     diff_configs,
     flat_fields,
@@ -54,6 +55,8 @@ BAD = [
     ("objective.reweight_temperature", 0.0, "--objective.reweight-temperature=0.0"),
     ("objective.reweight_temperature", float("nan"), "reweight-temperature=nan"),
     ("objective.reweight_warmup", 1.5, "--objective.reweight-warmup=1.5"),
+    ("objective.label_smoothing", 1.0, r"--objective.label-smoothing=1.0: must lie in"),
+    ("objective.sam_radius", -0.1, "--objective.sam-radius=-0.1"),
     ("stability.every", -1, "--stability.every=-1"),
     ("optim.density", 1.5, r"--optim.density=1.5: must lie in \[0, 1\]"),
     ("optim.update_gap", 0, "--optim.update-gap=0: must be at least 1"),
@@ -89,6 +92,29 @@ def test_a_project_without_wandb_is_refused_before_anything(monkeypatch):
         check_config(config)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     check_config(config)
+
+
+@pytest.mark.parametrize(
+    "objective, flag",
+    [
+        (
+            {"label_smoothing": 0.1, "reweight": "upper"},
+            "label-smoothing=0.1: not with",
+        ),
+        ({"sam_radius": 0.05, "reweight": "upper"}, "sam-radius=0.05: not with"),
+        ({"sam_radius": 0.05, "trajectory": "saf"}, "sam-radius=0.05: not with"),
+    ],
+)
+def test_parts_of_the_objective_that_contradict_each_other(objective, flag):
+    with pytest.raises(ConfigError, match=flag):
+        check_config(TrainConfig(objective=ObjectiveConfig(**objective)))
+
+
+def test_sam_may_be_averaged():
+    objective = ObjectiveConfig(
+        sam_radius=0.05, trajectory="mesa", trajectory_weight=0.0
+    )
+    check_config(TrainConfig(objective=objective))
 
 
 def test_rank_is_not_checked_where_there_is_none():

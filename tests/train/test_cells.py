@@ -6,16 +6,16 @@ import math
 
 import pytest
 
-from lostjax.repro.cells import (
+from lostjax.train.cells import (
     find_differences,
     load_cell,
     name_cell,
     run_cell,
     save_cell,
 )
-from lostjax.repro.lost import SCALES
+from lostjax.train.config import ModelConfig, TrainConfig
 
-CONFIG = SCALES["smoke"].config
+CONFIG = TrainConfig(model=ModelConfig(rank=2))
 
 
 def with_model(**values):

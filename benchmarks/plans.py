@@ -1,0 +1,82 @@
+"""The largest batch that fits some hardware: dense, LOST, and LOST with FRUGAL.
+
+    python benchmarks/plans.py --topology h100:1 --size 1b
+    python benchmarks/plans.py --topology v5e:4x4 --mesh fsdp:16 --size 7b
+
+Doubles the rows of a step until they do not fit, compiling each with the vendor's own
+compiler (`pip install libtpu`, `pip install 'jax[cuda12]'`). Nothing runs: every figure
+is static, and times and MFU are estimates from published peaks.
+"""
+
+import argparse
+import dataclasses
+
+from lostjax.plan.estimate import Plan, make_plan
+from lostjax.plan.targets import find_target
+from lostjax.train.platform import settle_platform
+from lostjax.train.presets import get_preset
+
+FORMS = ("dense, AdamW", "LOST, AdamW", "LOST, FRUGAL")
+HEADS = (
+    "model", "rows", "peak GB", "state GB", "sent GB", "binds", "tokens/s", "MFU",
+)  # fmt: skip
+
+
+def find_largest(form: str, *, size: str, mesh: str, topology: str) -> Plan | None:
+    """Double the rows of a step until they do not fit; gives the last that do."""
+    target = find_target(topology)
+    preset = get_preset(f"{'llama' if form.startswith('dense') else 'lost'}_{size}")
+    name = "frugal" if form.endswith("FRUGAL") else "adamw"
+    config = dataclasses.replace(
+        preset,
+        mesh=mesh,
+        # Every model recomputes all that it can: it is memory that is compared.
+        model=dataclasses.replace(
+            preset.model,
+            remat="bottleneck" if preset.model.linear == "lost" else "full",
+        ),
+        optim=dataclasses.replace(preset.optim, name=name),
+    )
+    best, rows = None, len(target.devices)
+    while True:
+        plan = make_plan(dataclasses.replace(config, batch_size=rows), target)
+        print(
+            f"  {form}: {rows} rows, peak {plan.memory.peak / 1e9:.2f} GB", flush=True
+        )
+        if not plan.memory.fits:
+            return best
+        best, rows = plan, 2 * rows
+
+
+def describe(form: str, plan: Plan | None) -> list[str]:
+    """Write a plan's cells."""
+    if plan is None or plan.costs is None or plan.times is None:
+        return [form, "none", *[""] * (len(HEADS) - 2)]
+    memory = plan.memory
+    return [
+        form,
+        str(plan.config.batch_size),
+        f"{memory.peak / 1e9:.1f}",
+        f"{(memory.parameters + memory.optimizer) / 1e9:.2f}",
+        f"{plan.costs.network_bytes / 1e9:.2f}",
+        plan.times.binding,
+        f"{plan.tokens / plan.times.step:,.0f}",
+        f"{plan.mfu:.2f}",
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--topology", default="h100:1")
+    parser.add_argument("--mesh", default="data:1")
+    parser.add_argument("--size", default="1b")
+    options = parser.parse_args()
+    settle_platform()
+    rows = [describe(form, find_largest(form, **vars(options))) for form in FORMS]
+    for row in [list(HEADS), ["---"] + ["---:"] * (len(HEADS) - 1), *rows]:
+        print(f"| {' | '.join(row)} |")
+
+
+if __name__ == "__main__":
+    main()

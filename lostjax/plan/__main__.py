@@ -1,0 +1,117 @@
+"""`python -m lostjax.plan`: does a run fit some hardware, and what will bind it?
+
+    python -m lostjax.plan --preset=lost_1b --topology=v5e:4x4 --mesh=fsdp:16
+    python -m lostjax.plan --preset=lost_7b --topology=h100:8 --against=llama_7b
+
+Compiles the real training step for hardware that need not be here, and prints memory,
+FLOPs, bytes and collectives, with what published peaks make of them. Leaves with 0
+where the run fits or that is not known, 2 for a wrong flag, 3 where it does not fit.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lostjax.data import DataError
+from lostjax.plan.estimate import Plan, make_plan
+from lostjax.plan.search import search_plans
+from lostjax.plan.table import NOTE, compare_plans, plan_values, write_page
+from lostjax.plan.targets import find_target
+from lostjax.train.__main__ import config_of, parse_run_flags
+from lostjax.train.config import ConfigError, TrainConfig
+from lostjax.train.files import replace_file
+from lostjax.train.platform import settle_platform
+from lostjax.train.presets import get_preset
+from lostjax.train.setup import provide_devices
+
+PROGRAM = "python -m lostjax.plan"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags(TrainConfig):
+    """Compile a training step for hardware that need not be here; say what it needs.
+
+    All flags of `python -m lostjax.train` say what would be trained. Compiling for a
+    TPU needs `pip install libtpu`, for H100s `pip install 'jax[cuda12]'`.
+    """
+
+    config: str | None = None
+    """Start from the values of this JSON file, such as RUN/config.json."""
+    topology: str = "here"
+    """v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, h100:8, or here."""
+    against: str | None = None
+    """Also plan this preset's model and optimiser, all else alike."""
+    search: int = 0
+    """Try meshes, batch sizes and remat policies: compile so many of the most
+    promising, and say which fits with the least time a token."""
+    out: str = "runs/plan"
+    """Directory of plan.json and plan.html."""
+
+
+def plan(flags: Flags, *, console: Console) -> list[Plan]:
+    """Make the plans that flags ask for, print them and write them.
+
+    Raises:
+      ConfigError, DataError: naming what is wrong and what would be right.
+    """
+    config = config_of(flags)
+    if flags.search < 0:
+        raise ConfigError(f"--search={flags.search}: must be at least 0")
+    if flags.search and flags.against:
+        raise ConfigError("--search and --against: one at a time")
+    other = get_preset(flags.against) if flags.against else None
+    if flags.topology == "here":
+        provide_devices(config)
+    settle_platform()
+    target = find_target(flags.topology)
+    if flags.search:
+        plans = search_plans(config, target, count=flags.search, say=console.print)
+    else:
+        plans = [make_plan(config, target)]
+    if other is not None:
+        swapped = dataclasses.replace(
+            config, preset=other.preset, model=other.model, optim=other.optim
+        )
+        plans.append(make_plan(swapped, target))
+    _print(plans, console)
+    out = Path(flags.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        text = json.dumps([plan_values(each) for each in plans], indent=1)
+        replace_file(out / "plan.json", (text + "\n").encode())
+        replace_file(out / "plan.html", write_page(plans).encode())
+    except OSError as error:
+        raise ConfigError(f"--out={flags.out}: {error.strerror}") from None
+    console.print(f"\n{out}/plan.json, {out}/plan.html", highlight=False)
+    return plans
+
+
+def _print(plans: Sequence[Plan], console: Console) -> None:
+    table = Table("", *(each.name for each in plans), box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in compare_plans(plans):
+        table.add_row(line.name, *line.cells)
+    console.print(table, highlight=False)
+    console.print(f"\n{NOTE}", highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        flags = parse_run_flags(Flags, words, program=PROGRAM)
+        plans = plan(flags, console=Console())
+    except (ConfigError, DataError) as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    return 3 if plans[0].memory.fits is False else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

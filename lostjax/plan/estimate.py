@@ -1,0 +1,265 @@
+"""A training step compiled for hardware that need not be here, and what it needs.
+
+    peak memory   the compiler's: arguments + temporaries + program + what is put out
+                  and takes no argument's place
+    compute       FLOPs / the chip's peak         \\
+    memory        HBM bytes / its bandwidth        } the longest binds; a step cannot be
+    network       bytes sent / one ring's rate    /  faster, and may well be slower
+    MFU           the model's own FLOPs (no recomputation) / (that time x peak)
+
+Counts are those of `plan.costs`: static, from the compiled program. Seconds and MFU are
+estimates from published peaks, never measured ones.
+"""
+
+import math
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh
+
+from lostjax.data import load_tokenizer, prepare_data
+from lostjax.nn import activation_bytes
+from lostjax.plan.costs import Costs, count_costs
+from lostjax.plan.hlo import parse_program
+from lostjax.plan.targets import Target
+from lostjax.train.checks import check_config
+from lostjax.train.config import TrainConfig
+from lostjax.train.mesh import resolve_mesh, tree_shardings
+from lostjax.train.model import build_model, build_multipliers
+from lostjax.train.optimizer import build_optimizer
+from lostjax.train.setup import (
+    check_batch,
+    count_step_flops,
+    describe_state,
+    lower_step,
+)
+from lostjax.train.state import TrainState
+from lostjax.train.trajectory import Trajectory, build_trajectory
+from lostjax.typing import PyTree
+
+
+class Memory(NamedTuple):
+    """Bytes on each device."""
+
+    parameters: float
+    optimizer: float
+    """The optimiser's state, kept channels, and past outputs."""
+    gradients: float
+    """As large as the parameters: estimated, part of the temporaries."""
+    activations: float
+    """What autodiff keeps for the backward pass: estimated, part of the temporaries."""
+    temporaries: float | None
+    """The compiler's; None where it gave up for want of memory."""
+    peak: float
+    """The compiler's."""
+    capacity: float | None
+    """What a device has; None where that is not known."""
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the peak is below the capacity."""
+        return None if self.capacity is None else self.peak <= self.capacity
+
+
+class Times(NamedTuple):
+    """Seconds that a step takes at least, by what it waits for; estimates."""
+
+    compute: float
+    memory: float
+    network: float
+
+    @property
+    def step(self) -> float:
+        """The longest of them."""
+        return max(self)
+
+    @property
+    def binding(self) -> str:
+        """Which of them that is."""
+        return max(self._fields, key=lambda name: getattr(self, name))
+
+
+class Plan(NamedTuple):
+    """A configuration on some hardware."""
+
+    name: str
+    """Of the preset."""
+    config: TrainConfig
+    topology: str
+    device: str
+    """What JAX calls the device."""
+    mesh: Mapping[str, int]
+    memory: Memory
+    costs: Costs | None
+    """None where the compiler gave up."""
+    model_flops: float
+    """Of a step and a device, recomputation not counted."""
+    times: Times | None
+    """None where the chip's figures are not known, or the compiler gave up."""
+    peak_flops: float | None
+    """The chip's."""
+    compile_seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a step."""
+        return self.config.batch_size * self.config.data.seq_len
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation at the estimated time."""
+        if self.times is None or self.peak_flops is None:
+            return None
+        return self.model_flops / (self.times.step * self.peak_flops)
+
+
+def make_plan(config: TrainConfig, target: Target) -> Plan:
+    """Compile a configuration's training step for some hardware.
+
+    Args:
+      config: what would be trained; its mesh is laid on the target's devices.
+      target: see `find_target`.
+
+    Returns:
+      The plan. Nothing is run; text is read only where the objective depends on the
+      number of its rows, or the tokenizer is a file.
+
+    Raises:
+      ConfigError, DataError: as the run itself would.
+    """
+    check_config(config)
+    found = f"{len(target.devices)} x {target.kind}"
+    axes = resolve_mesh(config.mesh, n_devices=len(target.devices), found=found)
+    mesh = Mesh(
+        np.array(target.devices[: math.prod(axes.values())]).reshape(
+            tuple(axes.values())
+        ),
+        tuple(axes),
+        axis_types=(AxisType.Auto,) * len(axes),
+    )
+    check_batch(config, mesh)
+    vocab_size, trajectory = _read_text(config)
+    model = build_model(config.model, vocab_size=vocab_size)
+    multipliers = build_multipliers(config.model, vocab_size=vocab_size)
+    tx, _ = build_optimizer(config.optim, steps=config.steps, multipliers=multipliers)
+    tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
+    shapes = describe_state(model, tx, trajectory)
+    state = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding
+        ),
+        shapes,
+        tree_shardings(shapes, mesh),
+    )
+    began = time.monotonic()
+    lowered = lower_step(
+        config, state, mesh=mesh, model=model, tx=tx, trajectory=trajectory
+    )
+    compiled, peak = _compile(lowered)
+    seconds = time.monotonic() - began
+    length = config.data.seq_len
+    shards = axes["data"] * axes["fsdp"]
+    rows = config.batch_size // config.accumulate // shards
+    per_token = count_step_flops(config, model, trajectory)
+    costs = None
+    if compiled is not None:
+        costs = count_costs(parse_program(compiled.as_text()), axes=axes)
+    chip = target.chip
+    return Plan(
+        name=config.preset,
+        config=config,
+        topology=target.name,
+        device=target.kind,
+        mesh=axes,
+        memory=_split_memory(
+            state,
+            compiled,
+            peak=peak,
+            activations=float(activation_bytes(model, batch_size=rows, length=length)),
+            capacity=None if chip is None else chip.memory,
+        ),
+        costs=costs,
+        model_flops=per_token * config.batch_size * length / mesh.size,
+        times=None
+        if costs is None or chip is None
+        else Times(
+            costs.flops / chip.flops,
+            costs.hbm_bytes / chip.bandwidth,
+            costs.network_bytes / chip.network,
+        ),
+        peak_flops=None if chip is None else chip.flops,
+        compile_seconds=seconds,
+    )
+
+
+def _read_text(config: TrainConfig) -> tuple[int, Trajectory]:
+    """Give the vocabulary's size, and the past that the model is compared with."""
+    data = config.data
+    if config.objective.trajectory != "none":
+        prepared = prepare_data(
+            data.source,
+            heldout=data.heldout,
+            tokenizer=data.tokenizer,
+            seq_len=data.seq_len,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            cache_dir=data.cache_dir,
+        )
+        return prepared.vocab_size, build_trajectory(config, prepared)
+    kind, _, size = data.tokenizer.partition(":")
+    if kind == "bpe" and size.isdigit():
+        return int(size), Trajectory()
+    return load_tokenizer(data.tokenizer).vocab_size, Trajectory()
+
+
+def _compile(lowered: Any) -> tuple[Any | None, float]:
+    """Compile; gives the program, or None and the bytes that it would have needed."""
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
+        if used is None:
+            raise
+        return None, float(used[1]) * 1024.0 ** " KMGT".index(used[2] or " ")
+    found = compiled.memory_analysis()
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    code = found.generated_code_size_in_bytes
+    arguments, temporaries = found.argument_size_in_bytes, found.temp_size_in_bytes
+    return compiled, float(arguments + temporaries + max(0, new) + code)
+
+
+def _split_memory(
+    state: TrainState,
+    compiled: Any | None,
+    *,
+    peak: float,
+    activations: float,
+    capacity: float | None,
+) -> Memory:
+    parameters = shard_bytes(state.params)
+    temporaries = None
+    if compiled is not None:
+        temporaries = compiled.memory_analysis().temp_size_in_bytes
+    return Memory(
+        parameters=parameters,
+        optimizer=shard_bytes((state.opt_state, state.channels, state.memory)),
+        gradients=parameters,
+        activations=activations,
+        temporaries=temporaries,
+        peak=peak,
+        capacity=capacity,
+    )
+
+
+def shard_bytes(tree: PyTree) -> float:
+    """Sum the bytes that a tree of sharded shapes takes on each device."""
+    total = 0.0
+    for leaf in jax.tree.leaves(tree):
+        shard = leaf.sharding.shard_shape(leaf.shape)
+        total += math.prod(shard) * leaf.dtype.itemsize
+    return total

@@ -1,0 +1,138 @@
+"""Plans side by side: as rows of text, as JSON, and as a page."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from lostjax.plan.estimate import Plan
+from lostjax.train.config import flat_fields
+from lostjax.train.page import element, join, page, table
+from lostjax.train.quantities import (
+    MISSING,
+    format_bytes,
+    format_count,
+    format_flops,
+    format_seconds,
+)
+
+NOTE = (
+    "Bytes and FLOPs are per device and step, read from the compiled program: static. "
+    "What is marked est. is estimated: times from the chip's published peaks, as if "
+    "computing, memory and network overlapped perfectly, so a step takes longer; "
+    "activations from what autodiff keeps before the compiler fuses."
+)
+
+
+class Line(NamedTuple):
+    """A row: its name and a cell for each plan."""
+
+    name: str
+    cells: tuple[str, ...]
+
+
+def compare_plans(plans: Sequence[Plan]) -> list[Line]:
+    """Write plans as rows, a column each."""
+    columns = [_describe(plan) for plan in plans]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    return [
+        Line(name, tuple(column.get(name, MISSING) for column in columns))
+        for name in names
+    ]
+
+
+def state_fit(plan: Plan) -> str:
+    """Say whether a plan fits, and by how much."""
+    memory = plan.memory
+    if memory.capacity is None:
+        return "not known"
+    room = format_bytes(abs(memory.capacity - memory.peak))
+    return f"yes, {room} to spare" if memory.fits else f"no, {room} too much"
+
+
+def plan_values(plan: Plan) -> dict[str, Any]:
+    """Give a plan as JSON holds it."""
+    return {
+        "name": plan.name,
+        "topology": plan.topology,
+        "device": plan.device,
+        "mesh": dict(plan.mesh),
+        "fits": plan.memory.fits,
+        "memory": plan.memory._asdict(),
+        "flops": None if plan.costs is None else plan.costs.flops,
+        "model_flops": plan.model_flops,
+        "hbm_bytes": None if plan.costs is None else plan.costs.hbm_bytes,
+        "collectives": [
+            each._asdict() for each in (plan.costs.collectives if plan.costs else ())
+        ],
+        "times": None if plan.times is None else plan.times._asdict(),
+        "binding": None if plan.times is None else plan.times.binding,
+        "step_seconds": None if plan.times is None else plan.times.step,
+        "tokens": plan.tokens,
+        "mfu": plan.mfu,
+        "compile_seconds": round(plan.compile_seconds, 1),
+        "configuration": flat_fields(plan.config),
+    }
+
+
+def write_page(plans: Sequence[Plan]) -> str:
+    """Write plans as one HTML page that needs nothing else."""
+    names = " against ".join(plan.name for plan in plans)
+    lines = compare_plans(plans)
+    return page(
+        title=f"Plan of {names} {MISSING} lostjax",
+        body=join(
+            element("p", f"lostjax.plan, {plans[0].topology}", css="over"),
+            element("h1", f"{names}: fits? {state_fit(plans[0])}"),
+            table(
+                caption="Per device and step",
+                head=("", *(plan.name for plan in plans)),
+                rows=[(line.name, *line.cells) for line in lines],
+            ),
+            element("p", NOTE, css="note"),
+        ),
+    )
+
+
+def _describe(plan: Plan) -> dict[str, str]:
+    config, memory, costs = plan.config, plan.memory, plan.costs
+    mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1)
+    rows = {
+        "devices": f"{math.prod(plan.mesh.values())} x {plan.device}",
+        "mesh": mesh or "1 device",
+        "rows x tokens": f"{config.batch_size} x {config.data.seq_len}"
+        + (f" in {config.accumulate} parts" if config.accumulate > 1 else ""),
+        "optimiser, remat": f"{config.optim.name}, {config.model.remat}",
+        "fits": state_fit(plan),
+        "peak memory": format_bytes(memory.peak)
+        + (f" of {format_bytes(memory.capacity)}" if memory.capacity else ""),
+        "  parameters": format_bytes(memory.parameters),
+        "  optimiser state": format_bytes(memory.optimizer),
+    }
+    if memory.temporaries is not None:
+        rows["  temporaries"] = format_bytes(memory.temporaries)
+    rows["    gradients, est."] = format_bytes(memory.gradients)
+    rows["    activations, est."] = format_bytes(memory.activations)
+    if costs is not None:
+        rows["FLOPs"] = format_flops(costs.flops)
+        rows["  of the model, est."] = format_flops(plan.model_flops)
+        rows["HBM bytes"] = format_bytes(costs.hbm_bytes)
+        rows["sent bytes"] = format_bytes(costs.network_bytes)
+        for each in costs.collectives:
+            if each.bytes >= 0.001 * costs.network_bytes:
+                name = f"  {each.kind} over {each.axes}"
+                times = format_count(each.times)
+                rows[name] = f"{format_bytes(each.bytes)} in {times}"
+    if plan.times is not None:
+        for name, seconds in plan.times._asdict().items():
+            rows[f"{name} time, est."] = _format_time(seconds)
+        rows["binding, est."] = plan.times.binding
+        rows["step takes at least, est."] = _format_time(plan.times.step)
+        rate = plan.tokens / plan.times.step
+        rows["tokens/s at most, est."] = format_count(rate)
+        rows["MFU at most, est."] = f"{plan.mfu:.2f}"
+    rows["compiling took"] = format_seconds(plan.compile_seconds)
+    return rows
+
+
+def _format_time(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else format_seconds(seconds)

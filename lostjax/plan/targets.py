@@ -1,0 +1,143 @@
+"""Hardware by name: abstract devices that the vendors' compilers compile for.
+
+    v5e:16x16    a TPU slice by generation and shape: v4, v5e, v5p, v6e, tpu7x
+    h100:8       so many H100s (SXM, 80 GB) of one host
+    here         the devices of this machine
+
+Nothing of it has to be there: `libtpu` compiles for TPUs on any Linux machine, and the
+CUDA wheels for H100s. Nothing runs.
+"""
+
+import importlib.util
+import math
+import os
+import re
+from typing import Any, NamedTuple
+
+import jax
+
+from lostjax.train.chips import Chip, find_chip
+from lostjax.train.config import ConfigError
+
+TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
+"""Generations of TPUs, and the dimensions of their slices."""
+
+EXAMPLES = "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1, v4:2x2x1, h100:8, here"
+
+_NEEDED = {
+    "libtpu": "pip install libtpu",
+    "jax_cuda12_plugin": "pip install 'jax[cuda12]'",
+}
+
+# What XLA has to know of an H100 (SXM5): NVIDIA's data sheet and CUDA's limits for
+# compute capability 9.0.
+_H100 = """
+gpu_device_info {
+  cuda_compute_capability { major: 9 }
+  core_count: 132
+  fpus_per_core: 128
+  clock_rate_ghz: 1.98
+  memory_bandwidth: 3352320000000
+  device_memory_size: 84929347584
+  l2_cache_size: 52428800
+  threads_per_warp: 32
+  threads_per_block_limit: 1024
+  threads_per_core_limit: 2048
+  registers_per_block_limit: 65536
+  registers_per_core_limit: 65536
+  shared_memory_per_block: 49152
+  shared_memory_per_block_optin: 232448
+  shared_memory_per_core: 233472
+  block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535
+  block_dim_limit_z: 65535
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 8 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+
+
+class Target(NamedTuple):
+    """What a program is compiled for."""
+
+    name: str
+    devices: tuple[Any, ...]
+    """Abstract ones, or this machine's."""
+    chip: Chip | None
+    """A device's published figures; None where none are known."""
+
+    @property
+    def kind(self) -> str:
+        """What JAX calls a device."""
+        device: Any = self.devices[0]
+        return str(device.device_kind)
+
+
+def find_target(name: str) -> Target:
+    """Find hardware by its name.
+
+    Args:
+      name: see the module.
+
+    Raises:
+      ConfigError: an unknown name, with those that there are, or a compiler that is
+        not installed, with the command that brings it.
+    """
+    kind, _, shape = name.lower().partition(":")
+    if name == "here":
+        devices = tuple(jax.devices())
+        return Target(name, devices, find_chip(devices[0].device_kind))
+    if kind == "h100" and re.fullmatch(r"[1-8]", shape):
+        return _find_h100(name, int(shape))
+    dims = shape.split("x")
+    if kind in TPUS and len(dims) == TPUS[kind] and all(map(str.isdigit, dims)):
+        return _find_tpu(name, kind, math.prod(map(int, dims)))
+    raise ConfigError(f"--topology={name}: not known; write such as {EXAMPLES}")
+
+
+def _find_tpu(name: str, kind: str, n_chips: int) -> Target:
+    _need("libtpu", name)
+    # Without these libtpu asks a cloud's metadata server, waits, and logs that it did.
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_WORKER_ID", "0")
+    from jax.experimental import topologies
+
+    try:
+        found = topologies.get_topology_desc(topology_name=name, platform="tpu")
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0].partition(": ")[2]
+        raise ConfigError(
+            f"--topology={name}: no slice of this shape ({reason}); write such as "
+            f"{EXAMPLES}"
+        ) from None
+    devices: tuple[Any, ...] = tuple(found.devices)
+    chip = find_chip(devices[0].device_kind)
+    if chip is not None and kind == "v4":  # compiled for cores, of which a chip has two
+        share = n_chips / len(devices)
+        chip = Chip(*(share * figure for figure in chip))
+    return Target(name, devices, chip)
+
+
+def _find_h100(name: str, n_devices: int) -> Target:
+    _need("jax_cuda12_plugin", name)
+    importlib.import_module("jax_cuda12_plugin")  # registers the platform
+    from jax.experimental import topologies
+
+    found = topologies.get_topology_desc(
+        topology_name="h100",
+        platform="cuda",
+        topology=f"1x1x{n_devices}",
+        target_config=_H100,
+    )
+    devices = tuple(found.devices)
+    return Target(name, devices, find_chip("NVIDIA H100"))
+
+
+def _need(module: str, name: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(
+            f"--topology={name}: its compiler is not installed; {_NEEDED[module]}"
+        )

@@ -1,0 +1,231 @@
+"""`python -m lostjax.plan`, as a user calls it."""
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from lostjax.nn import count_flops
+from lostjax.plan import estimate, targets
+from lostjax.plan.__main__ import main
+from lostjax.plan.estimate import make_plan
+from lostjax.plan.search import estimate as estimate_candidate
+from lostjax.plan.search import search_plans
+from lostjax.plan.table import state_fit
+from lostjax.plan.targets import Target, find_target
+from lostjax.train import platform
+from lostjax.train.chips import CHIPS, Chip
+from lostjax.train.config import ConfigError, ModelConfig
+from lostjax.train.model import build_model
+from lostjax.train.presets import get_preset
+
+SMOKE = get_preset("smoke")
+SMALL_CHIP = Chip(flops=1e12, memory=1e6, bandwidth=1e11, network=1e10)
+
+
+def here(*, chip=None):
+    return Target("here", tuple(jax.devices()), chip)
+
+
+def with_layers(n_layers, **values):
+    model = dataclasses.replace(SMOKE.model, n_layers=n_layers, **values)
+    return dataclasses.replace(SMOKE, mesh="data:1", model=model)
+
+
+@pytest.fixture(scope="module")
+def plans():
+    """Plans of two and four layers without recomputation."""
+    return {
+        n: make_plan(with_layers(n, remat="none"), here(chip=CHIPS["TPU v5e"]))
+        for n in (2, 4)
+    }
+
+
+def test_flops_of_two_and_four_layers_scale(plans):
+    """XLA's own analysis would say the same of both: layers are a loop."""
+    for plan in plans.values():
+        # The model's count leaves out what is not a product of matrices: nothing here.
+        assert plan.costs.flops == pytest.approx(plan.model_flops, rel=0.06)
+    model = build_model(SMOKE.model, vocab_size=257)
+    flops = count_flops(model, length=SMOKE.data.seq_len)
+    two_layers = 3 * (flops.linear + flops.scores) * SMOKE.batch_size * 64
+    grown = plans[4].costs.flops - plans[2].costs.flops
+    assert grown == pytest.approx(two_layers, rel=0.06)
+    assert plans[4].costs.hbm_bytes > 1.3 * plans[2].costs.hbm_bytes
+
+
+def test_memory_is_that_of_the_state(plans):
+    memory = plans[2].memory
+    n_parameters = memory.parameters / 4
+    # Two moments of every parameter, and counters; kept channels besides.
+    assert 8 * n_parameters < memory.optimizer < 8 * n_parameters + 8_000
+    assert memory.fits and memory.peak > memory.parameters + memory.optimizer
+
+
+def test_times_follow_from_the_chip(plans):
+    plan, chip = plans[2], CHIPS["TPU v5e"]
+    assert plan.times.compute == plan.costs.flops / chip.flops
+    assert plan.times.memory == plan.costs.hbm_bytes / chip.bandwidth
+    assert plan.times.step == max(plan.times) and plan.times.network == 0
+    assert plan.times.binding == "memory" and 0 < plan.mfu < 1
+
+
+def test_sharding_cuts_the_state_and_adds_collectives():
+    config = dataclasses.replace(SMOKE, mesh="data:2,fsdp:4")
+    plan = make_plan(config, here())
+    whole = make_plan(dataclasses.replace(SMOKE, mesh="data:1"), here())
+    assert plan.memory.parameters < 0.4 * whole.memory.parameters
+    kinds = {(each.kind, each.axes) for each in plan.costs.collectives}
+    assert ("all-reduce", "data") in kinds and ("all-gather", "fsdp") in kinds
+    assert not whole.costs.collectives
+
+
+def test_the_command_prints_and_writes(tmp_path, capsys):
+    words = ["--preset=smoke", "--mesh=data:1", "--against=smoke", f"--out={tmp_path}"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "not known" in said and "FLOPs" in said
+    ours, theirs = json.loads((tmp_path / "plan.json").read_text())
+    assert ours["flops"] == theirs["flops"] > 1e7 and ours["fits"] is None
+    assert ours["configuration"]["model.rank"] == SMOKE.model.rank
+    page = (tmp_path / "plan.html").read_text()
+    assert "smoke against smoke" in page and "HBM bytes" in page
+
+
+def test_what_does_not_fit_is_exit_code_3(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(CHIPS, "cpu", SMALL_CHIP)
+    words = ["--preset=smoke", "--mesh=data:1", f"--out={tmp_path}"]
+    assert main(words) == 3
+    assert "no, " in capsys.readouterr().out
+
+
+def test_a_compiler_out_of_memory_is_a_plan_that_does_not_fit():
+    class Lowered:
+        def compile(self):
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of "
+                "memory in memory space hbm. Used 20.00G of 15.75G hbm. Exceeded hbm "
+                "capacity by 4.25G."
+            )
+
+    assert estimate._compile(Lowered()) == (None, 20 * 2**30)
+
+
+def test_a_plan_that_fits_says_by_how_much(plans):
+    assert state_fit(plans[2]).startswith("yes, 17.")
+    memory = plans[2].memory._replace(capacity=1e6, peak=3.5e6)
+    assert state_fit(plans[2]._replace(memory=memory)) == "no, 2.50 MB too much"
+
+
+def test_search_compiles_the_promising_ones_and_sorts_them():
+    said = []
+    config = dataclasses.replace(SMOKE, batch_size=16)
+    chip = SMALL_CHIP._replace(memory=1e9)
+    found = search_plans(config, here(chip=chip), count=2, say=said.append)
+    assert len(found) == len(said) == 2
+    times = [plan.times.step / plan.tokens for plan in found]
+    assert times == sorted(times) and all(plan.memory.fits for plan in found)
+    with pytest.raises(ConfigError, match="--search: nothing fits"):
+        search_plans(
+            config, here(chip=SMALL_CHIP._replace(memory=1e4)), count=1, say=print
+        )
+    with pytest.raises(ConfigError, match="no published figures of cpu"):
+        search_plans(config, here(), count=1, say=print)
+
+
+def test_estimates_see_what_cuts_memory_and_what_recomputes():
+    def made(mesh, remat):
+        model = dataclasses.replace(SMOKE.model, remat=remat)
+        config = dataclasses.replace(SMOKE, mesh=mesh, model=model)
+        return estimate_candidate(config, SMALL_CHIP._replace(network=1e15))
+
+    assert made("fsdp:4", "none").bytes < 0.5 * made("data:1", "none").bytes
+    assert made("data:1", "full").bytes < made("data:1", "none").bytes
+    assert made("data:1", "full").seconds > made("data:1", "none").seconds
+
+
+@pytest.mark.parametrize(
+    "name", ["v9:2x2", "v5e", "v5e:4", "v5p:4x4", "v5e:4xx4", "h100:9", "h100", ""]
+)
+def test_an_unknown_topology_lists_those_that_there_are(name):
+    with pytest.raises(
+        ConfigError, match=f"--topology={name}: not known.*v5e:4x4.*h100:8"
+    ):
+        find_target(name)
+
+
+@pytest.mark.parametrize(
+    "name, module, command",
+    [
+        ("v5e:2x2", "libtpu", "pip install libtpu"),
+        ("h100:8", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
+    ],
+)
+def test_a_missing_compiler_is_one_line(name, module, command, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        targets.importlib.util,
+        "find_spec",
+        lambda wanted: None if wanted == module else find(wanted),
+    )
+    with pytest.raises(ConfigError, match=command):
+        find_target(name)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--topology=v7"], "--topology=v7: not known"),
+        (["--search=-1"], "--search=-1: must be at least 0"),
+        (["--search=2", "--against=tiny"], "one at a time"),
+        (["--against=lost_8b"], "lost_7b"),
+        (["--mesh=data:64"], "needs 64 devices"),
+        (["--topolgy=here"], "did you mean --topology?"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, tmp_path, capsys):
+    assert main(["--preset=smoke", *words, f"--out={tmp_path / 'x'}"]) == 2
+    said = capsys.readouterr()
+    assert message in said.err and said.err.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_compilers_without_hardware_are_not_asked(monkeypatch):
+    chosen = []
+    assert platform._is_chosen(), "by the tests themselves"
+    monkeypatch.setattr(
+        platform.jax.config, "update", lambda *pair: chosen.append(pair)
+    )
+    monkeypatch.setattr(platform, "_is_chosen", lambda: False)
+    monkeypatch.setattr(platform, "_is_installed", lambda name: name == "libtpu")
+    monkeypatch.setattr(platform, "has_accelerator", lambda: True)
+    platform.settle_platform()
+    assert not chosen, "hardware is there"
+    monkeypatch.setattr(platform, "has_accelerator", lambda: False)
+    platform.settle_platform()
+    assert chosen == [("jax_platforms", "cpu")]
+    monkeypatch.setattr(platform, "_is_chosen", lambda: True)
+    platform.settle_platform()
+    assert len(chosen) == 1, "the user chose"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs libtpu: pip install libtpu",
+)
+def test_a_tpus_compiler_plans_a_step():
+    config = dataclasses.replace(
+        SMOKE,
+        mesh="data:2,fsdp:2",
+        model=ModelConfig(d_model=128, n_layers=2, n_heads=1, d_hidden=256, rank=16),
+    )
+    plan = make_plan(config, find_target("v5e:2x2"))
+    assert plan.device == "TPU v5 lite" and plan.memory.fits
+    assert plan.costs.flops == pytest.approx(plan.model_flops, rel=0.25)
+    assert {each.axes for each in plan.costs.collectives} <= {
+        "data",
+        "fsdp",
+        "data+fsdp",
+    }

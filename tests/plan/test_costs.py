@@ -1,0 +1,269 @@
+"""Costs of compiled programs: loops count by their trips, collectives by their axes."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lostjax.plan.costs import count_costs
+from lostjax.plan.hlo import parse_program
+from lostjax.train.mesh import make_mesh
+
+ONE = {"data": 1, "fsdp": 1, "tensor": 1}
+D, ROWS = 24, 40
+
+
+def compiled_text(function, *shapes, **options):
+    made = jax.jit(function, **options)
+    return made.lower(*shapes).compile()
+
+
+def costs_of(function, *shapes):
+    return count_costs(
+        parse_program(compiled_text(function, *shapes).as_text()), axes=ONE
+    )
+
+
+def layers(x_PD, weights_LDD, *, unroll=1):
+    def layer(x_PD, weight_DD):
+        return jnp.tanh(x_PD @ weight_DD), None
+
+    return jax.lax.scan(layer, x_PD, weights_LDD, unroll=unroll)[0]
+
+
+def shapes(n_layers):
+    return (
+        jax.ShapeDtypeStruct((ROWS, D), jnp.float32),
+        jax.ShapeDtypeStruct((n_layers, D, D), jnp.float32),
+    )
+
+
+def test_a_loops_body_counts_as_often_as_it_runs():
+    once = 2 * ROWS * D * D
+    for n_layers in (3, 7):
+        found = costs_of(layers, *shapes(n_layers))
+        assert found.flops == n_layers * once
+    gradient = jax.grad(lambda x, w: layers(x, w).sum(), argnums=(0, 1))
+    assert costs_of(gradient, *shapes(7)).flops == 3 * 7 * once
+
+
+def test_flops_are_those_of_xlas_own_analysis_where_nothing_loops():
+    def step(x, w):
+        return jnp.sum(layers(x, w, unroll=5) ** 2)
+
+    compiled = compiled_text(jax.grad(step, argnums=(0, 1)), *shapes(5))
+    ours = count_costs(parse_program(compiled.as_text()), axes=ONE)
+    theirs = compiled.cost_analysis()
+    # They count elementwise operations too: some ten for each entry.
+    assert ours.flops <= theirs["flops"] <= ours.flops + 5 * 12 * ROWS * D + 5 * D * D
+
+
+@pytest.mark.parametrize("n_layers", [2, 6])
+def test_bytes_of_a_loop_grow_with_its_trips(n_layers):
+    # Each layer reads its weight, and reads and writes its rows.
+    per_layer = 4 * (D * D + 2 * ROWS * D)
+    found = costs_of(layers, *shapes(n_layers)).hbm_bytes
+    assert n_layers * per_layer <= found <= 3 * n_layers * per_layer
+
+
+def test_a_slice_of_a_large_array_costs_the_slice():
+    def pick(table, start):
+        return jax.lax.dynamic_slice(table, (start, 0), (4, 8)) * 2.0
+
+    found = costs_of(
+        pick,
+        jax.ShapeDtypeStruct((10_000, 8), jnp.float32),
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
+    assert found.hbm_bytes < 10 * 4 * 8 * 4
+
+
+CONVOLUTIONS = [
+    # (lhs, kernel, window arguments)
+    ((2, 9, 3), (4, 3, 5), {}),
+    ((2, 9, 3), (4, 3, 5), {"padding": [(3, 2)]}),
+    ((2, 9, 3), (4, 3, 5), {"window_strides": [2], "rhs_dilation": [2]}),
+    ((2, 9, 3), (4, 3, 5), {"lhs_dilation": [3], "padding": [(1, 4)]}),
+]
+
+
+@pytest.mark.parametrize("left, kernel, window", CONVOLUTIONS)
+def test_convolutions_count_pairs_that_exist(left, kernel, window):
+    """TPUs write batched products as convolutions: their padding is no work."""
+    options = {"window_strides": [1], "padding": [(0, 0)]} | window
+
+    def convolve(x, w):
+        return jax.lax.conv_general_dilated(
+            x, w, dimension_numbers=("NHC", "HIO", "NHC"), **options
+        )
+
+    # Ones everywhere: each output is the number of pairs that made it.
+    made = convolve(jnp.ones(left), jnp.ones(kernel))
+    (low, high), stride = options["padding"][0], options["window_strides"][0]
+    left_step = options.get("lhs_dilation", [1])[0]
+    right_step = options.get("rhs_dilation", [1])[0]
+    text = f"""HloModule m
+
+ENTRY %main (x: f32[1], w: f32[1]) -> f32[1] {{
+  %x = f32[{write(left)}]{{2,1,0}} parameter(0)
+  %w = f32[{write(kernel)}]{{2,1,0}} parameter(1)
+  ROOT %y = f32[{write(made.shape)}]{{2,1,0}} convolution(%x, %w), window={{\
+size={kernel[0]} stride={stride} pad={low}_{high} lhs_dilate={left_step} \
+rhs_dilate={right_step}}}, dim_labels=b0f_0io->b0f
+}}
+"""
+    found = count_costs(parse_program(text), axes=ONE)
+    assert found.flops == 2 * float(made.sum())
+
+
+def write(shape):
+    return ",".join(map(str, shape))
+
+
+def make_program(body, mesh_text):
+    mesh = make_mesh(mesh_text)
+    axes = dict(mesh.shape)
+    found = body(mesh)
+    return count_costs(parse_program(found.compile().as_text()), axes=axes)
+
+
+@pytest.mark.parametrize("axis", ["data", "fsdp", "tensor"])
+def test_collectives_are_named_by_their_axis(axis):
+    def body(mesh):
+        spec = NamedSharding(mesh, P(axis))
+        whole = NamedSharding(mesh, P())
+        total = jax.jit(lambda x: x.sum(axis=0), in_shardings=spec, out_shardings=whole)
+        return total.lower(jax.ShapeDtypeStruct((8, 100), jnp.float32))
+
+    found = make_program(body, "data:2,fsdp:2,tensor:2")
+    (only,) = found.collectives
+    assert only.kind == "all-reduce" and only.axes == axis and only.times == 1
+    assert only.bytes == 2 * 1 / 2 * 400
+
+
+def test_collectives_over_two_axes_and_in_loops():
+    def body(mesh):
+        whole = NamedSharding(mesh, P())
+
+        def gathered(x, weights):
+            def layer(x, weight):
+                full = jax.lax.with_sharding_constraint(weight, whole)
+                return jnp.tanh(x @ full), None
+
+            return jax.lax.scan(layer, x, weights)[0]
+
+        stacked = NamedSharding(mesh, P(None, None, ("data", "fsdp")))
+        made = jax.jit(gathered, in_shardings=(whole, stacked), out_shardings=whole)
+        return made.lower(
+            jax.ShapeDtypeStruct((5, 16), jnp.float32),
+            jax.ShapeDtypeStruct((3, 16, 16), jnp.float32),
+        )
+
+    found = make_program(body, "data:4,fsdp:2")
+    gathers = [each for each in found.collectives if each.kind == "all-gather"]
+    assert {each.axes for each in gathers} == {"data+fsdp"}
+    received = 3 * 16 * 16 * 4 * 7 / 8
+    assert sum(each.bytes for each in gathers) == pytest.approx(received)
+
+
+GROUPS = {
+    "fsdp": [
+        "{{0,1},{2,3}}",
+        "[2,2]<=[4]",
+        "mesh['axis_0'=2,'axis_1'=2] {'axis_1'}",
+    ],
+    "data": [
+        "{{0,2},{1,3}}",
+        "[2,2]<=[2,2]T(1,0)",
+        "mesh['axis_0'=2,'axis_1'=2] {'axis_0'}",
+        "mesh['axis_0'=2,'axis_1'=2], device_ids=([2,2]T(1,0)) {'axis_1'}",
+    ],
+    "data+fsdp": ["{{0,1,2,3}}", "[1,4]<=[4]", "{}"],
+}
+
+
+@pytest.mark.parametrize(
+    "axes, groups", [(axes, text) for axes, texts in GROUPS.items() for text in texts]
+)
+def test_groups_are_read_in_all_ways_that_xla_writes_them(axes, groups):
+    text = f"""HloModule m
+
+ENTRY %main (x: f32[8]) -> f32[8] {{
+  %x = f32[8]{{0:T(256)}} parameter(0)
+  ROOT %r = f32[8]{{0:T(256)}} all-reduce(%x), channel_id=1, replica_groups={groups}, \
+use_global_device_ids=true, to_apply=%add
+}}
+"""
+    found = count_costs(
+        parse_program(text), axes={"data": 2, "fsdp": 2, "tensor": 1}
+    ).collectives
+    n = 4 if axes == "data+fsdp" else 2
+    assert [(each.axes, each.bytes) for each in found] == [(axes, 2 * (n - 1) / n * 32)]
+
+
+TPU = """HloModule jit_step, is_scheduled=true
+
+%fused (p0: bf16[64,96], p1: bf16[4,96,32], p2: s32[]) -> bf16[64,32] {
+  %p0 = bf16[64,96]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %p1 = bf16[4,96,32]{2,1,0:T(8,128)(2,1)} parameter(1)
+  %p2 = s32[]{:T(128)} parameter(2)
+  %z = s32[]{:T(128)} constant(0)
+  %s = bf16[1,96,32]{2,1,0:T(8,128)(2,1)} dynamic-slice(%p1, %p2, %z, /*index=3*/%z), \
+dynamic_slice_sizes={1,96,32}
+  %b = bf16[96,32]{1,0:T(8,128)(2,1)} bitcast(%s)
+  ROOT %c = bf16[64,32]{1,0:T(8,128)(2,1)} convolution(%p0, %b), \
+dim_labels=bf_io->bf, metadata={op_name="jit(step)/dot_general"}
+}
+
+%condition (state: (s32[], bf16[64,96], bf16[4,96,32])) -> pred[] {
+  %state = (s32[]{:T(128)}, bf16[64,96]{1,0}, bf16[4,96,32]{2,1,0}) parameter(0)
+  %n = s32[]{:T(128)} constant(4)
+  %i = s32[]{:T(128)} get-tuple-element(%state), index=0
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+%body (state.1: (s32[], bf16[64,96], bf16[4,96,32])) -> (s32[], bf16[64,96], \
+bf16[4,96,32]) {
+  %state.1 = (s32[]{:T(128)}, bf16[64,96]{1,0:T(8,128)S(1)}, bf16[4,96,32]{2,1,0}) \
+parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%state.1), index=0
+  %x = bf16[64,96]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%state.1), index=1
+  %w = bf16[4,96,32]{2,1,0:T(8,128)(2,1)} get-tuple-element(%state.1), index=2
+  %f = bf16[64,32]{1,0:T(8,128)(2,1)} fusion(%x, %w, %i.1), kind=kOutput, calls=%fused
+  ROOT %t = (s32[]{:T(128)}, bf16[64,96]{1,0:T(8,128)S(1)}, bf16[4,96,32]{2,1,0}) \
+tuple(%i.1, %x, %w)
+}
+
+ENTRY %main (a: (s32[], bf16[64,96], bf16[4,96,32])) -> (s32[], bf16[64,96], \
+bf16[4,96,32]) {
+  %a = (s32[]{:T(128)}, bf16[64,96]{1,0:T(8,128)S(1)}, bf16[4,96,32]{2,1,0}) \
+parameter(0)
+  ROOT %loop = (s32[], bf16[64,96]{1,0:T(8,128)S(1)}, bf16[4,96,32]{2,1,0}) \
+while(%a), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_tpus_program_is_read():
+    found = count_costs(parse_program(TPU), axes=ONE)
+    assert found.flops == 4 * 2 * 64 * 96 * 32
+    # Rows lie in VMEM; the index and the weight's slice are read, the result written.
+    assert found.hbm_bytes == 4 * (4 + 2 * 96 * 32 + 2 * 64 * 32)
+
+
+def test_a_loop_without_a_known_count_is_an_error():
+    with pytest.raises(ValueError, match="loop loop: its trip count"):
+        count_costs(parse_program(TPU.replace("constant(4)", "parameter(1)")), axes=ONE)
+
+
+def test_other_text_is_no_program():
+    with pytest.raises(ValueError, match="no entry computation"):
+        parse_program("HloModule x\n")
+
+
+def test_sizes_of_types():
+    text = TPU.replace("ROOT %c = bf16", "ROOT %c = f32")
+    shape = parse_program(text).computations["fused"].root.shapes[0]
+    assert shape == ("f32", (64, 32), False)
+    assert shape.size == 64 * 32 and shape.bytes == 4 * 64 * 32
