@@ -7,17 +7,19 @@ written on any mesh and is read onto one device.
 import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 import tyro
 
 from lostjax.data import DataError, load_saved_tokenizer
-from lostjax.nn import sample_tokens
+from lostjax.nn import Transformer, sample_tokens
 from lostjax.train.__main__ import normalise, parse_flags
-from lostjax.train.checkpoint import open_checkpoints
+from lostjax.train.checkpoint import Checkpoints, open_checkpoints
 from lostjax.train.checks import check_seed
-from lostjax.train.config import ConfigError
+from lostjax.train.config import ConfigError, TrainConfig
 from lostjax.train.config_file import load_config
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model, build_multipliers
@@ -25,6 +27,8 @@ from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.platform import settle_platform
 from lostjax.train.run_dir import find_run
 from lostjax.train.state import abstract_state, abstract_variables
+from lostjax.train.trajectory import build_track, past_variables
+from lostjax.typing import Variables
 
 PROGRAM = "python -m lostjax.generate"
 
@@ -49,6 +53,9 @@ class Flags:
     """Seed of the sampling."""
     step: int | None = None
     """Step of the checkpoint; default the newest."""
+    average: bool = False
+    """Generate from the moving average of the parameters, which runs with
+    --objective.trajectory=mesa keep."""
 
 
 def generate(flags: Flags) -> str:
@@ -58,40 +65,25 @@ def generate(flags: Flags) -> str:
       The continuation, without the prompt.
 
     Raises:
-      ConfigError: where there is no such run or checkpoint, or a value is wrong.
+      ConfigError: where there is no such run or checkpoint, the run keeps no average
+        and one is asked for, or a value is wrong.
     """
     check_seed(flags.seed)
     directory = find_run(flags.run)
     config = load_config(directory / "config.json")
+    if flags.average and config.objective.trajectory != "mesa":
+        raise ConfigError(
+            f"--average: {directory} keeps no moving average of its parameters; runs "
+            "with --objective.trajectory=mesa do"
+        )
     settle_platform()
     tokenizer = load_saved_tokenizer(directory)
     model = build_model(config.model, vocab_size=tokenizer.vocab_size)
-    mesh = make_mesh("data:1")
     with open_checkpoints(directory / "checkpoints") as checkpoints:
-        steps = checkpoints.all_steps()
-        step = flags.step if flags.step is not None else max(steps, default=-1)
-        if not steps:
-            raise ConfigError(f"{directory}: has no checkpoint yet")
-        if step not in steps:
-            there = ", ".join(map(str, steps))
-            raise ConfigError(
-                f"--step={step}: {directory} has checkpoints of steps {there}"
-            )
-        if config.optim.name == "schedule_free":  # its state holds half of the model
-            tx, _ = build_optimizer(
-                config.optim,
-                steps=config.steps,
-                multipliers=build_multipliers(
-                    config.model, vocab_size=tokenizer.vocab_size
-                ),
-            )
-            abstract = abstract_state(model, tx, key=jax.random.key(0))
-            state = checkpoints.restore(abstract, step=step, mesh=mesh)
-            variables = evaluation_variables(state)
-        else:
-            variables = checkpoints.restore_model(
-                abstract_variables(model), step=step, mesh=mesh
-            )
+        step = _choose_step(checkpoints, flags, directory=directory)
+        variables = _read_variables(
+            checkpoints, config, model=model, step=step, average=flags.average
+        )
     prompt = [tokenizer.eos_id, *tokenizer.encode_batch([flags.prompt])[0]]
     try:
         tokens_BT = sample_tokens(
@@ -110,6 +102,46 @@ def generate(flags: Flags) -> str:
     if tokenizer.eos_id in continuation:
         continuation = continuation[: continuation.index(tokenizer.eos_id)]
     return tokenizer.decode(continuation)
+
+
+def _choose_step(checkpoints: Checkpoints, flags: Flags, *, directory: Path) -> int:
+    steps = checkpoints.all_steps()
+    if not steps:
+        raise ConfigError(f"{directory}: has no checkpoint yet")
+    step = flags.step if flags.step is not None else max(steps)
+    if step not in steps:
+        there = ", ".join(map(str, steps))
+        raise ConfigError(
+            f"--step={step}: {directory} has checkpoints of steps {there}"
+        )
+    return step
+
+
+def _read_variables(
+    checkpoints: Checkpoints,
+    config: TrainConfig,
+    *,
+    model: Transformer,
+    step: int,
+    average: bool,
+) -> Variables:
+    """Read what to generate from; the optimiser's state only where it is needed."""
+    mesh = make_mesh("data:1")
+    # Schedule-free's state holds half of the model.
+    if not average and config.optim.name != "schedule_free":
+        return checkpoints.restore_model(
+            abstract_variables(model), step=step, mesh=mesh
+        )
+    tx, _ = build_optimizer(
+        config.optim,
+        steps=config.steps,
+        multipliers=build_multipliers(config.model, vocab_size=model.vocab_size),
+    )
+    track = build_track(config.objective)
+    tx = optax.chain(tx, *track) if track else tx
+    abstract = abstract_state(model, tx, key=jax.random.key(0))
+    state = checkpoints.restore(abstract, step=step, mesh=mesh)
+    return past_variables(state) if average else evaluation_variables(state)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ DOORS = {
     "grain": ("data/",),
     "tensorflow_datasets": ("data/",),
     "tyro": ("__main__.py", "plan.py", "generate.py", "sweep.py", "export.py"),
-    "matplotlib": ("train/figures.py", "sweep.py", "repro/"),
+    "matplotlib": ("train/figures/", "sweep.py", "repro/"),
     "tensorflow": (),
     "torch": (),
     "clu": (),

@@ -1,7 +1,8 @@
 """The curves that a report shows, drawn from a run's metrics and evaluations."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +19,29 @@ _HALF = (472, 330)
 _THIRD = (304, 230)
 
 
+class Chart(NamedTuple):
+    """How one metric of training is drawn."""
+
+    label: str
+    form: Callable[[float], str] = format_number
+    log: bool = False
+    """Where its values span decades."""
+    from_zero: bool = True
+
+
+_CHARTS = {
+    "learning_rate": Chart("learning rate"),
+    "gradient_norm": Chart("gradient norm", log=True, from_zero=False),
+    "tokens_per_second": Chart("tokens per second", format_count),
+    "trajectory": Chart("divergence from the past, nats"),
+}
+_DRAWN_ELSEWHERE = frozenset(
+    {"step", "loss", "tokens", "time", "step_seconds", "mfu"}
+    | {"mean_log_z", "max_attention_logit", "smallest_gradient_rms"}
+)
+"""Or not worth a drawing, as the clock and what is in proportion to another."""
+
+
 def pick_curve(
     lines: Lines, name: str, *, label: str = "", sparse: bool = False
 ) -> Curve:
@@ -32,12 +56,17 @@ def loss_figure(metrics: Lines, evaluations: Lines) -> Html:
     """Draw training and held-out loss, once wide and once for a phone."""
     train = pick_curve(metrics, "loss", label="training")
     held = pick_curve(evaluations, "eval_loss", label="held-out", sparse=True)
-    curves = [curve for curve in (train, held) if len(curve.steps)]
+    past = pick_curve(
+        evaluations, "eval_past_loss", label="held-out, average", sparse=True
+    )
+    curves = [curve for curve in (train, held, past) if len(curve.steps)]
     if not curves:
         return Html("")
-    words = f"Loss by step. {_tell(train, 'Training loss', format_loss)}"
+    words = f"Loss by step. {tell(train, 'Training loss', format_loss)}"
     if len(held.steps):
-        words += " " + _tell(held, "Held-out loss", format_loss)
+        words += " " + tell(held, "Held-out loss", format_loss)
+    if len(past.steps):
+        words += " " + tell(past, "That of the moving average", format_loss)
     drawings = _for_each_width(
         curves,
         name="loss",
@@ -55,15 +84,18 @@ def loss_figure(metrics: Lines, evaluations: Lines) -> Html:
 
 def baseline_figure(evaluations: Lines, baselines: Mapping[str, float | int]) -> Html:
     """Draw held-out bits per byte coming down through the baselines."""
-    curve = pick_curve(evaluations, "eval_bits_per_byte", sparse=True)
+    curve = pick_curve(evaluations, "eval_bits_per_byte", label="model", sparse=True)
+    past = pick_curve(
+        evaluations, "eval_past_bits_per_byte", label="average", sparse=True
+    )
     if len(curve.steps) < 2:
         return Html("")
     levels = {name: value for name, value in baselines.items() if math.isfinite(value)}
-    words = _tell(curve, "Held-out bits per byte", format_loss) + "".join(
+    words = tell(curve, "Held-out bits per byte", format_loss) + "".join(
         f" {name}: {format_loss(value)}." for name, value in levels.items()
     )
     drawings = _for_each_width(
-        [curve],
+        [curve, past] if len(past.steps) else [curve],
         name="bits",
         description=words,
         wide=_HALF,
@@ -74,29 +106,68 @@ def baseline_figure(evaluations: Lines, baselines: Mapping[str, float | int]) ->
 
 
 def training_figures(metrics: Lines) -> Html:
-    """Draw learning rate, gradient norm and throughput, whichever the lines hold."""
-    charts: list[tuple[str, str, str, Callable[[float], str]]] = [
-        ("learning_rate", "learning rate", "Learning rate", format_number),
-        ("gradient_norm", "gradient norm", "Gradient norm", format_number),
-        ("tokens_per_second", "tokens per second", "Tokens per second", format_count),
-    ]
-    figures = []
-    for name, y_label, words, form in charts:
-        curve = pick_curve(metrics, name)
-        if not np.isfinite(curve.values).any():
-            continue
-        drawing = draw_curves(
-            [curve],
+    """Draw learning rate, gradient norm and throughput, then what else was measured.
+
+    What else there is depends on the objective: each of its terms has a metric.
+    """
+    others = {name for line in metrics for name in line} - _DRAWN_ELSEWHERE
+    charts = _CHARTS | {
+        name: Chart(name.replace("_", " ")) for name in sorted(others - set(_CHARTS))
+    }
+    return join_thirds(
+        draw_third(
+            [pick_curve(metrics, name)],
             name=name,
-            description=_tell(curve, words, form),
-            y_label=y_label,
-            width=_THIRD[0],
-            height=_THIRD[1],
-            log=name == "gradient_norm" and _spans_decades(curve.values),
-            from_zero=name != "gradient_norm",
+            y_label=chart.label,
+            description=tell(
+                pick_curve(metrics, name), chart.label.capitalize(), chart.form
+            ),
+            log=chart.log,
+            from_zero=chart.from_zero,
         )
-        figures.append(element("figure", Html(drawing)))
-    return element("div", *figures, css="grid thirds") if figures else Html("")
+        for name, chart in charts.items()
+    )
+
+
+def draw_third(
+    curves: Sequence[Curve],
+    *,
+    name: str,
+    y_label: str,
+    description: str,
+    log: bool = False,
+    from_zero: bool = False,
+) -> Html:
+    """Draw a figure a third as wide as the page; nothing where no value is finite.
+
+    Args:
+        curves: As `draw_curves` takes them.
+        name: Unique in the page.
+        y_label: Quantity and unit.
+        description: What a reader who does not see it is told.
+        log: Whether the vertical axis is logarithmic where the values span decades.
+        from_zero: Whether a linear one begins at zero, or lower for lower values.
+    """
+    values = np.concatenate([curve.values for curve in curves])
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return Html("")
+    drawing = draw_curves(
+        curves,
+        name=name,
+        description=description,
+        y_label=y_label,
+        size=_THIRD,
+        log=log and _span_decades(finite),
+        from_zero=from_zero and bool(finite.min() >= 0),
+    )
+    return element("figure", Html(drawing))
+
+
+def join_thirds(figures: Iterable[Html]) -> Html:
+    """Set figures of a third side by side; nothing where there are none."""
+    drawn = [figure for figure in figures if figure]
+    return element("div", *drawn, css="grid thirds") if drawn else Html("")
 
 
 def _for_each_width(
@@ -118,14 +189,13 @@ def _for_each_width(
                     name=f"{name}-{css}",
                     description=description,
                     y_label=y_label,
-                    width=width,
-                    height=height,
+                    size=size,
                     levels=levels,
                 )
             ),
             css=css,
         )
-        for css, (width, height) in (("wide", wide), ("narrow", _PHONE))
+        for css, size in (("wide", wide), ("narrow", _PHONE))
     ]
 
 
@@ -141,12 +211,12 @@ def _bad_steps(curve: Curve) -> Html:
     )
 
 
-def _spans_decades(values: np.ndarray) -> bool:
-    finite = values[np.isfinite(values)]
-    return bool((finite > 0).all() and finite.max() > 30 * finite.min())
+def _span_decades(values: np.ndarray) -> bool:
+    positive = values[values > 0]
+    return len(positive) > 0 and bool(positive.max() > 30 * positive.min())
 
 
-def _tell(curve: Curve, words: str, form: Callable[[float], str]) -> str:
+def tell(curve: Curve, words: str, form: Callable[[float], str]) -> str:
     """Say in a sentence what the curve does, for those who do not see it."""
     finite = np.flatnonzero(np.isfinite(curve.values))
     if not len(finite):

@@ -37,7 +37,8 @@ from lostjax.train.setup import (
     start_state,
 )
 from lostjax.train.signals import StopRequest, catch_stop_signals
-from lostjax.train.stability import StabilityLog, headline
+from lostjax.train.stability import headline
+from lostjax.train.stability_log import StabilityLog
 from lostjax.train.state import TrainState
 from lostjax.train.step import Metrics
 from lostjax.train.summary import describe_model, summarise

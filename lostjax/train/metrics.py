@@ -211,12 +211,22 @@ def reopen_lines(path: Path, resume_step: int) -> IO[str]:
     return open(os.fspath(path), "a", encoding="utf-8", newline="\n")
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines as it is, with null; no file gives no lines.
+
+    Raises:
+        ValueError: If a line, other than a torn last one, is not a JSON object with an
+            integer `step`.
+    """
+    return [line for _, line in _whole_lines(path)]
+
+
 def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
     if not Path(run_dir).is_dir():
         raise FileNotFoundError(f"run_dir {str(run_dir)!r} is not a folder")
     return [
         {k: math.nan if v is None else v for k, v in line.items()}
-        for _, line in _whole_lines(Path(run_dir) / name)
+        for line in read_lines(Path(run_dir) / name)
     ]
 
 

@@ -12,6 +12,7 @@ from lostjax.train.quantities import (
     format_perplexity,
     format_seconds,
 )
+from lostjax.train.stability_log import LoggedReadings
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Timings:
 class Report:
     """All that a report shows. What is empty or None is left out of the page.
 
-    `metrics` and `evaluations` are what `read_metrics` and `read_evaluations` give. Of
-    metrics `loss`, `learning_rate`, `gradient_norm` and `tokens_per_second` are drawn.
+    `metrics`, `evaluations` and `stability` are what `read_metrics`, `read_evaluations`
+    and `read_stability` give. All metrics are drawn but those of the clock.
     `parameters` counts this model's; `baselines` are bits per byte on the held-out
     text by the name of a method.
     """
@@ -59,6 +60,7 @@ class Report:
     configuration: Mapping[str, object]
     metrics: Lines
     evaluations: Lines = ()
+    stability: Sequence[LoggedReadings] = ()
     parameters: int | None = None
     tokens_seen: int | None = None
     ledger: Sequence[LedgerRow] = ()

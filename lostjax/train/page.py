@@ -117,7 +117,8 @@ def page(*, title: str, body: Html) -> str:
 STYLE = """
 :root {
   --paper: #fdfdfb; --ink: #1b1e22; --soft: #5a6068; --rule: #dfdfd9;
-  --panel: #f4f4ef; --series-1: #1f5fa8; --series-2: #b8500f; --alarm: #b3261e;
+  --panel: #f4f4ef; --series-1: #1f5fa8; --series-2: #b8500f;
+  --series-3: #2b7a4b; --alarm: #b3261e;
   --serif: Charter, "Bitstream Charter", "Sitka Text", Cambria, Georgia, serif;
   --sans: system-ui, -apple-system, "Segoe UI", "Helvetica Neue", "Liberation Sans",
     Arial, sans-serif;
@@ -126,7 +127,8 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #15171a; --ink: #e4e4e0; --soft: #a3a8ae; --rule: #34383d;
-    --panel: #1d2024; --series-1: #7fb4f2; --series-2: #f0a066; --alarm: #ff8a80;
+    --panel: #1d2024; --series-1: #7fb4f2; --series-2: #f0a066;
+    --series-3: #7ccb98; --alarm: #ff8a80;
   }
 }
 * { box-sizing: border-box; }
@@ -170,6 +172,7 @@ svg text { font-family: var(--sans) !important; font-variant-numeric: tabular-nu
   gap: 32px 36px;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 280px), 1fr));
 }
+.thirds + .note { margin-top: 16px; }
 .scroll { overflow-x: auto; }
 table {
   border-collapse: collapse; width: 100%; font: 15px/1.4 var(--sans);

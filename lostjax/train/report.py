@@ -1,7 +1,8 @@
 """The report of a run: what it came to, as one HTML file that needs nothing else.
 
 `Report` is plain data; `write_report` turns it into a page with a headline, curves,
-the comparison with text baselines, the memory ledger, a sample and the configuration.
+the comparison with text baselines, readings of stability, the memory ledger, a sample
+and the configuration.
 The file asks for nothing from a network, follows the reader's light or dark scheme,
 fits a phone, and stays under 1.5 MB however many steps the run had.
 """
@@ -29,6 +30,7 @@ from lostjax.train.quantities import (
     format_perplexity,
     format_seconds,
 )
+from lostjax.train.stability_page import stability_section
 
 _FORMATS = {"count": format_count, "bytes": format_bytes, "flops": format_flops}
 _EVALUATIONS_SHOWN = 100
@@ -55,6 +57,7 @@ def _body(report: Report) -> Html:
         ("Loss", loss_figure(report.metrics, report.evaluations)),
         ("Against text baselines", _baselines(report)),
         ("During training", training_figures(report.metrics)),
+        ("Stability", stability_section(report.stability)),
         ("Memory and compute", _ledger(report.ledger)),
         ("Sample", _sample(report.sample)),
         ("Configuration", _configuration(report.configuration)),
@@ -94,6 +97,9 @@ def _baselines(report: Report) -> Html:
         return Html("")
     entries = [(name, value, "bar") for name, value in values]
     entries.append(("this model", mine, "bar us"))
+    past = report.held_out("past_bits_per_byte")
+    if past is not None:
+        entries.append(("this model, averaged", past, "bar us"))
     longest = max(v for _, v, _ in entries if math.isfinite(v)) or 1.0
     rows: list[tuple[str, ...]] = []
     for name, value, css in sorted(entries, key=_by_value):
@@ -202,22 +208,26 @@ def _environment(report: Report) -> Html:
 
 def _evaluations(evaluations: Lines) -> Html:
     shown = evaluations[-_EVALUATIONS_SHOWN:]
-    columns = (
-        ("eval_loss", format_loss),
-        ("eval_perplexity", format_perplexity),
-        ("eval_bits_per_byte", format_loss),
+    known = (
+        ("loss", "eval_loss", format_loss),
+        ("perplexity", "eval_perplexity", format_perplexity),
+        ("bits per byte", "eval_bits_per_byte", format_loss),
+        ("loss of the average", "eval_past_loss", format_loss),
+        ("its bits per byte", "eval_past_bits_per_byte", format_loss),
     )
+    there = {name for line in shown for name in line}
+    columns = [column for column in known if column[1] in there]
     rows: list[tuple[str, ...]] = [
         (
             f"{line['step']:,}",
-            *(form(line[n]) if n in line else MISSING for n, form in columns),
+            *(form(line[n]) if n in line else MISSING for _, n, form in columns),
         )
         for line in shown
     ]
     caption = f"The last {len(shown)} of {len(evaluations)} evaluations"
     inner = table(
         caption=caption if len(shown) < len(evaluations) else "Held-out text",
-        head=("step", "loss", "perplexity", "bits per byte"),
+        head=("step", *(head for head, _, _ in columns)),
         rows=rows,
     )
     return element("details", element("summary", "All evaluations"), inner)

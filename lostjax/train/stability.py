@@ -7,15 +7,9 @@
 
 A watched step is a program of its own, run at every N-th step: others stay as they
 are. What the readings mean: `lostjax.analysis.stability`.
-
-    RUN/stability.jsonl     {"step": 20, "mean_log_z": 5.5, "attention_logits": [..],
-                             "gradient_rms": {"layers/mlp/up/a": [..], ..}, ..}
 """
 
-import json
-import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,10 +19,8 @@ import numpy as np
 from lostjax.analysis import LOGIT_LIMIT, tensor_rms
 from lostjax.train.config import OptimConfig
 from lostjax.train.mesh import path_text
-from lostjax.train.metrics import reopen_lines
 from lostjax.typing import PyTree
 
-STABILITY_FILE = "stability.jsonl"
 EPS_MARGIN = 10.0
 """A gradient whose root mean square is below so many epsilons is an alarm: Adam then
 shrinks its update by a tenth or more."""
@@ -91,18 +83,20 @@ def headline(readings: Readings) -> dict[str, float]:
 
 
 def find_alarms(
-    readings: Readings, *, eps: float | int, gradient_scale: float | int = 1.0
+    readings: Readings, *, optim: OptimConfig, gradient_norm: float | int
 ) -> dict[str, str]:
     """Say in a line what in the readings is out of bounds.
 
     Args:
       readings: of a step.
-      eps: Adam's epsilon; 0 where the optimiser has none.
-      gradient_scale: what clipping multiplied the gradients by, in (0, 1].
+      optim: the optimiser's epsilon, and its clipping: Adam sees gradients after it.
+      gradient_norm: global norm of the step's gradients before clipping.
 
     Returns:
       Lines by kind of alarm, `logits` or `gradients`; empty where all is well.
     """
+    clip, eps = optim.clip, 0.0 if optim.name == "sign_sgd" else optim.eps
+    scale = clip / gradient_norm if 0 < clip < gradient_norm else 1.0
     alarms = {}
     logits = np.asarray(readings.attention_logits)
     if not np.all(logits <= LOGIT_LIMIT):  # NaN is out of bounds, too
@@ -112,7 +106,7 @@ def find_alarms(
             f"{LOGIT_LIMIT:g}: --model.qk-norm bounds them, a lower learning rate too"
         )
     rms = {
-        path: gradient_scale * float(np.min(values))
+        path: scale * float(np.min(values))
         for path, values in readings.gradient_rms.items()
     }
     small = [path for path, value in rms.items() if value < EPS_MARGIN * eps]
@@ -126,50 +120,6 @@ def find_alarms(
     return alarms
 
 
-class StabilityLog:
-    """Writes `stability.jsonl`, one line a reading, and says each alarm as it begins.
-
-    Args:
-      run_dir: the run's folder, which exists.
-      resume_step: lines of later steps are removed.
-      optim: the optimiser's epsilon and clipping.
-      say: takes a line for whoever watches the run.
-    """
-
-    def __init__(
-        self,
-        run_dir: Path,
-        *,
-        resume_step: int,
-        optim: OptimConfig,
-        say: Callable[[str], None],
-    ) -> None:
-        self._file = reopen_lines(run_dir / STABILITY_FILE, resume_step)
-        self._optim, self._say = optim, say
-        self._ringing: set[str] = set()
-
-    def write(
-        self, step: int, readings: Readings, *, gradient_norm: float | int
-    ) -> None:
-        """Append the readings of a step; what is not finite is null there."""
-        line = {"step": step} | {
-            name: _as_json(value) for name, value in readings._asdict().items()
-        }
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        clip = self._optim.clip
-        scale = clip / gradient_norm if 0 < clip < gradient_norm else 1.0
-        eps = 0.0 if self._optim.name == "sign_sgd" else self._optim.eps
-        alarms = find_alarms(readings, eps=eps, gradient_scale=scale)
-        for kind in alarms.keys() - self._ringing:
-            self._say(f"step {step}  alarm: {alarms[kind]}")
-        self._ringing = set(alarms)
-
-    def close(self) -> None:
-        """Let go of the file; twice is harmless."""
-        self._file.close()
-
-
 def _rms_by_path(tree: Mapping[str, PyTree]) -> dict[str, jax.Array]:
     parts = {name: part for name, part in tree.items() if name != STACKED}
     found = tensor_rms(parts)
@@ -177,12 +127,3 @@ def _rms_by_path(tree: Mapping[str, PyTree]) -> dict[str, jax.Array]:
         found[STACKED] = tensor_rms(tree[STACKED], leading_axes=1)
     leaves = jax.tree_util.tree_leaves_with_path(found)
     return {path_text(path): leaf for path, leaf in leaves}
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _as_json(part) for name, part in value.items()}
-    array = np.asarray(value, np.float64)
-    if array.ndim:
-        return [_as_json(part) for part in array]
-    return float(array) if math.isfinite(array) else None

@@ -35,6 +35,7 @@ from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.report import LedgerRow, Report, Sample, Timings
 from lostjax.train.setup import Compiled, Setup, count_bytes
+from lostjax.train.stability_log import read_stability
 from lostjax.train.state import TrainState, abstract_state
 
 SAMPLE_TOKENS = 120
@@ -64,6 +65,11 @@ def summarise(
         configuration=dataclasses.asdict(run.config),
         metrics=metrics,
         evaluations=read_evaluations(run.directory),
+        stability=read_stability(
+            run.directory,
+            optim=run.config.optim,
+            gradient_norms={int(x["step"]): x["gradient_norm"] for x in metrics},
+        ),
         parameters=count_parameters(run.model).total,
         tokens_seen=round(sum(line["tokens"] for line in metrics)),
         ledger=build_ledger(run, compiled),

@@ -92,12 +92,20 @@ def build_trajectory(config: TrainConfig, data: Data) -> Trajectory:
     if objective.trajectory == "saf":
         _check_saf(config, data)
         trajectory = _remember_outputs(config, data)
-    elif objective.trajectory == "mesa":
-        trajectory = _track(objective, track_past_params(objective.trajectory_decay))
     else:
-        lag = objective.trajectory_lag_steps
-        trajectory = _track(objective, track_lagged_params(lag))
+        trajectory = _compare_with_past_params(objective)
     return trajectory._replace(weight=lambda step: window(step * epochs_a_step))
+
+
+def build_track(
+    objective: ObjectiveConfig,
+) -> tuple[optax.GradientTransformation, ...]:
+    """Build what keeps past parameters, last in the optimiser's chain; () for none."""
+    if objective.trajectory == "mesa":
+        return (track_past_params(objective.trajectory_decay),)
+    if objective.trajectory == "lagged":
+        return (track_lagged_params(objective.trajectory_lag_steps),)
+    return ()
 
 
 def past_variables(state: TrainState) -> Variables:
@@ -111,9 +119,7 @@ def past_variables(state: TrainState) -> Variables:
     return {"params": params, "channels": state.channels}
 
 
-def _track(
-    objective: ObjectiveConfig, track: optax.GradientTransformation
-) -> Trajectory:
+def _compare_with_past_params(objective: ObjectiveConfig) -> Trajectory:
     """Compare with what the model answers with past parameters."""
 
     def compare(
@@ -124,7 +130,7 @@ def _track(
             logits_BTV, past_BTV, temperature=objective.trajectory_temperature
         )
 
-    return Trajectory(compare, track=(track,))
+    return Trajectory(compare, track=build_track(objective))
 
 
 def _remember_outputs(config: TrainConfig, data: Data) -> Trajectory:

@@ -20,6 +20,8 @@ from lostjax.train.quantities import (
     format_seconds,
 )
 from lostjax.train.report import LedgerRow, Report, Sample, Timings, write_report
+from lostjax.train.stability import Readings
+from lostjax.train.stability_log import LoggedReadings
 
 VOID = {"meta", "br", "hr"}
 
@@ -138,6 +140,76 @@ def test_the_page_holds_what_the_run_came_to(tmp_path):
         assert words in page.text or f"{dt_dd[1]} {dt_dd[0]}" in page.text, words
     assert page.count("svg") == 7  # loss and bits for two widths each, three more
     assert all(a["aria-label"] for tag, a in page.tags if tag == "svg")
+
+
+def log_readings(*, n_layers, worst=1.0):
+    """Three readings; the second has `worst` for a logit of its last layer."""
+    lines = []
+    for step in (5, 10, 15):
+        logits = np.full(n_layers, 2.0)
+        logits[-1] = worst if step == 10 else 3.0
+        rms = {"head": np.array(1e-2), "layers/a": np.r_[0.0, np.full(n_layers, 1e-6)]}
+        readings = Readings(logits, np.array(5.0), rms, rms, rms)
+        alarms = {"logits": "too large"} if worst > 1e3 and step == 10 else {}
+        lines.append(LoggedReadings(step, readings, alarms))
+    return lines
+
+
+def labels(page):
+    return [a["aria-label"] for tag, a in page.tags if tag == "svg"]
+
+
+def test_a_measure_that_a_run_has_is_drawn(tmp_path):
+    report = make_report()
+    metrics = [x | {"trajectory": 0.5, "some_penalty": 2.0} for x in report.metrics]
+    _, plain = render(tmp_path, report)
+    text, page = render(tmp_path, make_report(metrics=metrics))
+    assert_self_contained(text, page)
+    (one, other) = (x for x in labels(page) if x not in labels(plain))
+    assert one.startswith("Divergence from the past") and "0.5 at step 40" in one
+    assert other.startswith("Some penalty") and "2 at step 1" in other
+    assert "Stability" not in plain.text and "average" not in plain.text
+
+
+def test_the_moving_average_stands_beside_the_model(tmp_path):
+    evaluations = [
+        x | {"eval_past_loss": 4.25, "eval_past_bits_per_byte": 2.25}
+        for x in make_report().evaluations
+    ]
+    text, page = render(tmp_path, make_report(evaluations=evaluations))
+    assert_self_contained(text, page)
+    bars = page.text.split("less is better")[1]
+    assert bars.index("trigram") < bars.index("this model, averaged") < bars.index("xz")
+    assert "That of the moving average: 4.250 at step 1" in labels(page)[0]
+    assert (
+        "loss of the average its bits per byte 1 8.000 2,981.0 2.900 4.250 2.250"
+        in (page.text)
+    )
+
+
+@pytest.mark.parametrize("n_layers", [1, 3, 40])
+def test_readings_of_stability_are_drawn(tmp_path, n_layers):
+    log = log_readings(n_layers=n_layers, worst=2e3)
+    text, page = render(tmp_path, make_report(stability=log))
+    assert_self_contained(text, page)
+    assert page.count("svg") == 7 + 5
+    assert "Alarm at 1 of 3 readings, first at step 10: too large." in page.text
+    logits = next(x for x in labels(page) if x.startswith("Largest attention logit"))
+    assert "3 at step 15; between 3 and 2,000" in logits
+    assert text.count("color-mix") >= (38 if n_layers == 40 else 0)
+    assert "#1617" not in text
+    share = 1e-6 * math.sqrt(n_layers / (n_layers + 1))  # one of the layers has zeros
+    assert f"layers/a {format_number(share)} 0 {format_number(share)}" in page.text
+
+
+def test_a_thousand_readings_of_many_layers_stay_small(tmp_path):
+    (line, *_) = log_readings(n_layers=32)
+    log = [line._replace(step=10 * n) for n in range(1, 1001)]
+    worst = line.readings._replace(attention_logits=np.r_[np.full(31, 2.0), 777.0])
+    log[500] = log[500]._replace(readings=worst)
+    text, page = render(tmp_path, make_report(stability=log))
+    assert_self_contained(text, page)
+    assert len(text) < 600_000 and "between 3 and 777" in " ".join(labels(page))
 
 
 def test_the_model_stands_in_its_place_among_the_baselines(tmp_path):

@@ -13,12 +13,8 @@ from lostjax.train.config import ModelConfig, OptimConfig, StabilityConfig
 from lostjax.train.loop import train
 from lostjax.train.metrics import read_metrics
 from lostjax.train.presets import get_preset
-from lostjax.train.stability import (
-    Readings,
-    StabilityLog,
-    find_alarms,
-    headline,
-)
+from lostjax.train.stability import Readings, find_alarms, headline
+from lostjax.train.stability_log import StabilityLog, read_stability
 from lostjax.train.step import make_train_step
 
 MODEL = ModelConfig(
@@ -154,8 +150,14 @@ def readings(logits=(1.0, 2.0), gradients=1e-3):
     return Readings(np.array(logits), np.float32(3.0), rms, rms, rms)
 
 
+def alarms_of(readings, *, eps=1e-8, clip=1.0, norm=0.5):
+    return find_alarms(
+        readings, optim=OptimConfig(eps=eps, clip=clip), gradient_norm=norm
+    )
+
+
 def test_a_healthy_step_raises_no_alarm():
-    assert find_alarms(readings(), eps=1e-8) == {}
+    assert alarms_of(readings()) == {}
     assert headline(readings()) == {
         "mean_log_z": 3.0,
         "smallest_gradient_rms": pytest.approx(1e-3),
@@ -165,18 +167,21 @@ def test_a_healthy_step_raises_no_alarm():
 
 @pytest.mark.parametrize("logit", [1001.0, np.inf, np.nan])
 def test_attention_logits_out_of_bounds_are_an_alarm(logit):
-    alarms = find_alarms(readings(logits=[1.0, logit, 2.0]), eps=1e-8)
+    alarms = alarms_of(readings(logits=[1.0, logit, 2.0]))
     assert set(alarms) == {"logits"}
     assert "layer 1" in alarms["logits"] and "--model.qk-norm" in alarms["logits"]
 
 
 def test_gradients_near_epsilon_are_an_alarm():
-    assert not find_alarms(readings(gradients=1.1e-7), eps=1e-8)
-    alarms = find_alarms(readings(gradients=0.9e-7), eps=1e-8)
+    assert not alarms_of(readings(gradients=1.1e-7))
+    alarms = alarms_of(readings(gradients=0.9e-7))
     assert set(alarms) == {"gradients"} and "embed/embedding" in alarms["gradients"]
     # What Adam sees is clipped first.
-    assert find_alarms(readings(gradients=1.1e-7), eps=1e-8, gradient_scale=0.5)
-    assert "1 others" in find_alarms(readings(), eps=1.0)["gradients"]
+    assert alarms_of(readings(gradients=1.1e-7), norm=2.0)
+    assert not alarms_of(readings(gradients=1.1e-7), norm=2.0, clip=0.0)
+    assert "1 others" in alarms_of(readings(), eps=1.0)["gradients"]
+    signs = OptimConfig(name="sign_sgd", eps=1.0)  # has no epsilon
+    assert not find_alarms(readings(), optim=signs, gradient_norm=0.5)
 
 
 def test_an_alarm_is_said_when_it_begins(tmp_path):
@@ -192,6 +197,13 @@ def test_an_alarm_is_said_when_it_begins(tmp_path):
     last = json.loads(lines[-1])
     assert last["step"] == 5 and last["attention_logits"] == [None]
     assert last["gradient_rms"]["layers/a"] == [1.0, 1.0]
+    logged = read_stability(
+        tmp_path, optim=OptimConfig(), gradient_norms=dict.fromkeys(range(1, 6), 0.5)
+    )
+    assert [line.step for line in logged if line.alarms] == [2, 3, 5]
+    assert "reach 2e+03 in layer 0" in logged[1].alarms["logits"]
+    assert np.isnan(logged[4].readings.attention_logits).all()
+    np.testing.assert_array_equal(logged[4].readings.update_rms["layers/a"], [1, 1])
     # A run that goes on from step 3 writes the rest anew.
     log = StabilityLog(tmp_path, resume_step=3, optim=OptimConfig(), say=said.append)
     log.close()

@@ -1,0 +1,57 @@
+"""Text from a run's moving average: the parameters that it is made from."""
+
+import jax
+import numpy as np
+import pytest
+
+import lostjax.generate
+from lostjax.generate import main as generate
+from lostjax.train.__main__ import main as train
+
+DECAY = 0.75
+
+
+@pytest.fixture(scope="module")
+def mesa(text_file, cache_dir, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("mesa") / "run"
+    words = f"""--preset=smoke --mesh=data:1 --steps=3 --checkpoint-every=1 --keep=3
+        --data.seq-len=32 --model.n-layers=1 --objective.trajectory=mesa
+        --objective.trajectory-decay={DECAY} --data.source={text_file}
+        --data.cache-dir={cache_dir} --run-dir={directory}"""
+    assert train(words.split()) == 0
+    return directory
+
+
+def test_the_average_is_that_of_the_steps(mesa, monkeypatch):
+    used = []
+    sample = lostjax.generate.sample_tokens
+
+    def watched(model, variables, **options):
+        used.append(variables)
+        return sample(model, variables, **options)
+
+    monkeypatch.setattr(lostjax.generate, "sample_tokens", watched)
+    for words in (["--step=2", "--average"], ["--average"], []):
+        assert generate([str(mesa), "--tokens=1", *words]) == 0
+    before, average, last = (tree["params"] for tree in used)
+    jax.tree.map(
+        lambda v, u, x: np.testing.assert_allclose(
+            v, DECAY * u + (1 - DECAY) * x, rtol=1e-5, atol=1e-7
+        ),
+        average,
+        before,
+        last,
+    )
+    assert not np.allclose(average["head"]["kernel"], last["head"]["kernel"])
+    jax.tree.map(
+        np.testing.assert_array_equal, used[1]["channels"], used[2]["channels"]
+    )
+
+
+def test_a_run_without_an_average_says_so(mesa, tmp_path, capsys):
+    text = (mesa / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text.replace('"mesa"', '"lagged"'))
+    assert generate([str(tmp_path), "--average"]) == 2
+    said = capsys.readouterr().err
+    assert "keeps no moving average" in said and "trajectory=mesa" in said
+    assert said.count("\n") == 1
