@@ -83,9 +83,9 @@ SCALES = {
         name="small",
         config=TrainConfig(
             mesh="data:1",
-            steps=400,
+            steps=300,
             batch_size=16,
-            eval_every=100,
+            eval_every=75,
             model=ModelConfig(
                 linear="dense", d_model=64, n_layers=4, n_heads=4, d_hidden=172
             ),
