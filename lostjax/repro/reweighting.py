@@ -63,7 +63,7 @@ SCALES = {
             preset="smoke",
             mesh="data:1",
             steps=60,
-            batch_size=8,
+            batch_size=16,
             eval_every=15,
             model=ModelConfig(
                 linear="dense", d_model=32, n_layers=1, n_heads=2, d_hidden=88
