@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
+from lostjax.nn import LowRank, LowRankSparse
 from lostjax.nn.kernels import mosaic_tpu
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.nn.kernels.mosaic_tpu import mosaic_products
@@ -93,7 +94,7 @@ def assert_same(sizes, *, dtype="float32", gamma=0.7, activation=nn.silu, **opti
         for at in (1.0, 0.0)
     )
     terms = jnp.linalg.norm(g_PN.astype(jnp.float32) * (full - none))
-    scales = [float(jnp.abs(array).max()) for array in arrays] + [float(terms)]
+    scales = [max(float(jnp.abs(a).max()), 1e-3) for a in arrays] + [float(terms)]
     for one, other, scale in zip(
         jax.tree.leaves(got), [*arrays, dgamma], scales, strict=True
     ):
@@ -168,3 +169,14 @@ def test_a_fall_back_is_logged_once_with_its_reason(reason, caplog):
     assert y_PN.shape == (sizes[0], sizes[2])
     (record,) = caplog.records
     assert reason in record.message
+
+
+@pytest.mark.parametrize("layer", [LowRankSparse(40, 16, delta=0.1), LowRank(40, 16)])
+def test_a_layer_multiplies_with_the_function_that_it_is_given(layer):
+    x_PM = jax.random.normal(jax.random.key(0), (16, 40))
+    variables = jax.jit(layer.init)(jax.random.key(1), x_PM)
+    kernel = layer.clone(product=interpreted)
+    with pltpu.force_tpu_interpret_mode():
+        got = jax.jit(kernel.apply)(variables, x_PM)
+    assert "pallas_call" in str(jax.make_jaxpr(kernel.apply)(variables, x_PM))
+    np.testing.assert_allclose(got, layer.apply(variables, x_PM), atol=1e-5)
