@@ -19,6 +19,7 @@ from typing import Any
 DUMP = tempfile.TemporaryDirectory(prefix="tpu_schedule_")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # or libtpu asks a server and waits
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no device is opened
 os.environ["LIBTPU_INIT_ARGS"] = (
     f"--xla_jf_dump_to={DUMP.name} --xla_jf_dump_llo_text=true "
     "--xla_jf_dump_llo_pass_label_regex=.*final_bundles.*"
