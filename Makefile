@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 NEWEST := .venv-newest
+PLAN := .venv-plan
 
 # A Python 3.12 or 3.13 that really runs (a shim on the path may not), other than the
 # default one: there the newest jax is installed and tried.
@@ -14,7 +15,7 @@ NEWEST_PYTHON := $(shell for python in python3.12 python3.13 \
 	>/dev/null 2>&1 && echo $$python && break; done)
 DEFAULT_IS_NEW := $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 12))')
 
-.PHONY: train test slow lint newest clean
+.PHONY: train test slow kernels lint newest clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m lostjax.train --mesh=data:8
@@ -25,6 +26,13 @@ test: lint
 
 slow: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m slow
+
+# Compiles every kernel for TPUs, none needed; in an environment of its own, for an
+# installed libtpu changes how JAX starts.
+kernels:
+	test -x $(PLAN)/bin/python || $(PYTHON) -m venv $(PLAN)
+	$(PLAN)/bin/python -m pip install -q -e '.[test,plan]'
+	$(PLAN)/bin/python -m pytest tests/nn/kernels
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
@@ -55,4 +63,4 @@ $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/.installed
 
 clean:
-	rm -rf $(VENV) $(NEWEST) build *.egg-info
+	rm -rf $(VENV) $(NEWEST) $(PLAN) build *.egg-info

@@ -21,7 +21,11 @@ from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
 from lostjax.nn.factorize import Factorize, InitialMatrix, require_rank, svd_factors
-from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.bottleneck import (
+    BottleneckProducts,
+    BottleneckWeights,
+    bottleneck_products,
+)
 from lostjax.nn.projection import project
 from lostjax.nn.variance import matching_scale
 from lostjax.typing import Activation, Array, Float, Key
@@ -82,6 +86,7 @@ class LowRank(nn.Module):
         correct_variance: scale `b` at the start so that the output variance on unit
             Gaussian inputs, after the activation, is that of W0.
         kernel_init: draws W0.
+        product: multiplies; `kernels.mosaic_tpu.mosaic_products` has TPU kernels.
         dtype: type to compute in; None takes the widest of input and parameters.
         param_dtype: type of the parameters.
     """
@@ -92,6 +97,7 @@ class LowRank(nn.Module):
     factorize: Factorize = svd_factors
     correct_variance: bool = False
     kernel_init: Initializer = nn.initializers.normal(0.02)
+    product: BottleneckProducts = bottleneck_products
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -120,7 +126,7 @@ class LowRank(nn.Module):
         self, x_PM: jax.Array, siblings: Sequence[BottleneckWeights]
     ) -> tuple[jax.Array, ...]:
         """Multiply the rows with each pair of factors."""
-        return bottleneck_products(
+        return self.product(
             x_PM, siblings, activation=self.activation, dtype=self.dtype
         )
 

@@ -33,7 +33,11 @@ from lostjax.nn.channels import (
     select_channels,
 )
 from lostjax.nn.factorize import Factorize, InitialMatrix, require_rank, svd_factors
-from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.bottleneck import (
+    BottleneckProducts,
+    BottleneckWeights,
+    bottleneck_products,
+)
 from lostjax.nn.projection import project
 from lostjax.nn.variance import matching_scale
 from lostjax.typing import Activation, Array, Float, Key
@@ -57,6 +61,7 @@ class LowRankSparse(nn.Module):
             channels. Set it to the number of devices that M or R is sharded over (or
             a multiple) and no row of x leaves its device; it also divides the rank.
         kernel_init: draws W0.
+        product: multiplies; `kernels.mosaic_tpu.mosaic_products` has TPU kernels.
         dtype: type to compute in; None takes the widest of input and parameters.
         param_dtype: type of the parameters.
     """
@@ -72,6 +77,7 @@ class LowRankSparse(nn.Module):
     correct_variance: bool = False
     channel_groups: int = 1
     kernel_init: Initializer = nn.initializers.normal(0.02)
+    product: BottleneckProducts = bottleneck_products
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -105,7 +111,7 @@ class LowRankSparse(nn.Module):
         self, x_PM: jax.Array, siblings: Sequence[BottleneckWeights]
     ) -> tuple[jax.Array, ...]:
         """Multiply the rows with each pair of factors and its kept channels."""
-        return bottleneck_products(
+        return self.product(
             x_PM,
             siblings,
             activation=self.activation,

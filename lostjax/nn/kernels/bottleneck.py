@@ -22,7 +22,7 @@ device that holds a G-th of x, of A's rows and of the values' rows gathers and j
 own, and only arrays of width r, r + k or N travel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -61,6 +61,13 @@ class BottleneckWeights(NamedTuple):
         """Scale the output, which is linear in `b` and the kept values."""
         values_CN = None if self.values_CN is None else scale * self.values_CN
         return self._replace(b_RN=scale * self.b_RN, values_CN=values_CN)
+
+
+BottleneckProducts = Callable[..., tuple[jax.Array, ...]]
+"""A way to compute what `bottleneck_products` means, with its call.
+
+The other one is `lostjax.nn.kernels.mosaic_tpu.mosaic_products`.
+"""
 
 
 def bottleneck_products(

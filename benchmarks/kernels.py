@@ -1,0 +1,277 @@
+"""Static figures of the TPU kernels, against what XLA makes of the same products.
+
+    python benchmarks/kernels.py [--sizes 60m,350m] [--chip v5e] [--rows 8192]
+
+Nothing runs, no TPU is needed, but libtpu is (`pip install -e '.[plan]'`). For the MLP
+up (d -> f) and down (f -> d) matrices of the papers' sizes, in bfloat16, forward and in
+training (forward, then gradients of the rows and of all weights):
+
+    kernel       lostjax.nn.kernels.mosaic_tpu
+    one product  XLA's own compilation of lostjax.nn.kernels.bottleneck
+    unfused      XLA's of the equation as it reads: two products, scaled and added
+    dense        XLA's of one full matrix
+
+`HBM` is bytes by formula for a kernel and by cost analysis for XLA's forms, `us` their
+least time: for a kernel the larger of schedule and bytes at the chip's published rate,
+for the others the compiler's `optimal_seconds`. `bundles` are cycles of a steady grid
+step, `of floor` over what its matrix instructions alone would take, `of FLOPs` over
+what their useful part would, `spills` the registers that a step spills. All of it is
+static: a compiler's account, never a measured speed.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from tpu_schedule import Schedule, compile_for, take_schedules  # before jax # isort: skip
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lostjax.nn.kernels import tpu_blocks
+from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.mosaic_tpu import mosaic_products
+
+# Width, hidden width and rank of the papers' LLaMA shapes.
+SIZES = {
+    "60m": (512, 1376, 128),
+    "130m": (768, 2048, 256),
+    "350m": (1024, 2736, 256),
+    "1b": (2048, 5461, 512),
+    "7b": (4096, 11008, 1024),
+}
+# Chips: cycles a second of the matrix units, FLOPs and bytes of HBM a second.
+CHIPS = {
+    "v5e": (tpu_blocks.V5E, 1.5e9, 197e12, 819e9),
+    "v5p": (tpu_blocks.V5P, 1.75e9, 459e12, 2765e9),
+    "v6e": (tpu_blocks.V6E, 1.75e9, 918e12, 1640e9),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One matrix: rows P, inputs M, outputs N, rank R, kept channels C."""
+
+    name: str
+    rows: int
+    inputs: int
+    outputs: int
+    rank: int
+    kept: int
+
+    @property
+    def weights(self) -> int:
+        """Count the learnt numbers."""
+        return self.rank * (self.inputs + self.outputs) + self.kept * self.outputs
+
+    def sizes(self) -> tpu_blocks.Sizes:
+        """Give the sizes as the kernels' cutting wants them, in bfloat16."""
+        return tpu_blocks.Sizes(
+            self.rows, self.inputs, self.outputs, self.rank, self.kept, 2
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Static figures of one form of one layer; None where there is no such figure."""
+
+    layer: str
+    passes: str
+    form: str
+    gigaflops: float
+    hbm_megabytes: float
+    microseconds: float
+    kernels: list[dict[str, Any]]
+
+
+def main() -> None:
+    """Compile the layers asked for and print one table."""
+    options = parse_options()
+    print(f"{options.chip}, {options.rows} rows, bfloat16; static, not measured")
+    print(
+        f"{'layer':<10}{'pass':<10}{'form':<13}{'GFLOP':>8}{'HBM MB':>8}{'us':>8}"
+        f"  {'kernel':<15}{'bundles':>8}{'of floor':>9}{'of FLOPs':>9}{'spills':>7}"
+    )
+    everything = []
+    for size in options.sizes.split(","):
+        width, hidden, rank = SIZES[size]
+        for name, ends in (("up", (width, hidden)), ("down", (hidden, width))):
+            kept = max(1, ends[0] // 100)
+            layer = Layer(f"{size} {name}", options.rows, *ends, rank, kept)
+            for figures in compile_layer(layer, options.chip, options.passes):
+                everything.append(dataclasses.asdict(figures))
+                print_row(figures)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(everything, file, indent=1)
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", default=",".join(SIZES), help="sizes, by commas")
+    parser.add_argument("--chip", default="v5e", choices=CHIPS)
+    parser.add_argument("--rows", type=int, default=8192, help="tokens in a step")
+    parser.add_argument("--passes", default="forward,training", help="by commas")
+    parser.add_argument("--json", default="", help="also write the figures there")
+    options = parser.parse_args()
+    for size in options.sizes.split(","):
+        if size not in SIZES:
+            parser.error(f"--sizes: {size!r} is not among {', '.join(SIZES)}")
+    return options
+
+
+def unfused_product(
+    x_PM: jax.Array, siblings: list[BottleneckWeights], *, activation: Any
+) -> tuple[jax.Array]:
+    """LOST as its equation reads."""
+    (w,) = siblings
+    low_rank_PN = activation(x_PM @ w.a_MR) @ w.b_RN
+    sparse_PN = x_PM[:, w.kept_C] @ w.values_CN
+    return (w.gamma * low_rank_PN + (1 - w.gamma) * sparse_PN,)
+
+
+def dense_product(
+    x_PM: jax.Array, siblings: list[jax.Array], *, activation: Any
+) -> tuple[jax.Array]:
+    """One full matrix, without an activation."""
+    del activation
+    return (x_PM @ siblings[0],)
+
+
+def compile_layer(layer: Layer, chip: str, passes: str) -> Iterator[Figures]:
+    """Compile every form of one layer."""
+    kernel = partial(mosaic_products, chip=CHIPS[chip][0])
+    forms: dict[str, Callable[..., Any]] = {
+        "kernel": kernel,
+        "one product": bottleneck_products,
+        "unfused": unfused_product,
+        "dense": dense_product,
+    }
+    for which in passes.split(","):
+        for form, product in forms.items():
+            step = partial(run, product, which)
+            compiled = compile_for(chip, step, *arguments(layer, form, which))
+            schedules = take_schedules("lost_")
+            if form == "kernel":
+                if not schedules or "tpu_custom_call" not in compiled.as_text():
+                    raise SystemExit(f"{layer.name}: no kernel was lowered")
+                yield kernel_figures(layer, chip, which, schedules)
+            else:
+                yield xla_figures(layer, which, form, compiled.cost_analysis())
+
+
+def arguments(layer: Layer, form: str, which: str) -> list[jax.ShapeDtypeStruct]:
+    """List what a form multiplies: rows, (the output's gradient), weights, indices."""
+    shapes = [(layer.rows, layer.inputs)]
+    if which == "training":
+        shapes.append((layer.rows, layer.outputs))
+    if form == "dense":
+        shapes.append((layer.inputs, layer.outputs))
+        return [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    shapes += [
+        (layer.inputs, layer.rank),
+        (layer.rank, layer.outputs),
+        (layer.kept, layer.outputs),
+    ]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    return [*arrays, jax.ShapeDtypeStruct((layer.kept,), jnp.int32)]
+
+
+def run(product: Callable[..., Any], which: str, x_PM: jax.Array, *arrays: Any) -> Any:
+    """Apply a product, and in training bring a gradient back."""
+
+    def apply(x_PM: jax.Array, *weights: jax.Array) -> jax.Array:
+        if len(weights) == 1:
+            return product(x_PM, list(weights), activation=None)[0]
+        own = BottleneckWeights(*weights, *indices, gamma=0.7)
+        return product(x_PM, [own], activation=nn.silu)[0]
+
+    indices = [array for array in arrays if array.dtype == jnp.int32]
+    floats = [array for array in arrays if array.dtype != jnp.int32]
+    if which == "forward":
+        return apply(x_PM, *floats)
+    g_PN, *weights = floats
+    y_PN, pull = jax.vjp(apply, x_PM, *weights)
+    return y_PN, *pull(g_PN)
+
+
+def kernel_figures(
+    layer: Layer, chip: str, which: str, schedules: list[Schedule]
+) -> Figures:
+    """Count a kernel's bytes by formula, its time by schedule and bytes."""
+    tpu, clock, peak, bandwidth = CHIPS[chip]
+    p, ends = layer.rows, layer.inputs + layer.outputs
+    hidden = layer.rank if which == "training" else 0
+    flops = {"lost_forward": 2 * p * layer.weights}
+    bytes_of = {"lost_forward": 2 * (p * (ends + hidden) + layer.weights)}
+    rows = {"lost_forward": tpu_blocks.forward_rows(layer.sizes(), tpu)}
+    # x, h, g in; dx out; weights in, their gradients out.
+    flops["lost_backward"] = 2 * flops["lost_forward"]
+    passing = p * (ends + layer.inputs + layer.rank)
+    bytes_of["lost_backward"] = 2 * (passing + 2 * layer.weights)
+    rows["lost_backward"] = tpu_blocks.backward_rows(layer.sizes(), tpu)
+    seconds, kernels = 0.0, []
+    for schedule in schedules:
+        name = schedule.name.split(".")[0]
+        steps = p / (rows[name] * tpu.cores)
+        cycles = max(schedule.bundles, schedule.floor)
+        seconds += max(steps * cycles / clock, bytes_of[name] / bandwidth)
+        useful = flops[name] / peak * clock / steps
+        kernels.append(
+            dataclasses.asdict(schedule)
+            | {"floor": schedule.floor, "useful": useful, "rows": rows[name]}
+        )
+    names = [schedule.name.split(".")[0] for schedule in schedules]
+    return Figures(
+        layer=layer.name,
+        passes=which,
+        form="kernel",
+        gigaflops=sum(flops[name] for name in names) / 1e9,
+        hbm_megabytes=sum(bytes_of[name] for name in names) / 1e6,
+        microseconds=1e6 * seconds,
+        kernels=kernels,
+    )
+
+
+def xla_figures(layer: Layer, which: str, form: str, cost: dict[str, Any]) -> Figures:
+    """Read the compiler's own account."""
+    dense = layer.inputs * layer.outputs
+    weights = dense if form == "dense" else layer.weights
+    times = 3 if which == "training" else 1
+    return Figures(
+        layer=layer.name,
+        passes=which,
+        form=form,
+        gigaflops=2e-9 * layer.rows * weights * times,
+        hbm_megabytes=cost["bytes accessed"] / 1e6,
+        # An operation whose time the compiler does not know counts as -1 second.
+        microseconds=1e6 * (cost["optimal_seconds"] % 1),
+        kernels=[],
+    )
+
+
+def print_row(figures: Figures) -> None:
+    """Print one form, a line for each of its kernels."""
+    row = (
+        f"{figures.layer:<10}{figures.passes:<10}{figures.form:<13}"
+        f"{figures.gigaflops:>8.1f}{figures.hbm_megabytes:>8.1f}"
+        f"{figures.microseconds:>8.0f}"
+    )
+    if not figures.kernels:
+        print(row, flush=True)
+    for kernel in figures.kernels:
+        print(
+            f"{row}  {kernel['name']:<15}{kernel['bundles']:>8}"
+            f"{kernel['bundles'] / kernel['floor']:>9.2f}"
+            f"{kernel['bundles'] / kernel['useful']:>9.2f}{kernel['spills']:>7}",
+            flush=True,
+        )
+        row = " " * len(row)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Products of narrow matrices by TPU kernels, with XLA's form wherever they do not fit.
+
+    y = [gamma act(x A), (1 - gamma) x_I] [B; W]
+
+`mosaic_products` stands where `bottleneck_products` does and means the same. On a TPU
+one kernel takes tiles of x to tiles of y and one brings gradients back: act(x A) and
+x_I never reach HBM, kept channels are read from the tile of x that VMEM holds, and
+there is no scatter over dx. x A is written only if there will be a backward pass; it
+has the name "bottleneck", so that `save_bottlenecks` and other policies see it. Which
+form a program takes is settled when it is compiled: by platform, not by what this
+process runs on.
+
+What it costs against XLA's form: each sibling reads x for itself, and a policy that
+computes y again computes x A again, for one kernel does both. A program must run on one
+device, or call this within `jax.shard_map`: XLA cannot cut a kernel up.
+
+XLA's form is the default, for no figure here was measured on a TPU:
+`benchmarks/kernels.py` counts what compilers can tell.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
+
+from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.tpu_backward import backward_product
+from lostjax.nn.kernels.tpu_blocks import (
+    Chip,
+    Sizes,
+    backward_rows,
+    chip_here,
+    forward_rows,
+)
+from lostjax.nn.kernels.tpu_forward import forward_product
+from lostjax.typing import Activation, Array, Float
+
+Choose = Callable[..., Any]
+"""`choose(kernel, meaning, *args)` applies one of two functions to the arguments."""
+
+_Gradients = tuple[jax.Array, BottleneckWeights]
+
+
+def on_tpu(kernel: Callable[..., Any], meaning: Callable[..., Any], *args: Any) -> Any:
+    """Apply the kernel in programs for a TPU, and what it means in all others."""
+    return jax.lax.platform_dependent(*args, tpu=kernel, default=meaning)
+
+
+def mosaic_products(
+    x_PM: Float[Array, "P M"],
+    siblings: Sequence[BottleneckWeights],
+    *,
+    activation: Activation | None,
+    channel_groups: int = 1,
+    dtype: DTypeLike | None = None,
+    chip: Chip | None = None,
+    choose: Choose = on_tpu,
+) -> tuple[jax.Array, ...]:
+    """Apply sibling matrices to the same rows, as `bottleneck_products` does.
+
+    Args:
+        x_PM: the rows.
+        siblings: their weights; all keep channels, or none does.
+        activation: what stands between the factors; None for nothing.
+        channel_groups: groups of inputs that hold equal numbers of kept channels; of
+            consequence to XLA's form only.
+        dtype: type to compute in; None takes the wider of rows and weights.
+        chip: the TPU to cut for; None looks at the mesh in use and at this process.
+        choose: decides between the kernel and its meaning.
+
+    Returns:
+        One array (P, N_i) per sibling. Where no kernel fits they are XLA's, and the
+        log says why, once.
+    """
+    dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
+    chip = chip_here() if chip is None else chip
+    plans = [
+        _make_plan(_sizes(x_PM, weights, dtype), activation, chip, choose)
+        for weights in siblings
+    ]
+    if reason := _unfit(x_PM, dtype, plans):
+        _log_once(f"XLA's form of a narrow product, no TPU kernel: {reason}")
+        return bottleneck_products(
+            x_PM,
+            siblings,
+            activation=activation,
+            channel_groups=channel_groups,
+            dtype=dtype,
+        )
+    x_PM = x_PM.astype(dtype)
+    return tuple(
+        _product(plan, x_PM, _with_gamma(weights.astype(dtype)))
+        for plan, weights in zip(plans, siblings, strict=True)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    activation: Activation | None
+    chip: Chip
+    choose: Choose
+    forward_rows: int | None
+    backward_rows: int | None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+    def kernel(x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+        return _forward(plan, x_PM, weights, keep_hidden=False)[0]
+
+    y_PN: jax.Array = plan.choose(kernel, partial(_meaning, plan), x_PM, weights)
+    return y_PN
+
+
+def _product_forward(
+    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    def meaning(
+        x_PM: jax.Array, weights: BottleneckWeights
+    ) -> tuple[jax.Array, jax.Array]:
+        return _meaning(plan, x_PM, weights), x_PM @ weights.a_MR
+
+    kernel = partial(_forward, plan, keep_hidden=True)
+    y_PN, h_PR = plan.choose(kernel, meaning, x_PM, weights)
+    return y_PN, (x_PM, checkpoint_name(h_PR, "bottleneck"), weights)
+
+
+def _product_backward(
+    plan: _Plan, residuals: tuple[Any, ...], g_PN: jax.Array
+) -> _Gradients:
+    x_PM, h_PR, weights = residuals
+
+    def meaning(
+        x_PM: jax.Array, h_PR: jax.Array, g_PN: jax.Array, weights: BottleneckWeights
+    ) -> _Gradients:
+        del h_PR
+        return _pull(plan, x_PM, g_PN, weights)
+
+    if plan.backward_rows is None:
+        return meaning(x_PM, h_PR, g_PN, weights)
+    kernel = partial(
+        backward_product,
+        activation=plan.activation,
+        rows=plan.backward_rows,
+        chip=plan.chip,
+    )
+    gradients: _Gradients = plan.choose(kernel, meaning, x_PM, h_PR, g_PN, weights)
+    return gradients
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def _forward(
+    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
+) -> tuple[jax.Array, ...]:
+    assert plan.forward_rows is not None
+    return forward_product(
+        x_PM,
+        weights,
+        activation=plan.activation,
+        rows=plan.forward_rows,
+        chip=plan.chip,
+        keep_hidden=keep_hidden,
+    )
+
+
+def _meaning(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+    return bottleneck_products(x_PM, [weights], activation=plan.activation)[0]
+
+
+def _pull(
+    plan: _Plan, x_PM: jax.Array, g_PN: jax.Array, weights: BottleneckWeights
+) -> _Gradients:
+    def product(x_PM: jax.Array, learnt: BottleneckWeights) -> jax.Array:
+        return _meaning(plan, x_PM, learnt._replace(kept_C=weights.kept_C))
+
+    _, pull = jax.vjp(product, x_PM, weights._replace(kept_C=None))
+    gradients: _Gradients = pull(g_PN)
+    return gradients
+
+
+def _with_gamma(weights: BottleneckWeights) -> BottleneckWeights:
+    return weights._replace(gamma=jnp.asarray(weights.gamma, jnp.float32))
+
+
+def _sizes(x_PM: jax.Array, weights: BottleneckWeights, dtype: DTypeLike) -> Sizes:
+    values_CN = weights.values_CN
+    return Sizes(
+        rows=x_PM.shape[0],
+        inputs=x_PM.shape[1],
+        outputs=weights.b_RN.shape[1],
+        rank=weights.b_RN.shape[0],
+        kept=0 if values_CN is None else values_CN.shape[0],
+        itemsize=jnp.dtype(dtype).itemsize,
+    )
+
+
+def _make_plan(
+    sizes: Sizes, activation: Activation | None, chip: Chip, choose: Choose
+) -> _Plan:
+    return _Plan(
+        activation=activation,
+        chip=chip,
+        choose=choose,
+        forward_rows=forward_rows(sizes, chip),
+        backward_rows=backward_rows(sizes, chip),
+    )
+
+
+def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | None:
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float32):
+        return f"it computes in bfloat16 and float32, not in {jnp.dtype(dtype).name}"
+    if not x_PM.shape[0]:
+        return "there are no rows"
+    if any(plan.forward_rows is None for plan in plans):
+        return f"weights of {x_PM.shape[1]} inputs do not fit its VMEM"
+    if any(plan.backward_rows is None for plan in plans):
+        _log_once(
+            f"XLA's form of a narrow product's backward pass, no TPU kernel: gradients "
+            f"of weights of {x_PM.shape[1]} inputs do not fit its VMEM"
+        )
+    return None
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)

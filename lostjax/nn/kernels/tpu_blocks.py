@@ -1,0 +1,181 @@
+"""How the TPU kernels of narrow products are cut: rows of a step, strips of a loop.
+
+What bounds them, for P rows, at two bytes a number (forward; C is a hundredth of M):
+
+    FLOPs = 2 P (R M + R N + C N)        HBM bytes = 2 (P (M + N) + R (M + N) + C N)
+
+    layer       M x N         R     FLOPs / byte at 8192 rows
+    60m up      512 x 1376    128   126
+    350m up     1024 x 2736   256   247
+    1b up       2048 x 5461   512   451
+    7b up       4096 x 11008  1024  865
+
+A v5e balances at 240 FLOPs a byte, so that 60m and 130m layers are bound by HBM and
+larger ones by the matrix units. Hence: every weight is read once and stays in VMEM, and
+only rows pass through. The heuristic:
+
+- Rows of a grid step: the most of 512, 256, 128 whose tiles fit VMEM beside the weights
+  (backward: beside float32 sums of the weights' gradients too). None do: XLA's form.
+- Within a step, blocks of 256 rows by strips of 128 columns: 32 vector registers hold
+  one float32 sum over the whole contraction, which leaves 32 to the matrix units' feed
+  (blocks of 512 rows spill), and outlast the loading of the next 128 x 128 weights.
+- Strips are unrolled until a loop's body has about 512 matrix instructions: a shorter
+  body shows the units' latency (1.24 of their floor with 96), a longer one only
+  takes longer to compile.
+
+A rank and a number of kept channels each fill whole tiles of the matrix units (128 deep
+on v5e and v5p, 256 on v6e): 10 channels cost the output product what 128 would.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+LANES = 128
+"""Columns of a vector register and of a strip."""
+
+ROWS = 256
+"""Rows of a block within a grid step."""
+
+GATHERED = 64
+"""Rows of which kept channels are gathered at once: more of them spill."""
+
+SUMMED = 288
+"""Most rows of a weight's gradient that one strip adds to: 36 registers of sums."""
+
+LEAVING = 128
+"""Rows of a weight's gradient that leave VMEM at once."""
+
+_MIB = 2**20
+_INSTRUCTIONS_PER_BODY = 512
+_ROWS_PER_INSTRUCTION = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What the cutting must know about a TPU.
+
+    Attributes:
+        vmem_bytes: vector memory of one core.
+        cores: cores that share the steps of one grid.
+    """
+
+    vmem_bytes: int
+    cores: int = 1
+
+
+V5E = Chip(128 * _MIB)
+V5P = Chip(64 * _MIB, cores=2)
+V6E = Chip(128 * _MIB)
+
+_BY_DEVICE_KIND = {
+    "TPU v5 lite": V5E,
+    "TPU v5e": V5E,
+    "TPU v5": V5P,
+    "TPU v5p": V5P,
+    "TPU v6 lite": V6E,
+    "TPU v6e": V6E,
+}
+_UNKNOWN = Chip(64 * _MIB)
+
+
+def chip_here() -> Chip:
+    """Look up the chip of the mesh in use, or of this process; else a cautious one."""
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    return _BY_DEVICE_KIND.get(device.device_kind, _UNKNOWN)
+
+
+class Sizes(NamedTuple):
+    """Sizes of one product.
+
+    Attributes:
+        rows: number of rows P.
+        inputs: number of inputs M.
+        outputs: number of outputs N.
+        rank: width between the factors R.
+        kept: number of kept channels C.
+        itemsize: bytes of a number, 2 or 4.
+    """
+
+    rows: int
+    inputs: int
+    outputs: int
+    rank: int
+    kept: int
+    itemsize: int
+
+    @property
+    def sublanes(self) -> int:
+        """Count the rows that one vector register holds."""
+        return 32 // self.itemsize
+
+
+def forward_rows(sizes: Sizes, chip: Chip) -> int | None:
+    """Choose the rows of a forward grid step; None where nothing fits."""
+    return _most_rows(sizes, chip, _forward_bytes)
+
+
+def backward_rows(sizes: Sizes, chip: Chip) -> int | None:
+    """Choose the rows of a backward grid step; None where nothing fits."""
+    return _most_rows(sizes, chip, _backward_bytes)
+
+
+def vmem_limit(chip: Chip) -> int:
+    """Say how much vector memory a kernel may take: all but a sixteenth."""
+    return chip.vmem_bytes * 15 // 16
+
+
+def strips_per_body(contraction: int) -> int:
+    """Count the strips of 128 columns that make up one loop body."""
+    instructions = ROWS // _ROWS_PER_INSTRUCTION * math.ceil(contraction / LANES)
+    return max(1, _INSTRUCTIONS_PER_BODY // instructions)
+
+
+def round_up(size: int, multiple: int) -> int:
+    """Round a size up to a multiple."""
+    return -(-size // multiple) * multiple
+
+
+def _most_rows(
+    sizes: Sizes, chip: Chip, count_bytes: Callable[[Sizes, int], int]
+) -> int | None:
+    whole = round_up(sizes.rows, sizes.sublanes)
+    for rows in (512, 256, 128):
+        rows = min(rows, whole)
+        if count_bytes(sizes, rows) <= vmem_limit(chip) - 4 * _MIB:
+            return rows
+    return None
+
+
+def _weight_bytes(sizes: Sizes) -> int:
+    m, n, r, c, _ = _padded(sizes)
+    return sizes.itemsize * (m * r + r * n + c * n)
+
+
+def _forward_bytes(sizes: Sizes, rows: int) -> int:
+    m, n, r, _, lanes = _padded(sizes)
+    passing = 2 * rows * (m + n + r)
+    kept_back = rows * (r + lanes)
+    return _weight_bytes(sizes) + sizes.itemsize * (passing + kept_back)
+
+
+def _backward_bytes(sizes: Sizes, rows: int) -> int:
+    m, n, r, c, lanes = _padded(sizes)
+    passing = 2 * rows * (2 * m + n + r)
+    kept_back = rows * (3 * r + c)
+    leaving = 2 * LEAVING * (m + n)  # float32, if cores share the grid
+    sums = 4 * (r * m + (r + c) * n + rows * lanes)
+    return (
+        _weight_bytes(sizes) + sizes.itemsize * (passing + kept_back + leaving) + sums
+    )
+
+
+def _padded(sizes: Sizes) -> tuple[int, int, int, int, int]:
+    # What VMEM really holds: whole registers.
+    m, n, r = (
+        round_up(size, LANES) for size in (sizes.inputs, sizes.outputs, sizes.rank)
+    )
+    return m, n, r, round_up(sizes.kept, sizes.sublanes), round_up(sizes.kept, LANES)

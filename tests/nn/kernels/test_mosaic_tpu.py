@@ -1,0 +1,182 @@
+"""The TPU kernels mean what the products in jnp mean: in JAX's interpreter of TPUs."""
+
+import logging
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from jax.experimental.pallas import tpu as pltpu
+
+from lostjax.nn import LowRank, LowRankSparse
+from lostjax.nn.kernels import mosaic_tpu
+from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.mosaic_tpu import mosaic_products
+from lostjax.nn.kernels.tpu_blocks import V5E, Chip
+
+# What rounding each result once to the type, and sums over 300, may differ by.
+TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
+
+
+def everywhere(kernel, meaning, *args):
+    del meaning
+    return kernel(*args)
+
+
+interpreted = partial(mosaic_products, chip=V5E, choose=everywhere)
+
+
+def draw(sizes, *, dtype, seed=0):
+    n_rows, n_inputs, n_outputs, rank, n_kept = sizes
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        scale = shape[0] ** -0.5
+        return jnp.asarray(rng.normal(size=shape, scale=scale), dtype)
+
+    weights = BottleneckWeights(normal(n_inputs, rank), normal(rank, n_outputs))
+    if n_kept:
+        kept = np.sort(rng.choice(n_inputs, n_kept, replace=False))
+        kept_C = jnp.asarray(kept, jnp.int32)
+        weights = weights._replace(values_CN=normal(n_kept, n_outputs), kept_C=kept_C)
+    x_PM = jnp.asarray(rng.normal(size=(n_rows, n_inputs)), dtype)
+    g_PN = jnp.asarray(rng.normal(size=(n_rows, n_outputs)), dtype)
+    return x_PM, g_PN, weights
+
+
+def value_and_gradients(products, x_PM, g_PN, weights, *, gamma, activation):
+    """The output and the gradients of x, a, b, the kept values and gamma."""
+    learnt = (weights.a_MR, weights.b_RN, weights.values_CN, jnp.float32(gamma))
+
+    @jax.jit
+    def run(x_PM, learnt, g_PN):
+        def product(x_PM, learnt):
+            a, b, values, gamma = learnt
+            own = BottleneckWeights(a, b, values, weights.kept_C, gamma)
+            return products(x_PM, [own], activation=activation)[0]
+
+        y_PN, pull = jax.vjp(product, x_PM, learnt)
+        return y_PN, *pull(g_PN)
+
+    return run(x_PM, learnt, g_PN)
+
+
+def assert_same(sizes, *, dtype="float32", gamma=0.7, activation=nn.silu, **options):
+    x_PM, g_PN, weights = draw(sizes, dtype=dtype)
+    kernel = partial(interpreted, **options)
+    with pltpu.force_tpu_interpret_mode():
+        got = value_and_gradients(
+            kernel, x_PM, g_PN, weights, gamma=gamma, activation=activation
+        )
+
+    def wide(array):
+        narrow = getattr(array, "dtype", None) == jnp.bfloat16
+        return array.astype(jnp.float32) if narrow else array
+
+    want = value_and_gradients(
+        bottleneck_products,
+        *jax.tree.map(wide, (x_PM, g_PN, weights)),
+        gamma=gamma,
+        activation=activation,
+    )
+    *arrays, dgamma = jax.tree.leaves(want)
+    # Gamma's gradient is one sum over all outputs, of terms of either sign.
+    full, none = (
+        bottleneck_products(
+            x_PM.astype(jnp.float32),
+            [weights.astype(jnp.float32)._replace(gamma=at)],
+            activation=activation,
+        )[0]
+        for at in (1.0, 0.0)
+    )
+    terms = jnp.linalg.norm(g_PN.astype(jnp.float32) * (full - none))
+    scales = [max(float(jnp.abs(a).max()), 1e-3) for a in arrays] + [float(terms)]
+    for one, other, scale in zip(
+        jax.tree.leaves(got), [*arrays, dgamma], scales, strict=True
+    ):
+        assert one.shape == other.shape
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        np.testing.assert_allclose(one / scale, other / scale, atol=TOLERANCE[dtype])
+
+
+@settings(
+    max_examples=3,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],  # seconds each: too slow to shrink
+    suppress_health_check=list(HealthCheck),
+)
+@given(
+    sizes=st.tuples(
+        st.integers(1, 40),
+        st.integers(24, 160),
+        st.integers(24, 160),
+        st.sampled_from([16, 24, 40]),
+        st.integers(0, 20),
+    ),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+def test_values_and_all_gradients_are_those_of_the_meaning(sizes, dtype):
+    assert_same(sizes, dtype=dtype)
+
+
+SMALL = (16, 40, 40, 16, 3)
+EDGES = {
+    "more_kept_channels_than_lanes": {"sizes": (24, 300, 40, 16, 140)},
+    "gamma_one": {"sizes": SMALL, "gamma": 1.0},
+    "no_activation": {"sizes": SMALL, "activation": None},
+    "two_cores_and_rows_that_do_not_divide": {
+        "sizes": (600, 24, 24, 16, 3),
+        "chip": Chip(V5E.vmem_bytes, cores=2),
+    },
+    "rank_wider_than_lanes": {"sizes": (16, 200, 40, 144, 0)},
+}
+
+
+@pytest.mark.parametrize("case", EDGES.values(), ids=EDGES.keys())
+def test_edges(case):
+    assert_same(**case)
+
+
+def test_a_program_for_another_platform_is_that_of_the_meaning():
+    x_PM, _, weights = draw(SMALL, dtype="float32")
+    got = mosaic_products(x_PM, [weights, weights], activation=nn.silu)
+    want = bottleneck_products(x_PM, [weights, weights], activation=nn.silu)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+
+
+REASONS = {
+    "VMEM": {"chip": Chip(2**20)},
+    "float16": {"dtype": jnp.float16},
+    "rows": {"sizes": (0, 40, 40, 16, 3)},
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_fall_back_is_logged_once_with_its_reason(reason, caplog):
+    case = dict(REASONS[reason])
+    sizes = case.pop("sizes", SMALL)
+    x_PM, _, weights = draw(sizes, dtype="float32")
+    mosaic_tpu._log_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            (y_PN,) = mosaic_products(x_PM, [weights], activation=nn.silu, **case)
+    assert y_PN.shape == (sizes[0], sizes[2])
+    (record,) = caplog.records
+    assert reason in record.message
+
+
+@pytest.mark.parametrize("layer", [LowRankSparse(40, 16, delta=0.1), LowRank(40, 16)])
+def test_a_layer_multiplies_with_the_function_that_it_is_given(layer):
+    x_PM = jax.random.normal(jax.random.key(0), (16, 40))
+    variables = jax.jit(layer.init)(jax.random.key(1), x_PM)
+    kernel = layer.clone(product=interpreted)
+    with pltpu.force_tpu_interpret_mode():
+        got = jax.jit(kernel.apply)(variables, x_PM)
+    assert "pallas_call" in str(jax.make_jaxpr(kernel.apply)(variables, x_PM))
+    np.testing.assert_allclose(got, layer.apply(variables, x_PM), atol=1e-5)

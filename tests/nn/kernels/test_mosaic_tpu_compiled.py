@@ -1,0 +1,91 @@
+"""The TPU's own compiler takes the kernels: on any x86 Linux, without a TPU."""
+
+import importlib.util
+import os
+import re
+import warnings
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lostjax.nn.kernels.bottleneck import BottleneckWeights
+from lostjax.nn.kernels.mosaic_tpu import mosaic_products
+from lostjax.nn.kernels.tpu_blocks import V5E, V5P, V6E
+
+if importlib.util.find_spec("libtpu") is None:
+    message = "no libtpu, no TPU kernel was compiled: pip install -e '.[plan]'"
+    warnings.warn(pytest.PytestWarning(message), stacklevel=1)
+    pytest.skip(message, allow_module_level=True)
+
+# No metadata server is asked and no device is opened, so others may do the same.
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+
+CHIPS = {"v5e:2x2": V5E, "v5p:2x2x1": V5P, "v6e:2x2": V6E}
+# Width, hidden width and rank of the papers' LLaMA shapes.
+SIZES = {
+    "60m": (512, 1376, 128),
+    "130m": (768, 2048, 256),
+    "350m": (1024, 2736, 256),
+    "1b": (2048, 5461, 512),
+    "7b": (4096, 11008, 1024),
+}
+# A v5p's VMEM does not hold these beside float32 sums of their gradients.
+FORWARD_ONLY = {("v5p:2x2x1", "7b")}
+
+
+def kernels_in_training(topology, n_inputs, n_outputs, rank, *, n_rows):
+    """Compile forward and backward for one chip; name the kernels in the program."""
+    n_kept = max(1, n_inputs // 100)
+
+    def train(x, g, a, b, values, kept):
+        def product(x, a, b, values):
+            own = BottleneckWeights(a, b, values, kept, 0.7)
+            products = partial(mosaic_products, chip=CHIPS[topology])
+            return products(x, [own], activation=nn.silu)[0]
+
+        y, pull = jax.vjp(product, x, a, b, values)
+        return y, *pull(g)
+
+    shapes = [
+        (n_rows, n_inputs),
+        (n_rows, n_outputs),
+        (n_inputs, rank),
+        (rank, n_outputs),
+        (n_kept, n_outputs),
+    ]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    arrays.append(jax.ShapeDtypeStruct((n_kept,), jnp.int32))
+    described = topologies.get_topology_desc(topology_name=topology, platform="tpu")
+    one = NamedSharding(Mesh(np.array(described.devices[:1]), ("chip",)), P())
+    step = jax.jit(train, in_shardings=one, out_shardings=one)
+    program = step.lower(*arrays).compile().as_text()
+    calls = re.findall(
+        r"%(\w+)[.\d]* = .*custom_call_target=\"tpu_custom_call\"", program
+    )
+    return sorted(calls)
+
+
+@pytest.mark.parametrize("topology", CHIPS)
+def test_a_small_shape_is_lowered_to_the_kernels(topology):
+    calls = kernels_in_training(topology, 512, 1376, 128, n_rows=512)
+    assert calls == ["lost_backward", "lost_forward"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["up", "down"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("topology", CHIPS)
+def test_every_paper_shape_is_lowered_to_the_kernels(topology, size, way):
+    width, hidden, rank = SIZES[size]
+    ends = (width, hidden) if way == "up" else (hidden, width)
+    calls = kernels_in_training(topology, *ends, rank, n_rows=8192)
+    both = ["lost_backward", "lost_forward"]
+    assert calls == (both[1:] if (topology, size) in FORWARD_ONLY else both)
