@@ -39,7 +39,6 @@ COMPARISONS = (
     Comparison("lin_upper", "uniform", "lin_upper is better after a quarter", QUARTER),
     Comparison("lin_upper", "uniform", "lin_upper is better after half", HALF),
     Comparison("lin_upper", "quadratic", "lin_upper is better than quadratic"),
-    Comparison("lin_upper", "upper", "lin_upper is better than upper"),
     Comparison("lin_upper", "extremes", "lin_upper is better than extremes"),
     Comparison("uniform", "extremes", "extremes, the control, is worse than uniform"),
     Comparison(
@@ -110,7 +109,6 @@ def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
         "uniform": base,
         "lin_upper": _reweighted(base, "lin_upper"),
         "quadratic": _reweighted(base, "quadratic"),
-        "upper": _reweighted(base, "upper"),
         "extremes": _reweighted(base, "extremes"),
         "uniform" + ALONE: alone,
         "lin_upper" + ALONE: _reweighted(alone, "lin_upper"),

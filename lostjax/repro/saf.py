@@ -90,11 +90,6 @@ COMPARISONS = (
         "AdamW, averaged",
         "MESA is better than the average of AdamW's parameters",
     ),
-    Comparison(
-        "MESA, averaged",
-        "AdamW, averaged",
-        "MESA's average is better than that of AdamW's parameters",
-    ),
 )
 """What the paper says, and what must hold for the past to be the reason."""
 
@@ -105,10 +100,9 @@ METHODS = (
     "SAM",
     "SAF",
     "MESA",
-    "MESA, averaged",
 )
 
-AVERAGED = ("AdamW, averaged", "MESA, averaged")
+AVERAGED = ("AdamW, averaged",)
 """Methods whose model is the moving average of the parameters."""
 
 SCALES = {
@@ -172,7 +166,6 @@ def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
         "SAM": change(sam_radius=0.05),
         "SAF": past(trajectory="saf", trajectory_weight=0.3, trajectory_lag_epochs=3),
         "MESA": average(trajectory_weight=0.8),
-        "MESA, averaged": average(trajectory_weight=0.8),
     }
 
 
