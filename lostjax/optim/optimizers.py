@@ -67,7 +67,6 @@ def frugal(
       >>> state = tx.init(params)
     """
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
-    decays = not isinstance(weight_decay, (int, float)) or weight_decay != 0
     return optax.chain(
         scale_by_frugal(
             density=density,
@@ -80,7 +79,15 @@ def frugal(
             matrices=matrices,
             seed=seed,
         ),
-        # Adding 0 * params would read every parameter for nothing.
-        optax.add_decayed_weights(weight_decay, mask) if decays else optax.identity(),
+        _add_decay(weight_decay, mask),
         optax.scale_by_learning_rate(learning_rate),
     )
+
+
+def _add_decay(
+    weight_decay: Scalar, mask: PyTree | Callable[[PyTree], PyTree] | None
+) -> optax.GradientTransformation:
+    """Decay by a number that may be traced; adding 0 * params would read them all."""
+    if isinstance(weight_decay, (int, float)) and weight_decay == 0:
+        return optax.identity()
+    return optax.add_decayed_weights(weight_decay, mask)

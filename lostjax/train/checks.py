@@ -5,7 +5,9 @@ allowed.
 """
 
 import importlib.util
+import math
 import re
+from collections.abc import Callable
 
 from lostjax.train.config import (
     ConfigError,
@@ -18,6 +20,71 @@ from lostjax.train.config import (
 )
 from lostjax.train.widths import at_width
 
+_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "eval_every": 0,
+    "checkpoint_every": 1,
+    "keep": 1,
+    "model.d_model": 2,
+    "model.n_layers": 1,
+    "model.n_heads": 1,
+    "model.d_hidden": 1,
+    "model.channel_groups": 1,
+    "model.base_width": 0,
+    "data.seq_len": 2,
+    "stability.every": 0,
+    "optim.update_gap": 1,
+    "optim.stagger": 1,
+    "objective.trajectory_lag_epochs": 1,
+    "objective.trajectory_top_k": 1,
+    "objective.trajectory_lag_steps": 1,
+}
+
+_RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "must lie in [0, 1]": (
+        lambda x: 0 <= x <= 1,
+        (
+            "model.delta",
+            "model.gamma",
+            "optim.final_fraction",
+            "optim.density",
+            "objective.reweight_warmup",
+        ),
+    ),
+    "must lie in [0, 1)": (
+        lambda x: 0 <= x < 1,
+        (
+            "optim.warmup",
+            "optim.b1",
+            "optim.b2",
+            "objective.label_smoothing",
+            "objective.trajectory_decay",
+        ),
+    ),
+    "must be 0 or positive": (
+        lambda x: 0 <= x < math.inf,
+        (
+            "optim.weight_decay",
+            "optim.clip",
+            "optim.free_scale",
+            "objective.log_partition",
+            "objective.sam_radius",
+            "objective.trajectory_weight",
+            "objective.trajectory_start",
+        ),
+    ),
+    "must be positive": (
+        lambda x: 0 < x < math.inf,
+        (
+            "optim.learning_rate",
+            "optim.eps",
+        ),
+    ),
+}
+"""What is allowed, in words and as a test, and the fields that it is asked of."""
+
 
 def check_config(config: TrainConfig) -> None:
     """Refuse values that no run can have.
@@ -25,67 +92,8 @@ def check_config(config: TrainConfig) -> None:
     Raises:
       ConfigError: naming the flag, the value, and what is allowed.
     """
-    for name, low in {
-        "steps": 1,
-        "batch_size": 1,
-        "accumulate": 1,
-        "eval_every": 0,
-        "checkpoint_every": 1,
-        "keep": 1,
-        "model.d_model": 2,
-        "model.n_layers": 1,
-        "model.n_heads": 1,
-        "model.d_hidden": 1,
-        "model.channel_groups": 1,
-        "model.base_width": 0,
-        "data.seq_len": 2,
-        "stability.every": 0,
-        "optim.update_gap": 1,
-        "optim.stagger": 1,
-        "objective.trajectory_lag_epochs": 1,
-        "objective.trajectory_top_k": 1,
-        "objective.trajectory_lag_steps": 1,
-    }.items():
-        value = get_field(config, name)
-        if value < low:
-            raise ConfigError(f"{flag_name(name)}={value}: must be at least {low}")
-    for name in (
-        "model.delta",
-        "model.gamma",
-        "optim.final_fraction",
-        "optim.density",
-        "objective.reweight_warmup",
-    ):
-        value = get_field(config, name)
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1]")
-    for name in (
-        "optim.warmup",
-        "optim.b1",
-        "optim.b2",
-        "objective.label_smoothing",
-        "objective.trajectory_decay",
-    ):
-        value = get_field(config, name)
-        if not 0 <= value < 1:
-            raise ConfigError(f"{flag_name(name)}={value}: must lie in [0, 1)")
-    for name in (
-        "optim.weight_decay",
-        "optim.clip",
-        "optim.free_scale",
-        "objective.log_partition",
-        "objective.sam_radius",
-        "objective.trajectory_weight",
-        "objective.trajectory_start",
-    ):
-        value = get_field(config, name)
-        if not 0 <= value < float("inf"):
-            raise ConfigError(f"{flag_name(name)}={value}: must be 0 or positive")
+    _check_ranges(config)
     check_seed(config.seed)
-    for name in ("optim.learning_rate", "optim.eps"):
-        value = get_field(config, name)
-        if not 0 < value < float("inf"):
-            raise ConfigError(f"{flag_name(name)}={value}: must be positive")
     if not config.objective.reweight_temperature > 0:
         raise ConfigError(
             "--objective.reweight-temperature="
@@ -101,13 +109,8 @@ def check_config(config: TrainConfig) -> None:
     _check_model(config.model)
     if config.model.base_width:
         _check_base_width(config)
-    _check_trajectory(config.objective)
+    _check_trajectory(config)
     _check_pairs(config.objective)
-    if config.objective.trajectory != "none" and config.optim.name == "schedule_free":
-        raise ConfigError(
-            f"--objective.trajectory={config.objective.trajectory}: not with "
-            "--optim=schedule_free, which trains away from where it is evaluated"
-        )
     if config.profile is not None:
         parse_profile(config.profile, steps=config.steps)
     if config.wandb is not None and importlib.util.find_spec("wandb") is None:
@@ -125,6 +128,19 @@ def check_seed(seed: int) -> None:
     """
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed={seed}: must lie in [0, 2^32)")
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    """Refuse numbers that are out of bounds whatever the others are."""
+    for name, low in _LEAST.items():
+        value = get_field(config, name)
+        if value < low:
+            raise ConfigError(f"{flag_name(name)}={value}: must be at least {low}")
+    for words, (allowed, names) in _RANGES.items():
+        for name in names:
+            value = get_field(config, name)
+            if not allowed(value):
+                raise ConfigError(f"{flag_name(name)}={value}: {words}")
 
 
 def _check_optim(optim: OptimConfig) -> None:
@@ -181,9 +197,10 @@ def _check_base_width(config: TrainConfig) -> None:
         raise ConfigError(f"--model.base-width: {error}") from None
 
 
-def _check_trajectory(objective: ObjectiveConfig) -> None:
+def _check_trajectory(config: TrainConfig) -> None:
+    objective = config.objective
     temperature = objective.trajectory_temperature
-    if not 0 < temperature < float("inf"):
+    if not 0 < temperature < math.inf:
         raise ConfigError(
             f"--objective.trajectory-temperature={temperature}: must be positive"
         )
@@ -192,6 +209,11 @@ def _check_trajectory(objective: ObjectiveConfig) -> None:
         raise ConfigError(
             f"--objective.trajectory-end={end}: must be above "
             f"--objective.trajectory-start={start}"
+        )
+    if objective.trajectory != "none" and config.optim.name == "schedule_free":
+        raise ConfigError(
+            f"--objective.trajectory={objective.trajectory}: not with "
+            "--optim=schedule_free, which trains away from where it is evaluated"
         )
 
 

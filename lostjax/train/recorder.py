@@ -1,0 +1,141 @@
+"""What a run writes down: metrics with the clock, evaluations, readings, alarms.
+
+A step's metrics are read while the next step runs, so that the device never waits for
+the host. Only the first process writes; the others read along.
+"""
+
+import math
+import time
+from contextlib import ExitStack
+
+import jax
+
+from lostjax.nn import count_parameters
+from lostjax.train.evaluate import Evaluation, evaluate_heldout
+from lostjax.train.hosts import is_first_host
+from lostjax.train.metrics import FanOut, Sink, open_sinks
+from lostjax.train.optimizer import evaluation_variables
+from lostjax.train.progress import Progress
+from lostjax.train.quantities import format_count
+from lostjax.train.report import Timings
+from lostjax.train.setup import Compiled, Setup
+from lostjax.train.stability import headline
+from lostjax.train.stability_log import StabilityLog
+from lostjax.train.state import TrainState
+from lostjax.train.step import Metrics
+from lostjax.train.summary import describe_model
+from lostjax.train.trajectory import past_variables
+
+
+class Recorder:
+    """Reads metrics one step late, adds the clock, and hands them to the sinks."""
+
+    def __init__(
+        self, run: Setup, sink: Sink, *, log: StabilityLog | None, started: float
+    ) -> None:
+        self._run, self._sink, self._log, self._started = run, sink, log, started
+        self._pending: tuple[int, Metrics] | None = None
+        self._last = time.monotonic()
+        self._first_step_seconds = math.nan
+
+    def step_done(self, step: int, metrics: Metrics) -> None:
+        """Take the metrics of a step that was dispatched; record the one before."""
+        self.flush()
+        self._pending = (step, metrics)
+
+    def flush(self) -> None:
+        """Wait for the pending step and record it."""
+        if self._pending is None:
+            return
+        step, metrics = self._pending
+        self._pending = None
+        readings = metrics.pop("readings", None)
+        values = {name: float(value) for name, value in metrics.items()}
+        if readings is not None:
+            readings = jax.device_get(readings)
+            values |= headline(readings)
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        if math.isnan(self._first_step_seconds):
+            self._first_step_seconds = now - self._started
+        rate = values["tokens"] / seconds
+        values["learning_rate"] = float(self._run.schedule(step - 1))
+        values |= {"time": time.time(), "step_seconds": seconds}
+        values["tokens_per_second"] = rate
+        if self._run.peak is not None:
+            values["mfu"] = rate * self._run.flops_per_token / self._run.peak
+        self._sink.write(step, values)
+        if readings is not None and self._log is not None:
+            norm = values["gradient_norm"]
+            self._log.write(step, readings, gradient_norm=norm)
+
+    def evaluate(self, compiled: Compiled, state: TrainState, step: int) -> Evaluation:
+        """Evaluate on the held-out text and record it."""
+        self.flush()
+        began = time.monotonic()
+        evaluation = evaluate_heldout(self._run, compiled, evaluation_variables(state))
+        values = {
+            "eval_loss": evaluation.loss,
+            "eval_perplexity": evaluation.perplexity,
+            "eval_bits_per_byte": evaluation.bits_per_byte,
+            "eval_tokens": evaluation.tokens,
+        }
+        if self._run.config.objective.trajectory == "mesa":
+            past = evaluate_heldout(self._run, compiled, past_variables(state))
+            values["eval_past_loss"] = past.loss
+            values["eval_past_bits_per_byte"] = past.bits_per_byte
+        self._last = time.monotonic()
+        values["eval_seconds"] = self._last - began
+        self._sink.write(step, values)
+        return evaluation
+
+    def timings(self, *, compile_seconds: float) -> Timings:
+        """Give the clock's story of the run, in seconds since the program began."""
+        return Timings(
+            first_step=self._first_step_seconds,
+            compilation=compile_seconds,
+            total=time.monotonic() - self._started,
+        )
+
+
+def open_recorder(
+    run: Setup, stack: ExitStack, *, first_step: int, started: float
+) -> Recorder:
+    """Open a run's files and its progress in the terminal, and say that it begins.
+
+    Args:
+      run: the run, whose directory exists.
+      stack: closes them.
+      first_step: steps already done; lines of later ones are removed.
+      started: `time.monotonic()` when the program began.
+    """
+    if not is_first_host():
+        return Recorder(run, FanOut([]), log=None, started=started)
+    config = run.config
+    progress = Progress(first_step=first_step, last_step=config.steps)
+    files = open_sinks(
+        run.directory, resume_step=first_step, wandb_project=config.wandb
+    )
+    sinks: list[Sink] = [files, stack.enter_context(progress)]
+    stack.callback(files.close)
+    progress.note(_opening_line(run, first_step))
+    log: StabilityLog | None = None
+    if config.stability.every:
+        log = StabilityLog(
+            run.directory,
+            resume_step=first_step,
+            optim=config.optim,
+            say=progress.note,
+        )
+        stack.callback(log.close)
+    return Recorder(run, FanOut(sinks), log=log, started=started)
+
+
+def _opening_line(run: Setup, first: int) -> str:
+    place = f"going on at step {first}" if first else "starting"
+    count = format_count(count_parameters(run.model).total)
+    return (
+        f"{run.directory}: {place}; {describe_model(run.config, run.model)}, {count} "
+        f"parameters; {format_count(run.data.train_tokens)} training tokens, "
+        f"{run.mesh.size} devices"
+    )
