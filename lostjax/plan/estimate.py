@@ -32,12 +32,8 @@ from lostjax.train.config import TrainConfig
 from lostjax.train.mesh import resolve_mesh, tree_shardings
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer
-from lostjax.train.setup import (
-    check_batch,
-    count_step_flops,
-    describe_state,
-    lower_step,
-)
+from lostjax.train.programs import lower_step
+from lostjax.train.setup import check_batch, count_step_flops, describe_state
 from lostjax.train.state import TrainState
 from lostjax.train.trajectory import Trajectory, build_trajectory
 from lostjax.typing import PyTree

@@ -148,13 +148,19 @@ class Program:
                 for called in each.called:
                     yield from self._walk(called, times)
 
-    def inside(self, instruction: Instruction) -> Iterator[Instruction]:
-        """Give an instruction, and all of those within the fusions that it calls."""
-        yield instruction
-        if instruction.opcode in ("fusion", "custom-call"):
-            for called in instruction.called:
-                for each in self.computations[called].instructions:
-                    yield from self.inside(each)
+    def walk_all(self) -> Iterator[tuple[Computation, float]]:
+        """Give every computation with those inside fusions, and how often it runs."""
+        for computation, times in self.walk():
+            yield from self._inside(computation, times)
+
+    def _inside(
+        self, computation: Computation, times: float
+    ) -> Iterator[tuple[Computation, float]]:
+        yield computation, times
+        for each in computation.instructions:
+            if each.opcode in ("fusion", "custom-call"):
+                for called in each.called:
+                    yield from self._inside(self.computations[called], times)
 
     def trip_count(self, loop: Instruction) -> int:
         """Count how often a loop runs.

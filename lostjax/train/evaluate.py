@@ -17,7 +17,8 @@ from jax.sharding import Mesh
 
 from lostjax.data.batches import EvalPlan
 from lostjax.train.mesh import place_batch
-from lostjax.train.setup import Compiled, Setup
+from lostjax.train.programs import Compiled
+from lostjax.train.setup import Setup
 from lostjax.train.step import EvalStep
 from lostjax.typing import Variables
 

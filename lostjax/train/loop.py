@@ -18,17 +18,12 @@ from lostjax.train.config import TrainConfig
 from lostjax.train.evaluate import Evaluation
 from lostjax.train.hosts import is_first_host
 from lostjax.train.mesh import place_batch
+from lostjax.train.programs import Compiled, compile_steps
 from lostjax.train.progress import print_summary
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report import write_report
 from lostjax.train.run_dir import make_run_dir
-from lostjax.train.setup import (
-    Compiled,
-    Setup,
-    compile_steps,
-    prepare,
-    start_state,
-)
+from lostjax.train.setup import Setup, prepare, start_state
 from lostjax.train.signals import StopRequest, catch_stop_signals
 from lostjax.train.state import TrainState
 from lostjax.train.summary import summarise

@@ -15,10 +15,11 @@ from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.hosts import is_first_host
 from lostjax.train.metrics import FanOut, Sink, open_sinks
 from lostjax.train.optimizer import evaluation_variables
+from lostjax.train.programs import Compiled
 from lostjax.train.progress import Progress
 from lostjax.train.quantities import format_count
 from lostjax.train.report import Timings
-from lostjax.train.setup import Compiled, Setup
+from lostjax.train.setup import Setup
 from lostjax.train.stability import headline
 from lostjax.train.stability_log import StabilityLog
 from lostjax.train.state import TrainState

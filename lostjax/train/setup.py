@@ -1,52 +1,36 @@
-"""What a run needs before its first step: checked, built and compiled, not yet run."""
+"""What a run needs before its first step: checked and built, not yet compiled."""
 
 import contextlib
 import math
 import os
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
-from lostjax.data import Batch, Data, prepare_data
+from lostjax.data import Data, prepare_data
 from lostjax.nn import Transformer, count_flops
 from lostjax.train.checks import check_config
 from lostjax.train.chips import find_chip
 from lostjax.train.config import ConfigError, TrainConfig
 from lostjax.train.hosts import join_hosts
 from lostjax.train.mesh import (
-    BATCH_SPEC,
     count_batch_shards,
     make_mesh,
     parse_mesh,
-    tree_shardings,
 )
 from lostjax.train.model import build_model, build_multipliers
-from lostjax.train.objective import build_terms
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.platform import settle_platform
-from lostjax.train.reweighting import build_reweighting
 from lostjax.train.run_dir import choose_run_dir
 from lostjax.train.state import (
     TrainState,
     abstract_state,
     abstract_variables,
     init_state,
-    model_variables,
-)
-from lostjax.train.step import (
-    EvalStep,
-    Metrics,
-    TrainStep,
-    make_eval_step,
-    make_train_step,
 )
 from lostjax.train.trajectory import Trajectory, build_trajectory
 
@@ -76,29 +60,6 @@ class Setup(NamedTuple):
     def checkpoint_bytes(self) -> int:
         """Bytes of the checkpoints that will be on disk at once."""
         return count_bytes(self.abstract) * (self.config.keep + 1)
-
-
-class Compiled(NamedTuple):
-    """The run's programs."""
-
-    train: TrainStep
-    watched: TrainStep | None
-    """The same step with readings; None where there are none."""
-    watch_every: int
-    """Steps from one watched step to the next."""
-    evaluate: EvalStep
-    seconds: float
-    """Wall-clock seconds of compiling the training step."""
-    temporary_bytes: int | None
-    """The compiler's temporary memory of a training step, per device."""
-
-    def advance(
-        self, state: TrainState, batch: Batch, *, step: int
-    ) -> tuple[TrainState, Metrics]:
-        """Do step number `step`, counted from 1; every N-th one is watched."""
-        if self.watched is not None and step % self.watch_every == 0:
-            return self.watched(state, batch)
-        return self.train(state, batch)
 
 
 def prepare(config: TrainConfig) -> Setup:
@@ -224,111 +185,6 @@ def start_state(run: Setup) -> TrainState:
         mesh=run.mesh,
         key=jax.random.key(run.config.seed),
         init_memory=run.trajectory.init_memory,
-    )
-
-
-def compile_steps(run: Setup, state: TrainState) -> Compiled:
-    """Compile the training steps ahead of time; the evaluation compiles on first use.
-
-    Args:
-      run: the run.
-      state: its state, for shapes and shardings; not used up.
-    """
-    model = _on_mesh(run.model, run.mesh)
-    lower = partial(
-        lower_step,
-        run.config,
-        state,
-        mesh=run.mesh,
-        model=run.model,
-        tx=run.tx,
-        trajectory=run.trajectory,
-    )
-    began = time.monotonic()
-    train = lower().compile()
-    every = run.config.stability.every
-    watched = lower(watch=True).compile() if every else None
-    seconds = time.monotonic() - began
-    variables = model_variables(tree_shardings(run.abstract, run.mesh))
-    rows = NamedSharding(run.mesh, BATCH_SPEC)
-    whole = NamedSharding(run.mesh, P())
-    return Compiled(
-        train=train,
-        watched=watched,
-        watch_every=every,
-        evaluate=jax.jit(
-            make_eval_step(model), in_shardings=(variables, rows), out_shardings=whole
-        ),
-        seconds=seconds,
-        temporary_bytes=getattr(train.memory_analysis(), "temp_size_in_bytes", None),
-    )
-
-
-def lower_step(
-    config: TrainConfig,
-    state: TrainState,
-    *,
-    mesh: Mesh,
-    model: Transformer,
-    tx: optax.GradientTransformation,
-    trajectory: Trajectory,
-    watch: bool = False,
-) -> Any:
-    """Lower the training step for a mesh, whose devices need not be here.
-
-    Args:
-      config: already checked.
-      state: arrays, or shapes with shardings; not used up.
-      mesh: where the step runs.
-      model: not bound to a mesh.
-      tx: the optimiser, with what tracks past parameters.
-      trajectory: the past that the model is compared with.
-      watch: also take readings.
-
-    Returns:
-      A `jax.stages.Lowered`.
-    """
-    model = _on_mesh(model, mesh)
-    step = make_train_step(
-        model,
-        tx,
-        accumulate=config.accumulate,
-        terms=build_terms(config.objective, trajectory, model=model),
-        reweight=build_reweighting(config.objective, steps=config.steps),
-        remember=trajectory.remember,
-        sam_radius=config.objective.sam_radius,
-        watch=watch,
-    )
-    shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
-    return jitted.lower(state, abstract_batch(config, NamedSharding(mesh, BATCH_SPEC)))
-
-
-def _on_mesh(model: Transformer, mesh: Mesh) -> Transformer:
-    """Bind a model's residual stream to a mesh."""
-    stream = NamedSharding(mesh, P(("data", "fsdp"), None, None))
-    bound: Transformer = model.clone(
-        constrain=lambda x_BTD: jax.lax.with_sharding_constraint(x_BTD, stream)
-    )
-    return bound
-
-
-def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:
-    """Give the shapes and types of a batch."""
-    shape = (config.batch_size, config.data.seq_len)
-
-    def leaf(shape: tuple[int, ...], dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
-
-    whole = leaf(shape, jnp.int32)
-    return Batch(
-        tokens_BT=whole,
-        targets_BT=whole,
-        weights_BT=leaf(shape, jnp.float32),
-        segments_BT=whole,
-        positions_BT=whole,
-        example_B=leaf(shape[:1], jnp.int32),
-        epoch_B=leaf(shape[:1], jnp.int32),
     )
 
 

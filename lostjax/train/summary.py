@@ -33,8 +33,9 @@ from lostjax.train.config import TrainConfig
 from lostjax.train.metrics import read_evaluations, read_metrics
 from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer, evaluation_variables
+from lostjax.train.programs import Compiled
 from lostjax.train.report import LedgerRow, Report, Sample, Timings
-from lostjax.train.setup import Compiled, Setup, count_bytes
+from lostjax.train.setup import Setup, count_bytes
 from lostjax.train.stability_log import read_stability
 from lostjax.train.state import TrainState, abstract_state
 

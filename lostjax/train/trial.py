@@ -15,7 +15,8 @@ from lostjax.train.config import TrainConfig
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.mesh import place_batch
 from lostjax.train.optimizer import evaluation_variables
-from lostjax.train.setup import Setup, compile_steps, prepare, start_state
+from lostjax.train.programs import compile_steps
+from lostjax.train.setup import Setup, prepare, start_state
 from lostjax.train.state import TrainState
 from lostjax.train.trajectory import past_variables
 

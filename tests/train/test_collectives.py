@@ -12,7 +12,8 @@ from lostjax.train.config import DataConfig, ModelConfig, TrainConfig
 from lostjax.train.mesh import make_mesh, tree_shardings
 from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer
-from lostjax.train.setup import Setup, compile_steps
+from lostjax.train.programs import compile_steps
+from lostjax.train.setup import Setup
 from lostjax.train.state import abstract_state
 from lostjax.train.trajectory import Trajectory
 

@@ -14,8 +14,9 @@ from lostjax.train.loop import train
 from lostjax.train.mesh import place_batch
 from lostjax.train.metrics import read_evaluations, read_metrics
 from lostjax.train.presets import get_preset
+from lostjax.train.programs import compile_steps
 from lostjax.train.run_dir import make_run_dir
-from lostjax.train.setup import compile_steps, count_bytes, prepare, start_state
+from lostjax.train.setup import count_bytes, prepare, start_state
 from lostjax.train.step import apply_model
 from lostjax.train.summary import build_ledger
 from lostjax.train.trajectory import past_variables

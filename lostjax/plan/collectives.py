@@ -1,0 +1,151 @@
+"""What devices send each other in a compiled program, by kind and mesh axis.
+
+A collective's bytes are a ring's, sent once: (n - 1) / n of the whole array for
+gathers, scatters and all-to-all, twice that for all-reduce, among n devices.
+"""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lostjax.plan.hlo import Computation, Instruction, Program
+
+KINDS = (
+    "all-gather",
+    "all-reduce",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+
+
+class Collective(NamedTuple):
+    """Collectives of one kind over the same axes, all those of a step together."""
+
+    kind: str
+    axes: str
+    """Mesh axes that it runs over, such as `fsdp` or `data+fsdp`."""
+    times: float
+    """How many run."""
+    bytes: float
+    """What a device sends, by the ring's formula."""
+
+
+def find_collectives(
+    program: Program, axes: Mapping[str, int]
+) -> tuple[Collective, ...]:
+    """Find collectives and join those of one kind over the same axes.
+
+    A TPU's asynchronous collective stands in several fusions, its start, its steps and
+    its end; they share its channel, and count once.
+    """
+    by_channel: dict[str, tuple[str, str, float, float]] = {}
+    for computation, times in program.walk_all():
+        for each in computation.instructions:
+            kind = each.opcode.removesuffix("-start")
+            if kind not in KINDS:
+                continue
+            found = re.search(r"channel_id=(\d+)", each.attributes)
+            channel = f"{found[1] if found else each.name} {times}"
+            sent, names = _count_sent(computation, each, kind=kind, axes=axes)
+            by_channel[channel] = (kind, names, times, times * sent)
+    totals: dict[tuple[str, str], tuple[float, float]] = {}
+    for kind, names, times, sent in by_channel.values():
+        count, before = totals.get((kind, names), (0.0, 0.0))
+        totals[kind, names] = (count + times, before + sent)
+    joined = [
+        Collective(kind, names, times, sent)
+        for (kind, names), (times, sent) in totals.items()
+    ]
+    return tuple(sorted(joined, key=lambda each: -each.bytes))
+
+
+def _count_sent(
+    computation: Computation, each: Instruction, *, kind: str, axes: Mapping[str, int]
+) -> tuple[float, str]:
+    """Count the bytes that a device sends, and name the axes that they go over."""
+    given = [
+        shape for name in each.operands for shape in computation.by_name[name].shapes
+    ]
+    operand = math.fsum(shape.bytes for shape in given)
+    if kind in ("collective-permute", "collective-broadcast"):
+        return operand, _name_pairs(each.attributes, axes)
+    groups = _read_groups(each.attributes, n_devices=math.prod(axes.values()))
+    n = len(groups[0])
+    rings = {
+        "all-gather": (n - 1) * operand,
+        "reduce-scatter": (n - 1) / n * operand,
+        "all-reduce": 2 * (n - 1) / n * operand,
+    }
+    return rings.get(kind, (n - 1) / n * operand), _name_groups(groups, axes)
+
+
+def _read_groups(attributes: str, *, n_devices: int) -> list[frozenset[int]]:
+    """Read replica groups in any of the three ways that XLA writes them."""
+    if found := re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", attributes):
+        lists = re.findall(r"\{([\d, ]*)\}", found[1])
+        return [frozenset(map(int, re.findall(r"\d+", each))) for each in lists]
+    if found := re.search(
+        r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes
+    ):
+        shape, sizes = (_numbers(found[i]) for i in (1, 2))
+        ids = np.arange(math.prod(sizes)).reshape(sizes)
+        if found[3]:
+            ids = ids.transpose(_numbers(found[3]))
+        return [frozenset(map(int, row)) for row in ids.reshape(shape)]
+    if found := re.search(
+        r"replica_groups=mesh\[([^\]]*)\]"
+        r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))?\s*\{([^}]*)\}",
+        attributes,
+    ):
+        named = re.findall(r"'([^']+)'=(\d+)", found[1])
+        chosen = re.findall(r"'([^']+)'", found[4])
+        sizes = tuple(int(size) for _, size in named)
+        ids = np.arange(math.prod(sizes))
+        if found[2]:
+            ids = ids.reshape(_numbers(found[2]))
+        if found[3]:
+            ids = ids.transpose(_numbers(found[3]))
+        ids = ids.reshape(sizes)
+        last = [place for place, (name, _) in enumerate(named) if name in chosen]
+        ids = np.moveaxis(ids, last, range(-len(last), 0))
+        n = math.prod(sizes[place] for place in last)
+        return [frozenset(map(int, row)) for row in ids.reshape(-1, n)]
+    return [frozenset(range(n_devices))]
+
+
+def _name_groups(groups: Sequence[frozenset[int]], axes: Mapping[str, int]) -> str:
+    """Find the mesh axes along which these groups of devices lie."""
+    sizes = tuple(axes.values())
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    names = [name for name, size in axes.items() if size > 1]
+    for count in range(1, len(names) + 1):
+        for chosen in itertools.combinations(names, count):
+            places = [list(axes).index(name) for name in chosen]
+            moved = np.moveaxis(ids, places, range(-count, 0))
+            rows = moved.reshape(-1, math.prod(sizes[place] for place in places))
+            if set(groups) == {frozenset(map(int, row)) for row in rows}:
+                return "+".join(chosen)
+    return "some devices"
+
+
+def _name_pairs(attributes: str, axes: Mapping[str, int]) -> str:
+    """Find the axes along which a permutation moves anything."""
+    found = re.search(r"source_target_pairs=\{(.*?)\}\}", attributes)
+    sizes = tuple(axes.values())
+    moved = set()
+    for source, target in re.findall(r"\{(\d+),(\d+)", found[1] + "}" if found else ""):
+        ends = [np.unravel_index(int(end), sizes) for end in (source, target)]
+        for name, here, there in zip(axes, *ends, strict=True):
+            moved |= {name} if here != there else set()
+    return "+".join(name for name in axes if name in moved) or "some devices"
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(map(int, text.split(",")))

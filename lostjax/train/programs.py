@@ -1,0 +1,156 @@
+"""A run's programs: the training step and the evaluation, lowered and compiled."""
+
+import time
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lostjax.data import Batch
+from lostjax.nn import Transformer
+from lostjax.train.config import TrainConfig
+from lostjax.train.mesh import BATCH_SPEC, tree_shardings
+from lostjax.train.objective import build_terms
+from lostjax.train.reweighting import build_reweighting
+from lostjax.train.setup import Setup
+from lostjax.train.state import TrainState, model_variables
+from lostjax.train.step import (
+    EvalStep,
+    Metrics,
+    TrainStep,
+    make_eval_step,
+    make_train_step,
+)
+from lostjax.train.trajectory import Trajectory
+
+
+class Compiled(NamedTuple):
+    """The run's programs."""
+
+    train: TrainStep
+    watched: TrainStep | None
+    """The same step with readings; None where there are none."""
+    watch_every: int
+    """Steps from one watched step to the next."""
+    evaluate: EvalStep
+    seconds: float
+    """Wall-clock seconds of compiling the training step."""
+    temporary_bytes: int | None
+    """The compiler's temporary memory of a training step, per device."""
+
+    def advance(
+        self, state: TrainState, batch: Batch, *, step: int
+    ) -> tuple[TrainState, Metrics]:
+        """Do step number `step`, counted from 1; every N-th one is watched."""
+        if self.watched is not None and step % self.watch_every == 0:
+            return self.watched(state, batch)
+        return self.train(state, batch)
+
+
+def compile_steps(run: Setup, state: TrainState) -> Compiled:
+    """Compile the training steps ahead of time; the evaluation compiles on first use.
+
+    Args:
+      run: the run.
+      state: its state, for shapes and shardings; not used up.
+    """
+    model = _on_mesh(run.model, run.mesh)
+    lower = partial(
+        lower_step,
+        run.config,
+        state,
+        mesh=run.mesh,
+        model=run.model,
+        tx=run.tx,
+        trajectory=run.trajectory,
+    )
+    began = time.monotonic()
+    train = lower().compile()
+    every = run.config.stability.every
+    watched = lower(watch=True).compile() if every else None
+    seconds = time.monotonic() - began
+    variables = model_variables(tree_shardings(run.abstract, run.mesh))
+    rows = NamedSharding(run.mesh, BATCH_SPEC)
+    whole = NamedSharding(run.mesh, P())
+    return Compiled(
+        train=train,
+        watched=watched,
+        watch_every=every,
+        evaluate=jax.jit(
+            make_eval_step(model), in_shardings=(variables, rows), out_shardings=whole
+        ),
+        seconds=seconds,
+        temporary_bytes=getattr(train.memory_analysis(), "temp_size_in_bytes", None),
+    )
+
+
+def lower_step(
+    config: TrainConfig,
+    state: TrainState,
+    *,
+    mesh: Mesh,
+    model: Transformer,
+    tx: optax.GradientTransformation,
+    trajectory: Trajectory,
+    watch: bool = False,
+) -> Any:
+    """Lower the training step for a mesh, whose devices need not be here.
+
+    Args:
+      config: already checked.
+      state: arrays, or shapes with shardings; not used up.
+      mesh: where the step runs.
+      model: not bound to a mesh.
+      tx: the optimiser, with what tracks past parameters.
+      trajectory: the past that the model is compared with.
+      watch: also take readings.
+
+    Returns:
+      A `jax.stages.Lowered`.
+    """
+    model = _on_mesh(model, mesh)
+    step = make_train_step(
+        model,
+        tx,
+        accumulate=config.accumulate,
+        terms=build_terms(config.objective, trajectory, model=model),
+        reweight=build_reweighting(config.objective, steps=config.steps),
+        remember=trajectory.remember,
+        sam_radius=config.objective.sam_radius,
+        watch=watch,
+    )
+    shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
+    return jitted.lower(state, abstract_batch(config, NamedSharding(mesh, BATCH_SPEC)))
+
+
+def _on_mesh(model: Transformer, mesh: Mesh) -> Transformer:
+    """Bind a model's residual stream to a mesh."""
+    stream = NamedSharding(mesh, P(("data", "fsdp"), None, None))
+    bound: Transformer = model.clone(
+        constrain=lambda x_BTD: jax.lax.with_sharding_constraint(x_BTD, stream)
+    )
+    return bound
+
+
+def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:
+    """Give the shapes and types of a batch."""
+    shape = (config.batch_size, config.data.seq_len)
+
+    def leaf(shape: tuple[int, ...], dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
+
+    whole = leaf(shape, jnp.int32)
+    return Batch(
+        tokens_BT=whole,
+        targets_BT=whole,
+        weights_BT=leaf(shape, jnp.float32),
+        segments_BT=whole,
+        positions_BT=whole,
+        example_B=leaf(shape[:1], jnp.int32),
+        epoch_B=leaf(shape[:1], jnp.int32),
+    )
