@@ -3,9 +3,10 @@
 A kept channel is one column of a tile of x that VMEM already holds. Columns lie along
 the 128 lanes of a vector register, so that a register of 128 chosen columns is made of
 one lane permutation and one select for each register of the row, and so is the way
-back. These units work beside the matrix units, which a one-hot product would take from
-the products themselves: 13 % more matrix instructions for the 60m up layer, 32 % for
-the 350m down layer.
+back. For 256 rows of 2736 inputs (350m down, v5e) that is 1032 cycles of the compiler's
+schedule, where a one-hot product would keep the matrix units busy for 1408. Written
+between the products instead of in a loop of its own it fills their gaps (4391 cycles in
+all, not 5400), but spills 322 registers.
 """
 
 from collections.abc import Callable
