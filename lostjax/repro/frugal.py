@@ -12,13 +12,18 @@ keep Adam's full state. Every method trains the same model on the same tokens in
 same order, with its own learning rate.
 """
 
-import dataclasses
 from pathlib import Path
 
 from lostjax.optim import state_bytes
 from lostjax.repro.claims import BITS, Claim, Comparison, Row, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
-from lostjax.train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from lostjax.train.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    replace_in,
+)
 from lostjax.train.trial import Trial
 
 STATE = "optimiser state, kB"
@@ -117,33 +122,33 @@ def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
     All of them have its parameters, but for those that are LOST models or have the
     large vocabulary.
     """
-    lost = _with_model(base, linear="lost")
-    words = dataclasses.replace(
-        base, data=dataclasses.replace(base.data, tokenizer="bpe:4096")
-    )
+    lost = replace_in(base, "model", linear="lost")
+    words = replace_in(base, "data", tokenizer="bpe:4096")
     return {
         "AdamW": base,
-        "FRUGAL": _with_optim(base, name="frugal"),
-        "FRUGAL, blocks": _with_optim(base, name="frugal", subspace="blocks"),
-        "FRUGAL, columns": _with_optim(base, name="frugal", subspace="columns"),
-        "FRUGAL, SVD": _with_optim(base, name="frugal", subspace="svd"),
-        "FRUGAL, keep": _with_optim(base, name="frugal", on_refresh="keep"),
-        "FRUGAL, density 0": _with_optim(base, name="frugal", density=0.0),
-        "BAdam": _with_optim(base, name="frugal", subspace="blocks", state_free="none"),
-        "GaLore": _with_optim(base, name="galore"),
-        "sign SGD": _with_optim(base, name="sign_sgd"),
-        "FRUGAL, density 0" + LARGE_VOCABULARY: _with_optim(
-            words, name="frugal", density=0.0
+        "FRUGAL": replace_in(base, "optim", name="frugal"),
+        "FRUGAL, blocks": replace_in(base, "optim", name="frugal", subspace="blocks"),
+        "FRUGAL, columns": replace_in(base, "optim", name="frugal", subspace="columns"),
+        "FRUGAL, SVD": replace_in(base, "optim", name="frugal", subspace="svd"),
+        "FRUGAL, keep": replace_in(base, "optim", name="frugal", on_refresh="keep"),
+        "FRUGAL, density 0": replace_in(base, "optim", name="frugal", density=0.0),
+        "BAdam": replace_in(
+            base, "optim", name="frugal", subspace="blocks", state_free="none"
         ),
-        "FRUGAL, density 0, head by sign" + LARGE_VOCABULARY: _with_optim(
-            words, name="frugal", density=0.0, full_state="embed|norm"
+        "GaLore": replace_in(base, "optim", name="galore"),
+        "sign SGD": replace_in(base, "optim", name="sign_sgd"),
+        "FRUGAL, density 0" + LARGE_VOCABULARY: replace_in(
+            words, "optim", name="frugal", density=0.0
+        ),
+        "FRUGAL, density 0, head by sign" + LARGE_VOCABULARY: replace_in(
+            words, "optim", name="frugal", density=0.0, full_state="embed|norm"
         ),
         "LOST, AdamW": lost,
-        "LOST, FRUGAL": _with_optim(lost, name="frugal"),
-        "LOST, FRUGAL, full factors": _with_optim(
-            lost, name="frugal", full_state="embed|head|norm|/(a|b)$"
+        "LOST, FRUGAL": replace_in(lost, "optim", name="frugal"),
+        "LOST, FRUGAL, full factors": replace_in(
+            lost, "optim", name="frugal", full_state="embed|head|norm|/(a|b)$"
         ),
-        "LOST, GaLore": _with_optim(lost, name="galore"),
+        "LOST, GaLore": replace_in(lost, "optim", name="galore"),
     }
 
 
@@ -199,13 +204,3 @@ def _state_as_fact(row: Row) -> Row:
     return row._replace(
         facts={STATE: round(state)}, measures={BITS: row.measures[BITS]}
     )
-
-
-def _with_model(config: TrainConfig, **values: object) -> TrainConfig:
-    model = dataclasses.replace(config.model, **values)  # type: ignore[arg-type]
-    return dataclasses.replace(config, model=model)
-
-
-def _with_optim(config: TrainConfig, **values: object) -> TrainConfig:
-    optim = dataclasses.replace(config.optim, **values)  # type: ignore[arg-type]
-    return dataclasses.replace(config, optim=optim)

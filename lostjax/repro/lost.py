@@ -17,7 +17,13 @@ from pathlib import Path
 from lostjax.nn import count_parameters, rank_for_budget
 from lostjax.repro.claims import Claim, Comparison, Row, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
-from lostjax.train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from lostjax.train.config import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+    replace_in,
+)
 from lostjax.train.model import build_model
 
 METHODS = (
@@ -88,10 +94,7 @@ def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
     target = _inner_parameters(model)
 
     def variant(**values: object) -> TrainConfig:
-        return dataclasses.replace(
-            base,
-            model=dataclasses.replace(model, **values),  # type: ignore[arg-type]
-        )
+        return replace_in(base, "model", **values)
 
     def at_budget(**values: object) -> TrainConfig:
         config = variant(**values)

@@ -16,12 +16,17 @@ seeds could hardly tell a weaker effect from none. It was settled, as everything
 before the first run of the small scale.
 """
 
-import dataclasses
 from pathlib import Path
 
 from lostjax.repro.claims import Claim, Comparison, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
-from lostjax.train.config import DataConfig, ModelConfig, ObjectiveConfig, TrainConfig
+from lostjax.train.config import (
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TrainConfig,
+    replace_in,
+)
 from lostjax.train.trial import Trial
 
 EASY, FRESH = "sotu:1790", "sotu:1930-2010"
@@ -104,14 +109,14 @@ SCALES = {
 
 def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
     """Derive every method from the configuration of uniform weights on the mixture."""
-    alone = dataclasses.replace(base, data=dataclasses.replace(base.data, source=FRESH))
+    alone = replace_in(base, "data", source=FRESH)
     return {
         "uniform": base,
-        "lin_upper": _reweighted(base, "lin_upper"),
-        "quadratic": _reweighted(base, "quadratic"),
-        "extremes": _reweighted(base, "extremes"),
+        "lin_upper": replace_in(base, "objective", reweight="lin_upper"),
+        "quadratic": replace_in(base, "objective", reweight="quadratic"),
+        "extremes": replace_in(base, "objective", reweight="extremes"),
         "uniform" + ALONE: alone,
-        "lin_upper" + ALONE: _reweighted(alone, "lin_upper"),
+        "lin_upper" + ALONE: replace_in(alone, "objective", reweight="lin_upper"),
     }
 
 
@@ -166,11 +171,3 @@ def measure_half(trial: Trial) -> float:
 
 def _measure_at(trial: Trial, part: int) -> float:
     return trial.evaluations[len(trial.losses) // part].bits_per_byte
-
-
-def _reweighted(config: TrainConfig, shape: str) -> TrainConfig:
-    objective = dataclasses.replace(
-        config.objective,
-        reweight=shape,  # type: ignore[arg-type]
-    )
-    return dataclasses.replace(config, objective=objective)

@@ -23,7 +23,6 @@ anything was measured:
     SAM's radius   .05, and smoothing .1: the usual ones
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,7 @@ from lostjax.data import BatchPlan
 from lostjax.repro.claims import BITS, Claim, Comparison, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
 from lostjax.train.cells import Measure
-from lostjax.train.config import DataConfig, ModelConfig, TrainConfig
+from lostjax.train.config import DataConfig, ModelConfig, TrainConfig, replace_in
 from lostjax.train.optimizer import evaluation_variables
 from lostjax.train.state import TrainState
 from lostjax.train.step import make_eval_step
@@ -152,11 +151,7 @@ SCALES = {
 
 def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
     """Derive every method from the configuration of AdamW."""
-
-    def change(**values: object) -> TrainConfig:
-        objective = dataclasses.replace(base.objective, **values)  # type: ignore[arg-type]
-        return dataclasses.replace(base, objective=objective)
-
+    change = partial(replace_in, base, "objective")
     past = partial(change, trajectory_temperature=5.0, trajectory_start=1.0)
     average = partial(past, trajectory="mesa", trajectory_decay=0.98)
     return {

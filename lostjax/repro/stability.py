@@ -17,7 +17,6 @@ own. The paper's rates are 3e-4 to 3e-1. Those below 3e-3 are left out: in some 
 steps they end before they learnt, and what is compared here does not differ there.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -32,10 +31,10 @@ from lostjax.train.cells import Cell, run_cell
 from lostjax.train.config import (
     DataConfig,
     ModelConfig,
-    ObjectiveConfig,
     OptimConfig,
     StabilityConfig,
     TrainConfig,
+    replace_in,
 )
 from lostjax.train.grid import (
     INITIAL_LOSS,
@@ -142,22 +141,13 @@ def build_methods(
       base: the plain variant.
       rates: the grid, rising; both kinds of decay are the same at its middle rate.
     """
-    optim = base.optim
     decay = 1 / (DECAY_TIME * base.steps)
     middle = rates[len(rates) // 2]
-
-    def with_optim(**values: object) -> TrainConfig:
-        changed = dataclasses.replace(optim, **values)  # type: ignore[arg-type]
-        return dataclasses.replace(base, optim=changed)
-
+    with_optim = partial(replace_in, base, "optim")
     return {
         "plain": base,
-        "qk-norm": dataclasses.replace(
-            base, model=dataclasses.replace(base.model, qk_norm=True)
-        ),
-        "log-partition penalty": dataclasses.replace(
-            base, objective=ObjectiveConfig(log_partition=PENALTY)
-        ),
+        "qk-norm": replace_in(base, "model", qk_norm=True),
+        "log-partition penalty": replace_in(base, "objective", log_partition=PENALTY),
         "long warm-up": with_optim(warmup=LONG_WARMUP),
         "independent decay": with_optim(weight_decay=decay, independent_decay=True),
         "ordinary decay": with_optim(weight_decay=decay / middle),

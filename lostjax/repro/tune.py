@@ -16,7 +16,7 @@ from typing import NamedTuple
 from lostjax.repro.claims import BITS, Cost, Row
 from lostjax.repro.workers import map_on_cores
 from lostjax.train.cells import Cell, Measure, run_cell, slug
-from lostjax.train.config import TrainConfig
+from lostjax.train.config import TrainConfig, replace_in
 
 MAX_WIDENINGS = 6
 
@@ -150,8 +150,8 @@ def describe_runs(config: TrainConfig) -> str:
 
 def configure_cell(config: TrainConfig, *, rate: float, seed: int) -> TrainConfig:
     """Give a configuration a learning rate and a seed."""
-    optim = dataclasses.replace(config.optim, learning_rate=rate)
-    return dataclasses.replace(config, optim=optim, seed=seed)
+    changed = replace_in(config, "optim", learning_rate=rate)
+    return dataclasses.replace(changed, seed=seed)
 
 
 def count_tokens(config: TrainConfig) -> int:

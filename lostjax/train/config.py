@@ -259,6 +259,12 @@ def get_field(config: object, name: str) -> Any:
     return config
 
 
+def replace_in(config: TrainConfig, part: str, **values: object) -> TrainConfig:
+    """Replace fields of a part: `replace_in(config, "optim", name="frugal")`."""
+    changed = dataclasses.replace(getattr(config, part), **values)
+    return dataclasses.replace(config, **{part: changed})
+
+
 def flat_fields(config: object, prefix: str = "") -> dict[str, Any]:
     """List a configuration's leaves by dotted name, in the order of declaration."""
     leaves: dict[str, Any] = {}
