@@ -28,8 +28,9 @@ from lostjax.plan.costs import Costs, count_costs
 from lostjax.plan.hlo import parse_program
 from lostjax.plan.targets import Target
 from lostjax.train.checks import check_config
+from lostjax.train.chips import Chip
 from lostjax.train.config import TrainConfig
-from lostjax.train.mesh import resolve_mesh, tree_shardings
+from lostjax.train.mesh import count_batch_shards, place_shapes, resolve_mesh
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.programs import lower_step
@@ -129,29 +130,14 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
       ConfigError, DataError: as the run itself would.
     """
     check_config(config)
-    found = f"{len(target.devices)} x {target.kind}"
-    axes = resolve_mesh(config.mesh, n_devices=len(target.devices), found=found)
-    mesh = Mesh(
-        np.array(target.devices[: math.prod(axes.values())]).reshape(
-            tuple(axes.values())
-        ),
-        tuple(axes),
-        axis_types=(AxisType.Auto,) * len(axes),
-    )
+    mesh = _lay_mesh(config, target)
     check_batch(config, mesh)
     vocab_size, trajectory = _read_text(config)
     model = build_model(config.model, vocab_size=vocab_size)
     multipliers = build_multipliers(config.model, vocab_size=vocab_size)
     tx, _ = build_optimizer(config.optim, steps=config.steps, multipliers=multipliers)
     tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
-    shapes = describe_state(model, tx, trajectory)
-    state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        shapes,
-        tree_shardings(shapes, mesh),
-    )
+    state = place_shapes(describe_state(model, tx, trajectory), mesh)
     began = time.monotonic()
     lowered = lower_step(
         config, state, mesh=mesh, model=model, tx=tx, trajectory=trajectory
@@ -159,8 +145,8 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     compiled, peak = _compile(lowered)
     seconds = time.monotonic() - began
     length = config.data.seq_len
-    shards = axes["data"] * axes["fsdp"]
-    rows = config.batch_size // config.accumulate // shards
+    axes = dict(mesh.shape)
+    rows = config.batch_size // config.accumulate // count_batch_shards(mesh)
     per_token = count_step_flops(config, model, trajectory)
     costs = None
     if compiled is not None:
@@ -181,15 +167,28 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
         ),
         costs=costs,
         model_flops=per_token * config.batch_size * length / mesh.size,
-        times=None
-        if costs is None or chip is None
-        else Times(
-            costs.flops / chip.flops,
-            costs.hbm_bytes / chip.bandwidth,
-            costs.network_bytes / chip.network,
-        ),
+        times=_estimate_times(costs, chip),
         peak_flops=None if chip is None else chip.flops,
         compile_seconds=seconds,
+    )
+
+
+def _lay_mesh(config: TrainConfig, target: Target) -> Mesh:
+    """Lay a configuration's mesh on a target's devices."""
+    found = f"{len(target.devices)} x {target.kind}"
+    axes = resolve_mesh(config.mesh, n_devices=len(target.devices), found=found)
+    sizes = tuple(axes.values())
+    devices = np.array(target.devices[: math.prod(sizes)]).reshape(sizes)
+    return Mesh(devices, tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+
+
+def _estimate_times(costs: Costs | None, chip: Chip | None) -> Times | None:
+    if costs is None or chip is None:
+        return None
+    return Times(
+        costs.flops / chip.flops,
+        costs.hbm_bytes / chip.bandwidth,
+        costs.network_bytes / chip.network,
     )
 
 

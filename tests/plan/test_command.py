@@ -147,7 +147,8 @@ def test_estimates_see_what_cuts_memory_and_what_recomputes():
 
 
 @pytest.mark.parametrize(
-    "name", ["v9:2x2", "v5e", "v5e:4", "v5p:4x4", "v5e:4xx4", "h100:9", "h100", ""]
+    "name",
+    ["v9:2x2", "v5e", "v5e:4", "v5p:4x4", "v5e:4xx4", "v5e:4xb", "h100:9", "h100", ""],
 )
 def test_an_unknown_topology_lists_those_that_there_are(name):
     with pytest.raises(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 
 from lostjax.train.config import DataConfig, ModelConfig, TrainConfig
-from lostjax.train.mesh import make_mesh, tree_shardings
+from lostjax.train.mesh import make_mesh, place_shapes
 from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.programs import compile_steps
@@ -59,13 +59,7 @@ def sent_in_layers(linear, mesh_text, groups=1):
         schedule=schedule, trajectory=Trajectory(), abstract=abstract,
         flops_per_token=0.0, peak=None,
     )  # fmt: skip
-    state = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        abstract,
-        tree_shardings(abstract, mesh),
-    )
+    state = place_shapes(abstract, mesh)
     found = []
     for line in compile_steps(run, state).train.as_text().splitlines():
         sent = re.search(
