@@ -25,7 +25,7 @@ from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.platform import settle_platform
-from lostjax.train.run_dir import find_run
+from lostjax.train.run_dir import CHECKPOINTS, find_run
 from lostjax.train.state import abstract_state, abstract_variables
 from lostjax.train.trajectory import build_track, past_variables
 from lostjax.typing import Variables
@@ -79,7 +79,7 @@ def generate(flags: Flags) -> str:
     settle_platform()
     tokenizer = load_saved_tokenizer(directory)
     model = build_model(config.model, vocab_size=tokenizer.vocab_size)
-    with open_checkpoints(directory / "checkpoints") as checkpoints:
+    with open_checkpoints(directory / CHECKPOINTS) as checkpoints:
         step = _choose_step(checkpoints, flags, directory=directory)
         variables = _read_variables(
             checkpoints, config, model=model, step=step, average=flags.average

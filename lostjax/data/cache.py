@@ -71,7 +71,7 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
-        with _temporary(path.parent) as directory:
+        with temporary_directory(path.parent) as directory:
             fresh = directory / path.name
             make(fresh)
             _rename(fresh, path)
@@ -83,6 +83,16 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def temporary_directory(parent: Path) -> Iterator[Path]:
+    """Make `PARENT/.making-...` for a `with` block."""
+    directory = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 def _rename(fresh: Path, path: Path) -> None:
     try:
         os.rename(fresh, path)
@@ -90,15 +100,6 @@ def _rename(fresh: Path, path: Path) -> None:
         # Another process may have been faster: what it made is the same.
         if not path.exists():
             raise
-
-
-@contextlib.contextmanager
-def _temporary(parent: Path) -> Iterator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _remove_stale(parent: Path) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lostjax.data.batches import BatchPlan, EvalPlan
+from lostjax.data.cache import hash_parts
 from lostjax.data.corpus import Corpus, open_corpus
 from lostjax.data.errors import DataError
 from lostjax.data.packing import Rows, pack_documents
@@ -44,6 +45,26 @@ class Data:
     def heldout_bytes(self) -> int:
         """UTF-8 bytes of the held-out text."""
         return self.heldout.n_bytes
+
+    @property
+    def identity(self) -> dict[str, int | str]:
+        """What tells this text and its tokens from others: sizes, and hashes of both.
+
+        Equal identities give equal batches, wherever the text lies.
+        """
+
+        def hash_rows(plan: BatchPlan | EvalPlan) -> str:
+            return hash_parts(*(rows.content_hash for rows in plan.sources))
+
+        return {
+            "vocab_size": self.vocab_size,
+            "train_bytes": self.train_bytes,
+            "train_tokens": self.train_tokens,
+            "heldout_bytes": self.heldout_bytes,
+            "heldout_tokens": self.heldout_tokens,
+            "train_hash": hash_rows(self.train),
+            "heldout_hash": hash_rows(self.heldout),
+        }
 
 
 def prepare_data(

@@ -19,7 +19,12 @@ from numpy.typing import NDArray
 
 from lostjax.data.bpe_tokenizer import read_tokenizer_json, train_bpe
 from lostjax.data.byte_tokenizer import ByteTokenizer
-from lostjax.data.cache import cached, default_cache_dir, hash_parts
+from lostjax.data.cache import (
+    cached,
+    default_cache_dir,
+    hash_parts,
+    temporary_directory,
+)
 from lostjax.data.documents import Chain, GivenDocuments, TextDocuments
 from lostjax.data.errors import DataError, nearest_hint
 
@@ -96,12 +101,17 @@ def load_tokenizer(
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> Path:
-    """Write DIRECTORY/tokenizer.json, or .model for SentencePiece.
+    """Write DIRECTORY/tokenizer.json, or .model for SentencePiece, in one step.
 
     Returns:
       The path that was written.
+
+    Raises:
+      OSError: where it cannot be written; one that was there stays.
     """
-    return tokenizer.save(Path(directory) / "tokenizer.json")
+    with temporary_directory(Path(directory)) as aside:
+        fresh = tokenizer.save(aside / "tokenizer.json")
+        return fresh.replace(Path(directory) / fresh.name)
 
 
 def load_saved_tokenizer(directory: str | Path) -> Tokenizer:

@@ -2,23 +2,35 @@
 
 A checkpoint is two items, so that a reader of the model needs no optimiser:
 `model` (params and channels) and `progress` (step, optimiser state, and past outputs
-where there are any). Saves are
-asynchronous and atomic: a step counts once its directory has its final name, and what
-a killed save left behind is removed when the run is opened again.
+where there are any). Orbax writes the arrays while training goes on; then, still beside
+it, all files are hashed and the step is committed (`train.step_dirs`,
+`train.manifest`). Only committed steps count, and nothing is read unverified.
+
+A save that fails (a full disk) is said and does not stop anything: older checkpoints
+stay, and the next save is tried. Of several processes the first one commits, verifies
+and chooses; all need one file system.
 """
 
 import logging
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
 
+from lostjax.train import step_dirs
 from lostjax.train.config import ConfigError
-from lostjax.train.mesh import tree_shardings
+from lostjax.train.hosts import is_first_host
+from lostjax.train.manifest import find_damage
+from lostjax.train.mesh import place_shapes
+from lostjax.train.recovery import find_whole_step, summarise_damage
 from lostjax.train.state import TrainState, model_variables
 from lostjax.typing import PyTree, Variables
 
@@ -27,40 +39,103 @@ class Checkpoints:
     """The checkpoints in one directory."""
 
     def __init__(self, directory: Path, *, keep: int | None = None) -> None:
-        """Open (and with `keep`, make) a directory of checkpoints.
+        """Open (and with `keep`, make and tidy) a directory of checkpoints.
 
         Args:
           directory: absolute or relative; made where it is missing and keep is given.
-          keep: how many of the newest steps to keep; None only reads.
+          keep: how many of the newest committed steps to keep, at least 1; None only
+            reads.
+
+        Raises:
+          OSError: where it cannot be made.
         """
-        with _without_remarks():
-            options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                create=keep is not None,
-                cleanup_tmp_directories=keep is not None,
-                read_only=keep is None,
-            )
-            self._manager = ocp.CheckpointManager(directory.absolute(), options=options)
+        self.directory = directory.absolute()
+        self._keep = keep
+        self._verified: int | None = None
+        self._asked_step: int | None = None
+        self._failed_step: int | None = None
+        self._saving: threading.Thread | None = None
+        logging.getLogger("absl").addFilter(_is_no_failed_save)
+        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        if keep is not None and is_first_host():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            step_dirs.remove_leftovers(self.directory)
 
     def latest_step(self) -> int | None:
-        """Give the newest finished step, or None."""
-        step: int | None = self._manager.latest_step()
-        return step
+        """Give the newest committed step, or None."""
+        return max(self.all_steps(), default=None)
 
     def all_steps(self) -> list[int]:
-        """List the finished steps in order."""
-        return sorted(self._manager.all_steps())
+        """List the committed steps in order."""
+        return step_dirs.list_steps(self.directory)
+
+    def find_whole_step(self) -> int | None:
+        """Find the step to go on from, as `recovery.find_whole_step` does."""
+        self._verified = self._asked_step = find_whole_step(self.directory)
+        return self._verified
 
     def save(self, state: TrainState, *, step: int) -> None:
-        """Start saving a state; returns once it is copied, before it is on disk."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave(model_variables(state)),
-                progress=ocp.args.StandardSave(_progress(state)),
-            ),
-            force=True,
+        """Start saving a state; returns once it is copied, before it is on disk.
+
+        The step that was saved or gone on from last is not saved again. What fails is
+        said, and seen in `failed_step`.
+        """
+        if step == self._asked_step:  # the disk could say other things to each process
+            return
+        self.wait()
+        self._asked_step = step
+        self._failed_step = step  # until it is committed
+        try:
+            if is_first_host():
+                step_dirs.remove_leftovers(self.directory)
+            self._orbax.save(
+                step_dirs.saving_dir(self.directory, step),
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardSave(model_variables(state)),
+                    progress=ocp.args.StandardSave(_progress(state)),
+                ),
+                force=True,
+            )
+        except Exception as error:
+            self._give_up(step, error)
+            return
+        self._saving = threading.Thread(target=self._finish, args=(step,))
+        self._saving.start()
+
+    def _finish(self, step: int) -> None:
+        """Wait for the arrays, commit the step, and let go of old ones."""
+        try:
+            self._orbax.wait_until_finished()
+            if is_first_host():
+                step_dirs.commit(self.directory, step)
+        except Exception as error:
+            self._give_up(step, error)
+            return
+        self._failed_step = None
+        if is_first_host() and self._keep is not None:
+            try:
+                step_dirs.retain(self.directory, keep=self._keep)
+            except OSError as error:
+                _say(f"old checkpoints cannot be deleted: {error}")
+
+    def _give_up(self, step: int, error: Exception) -> None:
+        """Say what a save failed with, and make room for the next."""
+        if is_first_host():
+            step_dirs.remove_leftovers(self.directory)
+        latest = self.latest_step()
+        stand = "there is none yet" if latest is None else f"step {latest} stands"
+        _say(
+            f"checkpoint {step} could not be saved ({_first_words(error)}); {stand}, "
+            "and the next save will be tried"
         )
+
+    @property
+    def failed_step(self) -> int | None:
+        """The step whose save failed last, unless a later one was committed.
+
+        It knows of a save once `wait` has returned.
+        """
+        return self._failed_step
 
     def restore(self, abstract: TrainState, *, step: int, mesh: Mesh) -> TrainState:
         """Read a state onto a mesh, whichever mesh it was saved from.
@@ -74,13 +149,14 @@ class Checkpoints:
           The state, sharded by the table of `train.mesh`.
 
         Raises:
-          ConfigError: where it cannot be read, or is of another model.
+          ConfigError: where it is damaged, cannot be read, or is of another model.
         """
-        model, progress = (
-            ocp.args.StandardRestore(_placed(tree, mesh))
-            for tree in (model_variables(abstract), _progress(abstract))
+        found = self._read(
+            step,
+            mesh=mesh,
+            model=model_variables(abstract),
+            progress=_progress(abstract),
         )
-        found = self._read(step, model=model, progress=progress)
         return TrainState(
             step=found["progress"]["step"],
             params=found["model"]["params"],
@@ -89,29 +165,63 @@ class Checkpoints:
             memory=found["progress"].get("memory"),
         )
 
-    def restore_model(self, abstract: Variables, *, step: int, mesh: Mesh) -> Variables:
-        """Read only params and channels onto a mesh; raises as `restore` does."""
-        placed = ocp.args.StandardRestore(_placed(abstract, mesh))
-        variables: Variables = self._read(step, model=placed)["model"]
+    def restore_model(
+        self,
+        abstract: Variables,
+        *,
+        step: int,
+        mesh: Mesh,
+        dtype: DTypeLike | None = None,
+    ) -> Variables:
+        """Read only params and channels onto a mesh.
+
+        Args:
+          abstract: shapes and types, as `abstract_variables` gives them.
+          step: one of `all_steps`.
+          mesh: where to.
+          dtype: type of the parameters, such as bfloat16, to which they are rounded;
+            default the one they have. Channels stay integers.
+
+        Returns:
+          Params and channels, sharded by the table of `train.mesh`.
+
+        Raises:
+          ConfigError: as `restore` does.
+        """
+        if dtype is not None:
+            abstract = jax.tree.map(lambda leaf: _cast(leaf, dtype), abstract)
+        variables: Variables = self._read(step, mesh=mesh, model=abstract)["model"]
         return variables
 
-    def _read(self, step: int, **items: Any) -> Any:
+    def _read(self, step: int, *, mesh: Mesh, **items: PyTree) -> Any:
+        path = step_dirs.step_dir(self.directory, step)
+        # Of several processes the first has verified what all of them read.
+        if self._verified != step and is_first_host():
+            damage = find_damage(path, items=tuple(items))
+            if damage:
+                raise ConfigError(f"{path}: is damaged: {summarise_damage(damage)}")
+        wanted = {
+            name: ocp.args.StandardRestore(place_shapes(tree, mesh))
+            for name, tree in items.items()
+        }
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**items))
+            return self._orbax.restore(path, args=ocp.args.Composite(**wanted))
         except (ValueError, KeyError, OSError) as error:
-            path = self._manager.directory / str(step)
-            reason = " ".join(str(error).split())[:200]
             raise ConfigError(
-                f"{path}: cannot be read as a checkpoint: {reason}"
+                f"{path}: cannot be read as a checkpoint: {_first_words(error)}"
             ) from error
 
     def wait(self) -> None:
-        """Block until every started save is on disk; raises what it failed with."""
-        self._manager.wait_until_finished()
+        """Block until the save under way is committed or has failed."""
+        if self._saving is not None:
+            self._saving.join()
+            self._saving = None
 
     def close(self) -> None:
         """Finish saves and free the threads."""
-        self._manager.close()
+        self.wait()
+        self._orbax.close()
+        logging.getLogger("absl").removeFilter(_is_no_failed_save)
 
 
 @contextmanager
@@ -126,25 +236,25 @@ def open_checkpoints(
         checkpoints.close()
 
 
-@contextmanager
-def _without_remarks() -> Iterator[None]:
-    """Open what is only read without orbax's warnings that it is only read."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
 def _progress(state: TrainState) -> dict[str, PyTree]:
     progress = {"step": state.step, "opt_state": state.opt_state}
     return progress if state.memory is None else progress | {"memory": state.memory}
 
 
-def _placed(tree: PyTree, mesh: Mesh) -> PyTree:
-    def place(leaf: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+def _cast(leaf: jax.ShapeDtypeStruct, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
 
-    return jax.tree.map(place, tree, tree_shardings(tree, mesh))
+
+def _is_no_failed_save(record: logging.LogRecord) -> bool:
+    """Let through what orbax logs, but for tracebacks of what is said here."""
+    return record.module != "async_checkpointer"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

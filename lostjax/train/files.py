@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+_TEMPORARY = ".partly"
+
 
 def replace_file(path: str | Path, content: bytes) -> None:
     """Write `content` to `path` in one step, whatever stops the program meanwhile.
@@ -20,7 +22,9 @@ def replace_file(path: str | Path, content: bytes) -> None:
         OSError: If the folder cannot be written or the disk is full.
     """
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.name}.", suffix=_TEMPORARY, dir=path.parent
+    )
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -31,6 +35,11 @@ def replace_file(path: str | Path, content: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def is_temporary(path: Path) -> bool:
+    """Say whether a file is one that a killed `replace_file` left behind."""
+    return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
 
 
 def _permissions(path: Path) -> int:

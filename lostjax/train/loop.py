@@ -4,6 +4,7 @@ Everything that can be refused is refused before anything is written. The state
 and the configuration are all that a resumed run needs: batch k is a pure function of k.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from lostjax.train.programs import Compiled, compile_steps
 from lostjax.train.progress import print_summary
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report import write_report
-from lostjax.train.run_dir import make_run_dir
+from lostjax.train.run_dir import CHECKPOINTS, hold_run_dir, refusing_disk_errors
 from lostjax.train.setup import Setup, prepare, start_state
 from lostjax.train.signals import StopRequest, catch_stop_signals
 from lostjax.train.state import TrainState
@@ -37,7 +38,8 @@ class Outcome(NamedTuple):
     evaluation: Evaluation | None
     """Of the final model on the held-out text; None where the run was stopped."""
     exit_code: int
-    """0 when finished; 143 or 130 when stopped by a signal, after saving."""
+    """0 when finished; 143 or 130 when stopped by a signal, after saving; 1 when the
+    last checkpoint or the report could not be written."""
 
 
 def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
@@ -59,19 +61,29 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
         stop = StopRequest()
         if jax.process_count() == 1:  # several would have to agree on the step
             stop = stack.enter_context(catch_stop_signals())
-        make_run_dir(run.directory, config, needed=run.checkpoint_bytes)
-        checkpoints = stack.enter_context(
-            open_checkpoints(run.directory / "checkpoints", keep=config.keep)
-        )
-        first = checkpoints.latest_step() or 0
+        if is_first_host():
+            held = hold_run_dir(
+                run.directory,
+                config,
+                identity=run.data.identity,
+                needed=run.checkpoint_bytes,
+            )
+            stack.enter_context(held)
+        with refusing_disk_errors(run.directory):
+            checkpoints = stack.enter_context(
+                open_checkpoints(run.directory / CHECKPOINTS, keep=config.keep)
+            )
+        first = checkpoints.find_whole_step() or 0
         if first >= config.steps:
             print(f"{run.directory}: finished, all {first} steps are done")
             return Outcome(run.directory, None, 0)
-        if is_first_host():
-            save_tokenizer(run.data.tokenizer, run.directory)
+        with refusing_disk_errors(run.directory):
+            if is_first_host():
+                save_tokenizer(run.data.tokenizer, run.directory)
         state = _start(run, checkpoints, first)
         compiled = compile_steps(run, state)
-        recorder = open_recorder(run, stack, first_step=first, started=started)
+        with refusing_disk_errors(run.directory):
+            recorder = open_recorder(run, stack, first_step=first, started=started)
         state, step = _run_steps(
             run, compiled, state, recorder, checkpoints=checkpoints, stop=stop
         )
@@ -80,14 +92,19 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
             evaluation = recorder.evaluate(compiled, state, step)
         checkpoints.save(state, step=step)
         checkpoints.wait()
+        lost = checkpoints.failed_step is not None
         if evaluation is None or not is_first_host():
-            return Outcome(run.directory, evaluation, stop.exit_code)
+            return Outcome(run.directory, evaluation, 1 if lost else stop.exit_code)
         timings = recorder.timings(compile_seconds=compiled.seconds)
     report = summarise(run, compiled, state, command=command, timings=timings)
     path = run.directory / "report.html"
-    write_report(path, report)
+    try:
+        write_report(path, report)
+    except OSError as error:
+        print(f"{path}: cannot be written: {error.strerror}", file=sys.stderr)
+        lost = True
     print_summary(report, path=str(path))
-    return Outcome(run.directory, evaluation, 0)
+    return Outcome(run.directory, evaluation, 1 if lost else 0)
 
 
 def _start(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:

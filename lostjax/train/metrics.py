@@ -15,18 +15,19 @@ uninterrupted one leaves, but for `CLOCK_FIELDS`.
 
 Every line is valid JSON, which has no NaN and no infinity: both are written as null,
 and `read_metrics` gives NaN for null. Every line is flushed when written: it survives
-the program's death, though not a power cut.
+the program's death, though not a power cut. A full disk holds lines back, and does not
+stop the run: see `lostjax.train.appending`.
 """
 
 import importlib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import IO, Any, Protocol, SupportsFloat, runtime_checkable
+from typing import Any, Protocol, SupportsFloat, runtime_checkable
 
+from lostjax.train.appending import AppendingFile
 from lostjax.train.files import replace_file
 from lostjax.train.tracking import WeightsAndBiases
 
@@ -86,8 +87,7 @@ class JsonLines:
             )
         line = {"step": step} | {k: _json_number(v) for k, v in values.items()}
         file = self._evaluations if evaluation else self._steps
-        file.write(json.dumps(line, allow_nan=False) + "\n")
-        file.flush()
+        file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
     def close(self) -> None:
         self._steps.close()
@@ -103,8 +103,12 @@ class TensorBoard:
 
     def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
         # Imported late: it loads torch wherever torch is installed.
-        self._writer = importlib.import_module("tensorboardX").SummaryWriter(
-            str(Path(run_dir) / TENSORBOARD_FOLDER),
+        tensorboard = importlib.import_module("tensorboardX")
+        # Its own files stop its thread when the disk is full, and then the run, which
+        # would wait for room in the thread's queue.
+        tensorboard.record_writer.register_writer_factory("append", _AppendingFiles())
+        self._writer = tensorboard.SummaryWriter(
+            f"append:{Path(run_dir) / TENSORBOARD_FOLDER}",
             purge_step=resume_step + 1 if resume_step else None,
             # Files are named by the second: a quick resume must not overwrite.
             filename_suffix=f".from-{resume_step}",
@@ -119,6 +123,16 @@ class TensorBoard:
 
     def close(self) -> None:
         self._writer.close()
+
+
+class _AppendingFiles:
+    """Opens TensorBoard's files: see tensorboardX's `register_writer_factory`."""
+
+    def open(self, path: str) -> AppendingFile:
+        return AppendingFile(Path(path.removeprefix("append:")))
+
+    def directory_check(self, path: str) -> None:
+        Path(path.removeprefix("append:")).mkdir(parents=True, exist_ok=True)
 
 
 class FanOut:
@@ -195,7 +209,7 @@ def read_evaluations(run_dir: str | Path) -> list[dict[str, float | int]]:
     return _read(run_dir, EVALUATIONS_FILE)
 
 
-def reopen_lines(path: Path, resume_step: int) -> IO[str]:
+def reopen_lines(path: Path, resume_step: int) -> AppendingFile:
     """Open a file of JSON lines for appending, as a run that goes on wants it.
 
     Args:
@@ -208,7 +222,7 @@ def reopen_lines(path: Path, resume_step: int) -> IO[str]:
     kept = b"".join(r for r, line in _whole_lines(path) if line["step"] <= resume_step)
     if path.exists() and path.stat().st_size != len(kept):
         replace_file(path, kept)
-    return open(os.fspath(path), "a", encoding="utf-8", newline="\n")
+    return AppendingFile(path)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -4,19 +4,31 @@ RUN/config.json      what the run is           RUN/checkpoints/STEP/   its state
 RUN/tokenizer.json   (or .model) its tokens    RUN/report.html         what came out
 RUN/metrics.jsonl    a line a step             RUN/tensorboard/, profile/
 RUN/stability.jsonl  a line a reading, where asked for
+RUN/data.json        what the text was           RUN/lock     who writes it now
 """
 
 import datetime
+import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from lostjax.train.config import ConfigError, TrainConfig, diff_configs
 from lostjax.train.config_file import load_config, save_config
+from lostjax.train.files import is_temporary, replace_file
+from lostjax.train.lock import LOCK, hold_lock
 from lostjax.train.quantities import format_bytes
+from lostjax.train.step_dirs import list_steps, step_dir
 
 RUNS = Path("runs")
 """Where runs go when no directory is given, under the working directory."""
+
+CHECKPOINTS = "checkpoints"
+"""The directory of a run's checkpoints."""
+
+DATA_FILE = "data.json"
 
 
 def find_run(name: str, *, runs: Path = RUNS) -> Path:
@@ -75,7 +87,7 @@ def _check_place(directory: Path, config: TrainConfig) -> None:
         raise ConfigError(f"{flag}: is a file, not a directory")
     if (directory / "config.json").exists():
         _check_same_run(directory, config)
-    elif directory.exists() and any(directory.iterdir()):
+    elif directory.exists() and any(not _is_leftover(p) for p in directory.iterdir()):
         raise ConfigError(
             f"{flag}: holds files but no run; give a new or an empty directory"
         )
@@ -104,35 +116,113 @@ def _check_same_run(directory: Path, config: TrainConfig) -> None:
     )
 
 
-def make_run_dir(directory: Path, config: TrainConfig, *, needed: int) -> None:
-    """Make the directory and write the configuration.
+def check_same_data(directory: Path, identity: Mapping[str, int | str]) -> None:
+    """Refuse to go on with a run on other text or tokens than it began with.
+
+    Args:
+      directory: of the run; it may not exist yet.
+      identity: as `Data.identity` gives it.
+
+    Raises:
+      ConfigError: listing what differs, or where what the run wrote cannot be read.
+    """
+    path = directory / DATA_FILE
+    if not path.exists():  # a new run, or one of an earlier version
+        return
+    try:
+        stored = json.loads(path.read_bytes())
+        there = {name: stored[name] for name in identity}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        raise ConfigError(
+            f"{path}: cannot be read; if the data is what the run began with, remove it"
+        ) from None
+    differences = [
+        f"{name}: {there[name]} there, {value} now"
+        for name, value in identity.items()
+        if there[name] != value
+    ]
+    if differences:
+        raise ConfigError(
+            f"--run-dir={directory}: holds a run on other data "
+            f"({'; '.join(differences)}); give it that data, or another directory"
+        )
+
+
+@contextmanager
+def hold_run_dir(
+    directory: Path,
+    config: TrainConfig,
+    *,
+    identity: Mapping[str, int | str],
+    needed: int,
+) -> Iterator[None]:
+    """Make a run's directory, describe the run in it, and be its only writer.
 
     Args:
       directory: as `choose_run_dir` gave it.
       config: is written unless one is there.
-      needed: bytes that the run will certainly write: its checkpoints.
+      identity: of the data; is written unless one is there.
+      needed: bytes that the run will certainly have on disk: its checkpoints.
 
     Raises:
-      ConfigError: where the disk has no room for them or cannot be written. Nothing
-        is left behind then.
+      ConfigError: where another process writes the run, the disk has no room or cannot
+        be written. A directory that was not there before is not there then either.
     """
     fresh = not directory.exists()
+    with ExitStack() as stack:
+        with refusing_disk_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_lock(directory))
+            try:
+                _remove_leftovers(directory)
+                _check_room(directory, config, needed=needed)
+                if not (directory / "config.json").exists():
+                    save_config(directory / "config.json", config)
+                if not (directory / DATA_FILE).exists():
+                    text = json.dumps(dict(identity), indent=2) + "\n"
+                    replace_file(directory / DATA_FILE, text.encode())
+            except (OSError, ConfigError):
+                if fresh:
+                    shutil.rmtree(directory, ignore_errors=True)
+                raise
+        yield
+
+
+@contextmanager
+def refusing_disk_errors(directory: Path) -> Iterator[None]:
+    """Turn a disk that cannot be written into a `ConfigError`."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(directory).free
-        if free < needed:
-            raise ConfigError(
-                f"--run-dir={directory}: {format_bytes(free)} are free on its disk, "
-                f"but the checkpoints need {format_bytes(needed)}; make room, or keep "
-                f"fewer (--keep={config.keep})"
-            )
-        if not (directory / "config.json").exists():
-            save_config(directory / "config.json", config)
-    except (OSError, ConfigError) as error:
-        if fresh and directory.exists():
-            shutil.rmtree(directory, ignore_errors=True)
-        if isinstance(error, ConfigError):
-            raise
+        yield
+    except OSError as error:
         raise ConfigError(
             f"--run-dir={directory}: cannot be written: {error.strerror or error}"
         ) from None
+
+
+def _check_room(directory: Path, config: TrainConfig, *, needed: int) -> None:
+    checkpoints = directory / CHECKPOINTS
+    there = sum(
+        path.stat().st_size
+        for step in list_steps(checkpoints)[-config.keep :]
+        for path in step_dir(checkpoints, step).rglob("*")
+    )
+    free = shutil.disk_usage(directory).free
+    if free + there < needed:
+        raise ConfigError(
+            f"--run-dir={directory}: {format_bytes(free)} are free on its disk, "
+            f"but the checkpoints need {format_bytes(needed - there)}; make room, or "
+            f"keep fewer (--keep={config.keep})"
+        )
+
+
+def _is_leftover(path: Path) -> bool:
+    """Say whether a file is nothing: of a run that was killed before it was one."""
+    return path.name == LOCK or is_temporary(path) or path.name.startswith(".making-")
+
+
+def _remove_leftovers(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.name.startswith(".making-"):
+            shutil.rmtree(path, ignore_errors=True)
+        elif is_temporary(path):
+            path.unlink(missing_ok=True)

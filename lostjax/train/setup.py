@@ -25,7 +25,7 @@ from lostjax.train.mesh import (
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.platform import settle_platform
-from lostjax.train.run_dir import choose_run_dir
+from lostjax.train.run_dir import check_same_data, choose_run_dir
 from lostjax.train.state import (
     TrainState,
     abstract_state,
@@ -85,6 +85,7 @@ def prepare(config: TrainConfig) -> Setup:
         seed=config.seed,
         cache_dir=config.data.cache_dir,
     )
+    check_same_data(directory, data.identity)
     model = build_model(config.model, vocab_size=data.vocab_size)
     tx, schedule = build_optimizer(
         config.optim,

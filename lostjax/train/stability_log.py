@@ -60,8 +60,7 @@ class StabilityLog:
         line = {"step": step} | {
             name: _as_json(value) for name, value in readings._asdict().items()
         }
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
         alarms = find_alarms(readings, optim=self._optim, gradient_norm=gradient_norm)
         for kind in alarms.keys() - self._ringing:
             self._say(f"step {step}  alarm: {alarms[kind]}")

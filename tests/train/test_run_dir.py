@@ -1,12 +1,25 @@
 """Run directories: which are taken, which refused, and that refusing leaves none."""
 
 import dataclasses
+import shutil
 
 import pytest
 
 from lostjax.train.config import ConfigError, TrainConfig
 from lostjax.train.config_file import load_config
-from lostjax.train.run_dir import choose_run_dir, find_run, make_run_dir
+from lostjax.train.run_dir import (
+    check_same_data,
+    choose_run_dir,
+    find_run,
+    hold_run_dir,
+)
+
+IDENTITY = {"vocab_size": 257, "train_hash": "ab"}
+
+
+def make_run(directory, config, *, needed=0):
+    with hold_run_dir(directory, config, identity=IDENTITY, needed=needed):
+        pass
 
 
 def config_for(path, **values):
@@ -16,7 +29,7 @@ def config_for(path, **values):
 def test_a_new_run_gets_a_new_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = choose_run_dir(TrainConfig())
-    make_run_dir(first, TrainConfig(), needed=0)
+    make_run(first, TrainConfig())
     second = choose_run_dir(TrainConfig())
     assert first != second and first.parent.name == "runs"
     assert load_config(first / "config.json") == TrainConfig()
@@ -25,7 +38,7 @@ def test_a_new_run_gets_a_new_directory(tmp_path, monkeypatch):
 
 def test_the_same_run_is_taken_and_another_refused(tmp_path):
     config = config_for(tmp_path / "run")
-    make_run_dir(tmp_path / "run", config, needed=0)
+    make_run(tmp_path / "run", config)
     assert choose_run_dir(config) == tmp_path / "run"
     assert choose_run_dir(dataclasses.replace(config, mesh="data:2"))
     with pytest.raises(ConfigError, match="--seed: 0 there, 1 now.*--resume="):
@@ -44,5 +57,42 @@ def test_strangers_are_refused(tmp_path):
 
 def test_a_full_disk_leaves_nothing(tmp_path):
     with pytest.raises(ConfigError, match="the checkpoints need"):
-        make_run_dir(tmp_path / "run", config_for(tmp_path / "run"), needed=10**18)
+        make_run(tmp_path / "run", config_for(tmp_path / "run"), needed=10**18)
     assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_that_are_there_need_no_room_again(tmp_path, monkeypatch):
+    config = config_for(tmp_path / "run")
+    make_run(tmp_path / "run", config)
+    step = tmp_path / "run" / "checkpoints" / "10"
+    step.mkdir(parents=True)
+    (step / "manifest.json").write_bytes(b"x" * 700)
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    make_run(tmp_path / "run", config, needed=1700)
+    with pytest.raises(ConfigError, match="1.00 kB are free.*checkpoints need 1.01 kB"):
+        make_run(tmp_path / "run", config, needed=1710)
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_a_kill_before_the_first_file_left_is_no_obstacle(tmp_path):
+    left = [tmp_path / ".config.json.x7_f2k1z.partly", tmp_path / "lock"]
+    for path in left:
+        path.write_text("")
+    (tmp_path / ".making-abc").mkdir()
+    assert choose_run_dir(config_for(tmp_path)) == tmp_path
+    make_run(tmp_path, config_for(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "data.json"]
+
+
+def test_other_data_is_refused_with_what_differs(tmp_path):
+    check_same_data(tmp_path / "new", IDENTITY)
+    make_run(tmp_path / "run", config_for(tmp_path / "run"))
+    check_same_data(tmp_path / "run", IDENTITY)
+    with pytest.raises(
+        ConfigError, match=r"other data \(train_hash: ab there, cd now\)"
+    ):
+        check_same_data(tmp_path / "run", IDENTITY | {"train_hash": "cd"})
+    (tmp_path / "run" / "data.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"data.json: cannot be read; if"):
+        check_same_data(tmp_path / "run", IDENTITY)

@@ -1,0 +1,104 @@
+"""One process at a time writes a run: `RUN/lock` names it while it does.
+
+The file is locked by the kernel (flock), which lets go of it when the process ends,
+however it ends; what stands in the file is for people, and for other hosts, whose
+kernels may not know of the lock.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from lostjax.train.config import ConfigError
+
+LOCK = "lock"
+"""The lock's name in a run's directory."""
+
+
+class Owner(NamedTuple):
+    """Who writes a run."""
+
+    process: int
+    host: str
+
+
+@contextmanager
+def hold_lock(directory: Path) -> Iterator[None]:
+    """Be the only process that writes a run, for a `with` block.
+
+    A lock that a dead process of this host left is taken over.
+
+    Args:
+      directory: of the run; it exists.
+
+    Raises:
+      ConfigError: where another process has the lock, or one of another host had it
+        when it was last seen: whether that one is alive cannot be known from here.
+      OSError: where the file cannot be made.
+    """
+    path = directory / LOCK
+    handle = _lock(path)
+    try:
+        owner = _read_owner(handle)
+        if owner is not None and owner.host != socket.gethostname():
+            raise ConfigError(
+                f"{directory}: process {owner.process} on {owner.host} writes this "
+                f"run, or died doing so; if it is dead, remove {path} and start again"
+            )
+        try:
+            _write_owner(handle, Owner(os.getpid(), socket.gethostname()))
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # before the kernel's lock is let go
+    finally:
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    """Open the file and lock it; refuse where another process has it."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = _read_owner(handle)
+            os.close(handle)
+            if error.errno != errno.EWOULDBLOCK:
+                raise
+            who = "another process"
+            if owner is not None:
+                who = f"process {owner.process} on {owner.host}"
+            raise ConfigError(
+                f"{path.parent}: {who} is writing this run; wait for it, or stop it"
+            ) from None
+        if _is_at(path, handle):
+            return handle
+        os.close(handle)  # its owner removed it while it was opened here
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
+def _read_owner(handle: int) -> Owner | None:
+    """Read who is named; None where nobody is, or the writing was cut short."""
+    try:
+        values = json.loads(os.pread(handle, 4096, 0))
+        return Owner(int(values["process"]), str(values["host"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _write_owner(handle: int, owner: Owner) -> None:
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(owner._asdict()).encode() + b"\n", 0)
+    os.fsync(handle)

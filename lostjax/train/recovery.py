@@ -1,0 +1,99 @@
+"""Which checkpoint a run goes on from: the newest that is whole.
+
+A damaged, cut or missing piece of a newer one does not end the run: that step is set
+aside, said, and an older one taken. Where none is whole nothing is touched.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lostjax.train.config import ConfigError
+from lostjax.train.hosts import is_first_host
+from lostjax.train.manifest import find_damage
+from lostjax.train.step_dirs import list_bare_steps, list_steps, set_aside, step_dir
+
+
+def find_whole_step(directory: Path) -> int | None:
+    """Find the newest whole step and set newer ones aside, saying so.
+
+    Of several processes the first one does it, for all.
+
+    Args:
+      directory: of checkpoints.
+
+    Returns:
+      The step, or None where there is no checkpoint at all.
+
+    Raises:
+      ConfigError: where there are checkpoints but none is whole; it lists them, and
+        nothing is set aside.
+    """
+    if jax.process_count() == 1:
+        return _find(directory)
+    found, trouble = -1, None
+    if is_first_host():
+        try:
+            found = _find(directory) or 0
+        except ConfigError as error:
+            trouble = error
+    found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+    if found < 0:
+        raise trouble or ConfigError(f"{directory}: no checkpoint is whole")
+    return found or None
+
+
+def summarise_damage(damage: Sequence[str]) -> str:
+    """Put what `find_damage` found into a clause, however much it is."""
+    more = len(damage) - 2
+    return ", ".join(damage[:2]) + (f" and {more} files more" if more > 0 else "")
+
+
+def _find(directory: Path) -> int | None:
+    damaged: dict[int, str] = {}
+    for step in sorted(
+        list_steps(directory) + list_bare_steps(directory), reverse=True
+    ):
+        damage = find_damage(step_dir(directory, step))
+        if not damage:
+            _set_aside(directory, damaged, whole=step)
+            return step
+        damaged[step] = summarise_damage(damage)
+    if damaged:
+        raise ConfigError(_describe_loss(directory, damaged))
+    return None
+
+
+def _set_aside(directory: Path, damaged: Mapping[int, str], *, whole: int) -> None:
+    for step, what in damaged.items():
+        try:
+            place = set_aside(directory, step)
+        except OSError as error:
+            raise ConfigError(
+                f"{directory}: step {step} is damaged ({what}) and cannot be set "
+                f"aside: {error.strerror}"
+            ) from None
+        print(
+            f"checkpoint {step} is damaged ({what}): set aside as {place}; going on "
+            f"from step {whole}",
+            file=sys.stderr,
+        )
+
+
+def _describe_loss(directory: Path, damaged: Mapping[int, str]) -> str:
+    if not list_steps(directory):
+        there = ", ".join(map(str, sorted(damaged)))
+        return (
+            f"{directory}: its checkpoints (steps {there}) have no manifest, as those "
+            f"of earlier versions; python -m lostjax.verify {directory.parent} --adopt "
+            "takes them as they are"
+        )
+    each = "; ".join(f"step {step}: {what}" for step, what in damaged.items())
+    return (
+        f"{directory}: no checkpoint is whole ({each}); put one back from a copy, or "
+        "start anew in another directory"
+    )

@@ -1,0 +1,112 @@
+"""`python -m lostjax.verify RUN`: is every checkpoint of a run whole?
+
+One line a checkpoint, the oldest first:
+
+    step 1000  whole    1.21 GB
+    step 2000  DAMAGED  model/d/0: bytes 0 to 16777216 differ
+
+The exit code is 0 where all are whole, 1 where something is damaged, was set aside or
+has no manifest, 2 where there is no such run. Nothing is changed, and a run that goes
+on meanwhile is not disturbed.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+
+from lostjax.train.__main__ import normalise, parse_flags
+from lostjax.train.config import ConfigError
+from lostjax.train.manifest import find_damage, read_manifest, write_manifest
+from lostjax.train.quantities import format_bytes
+from lostjax.train.run_dir import CHECKPOINTS, find_run
+from lostjax.train.step_dirs import (
+    list_bare_steps,
+    list_set_aside,
+    list_steps,
+    step_dir,
+)
+
+PROGRAM = "python -m lostjax.verify"
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Check every checkpoint of a run against its manifest of hashes."""
+
+    run: tyro.conf.Positional[str]
+    """Directory of the run, or latest."""
+    adopt: bool = False
+    """First give a manifest to checkpoints that have none, as those of earlier
+    versions: they are taken to be whole."""
+
+
+def verify(directory: Path) -> list[tuple[str, str, str]]:
+    """Check the checkpoints of a run.
+
+    Args:
+      directory: of the run.
+
+    Returns:
+      (name, "whole" or what else it is, details) of each checkpoint: committed steps,
+      then those without a manifest, then those that were set aside.
+    """
+    place = directory / CHECKPOINTS
+    rows = []
+    for step in list_steps(place):
+        path = step_dir(place, step)
+        damage = find_damage(path)
+        if not path.exists():  # the run let go of it meanwhile
+            continue
+        size = 0 if damage else sum(e.size for e in read_manifest(path).values())
+        state = "DAMAGED" if damage else "whole"
+        rows.append((f"step {step}", state, "; ".join(damage) or format_bytes(size)))
+    for step in list_bare_steps(place):
+        details = "it is not counted; --adopt takes it as it is"
+        rows.append((f"step {step}", "NO MANIFEST", details))
+    for path in list_set_aside(place):
+        details = "damaged; remove it when it was looked into"
+        rows.append((path.name, "SET ASIDE", details))
+    return rows
+
+
+def adopt(directory: Path) -> None:
+    """Give a manifest to checkpoints that have none, whatever is in them.
+
+    Raises:
+      ConfigError: where it cannot be written.
+    """
+    place = directory / CHECKPOINTS
+    try:
+        for step in list_bare_steps(place):
+            write_manifest(step_dir(place, step))
+    except OSError as error:
+        raise ConfigError(f"{place}: cannot be written: {error.strerror}") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        flags = parse_flags(
+            Flags, [normalise(word) for word in words], default=None, program=PROGRAM
+        )
+        directory = find_run(flags.run)
+        if flags.adopt:
+            adopt(directory)
+    except ConfigError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    rows = verify(directory)
+    if not rows:
+        print(f"{directory}: no checkpoint yet")
+    widths = [max(len(row[i]) for row in rows) if rows else 0 for i in (0, 1)]
+    for name, state, details in rows:
+        print(f"{name:<{widths[0]}}  {state:<{widths[1]}}  {details}")
+    return 0 if all(state == "whole" for _, state, _ in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
