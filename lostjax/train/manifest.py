@@ -92,7 +92,7 @@ def read_manifest(directory: Path) -> dict[str, FileEntry]:
         raise ManifestError(f"{MANIFEST} is damaged")
     try:
         return _parse(json.loads(raw))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         # Whole but not ours: a later version's, or made by hand.
         raise ManifestError(f"{MANIFEST} is of no known format") from None
 

@@ -1,0 +1,81 @@
+"""One writer a run: refused while another lives, taken over when it is dead."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from lostjax.train.config import ConfigError
+from lostjax.train.lock import LOCK, hold_lock
+
+HOLD = """
+import sys, pathlib
+from lostjax.train.lock import hold_lock
+with hold_lock(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds the lock."""
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_the_lock_is_there_while_it_is_held(tmp_path):
+    with hold_lock(tmp_path):
+        named = json.loads((tmp_path / LOCK).read_text())
+        assert named == {"process": os.getpid(), "host": socket.gethostname()}
+        with (
+            pytest.raises(ConfigError, match=f"process {os.getpid()} on"),
+            hold_lock(tmp_path),
+        ):
+            pass
+        assert (tmp_path / LOCK).exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_living_process_is_named_and_a_dead_one_taken_over(tmp_path, other):
+    whose = f"process {other.pid} on {socket.gethostname()} is writing this run"
+    with pytest.raises(ConfigError, match=whose), hold_lock(tmp_path):
+        pass
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert json.loads((tmp_path / LOCK).read_text())["process"] == other.pid
+    with hold_lock(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
+
+
+def test_a_process_that_ends_lets_go(tmp_path, other):
+    other.communicate("")
+    assert other.returncode == 0 and not list(tmp_path.iterdir())
+
+
+def test_another_host_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / LOCK).write_text(json.dumps({"process": 7, "host": "elsewhere"}))
+    with pytest.raises(ConfigError) as caught, hold_lock(tmp_path):
+        pass
+    said = str(caught.value)
+    assert "process 7 on elsewhere" in said and f"remove {tmp_path / LOCK}" in said
+    (tmp_path / LOCK).unlink()
+    with hold_lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"process": "x"}', "\x00" * 99])
+def test_a_torn_lock_is_taken_over(tmp_path, content):
+    (tmp_path / LOCK).write_text(content)
+    with hold_lock(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
