@@ -173,7 +173,7 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
         path.write_bytes(path.read_bytes()[:100])
     assert generate([str(directory)]) == 2
     said = capsys.readouterr().err
-    assert f"{directory}/checkpoints/20: cannot be read as a checkpoint" in said
+    assert f"{directory}/checkpoints/20: is damaged: model/_METADATA: has 100" in said
     assert generate([str(directory), "--step=10", "--tokens=3"]) == 0
 
 

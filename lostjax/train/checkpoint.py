@@ -11,19 +11,24 @@ stay, and the next save is tried. Of several processes the first one commits, ve
 and chooses; all need one file system.
 """
 
+import errno
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
+from orbax.checkpoint.options import AsyncOptions
 
 from lostjax.train import step_dirs
 from lostjax.train.config import ConfigError
@@ -33,6 +38,8 @@ from lostjax.train.mesh import place_shapes
 from lostjax.train.recovery import find_whole_step, summarise_damage
 from lostjax.train.state import TrainState, model_variables
 from lostjax.typing import PyTree, Variables
+
+_MOST_ERRORS = 100
 
 
 class Checkpoints:
@@ -56,7 +63,12 @@ class Checkpoints:
         self._failed_step: int | None = None
         self._saving: threading.Thread | None = None
         logging.getLogger("absl").addFilter(_is_no_failed_save)
-        self._orbax = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
+        # Directories that cannot be made must fail at once: made beside the run they
+        # leave threads that wait for them, and hold up the program's end for minutes.
+        self._orbax = ocp.AsyncCheckpointer(
+            ocp.CompositeCheckpointHandler(),
+            async_options=AsyncOptions(create_directories_asynchronously=False),
+        )
         if keep is not None and is_first_host():
             self.directory.mkdir(parents=True, exist_ok=True)
             step_dirs.remove_leftovers(self.directory)
@@ -86,8 +98,7 @@ class Checkpoints:
         self._asked_step = step
         self._failed_step = step  # until it is committed
         try:
-            if is_first_host():
-                step_dirs.remove_leftovers(self.directory)
+            self._prepare(state)
             self._orbax.save(
                 step_dirs.saving_dir(self.directory, step),
                 args=ocp.args.Composite(
@@ -101,6 +112,25 @@ class Checkpoints:
             return
         self._saving = threading.Thread(target=self._finish, args=(step,))
         self._saving.start()
+
+    def _prepare(self, state: TrainState) -> None:
+        """Make room; raise, on all processes, where the first one finds too little.
+
+        Orbax would find out too, but in the midst of writing and with much ado.
+        """
+        trouble = None
+        if is_first_host():
+            try:
+                step_dirs.remove_leftovers(self.directory)
+                needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+                step_dirs.check_room(self.directory, needed=needed)
+            except OSError as error:
+                trouble = error
+        failed = trouble is not None
+        if jax.process_count() > 1:
+            failed = bool(multihost_utils.broadcast_one_to_all(np.bool_(failed)))
+        if failed:
+            raise trouble or OSError("the first process cannot save")
 
     def _finish(self, step: int) -> None:
         """Wait for the arrays, commit the step, and let go of old ones."""
@@ -120,6 +150,10 @@ class Checkpoints:
 
     def _give_up(self, step: int, error: Exception) -> None:
         """Say what a save failed with, and make room for the next."""
+        for _ in range(_MOST_ERRORS):  # orbax raises what went wrong one by one
+            with suppress(Exception):
+                self._orbax.wait_until_finished()
+                break
         if is_first_host():
             step_dirs.remove_leftovers(self.directory)
         latest = self.latest_step()
@@ -221,6 +255,8 @@ class Checkpoints:
         """Finish saves and free the threads."""
         self.wait()
         self._orbax.close()
+        if self._failed_step is not None and is_first_host():
+            step_dirs.remove_leftovers(self.directory)
         logging.getLogger("absl").removeFilter(_is_no_failed_save)
 
 
@@ -257,4 +293,11 @@ def _say(text: str) -> None:
 
 
 def _first_words(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    """Say what went wrong, without what libraries wrap around a full disk."""
+    text = str(error)
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        if os.strerror(number) in text and not isinstance(error, OSError):
+            return os.strerror(number)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(text.split())[:200] or type(error).__name__

@@ -172,7 +172,12 @@ def hold_run_dir(
     with ExitStack() as stack:
         with refusing_disk_errors(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold_lock(directory))
+            try:
+                stack.enter_context(hold_lock(directory))
+            except OSError:
+                if fresh:
+                    directory.rmdir()
+                raise
             try:
                 _remove_leftovers(directory)
                 _check_room(directory, config, needed=needed)

@@ -10,10 +10,13 @@ A checkpoint gets its number in one rename, after its manifest is on the disk, a
 loses it in one rename before its files go: no number stands for half a checkpoint.
 """
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
 from lostjax.train.manifest import MANIFEST, sync, write_manifest
+from lostjax.train.quantities import format_bytes
 
 
 def step_dir(directory: Path, step: int) -> Path:
@@ -39,6 +42,28 @@ def list_bare_steps(directory: Path) -> list[int]:
 def list_set_aside(directory: Path) -> list[Path]:
     """List what was set aside, by name."""
     return sorted(directory.glob("*.damaged*"))
+
+
+def check_room(directory: Path, *, needed: int) -> None:
+    """Refuse to begin a save that cannot be finished.
+
+    Args:
+      directory: of checkpoints; made where it is missing.
+      needed: bytes.
+
+    Raises:
+      OSError: where it cannot be written or its disk has less room.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{os.strerror(errno.ENOSPC)}: {format_bytes(free)} of "
+            f"{format_bytes(needed)}",
+        )
 
 
 def commit(directory: Path, step: int) -> None:

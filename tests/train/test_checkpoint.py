@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, on any mesh, or is known to be damaged."""
 
+import dataclasses
 import random
 import shutil
 import threading
@@ -118,7 +119,8 @@ def test_an_open_directory_is_rid_of_what_a_killed_save_left(copied):
 
 
 def test_another_model_is_refused(stored):
-    wider = build_model(CONFIG, vocab_size=65)
+    dense = dataclasses.replace(CONFIG, linear="dense")
+    other = build_model(dense, vocab_size=64)
     with (
         open_checkpoints(stored) as checkpoints,
         pytest.raises(
@@ -126,7 +128,7 @@ def test_another_model_is_refused(stored):
         ),
     ):
         checkpoints.restore_model(
-            abstract_variables(wider), step=8, mesh=make_mesh("data:1")
+            abstract_variables(other), step=8, mesh=make_mesh("data:1")
         )
 
 
@@ -155,8 +157,8 @@ def flip_bits(directory, *, flips):
 def test_every_flipped_bit_is_found(copied, flips):
     directory = step_dirs.step_dir(copied, 8)
     names = [path.name for path in directory.rglob("*") if path.is_file()]
-    assert "manifest.json" in names and 10 < len(names) < flips
-    assert flip_bits(directory, flips=flips) == []
+    assert "manifest.json" in names and len(names) > 10
+    assert flip_bits(directory, flips=max(flips, len(names))) == []
 
 
 def test_a_flipped_bit_is_never_read(copied):
@@ -195,7 +197,7 @@ def test_a_save_that_fails_is_said_and_the_next_one_tried(
         assert sorted(path.name for path in copied.iterdir()) == ["7", "8"]
         said = capsys.readouterr().err
         for step in (9, 10):
-            assert f"checkpoint {step} could not be saved ([Errno 28] No space" in said
+            assert f"checkpoint {step} could not be saved (No space left on" in said
         assert said.count("step 8 stands, and the next save will be tried\n") == 2
         checkpoints.save(state, step=11)
         checkpoints.wait()
