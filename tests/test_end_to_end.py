@@ -20,7 +20,9 @@ from lostjax.generate import main as generate
 from lostjax.train.__main__ import main
 from lostjax.train.checkpoint import open_checkpoints
 from lostjax.train.config_file import load_config
+from lostjax.train.lock import hold_lock
 from lostjax.train.metrics import CLOCK_FIELDS, read_metrics
+from lostjax.verify import main as verify
 
 pytestmark = pytest.mark.newest
 ROOT = Path(__file__).parents[1]
@@ -127,6 +129,69 @@ def test_a_killed_run_goes_on_from_its_checkpoint(run, flags, tmp_path):
     assert stored_bits(directory, "model") == stored_bits(whole, "model")
 
 
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(run, tmp_path):
+    whole, _ = run
+    directory = shutil.copytree(whole, tmp_path / "damaged")
+    parts = directory.glob("checkpoints/20/model/ocdbt.process_0/d/*")
+    flip_bit(max(parts, key=lambda part: part.stat().st_size))
+    assert verify([str(directory)]) == 1
+    code, out, err = finish(start("lostjax.train", f"--resume={directory}"))
+    assert code == 0, err
+    assert "checkpoint 20 is damaged (model/" in err and "going on at step 10" in out
+    assert without_clock(directory) == without_clock(whole)
+    assert stored_bits(directory, "model") == stored_bits(whole, "model")
+    assert stored_bits(directory, "progress") == stored_bits(whole, "progress")
+    names = sorted(path.name for path in (directory / "checkpoints").iterdir())
+    assert names == ["10", "20", "20.damaged"]
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def test_a_run_without_a_whole_checkpoint_is_refused(run, tmp_path, capsys):
+    directory = shutil.copytree(run[0], tmp_path / "lost")
+    for path in directory.glob("checkpoints/*/model/_METADATA"):
+        flip_bit(path)
+    before = sorted(directory.rglob("*"))
+    assert main([f"--resume={directory}"]) == 2
+    said = capsys.readouterr().err
+    assert "no checkpoint is whole (step 20: model/_METADATA: " in said
+    assert "step 10: model/_METADATA: " in said and said.count("\n") == 1
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_two_runs_in_one_directory_are_refused(run, flags, capsys):
+    directory, _ = run
+    before = sorted(directory.rglob("*"))
+    with hold_lock(directory):
+        assert main([f"--resume={directory}"]) == 2
+    said = capsys.readouterr().err
+    assert f"process {os.getpid()} on {socket.gethostname()} is writing" in said
+    assert said.count("\n") == 1 and sorted(directory.rglob("*")) == before
+
+
+def test_a_text_that_changed_is_refused_and_harmless_changes_are_taken(
+    run, flags, text_file, tmp_path, capsys
+):
+    directory = shutil.copytree(run[0], tmp_path / "changed")
+    words = [word for word in flags if "--data.source" not in word]
+    words.append(f"--run-dir={directory}")
+    harmless = ["--keep=5", "--eval-every=3", "--checkpoint-every=7", "--mesh=data:4"]
+    words = [word for word in words if not word.startswith("--checkpoint-every")]
+    assert main([*words, f"--data.source={text_file}", *harmless]) == 0
+    assert "finished, all 20 steps are done" in capsys.readouterr().out
+    other = tmp_path / text_file.name
+    other.write_text(text_file.read_text() + "More.")
+    config = directory / "config.json"
+    config.write_text(config.read_text().replace(str(text_file), str(other)))
+    assert main([*words, f"--data.source={other}"]) == 2
+    said = capsys.readouterr().err
+    assert "a run on other data (train_bytes: " in said and said.count("\n") == 1
+
+
 def wait_for_step(directory, step):
     deadline = time.monotonic() + 120
     while not directory.exists() or len(read_metrics(directory)) < step:
@@ -214,6 +279,24 @@ def test_two_processes_are_one_run(run, flags, tmp_path):
         assert code == 0, err
     np.testing.assert_allclose(losses(directory), losses(whole), rtol=1e-5)
     assert (directory / "report.html").exists()
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_go_on_with_a_run_of_one(run, tmp_path, processes):
+    whole, _ = run
+    directory = shutil.copytree(whole, tmp_path / "several")
+    shutil.rmtree(directory / "checkpoints" / "20")
+    words = [
+        "lostjax.train", f"--resume={directory}", f"--hosts.processes={processes}",
+        f"--hosts.coordinator=127.0.0.1:{free_port()}",
+    ]  # fmt: skip
+    group = [start(*words, f"--hosts.index={index}") for index in range(processes)]
+    for process in group:
+        code, _, err = finish(process, timeout=600)
+        assert code == 0, err
+    np.testing.assert_allclose(losses(directory), losses(whole), rtol=1e-5)
+    assert verify([str(directory)]) == 0
 
 
 def free_port():
