@@ -189,7 +189,7 @@ def test_a_text_that_changed_is_refused_and_harmless_changes_are_taken(
     config.write_text(config.read_text().replace(str(text_file), str(other)))
     assert main([*words, f"--data.source={other}"]) == 2
     said = capsys.readouterr().err
-    assert "a run on other data (train_bytes: " in said and said.count("\n") == 1
+    assert "a run on other data (heldout_bytes: " in said and said.count("\n") == 1
 
 
 def wait_for_step(directory, step):
@@ -297,6 +297,22 @@ def test_several_processes_go_on_with_a_run_of_one(run, tmp_path, processes):
         assert code == 0, err
     np.testing.assert_allclose(losses(directory), losses(whole), rtol=1e-5)
     assert verify([str(directory)]) == 0
+
+
+@pytest.mark.torture
+def test_several_processes_refuse_together(run, tmp_path):
+    directory = shutil.copytree(run[0], tmp_path / "locked")
+    shutil.rmtree(directory / "checkpoints" / "20")
+    words = [
+        "lostjax.train", f"--resume={directory}", "--hosts.processes=2",
+        f"--hosts.coordinator=127.0.0.1:{free_port()}",
+    ]  # fmt: skip
+    with hold_lock(directory):
+        pair = [start(*words, f"--hosts.index={index}") for index in range(2)]
+        done = [finish(process, timeout=120) for process in pair]
+    assert [code for code, _, _ in done] == [2, 2], done
+    assert f"process {os.getpid()} on" in done[0][2]
+    assert "the first process could not; it says why" in done[1][2]
 
 
 def free_port():

@@ -23,16 +23,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from orbax.checkpoint.options import AsyncOptions
 
 from lostjax.train import step_dirs
 from lostjax.train.config import ConfigError
-from lostjax.train.hosts import is_first_host
+from lostjax.train.hosts import is_first_host, on_first_host
 from lostjax.train.manifest import find_damage
 from lostjax.train.mesh import place_shapes
 from lostjax.train.recovery import find_whole_step, summarise_damage
@@ -69,9 +67,12 @@ class Checkpoints:
             ocp.CompositeCheckpointHandler(),
             async_options=AsyncOptions(create_directories_asynchronously=False),
         )
-        if keep is not None and is_first_host():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            step_dirs.remove_leftovers(self.directory)
+        if keep is not None:
+            on_first_host(self._tidy)
+
+    def _tidy(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        step_dirs.remove_leftovers(self.directory)
 
     def latest_step(self) -> int | None:
         """Give the newest committed step, or None."""
@@ -114,23 +115,17 @@ class Checkpoints:
         self._saving.start()
 
     def _prepare(self, state: TrainState) -> None:
-        """Make room; raise, on all processes, where the first one finds too little.
+        """Make room, or raise where there is too little.
 
         Orbax would find out too, but in the midst of writing and with much ado.
         """
-        trouble = None
-        if is_first_host():
-            try:
-                step_dirs.remove_leftovers(self.directory)
-                needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-                step_dirs.check_room(self.directory, needed=needed)
-            except OSError as error:
-                trouble = error
-        failed = trouble is not None
-        if jax.process_count() > 1:
-            failed = bool(multihost_utils.broadcast_one_to_all(np.bool_(failed)))
-        if failed:
-            raise trouble or OSError("the first process cannot save")
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+
+        def check() -> None:
+            step_dirs.remove_leftovers(self.directory)
+            step_dirs.check_room(self.directory, needed=needed)
+
+        on_first_host(check)
 
     def _finish(self, step: int) -> None:
         """Wait for the arrays, commit the step, and let go of old ones."""

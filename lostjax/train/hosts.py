@@ -7,9 +7,11 @@ speak gloo.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from lostjax.train.config import ConfigError, HostsConfig
 
@@ -44,6 +46,37 @@ def join_hosts(
 def is_first_host() -> bool:
     """Say whether this process writes files and talks to the terminal."""
     return jax.process_index() == 0
+
+
+def on_first_host(work: Callable[[], int | None]) -> int:
+    """Do something in the first process alone and let all go on, or none.
+
+    All processes call it at the same point. Alone, it is the call itself.
+
+    Args:
+      work: what the first process does; gives a number below 2^31, or None for 0.
+
+    Returns:
+      The number, in every process.
+
+    Raises:
+      Exception: in the first process what `work` raised.
+      ConfigError: in the others, where it raised.
+    """
+    result, trouble = 0, None
+    if is_first_host():
+        try:
+            result = work() or 0
+        except Exception as error:
+            trouble = error
+    if jax.process_count() > 1:
+        told = np.asarray([trouble is not None, result], np.int32)
+        failed, result = map(int, multihost_utils.broadcast_one_to_all(told))
+        if failed and trouble is None:
+            raise ConfigError("the first process could not; it says why")
+    if trouble is not None:
+        raise trouble
+    return result
 
 
 def _check(hosts: HostsConfig) -> None:

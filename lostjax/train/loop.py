@@ -17,7 +17,7 @@ from lostjax.train.checkpoint import Checkpoints, open_checkpoints
 from lostjax.train.checks import parse_profile
 from lostjax.train.config import TrainConfig
 from lostjax.train.evaluate import Evaluation
-from lostjax.train.hosts import is_first_host
+from lostjax.train.hosts import is_first_host, on_first_host
 from lostjax.train.mesh import place_batch
 from lostjax.train.programs import Compiled, compile_steps
 from lostjax.train.progress import print_summary
@@ -61,14 +61,13 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
         stop = StopRequest()
         if jax.process_count() == 1:  # several would have to agree on the step
             stop = stack.enter_context(catch_stop_signals())
-        if is_first_host():
-            held = hold_run_dir(
-                run.directory,
-                config,
-                identity=run.data.identity,
-                needed=run.checkpoint_bytes,
-            )
-            stack.enter_context(held)
+        held = hold_run_dir(
+            run.directory,
+            config,
+            identity=run.data.identity,
+            needed=run.checkpoint_bytes,
+        )
+        on_first_host(lambda: stack.enter_context(held))
         with refusing_disk_errors(run.directory):
             checkpoints = stack.enter_context(
                 open_checkpoints(run.directory / CHECKPOINTS, keep=config.keep)
@@ -78,8 +77,7 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
             print(f"{run.directory}: finished, all {first} steps are done")
             return Outcome(run.directory, None, 0)
         with refusing_disk_errors(run.directory):
-            if is_first_host():
-                save_tokenizer(run.data.tokenizer, run.directory)
+            on_first_host(lambda: _save_tokenizer(run))
         state = _start(run, checkpoints, first)
         compiled = compile_steps(run, state)
         with refusing_disk_errors(run.directory):
@@ -105,6 +103,10 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
         lost = True
     print_summary(report, path=str(path))
     return Outcome(run.directory, evaluation, 1 if lost else 0)
+
+
+def _save_tokenizer(run: Setup) -> None:
+    save_tokenizer(run.data.tokenizer, run.directory)
 
 
 def _start(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:

@@ -8,12 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
 from lostjax.train.config import ConfigError
-from lostjax.train.hosts import is_first_host
+from lostjax.train.hosts import on_first_host
 from lostjax.train.manifest import find_damage
 from lostjax.train.step_dirs import list_bare_steps, list_steps, set_aside, step_dir
 
@@ -33,18 +29,7 @@ def find_whole_step(directory: Path) -> int | None:
       ConfigError: where there are checkpoints but none is whole; it lists them, and
         nothing is set aside.
     """
-    if jax.process_count() == 1:
-        return _find(directory)
-    found, trouble = -1, None
-    if is_first_host():
-        try:
-            found = _find(directory) or 0
-        except ConfigError as error:
-            trouble = error
-    found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
-    if found < 0:
-        raise trouble or ConfigError(f"{directory}: no checkpoint is whole")
-    return found or None
+    return on_first_host(lambda: _find(directory)) or None
 
 
 def summarise_damage(damage: Sequence[str]) -> str:

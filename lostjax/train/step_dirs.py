@@ -113,7 +113,7 @@ def set_aside(directory: Path, step: int) -> Path:
 
 def remove_leftovers(directory: Path) -> None:
     """Delete what killed or failed saves and deletions left behind."""
-    for pattern in ("*.saving*", "*.deleting"):
+    for pattern in ("*.saving*", "*.deleting", "*.orbax-checkpoint-tmp*"):
         for left in directory.glob(pattern):
             shutil.rmtree(left, ignore_errors=True)
 

@@ -73,7 +73,12 @@ def test_leftovers_go_and_what_was_set_aside_stays(tmp_path):
     set_aside(tmp_path, 2)
     save(tmp_path, 2)
     assert set_aside(tmp_path, 2) == tmp_path / "2.damaged-2"
-    for left in ("3.saving", "3.saving.orbax-checkpoint-tmp", "0.deleting"):
+    for left in (
+        "3.saving",
+        "3.saving.orbax-checkpoint-tmp",
+        "4.orbax-checkpoint-tmp-5",
+        "0.deleting",
+    ):
         (tmp_path / left / "model").mkdir(parents=True)
     remove_leftovers(tmp_path)
     assert names(tmp_path) == ["1", "2.damaged", "2.damaged-2"]
