@@ -87,20 +87,21 @@ def test_parameters_are_rounded_to_bfloat16_on_request(state, stored):
 def test_saving_goes_on_beside_training_and_keeps_the_newest(
     state, tmp_path, monkeypatch
 ):
-    hashing, commit = threading.Event(), step_dirs.commit
+    returned, commit, late = threading.Event(), step_dirs.commit, []
 
     def commit_late(directory, step):
-        assert hashing.wait(60)
+        late.append(returned.wait(20))
         commit(directory, step)
 
     with open_checkpoints(tmp_path, keep=2) as checkpoints:
         assert checkpoints.find_whole_step() is None
         monkeypatch.setattr(step_dirs, "commit", commit_late)
         checkpoints.save(state, step=1)
-        assert checkpoints.all_steps() == [], "save waited for the hashing"
-        hashing.set()
+        assert checkpoints.all_steps() == []
+        returned.set()
         for step in (2, 3, 3):
             checkpoints.save(state, step=step)
+    assert late == [True, True, True], "save waited for the hashing"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
     with open_checkpoints(tmp_path) as checkpoints:
         assert checkpoints.all_steps() == [2, 3] and checkpoints.latest_step() == 3
@@ -191,6 +192,7 @@ def test_a_save_that_fails_is_said_and_the_next_one_tried(
             checkpoints.save(state, step=9)
             checkpoints.wait()
             assert checkpoints.failed_step == 9
+            assert sorted(path.name for path in copied.iterdir()) == ["7", "8"]
             broken.setattr(checkpoint.ocp.AsyncCheckpointer, "save", full)
             checkpoints.save(state, step=10)
             checkpoints.wait()
