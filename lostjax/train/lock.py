@@ -2,7 +2,8 @@
 
 The file is locked by the kernel (flock), which lets go of it when the process ends,
 however it ends; what stands in the file is for people, and for other hosts, whose
-kernels may not know of the lock.
+kernels may not know of the lock. A container that was started anew has another name,
+but its kernel is the same: both are in the file.
 """
 
 import errno
@@ -10,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,18 +23,25 @@ LOCK = "lock"
 """The lock's name in a run's directory."""
 
 
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_CANNOT_LOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
 class Owner(NamedTuple):
     """Who writes a run."""
 
     process: int
     host: str
+    boot: str
+    """What the kernel drew when it started; empty where it tells nobody."""
 
 
 @contextmanager
 def hold_lock(directory: Path) -> Iterator[None]:
     """Be the only process that writes a run, for a `with` block.
 
-    A lock that a dead process of this host left is taken over.
+    A lock that a dead process of this host left is taken over. On a file system without
+    locks that is said, and nothing guards the run.
 
     Args:
       directory: of the run; it exists.
@@ -46,13 +55,13 @@ def hold_lock(directory: Path) -> Iterator[None]:
     handle = _lock(path)
     try:
         owner = _read_owner(handle)
-        if owner is not None and owner.host != socket.gethostname():
+        if owner is not None and not _is_of_this_host(owner):
             raise ConfigError(
                 f"{directory}: process {owner.process} on {owner.host} writes this "
                 f"run, or died doing so; if it is dead, remove {path} and start again"
             )
         try:
-            _write_owner(handle, Owner(os.getpid(), socket.gethostname()))
+            _write_owner(handle, Owner(os.getpid(), socket.gethostname(), _boot()))
             yield
         finally:
             path.unlink(missing_ok=True)  # before the kernel's lock is let go
@@ -67,6 +76,10 @@ def _lock(path: Path) -> int:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno in _CANNOT_LOCK:
+                said = f"{path}: its file system has no locks; start no second run here"
+                print(said, file=sys.stderr)
+                return handle
             owner = _read_owner(handle)
             os.close(handle)
             if error.errno != errno.EWOULDBLOCK:
@@ -89,11 +102,24 @@ def _is_at(path: Path, handle: int) -> bool:
         return False
 
 
+def _is_of_this_host(owner: Owner) -> bool:
+    """Say whether this kernel would know if the owner was alive: it locks for it."""
+    same_kernel = owner.boot != "" and owner.boot == _boot()
+    return owner.host == socket.gethostname() or same_kernel
+
+
+def _boot() -> str:
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return ""
+
+
 def _read_owner(handle: int) -> Owner | None:
     """Read who is named; None where nobody is, or the writing was cut short."""
     try:
         values = json.loads(os.pread(handle, 4096, 0))
-        return Owner(int(values["process"]), str(values["host"]))
+        return Owner(int(values["process"]), str(values["host"]), str(values["boot"]))
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 

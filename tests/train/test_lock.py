@@ -1,5 +1,6 @@
 """One writer a run: refused while another lives, taken over when it is dead."""
 
+import fcntl
 import json
 import os
 import signal
@@ -36,7 +37,7 @@ def other(tmp_path):
 def test_the_lock_is_there_while_it_is_held(tmp_path):
     with hold_lock(tmp_path):
         named = json.loads((tmp_path / LOCK).read_text())
-        assert named == {"process": os.getpid(), "host": socket.gethostname()}
+        assert named["process"] == os.getpid() and named["host"] == socket.gethostname()
         with (
             pytest.raises(ConfigError, match=f"process {os.getpid()} on"),
             hold_lock(tmp_path),
@@ -63,7 +64,9 @@ def test_a_process_that_ends_lets_go(tmp_path, other):
 
 
 def test_another_host_is_refused_with_what_to_do(tmp_path):
-    (tmp_path / LOCK).write_text(json.dumps({"process": 7, "host": "elsewhere"}))
+    (tmp_path / LOCK).write_text(
+        json.dumps({"process": 7, "host": "elsewhere", "boot": "another"})
+    )
     with pytest.raises(ConfigError) as caught, hold_lock(tmp_path):
         pass
     said = str(caught.value)
@@ -71,6 +74,26 @@ def test_another_host_is_refused_with_what_to_do(tmp_path):
     (tmp_path / LOCK).unlink()
     with hold_lock(tmp_path):
         pass
+
+
+def test_a_container_that_died_and_came_again_by_another_name_goes_on(
+    tmp_path, other, monkeypatch
+):
+    other.kill()
+    other.wait()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another-name")
+    with hold_lock(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["host"] == "another-name"
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, capsys):
+    def unknown(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    with hold_lock(tmp_path):
+        assert "its file system has no locks" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"process": "x"}', "\x00" * 99])
