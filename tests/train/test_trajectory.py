@@ -15,7 +15,7 @@ from lostjax.train.mesh import place_batch
 from lostjax.train.metrics import read_evaluations, read_metrics
 from lostjax.train.presets import get_preset
 from lostjax.train.programs import compile_steps
-from lostjax.train.run_dir import make_run_dir
+from lostjax.train.run_dir import hold_run_dir
 from lostjax.train.setup import count_bytes, prepare, start_state
 from lostjax.train.step import apply_model
 from lostjax.train.summary import build_ledger
@@ -191,12 +191,15 @@ def test_a_resumed_run_is_the_same_run_to_the_last_bit(run, tmp_path):
     """Half of the run is left in a directory, as if it had been stopped there."""
     half = STEPS // 2
     config = dataclasses.replace(run.setup.config, run_dir=str(tmp_path / "run"))
-    make_run_dir(tmp_path / "run", config, needed=0)
-    with open_checkpoints(tmp_path / "run" / "checkpoints", keep=1) as checkpoints:
+    directory, identity = tmp_path / "run", run.setup.data.identity
+    with (
+        hold_run_dir(directory, config, identity=identity, needed=0),
+        open_checkpoints(directory / "checkpoints", keep=1) as checkpoints,
+    ):
         checkpoints.save(run.states[half], step=half)
         checkpoints.wait()
     train(config, command="", started=0.0)
-    with open_checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
+    with open_checkpoints(directory / "checkpoints") as checkpoints:
         state = checkpoints.restore(run.setup.abstract, step=STEPS, mesh=run.setup.mesh)
     paths = jax.tree_util.tree_leaves_with_path(run.states[-1])
     for (path, ours), theirs in zip(paths, jax.tree.leaves(state), strict=True):
