@@ -25,8 +25,10 @@ from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.platform import settle_platform
+from lostjax.train.recovery import explain_bare_steps
 from lostjax.train.run_dir import CHECKPOINTS, find_run
 from lostjax.train.state import abstract_state, abstract_variables
+from lostjax.train.step_dirs import list_bare_steps
 from lostjax.train.trajectory import build_track, past_variables
 from lostjax.typing import Variables
 
@@ -106,6 +108,8 @@ def generate(flags: Flags) -> str:
 
 def _choose_step(checkpoints: Checkpoints, flags: Flags, *, directory: Path) -> int:
     steps = checkpoints.all_steps()
+    if not steps and list_bare_steps(directory / CHECKPOINTS):
+        raise ConfigError(explain_bare_steps(directory / CHECKPOINTS))
     if not steps:
         raise ConfigError(f"{directory}: has no checkpoint yet")
     step = flags.step if flags.step is not None else max(steps)

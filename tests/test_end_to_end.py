@@ -254,13 +254,17 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
         (["{run}", "--seed=-1"], "--seed=-1: must lie in [0, 2^32)"),
         (["{run}", "--promt=x"], "did you mean --prompt?"),
         (["{empty}"], "has no checkpoint yet"),
+        (["{old}"], "(steps 10) have no manifest"),
     ],
 )
 def test_bad_input_to_generate_is_one_line(run, words, message, tmp_path, capsys):
     empty = tmp_path / "empty"
     shutil.copytree(run[0], empty, ignore=shutil.ignore_patterns("checkpoints"))
+    old = shutil.copytree(empty, tmp_path / "old")
     (empty / "checkpoints").mkdir()
-    assert generate([word.format(run=run[0], empty=empty) for word in words]) == 2
+    (old / "checkpoints" / "10").mkdir(parents=True)
+    places = {"run": run[0], "empty": empty, "old": old}
+    assert generate([word.format(**places) for word in words]) == 2
     said = capsys.readouterr()
     assert message in said.err and said.err.count("\n") == 1 and not said.out
 

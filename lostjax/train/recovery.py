@@ -38,6 +38,16 @@ def summarise_damage(damage: Sequence[str]) -> str:
     return ", ".join(damage[:2]) + (f" and {more} files more" if more > 0 else "")
 
 
+def explain_bare_steps(directory: Path) -> str:
+    """Say in a line why steps without a manifest do not count, and the way out."""
+    there = ", ".join(map(str, list_bare_steps(directory)))
+    return (
+        f"{directory}: its checkpoints (steps {there}) have no manifest, as those of "
+        f"earlier versions; python -m lostjax.verify {directory.parent} --adopt takes "
+        "them as they are"
+    )
+
+
 def _find(directory: Path) -> int | None:
     damaged: dict[int, str] = {}
     for step in sorted(
@@ -71,12 +81,7 @@ def _set_aside(directory: Path, damaged: Mapping[int, str], *, whole: int) -> No
 
 def _describe_loss(directory: Path, damaged: Mapping[int, str]) -> str:
     if not list_steps(directory):
-        there = ", ".join(map(str, sorted(damaged)))
-        return (
-            f"{directory}: its checkpoints (steps {there}) have no manifest, as those "
-            f"of earlier versions; python -m lostjax.verify {directory.parent} --adopt "
-            "takes them as they are"
-        )
+        return explain_bare_steps(directory)
     each = "; ".join(f"step {step}: {what}" for step, what in damaged.items())
     return (
         f"{directory}: no checkpoint is whole ({each}); put one back from a copy, or "
