@@ -116,10 +116,10 @@ def test_the_logits_are_never_whole():
         return jnp.sum(rows["weights"] * values_BT), ((), ())
 
     def temporary_bytes(function):
-        gradient = jax.jit(jax.grad(lambda *args: function(*args, rows)[0], (0, 1)))
-        compiled = gradient.lower(head, states).compile()
+        gradient = jax.jit(jax.grad(lambda *args: function(*args)[0], (0, 1)))
+        compiled = gradient.lower(head, states, rows).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert count_parts(shape, shards=1) == 4
     in_parts = temporary_bytes(lambda *args: sum_over_positions(lean, *args))
-    assert in_parts < 0.3 * temporary_bytes(lean)
+    assert in_parts < 0.5 * temporary_bytes(lean)
