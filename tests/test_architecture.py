@@ -78,3 +78,18 @@ def test_light_rooms_load_nothing_heavy(room):
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
     )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_rooms_are_imported_when_they_are_first_used():
+    script = (
+        "import sys, lostjax\n"
+        "assert 'jax' not in sys.modules and 'optim' in dir(lostjax)\n"
+        "lostjax.optim.frugal()\n"
+        "assert 'lostjax.data' not in sys.modules\n"
+        "try:\n    lostjax.nothing\n"
+        "except AttributeError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "module 'lostjax' has no attribute 'nothing'\n"

@@ -49,7 +49,8 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
 
     - kernels (D, H, K) and (H, K, D) of flax's attention where H and K are meant to be
       one axis: `MuonDimensionNumbers(-3, (-2, -1))` and `((-3, -2), -1)`; here they
-      are D matrices (H, K), which suits `columns`, but neither `rows` nor an SVD;
+      are D matrices (H, K), which suits `columns`, but neither `rows` nor an SVD, and
+      `blocks` would take D for layers;
     - layers that are stacked on another axis than the first;
     - weights (outputs, inputs), as of PyTorch: their columns are inputs;
     - stacked vectors, such as biases (L, N), that are not called so.
@@ -69,7 +70,7 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
     pattern = re.compile(FULL_STATE_NAMES if full_state is None else full_state)
     # A leaf that optax.masked has taken out may be the one that the pattern means.
     found = jax.tree.leaves_with_path(params, is_leaf=_is_masked)
-    paths = [name_leaf(path) for path, _ in found]
+    paths = [name_leaf(path).lower() for path, _ in found]
     if full_state is not None and paths and not any(map(pattern.search, paths)):
         raise ValueError(
             f"full_state={full_state!r}: matches none of the {len(paths)} arrays, "
@@ -79,7 +80,7 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
     def label(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
         shape = np.shape(leaf)
         is_matrix = len(shape) >= 2 and 0 not in shape
-        if not is_matrix or pattern.search(name_leaf(path)):
+        if not is_matrix or pattern.search(name_leaf(path).lower()):
             return None
         return LAST_TWO_AXES
 
@@ -87,8 +88,8 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
 
 
 def name_leaf(path: tuple[Any, ...]) -> str:
-    """Write a leaf's path in lower case, its parts joined by slashes."""
-    return jax.tree_util.keystr(path, simple=True, separator="/").lower()
+    """Write a leaf's path, its parts joined by slashes."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def match_matrices(

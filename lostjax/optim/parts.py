@@ -103,12 +103,19 @@ class Matrix(NamedTuple):
         carries = Carries(kept.shape, carry_moments, carry_squares)
         return Piece(kept, rest, saved, carries)
 
+    def restrict(self, leaf: jax.Array, piece: Piece) -> jax.Array:
+        """Take from an array of the leaf's shape the part that a piece keeps."""
+        whole = self.view.to_matrices(leaf)
+        return self.view.to_state(self.cut.restrict(whole, self._basis(piece)))
+
     def expand(self, kept: jax.Array, piece: Piece) -> jax.Array:
         """Put a kept part back into the leaf's shape and type, zero elsewhere."""
-        stored = self.view.from_state(piece.basis) if self.stored else piece.basis
-        full = self.cut.expand(self.view.from_state(kept), stored)
+        full = self.cut.expand(self.view.from_state(kept), self._basis(piece))
         back = self.view.from_matrices(full).astype(piece.rest.dtype)
         return place_like(back, piece.rest)
+
+    def _basis(self, piece: Piece) -> Basis:
+        return self.view.from_state(piece.basis) if self.stored else piece.basis
 
 
 class SplitTree(NamedTuple):
@@ -148,10 +155,12 @@ class SplitTree(NamedTuple):
         values: Mapping[int, Any],
         state: optax.OptState,
         *,
+        params: Mapping[int, Any] | None = None,
         extra: dict[str, Any],
     ) -> tuple[dict[int, jax.Array], optax.OptState]:
         """Update some leaves by a transformation that sees no others."""
-        moved, state = tx.update(self.build(values), state, None, **extra)
+        known = None if params is None else self.build(params)
+        moved, state = tx.update(self.build(values), state, known, **extra)
         steps = self.read(moved, values)
         # A first moment of another type would widen them.
         return {i: steps[i].astype(values[i].dtype) for i in steps}, state
@@ -214,8 +223,8 @@ def _read_leaves(tree: PyTree) -> tuple[list[str], list[Any]]:
         leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
-                f"{name} is of type {leaf.dtype}: only real floating-point arrays can "
-                "be optimised; leave others out by optax.masked"
+                f"params: {name} is of type {leaf.dtype}: only real floating-point "
+                "arrays can be optimised; leave others out by optax.masked"
             )
         names.append(name)
         leaves.append(leaf)

@@ -18,8 +18,10 @@ they lie. Adam's moments take 8 (N_rest + density N_matrices) bytes in float32 w
 AdamW takes 8 N; the SVD adds its basis. Only the matrices' part is saved: in a small
 model with a large vocabulary that is little.
 
-Limits, on the matrices: density 1 with KEEP is `optax.adam`, operation for operation (a
-compiler may fuse them otherwise); density 0 is sign descent, and holds no array.
+Limits, on the matrices: density 1 with KEEP is `optax.adam`, operation for operation,
+and bit for bit where operations run one by one; a compiler fuses those of Adam
+otherwise behind anything that precedes them, such as the check for finite gradients
+here. Density 0 is sign descent, and holds no array.
 
 Clipping by the global norm before it scales the state-full part alone: a sign has no
 length. A gradient entry that is not finite counts as 0; it reaches no state.
@@ -33,6 +35,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lostjax.optim.matrices import MatricesOrRule
@@ -84,12 +87,14 @@ def scale_by_frugal(
       density: share of each matrix that keeps a state, in [0, 1], a Python number (it
         makes shapes: name it in `static_args` of `optax.inject_hyperparams`). 0 keeps
         nothing; 1 keeps all and has no state-free part, whatever the subspace.
-      update_gap: steps between refreshes, at least 1; may be traced, and change.
+      update_gap: steps between refreshes, in [1, 2^31); may be traced, and change.
       subspace: which part; None for `rows()`.
-      state_full: any transformation that needs no parameters; None for
-        `optax.scale_by_adam()`. The arrays that are not split take it too.
-      state_free: any transformation that keeps no arrays: `optax.scale_by_sign()` (for
-        None), `optax.identity()` (SGD), `optax.set_to_zero()` (nothing).
+      state_full: any transformation; None for `optax.scale_by_adam()`. Its `init` sees
+        zeros of the kept parts' shapes, its `update` the parameters cut as the
+        gradients are. The arrays that are not split take it too.
+      state_free: any transformation without arrays or parameters:
+        `optax.scale_by_sign()` (for None), `optax.identity()` (SGD),
+        `optax.set_to_zero()` (nothing).
       free_scale: weight of the state-free part.
       on_refresh: what becomes of the state at a refresh: RESET, KEEP, or REPROJECT.
       matrices: which arrays are split and how, see `MatricesOrRule`; None for
@@ -170,15 +175,19 @@ class _Frugal(NamedTuple):
     def update(
         self, updates: PyTree, state: FrugalState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, FrugalState]:
-        del params  # of other shapes than the kept parts
         finite = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), updates)
         tree = self._split(finite)
         ticks, clocks = advance_clocks(
             state.clocks, gap=self.update_gap, is_first=state.count == 0
         )
         pieces = self._cut(tree, state, ticks)
+        every = None if params is None else tree.read(params, range(len(tree.leaves)))
         steps, rest = tree.step(
-            self.state_full, tree.pick(tree.rest), state.rest, extra=extra
+            self.state_full,
+            tree.pick(tree.rest),
+            state.rest,
+            params=None if every is None else {i: every[i] for i in tree.rest},
+            extra=extra,
         )
         full = []
         for group, tick, inner in zip(tree.groups, ticks, state.full, strict=True):
@@ -186,7 +195,12 @@ class _Frugal(NamedTuple):
                 tree, inner, due=tick.due, pieces={i: pieces[i] for i in group}
             )
             kept = {i: pieces[i].kept for i in group}
-            moved, inner = tree.step(self.state_full, kept, inner, extra=extra)
+            known = None
+            if every is not None:
+                known = {i: group[i].restrict(every[i], pieces[i]) for i in group}
+            moved, inner = tree.step(
+                self.state_full, kept, inner, params=known, extra=extra
+            )
             steps |= {i: group[i].expand(moved[i], pieces[i]) for i in group}
             full.append(inner)
         for i, free in self._step_free(tree, pieces, extra=extra).items():
@@ -253,5 +267,8 @@ def _check_gap(update_gap: Scalar) -> None:
             f"update_gap={update_gap}: must be a number; optax.inject_hyperparams "
             "makes one of a schedule"
         )
-    if not isinstance(update_gap, jax.core.Tracer) and not update_gap >= 1:
-        raise ValueError(f"update_gap={update_gap}: must be at least 1")
+    if isinstance(update_gap, jax.core.Tracer):
+        return
+    is_number = isinstance(update_gap, (int, float, np.number, np.ndarray, jax.Array))
+    if not is_number or not 1 <= update_gap <= 2**31 - 1:
+        raise ValueError(f"update_gap={update_gap!r}: must be a number in [1, 2^31)")

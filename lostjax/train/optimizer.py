@@ -94,6 +94,26 @@ def evaluation_variables(state: TrainState) -> Variables:
     return variables
 
 
+def find_layer_matrices(params: PyTree, *, full_state: str | None) -> PyTree:
+    """Find the matrices of a model whose layers are stacked, as all here are.
+
+    Args:
+      params: of `nn.Transformer`; what lies under `layers` has them on its first axis.
+      full_state: as of `optim.find_matrices`.
+
+    Returns:
+      What that gives, less stacks of vectors (SLTrain's `values`), whose first axis is
+      no axis of a matrix.
+    """
+
+    def label(path: tuple[Any, ...], leaf: Any, numbers: Any) -> Any:
+        is_stacked = getattr(path[0], "key", None) == "layers"
+        return None if is_stacked and leaf.ndim < 3 else numbers
+
+    found = optim.find_matrices(params, full_state=full_state)
+    return jax.tree.map_with_path(label, params, found)
+
+
 def _build_direction(config: OptimConfig) -> optax.GradientTransformation:
     """Build what turns gradients into steps of unit learning rate."""
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
@@ -114,7 +134,7 @@ def _build_direction(config: OptimConfig) -> optax.GradientTransformation:
         density=config.density,
         update_gap=config.update_gap,
         state_full=adam,
-        matrices=partial(optim.find_matrices, full_state=config.full_state),
+        matrices=partial(find_layer_matrices, full_state=config.full_state),
     )
     if config.name == "galore":
         return optax.chain(
@@ -148,7 +168,7 @@ def _build_muon(config: OptimConfig) -> optax.GradientTransformation:
         adam_b1=config.b1,
         adam_b2=config.b2,
         muon_weight_dimension_numbers=partial(
-            optim.find_matrices, full_state=config.full_state
+            find_layer_matrices, full_state=config.full_state
         ),
         # Steps as large as Adam's, so that one learning rate serves both halves.
         consistent_rms=0.2,
@@ -161,7 +181,7 @@ def _build_muon(config: OptimConfig) -> optax.GradientTransformation:
 def _mask_matrices(params: PyTree, *, full_state: str | None) -> PyTree:
     return jax.tree.map(
         lambda numbers: numbers is not None,
-        optim.find_matrices(params, full_state=full_state),
+        find_layer_matrices(params, full_state=full_state),
         is_leaf=_is_label,
     )
 

@@ -210,7 +210,7 @@ def test_accumulation_updates_every_fourth_step(name):
     assert_close(updates, expected)
 
 
-@pytest.mark.parametrize("name", ["frugal columns", "frugal svd"])
+@every_row
 def test_apply_if_finite_keeps_the_state(name):
     params = make_params()
     tx = optax.apply_if_finite(make(name), max_consecutive_errors=3)

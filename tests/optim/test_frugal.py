@@ -152,8 +152,11 @@ def test_accumulation_counts_what_it_emits():
         ({"density": 1.5}, "density=1.5: must lie in"),
         ({"density": float("nan")}, "density=nan: must lie in"),
         ({"density": jnp.float32(0.5)}, "density=0.5: must be a Python number.*static"),
-        ({"update_gap": 0}, "update_gap=0: must be at least 1"),
-        ({"update_gap": jnp.int32(0)}, "update_gap=0: must be at least 1"),
+        ({"update_gap": 0}, "update_gap=0: must be a number in"),
+        ({"update_gap": jnp.int32(0)}, "update_gap=.*0.*: must be a number in"),
+        ({"update_gap": float("inf")}, "update_gap=inf: must be a number in"),
+        ({"update_gap": float("nan")}, "update_gap=nan: must be a number in"),
+        ({"update_gap": 2**31}, "update_gap=2147483648: must be a number in"),
     ],
 )
 def test_numbers_out_of_range_are_named(arguments, message):
@@ -165,3 +168,30 @@ def test_a_traced_density_is_named():
     tx = optax.inject_hyperparams(optim.frugal)(1e-3)
     with pytest.raises(ValueError, match="density=.*static_args"):
         jax.jit(tx.init)({"w": jnp.ones((2, 2))})
+
+
+@pytest.mark.parametrize(
+    "subspace",
+    [
+        optim.rows(),
+        optim.columns(),
+        optim.coordinates(),
+        optim.blocks(),
+        optim.random_orthonormal(),
+    ],
+    ids=["rows", "columns", "coordinates", "blocks", "orthonormal"],
+)
+def test_the_state_full_half_sees_its_part_of_the_parameters(subspace):
+    """A trust ratio: |kept part of the parameters| / |kept part of the gradient|."""
+    params = {"w": jax.random.normal(jax.random.key(0), (4, 8, 12))}
+    grads = jax.tree.map(jnp.sin, params)
+    options = {"subspace": subspace, "state_free": optax.set_to_zero()}
+    cut = optim.scale_by_frugal(state_full=optax.identity(), **options)
+    own, other = (cut.update(x, cut.init(params))[0]["w"] for x in (grads, params))
+    tx = optim.scale_by_frugal(state_full=optax.scale_by_trust_ratio(), **options)
+    got, _ = jax.jit(tx.update)(grads, tx.init(params), params)
+    ratio = jnp.linalg.norm(other) / jnp.linalg.norm(own)
+    assert ratio > 1.05
+    np.testing.assert_allclose(got["w"], ratio * own, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="params"):
+        tx.update(grads, tx.init(params))

@@ -47,7 +47,7 @@ LLAMAS = {
 }
 
 
-@pytest.mark.parametrize("subspace", ["columns", "blocks"])
+@pytest.mark.parametrize("subspace", ["columns", "rows", "blocks", "coordinates"])
 @pytest.mark.parametrize(
     ("name", "adam", "quarter", "none"),
     [

@@ -43,7 +43,7 @@ def place(tree, mesh):
     return jax.tree.map(of, tree)
 
 
-@pytest.mark.parametrize("name", ["columns", "svd"])
+@pytest.mark.parametrize("name", SUBSPACES)
 def test_a_state_moves_to_another_mesh(name, tmp_path):
     """Three updates on one mesh, saved, restored on another: as five on one device."""
     grads = [{"w": normal(4, 8, 32, seed=i), "b": normal(8, seed=i)} for i in range(5)]

@@ -218,7 +218,7 @@ def test_labels_are_a_tree_under_map_params():
             {"up": {"w": jnp.ones((4, 6))}},
             "up/w.*layer",
         ),
-        ({}, {"n": {"ids": jnp.ones((4, 6), jnp.int32)}}, "n/ids is of type int32"),
+        ({}, {"N": {"Ids": jnp.ones((4, 6), int)}}, "params: N/Ids is of type int32"),
         ({}, {"z": jnp.ones(3, jnp.complex64)}, "z is of type complex64"),
         ({}, {"n": 3}, "n is of type int32"),
         ({}, jnp.arange(3), "the array is of type int32"),

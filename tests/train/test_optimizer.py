@@ -9,13 +9,21 @@ import numpy as np
 import optax
 import pytest
 
-from lostjax.train.config import OptimConfig, OptimizerName, SubspaceName
+from lostjax.train.config import (
+    LinearName,
+    ModelConfig,
+    OptimConfig,
+    OptimizerName,
+    SubspaceName,
+)
+from lostjax.train.model import build_model
 from lostjax.train.optimizer import (
     GALORE_SCALE,
     build_optimizer,
     evaluation_variables,
+    find_layer_matrices,
 )
-from lostjax.train.state import TrainState
+from lostjax.train.state import TrainState, abstract_variables
 
 NAMES = typing.get_args(OptimizerName)
 SUBSPACES = typing.get_args(SubspaceName)
@@ -240,3 +248,34 @@ def test_the_usual_model_has_no_state_for_multipliers():
     params = {"kernel": jnp.ones((2, 2))}
     states = [jax.tree.leaves(tx.init(params)) for tx in (with_them, without)]
     assert len(states[0]) == len(states[1])
+
+
+@pytest.mark.parametrize("linear", typing.get_args(LinearName))
+@pytest.mark.parametrize("name", ["frugal", "muon"])
+def test_every_linear_map_of_the_models_is_cut_along_its_own_axes(linear, name):
+    """Layers are stacked: no matrix has them for inputs, as stacked vectors would."""
+    model = build_model(
+        ModelConfig(
+            linear=linear, d_model=16, n_layers=4, n_heads=2, d_hidden=32, rank=4
+        ),
+        vocab_size=32,
+    )
+    params = abstract_variables(model)["params"]
+    numbers = find_layer_matrices(params, full_state=None)
+    found = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree.leaves_with_path(params)
+        if _at(numbers, path) is not None
+    }
+    assert found and all(len(shape) == 3 for shape in found.values())
+    assert all(path.startswith("layers/") for path in found)
+    vectors = [path for path in found if path.endswith(("values", "scale", "gamma"))]
+    assert not [path for path in vectors if linear == "sltrain"]
+    tx, _ = build_optimizer(OptimConfig(name=name, subspace="blocks"), steps=STEPS)
+    jax.eval_shape(tx.init, params)
+
+
+def _at(tree, path):
+    for key in path:
+        tree = tree[key.key]
+    return tree

@@ -14,8 +14,10 @@ from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model
 from lostjax.train.objective import log_partition_term
 from lostjax.train.presets import get_preset
+from lostjax.train.setup import prepare
 from lostjax.train.state import init_state
 from lostjax.train.step import make_train_step
+from lostjax.train.summary import build_ledger
 from lostjax.train.trial import run_trial
 
 MODEL = ModelConfig(
@@ -46,6 +48,22 @@ def test_every_mesh_computes_what_one_device_does(smoke, alone, mesh):
     trial = run_trial(dataclasses.replace(smoke, mesh=mesh))
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
     np.testing.assert_allclose(trial.evaluation.loss, alone.evaluation.loss, rtol=1e-5)
+
+
+@pytest.mark.parametrize("subspace", ["rows", "svd"])
+def test_frugal_on_a_mesh_computes_what_it_does_on_one_device(smoke, subspace):
+    optim = dataclasses.replace(
+        smoke.optim, name="frugal", subspace=subspace, update_gap=3
+    )
+    config = dataclasses.replace(smoke, optim=optim, steps=8)
+    alone = run_trial(config)
+    trial = run_trial(dataclasses.replace(config, mesh="data:2,fsdp:2,tensor:2"))
+    # Singular vectors magnify what summing in another order leaves.
+    rtol = {"rows": 1e-5, "svd": 1e-4}[subspace]
+    np.testing.assert_allclose(trial.losses, alone.losses, rtol=rtol)
+    ledger = {row.name: row for row in build_ledger(prepare(config))}
+    state = ledger["optimiser state: frugal, against AdamW"]
+    assert 0 < state.model < state.dense
 
 
 def test_the_loss_falls(alone):

@@ -50,6 +50,8 @@ def config(tmp_path_factory, cache_dir):
         batch_size=BATCH,
         mesh="data:1",
         checkpoint_every=STEPS // 2,
+        # Resuming is then tested of subspaces that rotate, too.
+        optim=dataclasses.replace(preset.optim, name="frugal", update_gap=4),
         model=ModelConfig(
             d_model=16, n_layers=1, n_heads=2, d_hidden=24, rank=4, delta=0.25
         ),
