@@ -82,10 +82,15 @@ _BY_DEVICE_KIND = {
 _UNKNOWN = Chip(64 * _MIB)
 
 
+def kind_here() -> str:
+    """Name the devices of the mesh in use, or of this process."""
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    return str(device.device_kind)
+
+
 def chip_here() -> Chip:
     """Look up the chip of the mesh in use, or of this process; else a cautious one."""
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
-    return _BY_DEVICE_KIND.get(device.device_kind, _UNKNOWN)
+    return _BY_DEVICE_KIND.get(kind_here(), _UNKNOWN)
 
 
 class Sizes(NamedTuple):

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn import LowRank, LowRankSparse
-from lostjax.nn.kernels import mosaic_tpu
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.mosaic_tpu import mosaic_products
 from lostjax.nn.kernels.tpu_blocks import V5E, Chip
 
@@ -162,7 +162,7 @@ def test_a_fall_back_is_logged_once_with_its_reason(reason, caplog):
     case = dict(REASONS[reason])
     sizes = case.pop("sizes", SMALL)
     x_PM, _, weights = draw(sizes, dtype="float32")
-    mosaic_tpu._log_once.cache_clear()
+    log_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             (y_PN,) = mosaic_products(x_PM, [weights], activation=nn.silu, **case)
