@@ -23,6 +23,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -84,11 +85,10 @@ class ShardedProducts:
             One array (P, N_i) per sibling.
         """
         dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
+        multiply: BottleneckProducts = self._on_mesh
         if reason := self._misfit(x_PM, siblings, channel_groups):
-            log_once(f"XLA's form of a narrow product, and its sharding: {reason}")
+            log_once(f"XLA's form of a narrow product, cut by XLA: {reason}")
             multiply = bottleneck_products
-        else:
-            multiply = self._on_mesh
         # Cast here: what devices send each other is of the narrower type.
         return multiply(
             x_PM.astype(dtype),
@@ -182,7 +182,9 @@ def _sum_parts(
         x_PM,
         [at_home(weights) for weights in siblings],
         activation=activation,
-        channel_groups=channel_groups // pieces if siblings[0].kept_C is not None else 1,
+        channel_groups=channel_groups // pieces
+        if siblings[0].kept_C is not None
+        else 1,
         dtype=dtype,
         complete=partial(
             jax.lax.psum_scatter, axis_name=axis, scatter_dimension=1, tiled=True
@@ -195,10 +197,6 @@ def _specs(
     weights: BottleneckWeights, inputs: str | None, outputs: str | None
 ) -> BottleneckWeights:
     sparse = weights.kept_C is not None
-    return BottleneckWeights(  # type: ignore[arg-type]
-        a_MR=Spec(inputs, None),
-        b_RN=Spec(inputs, outputs),
-        values_CN=Spec(inputs, outputs) if sparse else None,
-        kept_C=Spec(inputs) if sparse else None,
-        gamma=Spec(),
-    )
+    wide, kept = (Spec(inputs, outputs), Spec(inputs)) if sparse else (None, None)
+    specs: list[Any] = [Spec(inputs, None), Spec(inputs, outputs), wide, kept, Spec()]
+    return BottleneckWeights(*specs)
