@@ -27,6 +27,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 from jax.typing import DTypeLike
@@ -49,7 +50,8 @@ class ShardedProducts:
         mesh: the devices; each has a piece of every array.
         rows: mesh axes that cut the rows.
         inputs: mesh axis that cuts the inputs of x, or None.
-        outputs: mesh axis that cuts the outputs, or None.
+        outputs: mesh axis that cuts the outputs, or None. Devices along an axis that is
+            named nowhere all do the same.
 
     Example:
         columns = ShardedProducts(mosaic_products, mesh, ("data",), outputs="tensor")
@@ -108,6 +110,9 @@ class ShardedProducts:
         dtype: DTypeLike,
     ) -> tuple[jax.Array, ...]:
         inputs, outputs = self._cut(self.inputs), self._cut(self.outputs)
+        # Axes of one device are named too: nothing is summed over them.
+        alone = (axis for axis, size in self.mesh.shape.items() if size == 1)
+        rows = tuple(dict.fromkeys((*self.rows, *alone)))
         product = self.product
         if inputs is not None:
             if product is not bottleneck_products:
@@ -125,12 +130,12 @@ class ShardedProducts:
             ),
             mesh=self.mesh,
             in_specs=(
-                Spec(self.rows, inputs),
+                Spec(rows, inputs),
                 [_specs(weights, inputs, outputs) for weights in siblings],
             ),
-            out_specs=Spec(self.rows, outputs),
-            # Without: a kernel does not say what its results vary over. Nothing is
-            # lost, for y varies over every axis: none is summed twice.
+            out_specs=Spec(rows, outputs),
+            # A kernel does not say over which axes its results vary, nor need it where
+            # they vary over all; sums within the product are transposed by it.
             check_vma=inputs is not None,
         )
         return multiply(x_PM, siblings)
@@ -178,19 +183,26 @@ def _sum_parts(
             return weights
         return weights._replace(kept_C=weights.kept_C - first)
 
+    def share(part_PR: jax.Array) -> jax.Array:
+        h_Pr = jax.lax.psum_scatter(part_PR, axis, scatter_dimension=1, tiled=True)
+        return _kept_by_policies(h_Pr)
+
+    sparse = siblings[0].kept_C is not None
     parts = bottleneck_products(
         x_PM,
         [at_home(weights) for weights in siblings],
         activation=activation,
-        channel_groups=channel_groups // pieces
-        if siblings[0].kept_C is not None
-        else 1,
+        channel_groups=channel_groups // pieces if sparse else 1,
         dtype=dtype,
-        complete=partial(
-            jax.lax.psum_scatter, axis_name=axis, scatter_dimension=1, tiled=True
-        ),
+        complete=share,
     )
-    return tuple(jax.lax.psum(part_PN, axis) for part_PN in parts)
+    return tuple(_kept_by_policies(jax.lax.psum(part_PN, axis)) for part_PN in parts)
+
+
+def _kept_by_policies(whole: jax.Array) -> jax.Array:
+    # A policy that keeps products would keep the parts, and sum them again.
+    named: jax.Array = checkpoint_name(whole, "product")
+    return named
 
 
 def _specs(
