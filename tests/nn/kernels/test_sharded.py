@@ -62,7 +62,7 @@ def draw(n_siblings, *, sparse=True, seed=0):
 
 
 def train(product, *, activation=nn.silu, channel_groups=GROUPS):
-    """Values and gradients as a function of rows, weights and the outputs' gradients."""
+    """Make values and gradients a function of rows, weights and what flows back."""
 
     def run(x_PM, siblings, gs):
         kept = [weights.kept_C for weights in siblings]
@@ -93,9 +93,7 @@ def assert_same(product, *, n_siblings=2, sparse=True):
 @pytest.mark.parametrize("mesh", MESHES)
 def test_values_and_gradients_are_those_of_one_device(mesh, cut):
     assert_same(
-        ShardedProducts(
-            bottleneck_products, make_mesh(mesh), BATCH, **{cut: "tensor"}
-        )
+        ShardedProducts(bottleneck_products, make_mesh(mesh), BATCH, **{cut: "tensor"})
     )
 
 
@@ -176,7 +174,8 @@ def test_under_tensor_siblings_send_one_gradient_of_x():
 def test_under_tensor_a_row_parallel_product_gathers_from_its_own_inputs():
     mesh = make_mesh("data:2,tensor:4")
     product = ShardedProducts(bottleneck_products, mesh, BATCH, inputs="tensor")
-    found = {(each.kind, each.axes): each.bytes for each in sent(product, mesh, "inputs")}
+    found = sent(product, mesh, "inputs")
+    found = {(each.kind, each.axes): each.bytes for each in found}
     rows = 4 * ROWS / 2
     assert found.pop(("all-reduce", "tensor")) == 2 * 3 / 4 * rows * N  # y is summed
     assert found.pop(("reduce-scatter", "tensor")) == 3 / 4 * rows * R  # so is x A
