@@ -33,10 +33,11 @@ from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.tpu_backward import backward_product
 from lostjax.nn.kernels.tpu_blocks import (
     Chip,
+    Cut,
     Sizes,
-    backward_rows,
     chip_here,
-    forward_rows,
+    cut_backward,
+    cut_forward,
     kind_here,
 )
 from lostjax.nn.kernels.tpu_forward import forward_product
@@ -108,8 +109,8 @@ class _Plan:
     activation: Activation | None
     chip: Chip
     choose: Choose
-    forward_rows: int | None
-    backward_rows: int | None
+    forward: Cut | None
+    backward: Cut | None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -147,12 +148,12 @@ def _product_backward(
         del h_PR
         return _pull(plan, x_PM, g_PN, weights)
 
-    if plan.backward_rows is None:
+    if plan.backward is None:
         return meaning(x_PM, h_PR, g_PN, weights)
     kernel = partial(
         backward_product,
         activation=plan.activation,
-        rows=plan.backward_rows,
+        cut=plan.backward,
         chip=plan.chip,
     )
     gradients: _Gradients = plan.choose(kernel, meaning, x_PM, h_PR, g_PN, weights)
@@ -165,13 +166,12 @@ _product.defvjp(_product_forward, _product_backward)
 def _forward(
     plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
 ) -> tuple[jax.Array, ...]:
-    assert plan.forward_rows is not None
+    assert plan.forward is not None
     return forward_product(
         x_PM,
         weights,
         activation=plan.activation,
-        rows=plan.forward_rows,
-        chip=plan.chip,
+        cut=plan.forward,
         keep_hidden=keep_hidden,
     )
 
@@ -214,8 +214,8 @@ def _make_plan(
         activation=activation,
         chip=chip,
         choose=choose,
-        forward_rows=forward_rows(sizes, chip),
-        backward_rows=backward_rows(sizes, chip),
+        forward=cut_forward(sizes, chip),
+        backward=cut_backward(sizes, chip),
     )
 
 
@@ -224,9 +224,9 @@ def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | N
         return f"it computes in bfloat16 and float32, not in {jnp.dtype(dtype).name}"
     if not x_PM.shape[0]:
         return "there are no rows"
-    if any(plan.forward_rows is None for plan in plans):
+    if any(plan.forward is None for plan in plans):
         return f"weights of {x_PM.shape[1]} inputs do not fit its VMEM"
-    if any(plan.backward_rows is None for plan in plans):
+    if any(plan.backward is None for plan in plans):
         log_once(
             f"XLA's form of a narrow product's backward pass, no TPU kernel: gradients "
             f"of weights of {x_PM.shape[1]} inputs do not fit its VMEM"
