@@ -53,6 +53,9 @@ class ShardedProducts:
         outputs: mesh axis that cuts the outputs, or None. Devices along an axis that is
             named nowhere all do the same.
 
+    Raises:
+        ValueError: an axis that the mesh does not have.
+
     Example:
         columns = ShardedProducts(mosaic_products, mesh, ("data",), outputs="tensor")
         layer = LowRankSparse(features=2736, rank=256, product=columns)
@@ -63,6 +66,15 @@ class ShardedProducts:
     rows: tuple[str, ...]
     inputs: str | None = None
     outputs: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse axes that the mesh does not have."""
+        for axis in (*self.rows, self.inputs, self.outputs):
+            if axis is not None and axis not in self.mesh.shape:
+                raise ValueError(
+                    f"axis {axis!r} is not one of the mesh's: "
+                    f"{', '.join(self.mesh.axis_names)}"
+                )
 
     def __call__(
         self,

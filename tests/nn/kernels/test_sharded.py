@@ -231,3 +231,10 @@ def test_a_layer_takes_it_as_its_product():
     pairs = zip(apply(product), apply(bottleneck_products), strict=True)
     for got, want in pairs:
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_an_axis_that_the_mesh_does_not_have_is_named():
+    with pytest.raises(ValueError, match="'model' is not one of the mesh's: data"):
+        ShardedProducts(
+            bottleneck_products, make_mesh("data:8"), BATCH, outputs="model"
+        )
