@@ -4,10 +4,11 @@
 
 Parameters are those of the papers' dense LLaMA (vocabulary 32000, float32), with layers
 stacked as the trainer stacks them; `optax.contrib.galore`, which does not project
-stacks, gets them one by one. Every form runs in one process, in turn: update and
-application, parameters and state donated; the fastest of the repetitions counts. A
-step that computes singular vectors is timed apart from one that does not, and `peak`
-is what the compiler plans: arguments, results and temporaries of one update.
+stacks, gets them one by one. Every form runs in turn with AdamW, the two alone in
+memory: update and application, parameters and state donated; the fastest of the
+repetitions counts. A step that computes singular vectors is timed apart from one that
+does not, and `peak` is what the compiler plans: arguments, results and temporaries of
+one update.
 """
 
 import argparse
@@ -41,8 +42,9 @@ def galore_ours() -> optax.GradientTransformation:
     )
 
 
+BASE = optax.adamw(RATE, weight_decay=0.0)
+
 FORMS: dict[str, Callable[[], optax.GradientTransformation]] = {
-    "optax.adamw": lambda: optax.adamw(RATE, weight_decay=0.0),
     "frugal, rows": lambda: optim.frugal(RATE),
     "frugal, columns": lambda: optim.frugal(RATE, subspace=optim.columns()),
     "frugal, blocks": lambda: optim.frugal(RATE, subspace=optim.blocks()),
@@ -77,44 +79,56 @@ def main() -> None:
 def time_size(size: str, *, repeat: int, refreshes: bool) -> list[dict[str, Any]]:
     """Time every form on one size and print its table."""
     params = make_params(size)
-    made = {name: Step(form(), params) for name, form in FORMS.items()}
     rank = round(0.25 * get_preset(f"llama_{size}").model.d_model)
-    apart = unstack(params)
-    made["optax.contrib.galore"] = Step(
-        galore(RATE, rank=rank, update_proj_gap=GAP, weight_dimension_numbers=None),
-        apart,
-    )
-    best = fastest_in_turn(
-        {name: partial(step.run, count=1) for name, step in made.items()}, repeat=repeat
-    )
-    base = made["optax.adamw"]
     print(f"\n{size} on {jax.devices()[0].device_kind}")
     print(f"{'form':<24}{'time':>8}{'state':>8}{'peak':>8}")
     rows = []
-    for name, seconds in best.items():
-        step = made[name]
-        row = {
-            "size": size,
-            "form": name,
-            "milliseconds": 1e3 * seconds,
-            "time_ratio": seconds / best["optax.adamw"],
-            "state_ratio": step.state_bytes / base.state_bytes,
-            "peak_ratio": step.peak_bytes / base.peak_bytes,
-        }
-        print(
-            f"{name:<24}{row['time_ratio']:>8.3f}{row['state_ratio']:>8.3f}"
-            f"{row['peak_ratio']:>8.3f}"
+    for name, form in FORMS.items():
+        rows += time_form(
+            name, form(), params, params, repeat=repeat, refreshes=refreshes
         )
-        rows.append(row)
-    if refreshes:
-        spikes = fastest_in_turn(
-            {name: partial(made[name].run, count=0) for name in WITH_SVD}, repeat=1
-        )
-        for name, seconds in spikes.items():
-            ratio = seconds / best["optax.adamw"]
-            print(f"{name + ', refresh':<24}{ratio:>8.1f}")
-            rows.append({"size": size, "form": f"{name}, refresh", "time_ratio": ratio})
-    return rows
+    rows += time_form(
+        "optax.contrib.galore",
+        galore(RATE, rank=rank, update_proj_gap=GAP, weight_dimension_numbers=None),
+        unstack(params),
+        params,
+        repeat=repeat,
+        refreshes=refreshes,
+    )
+    return [{"size": size} | row for row in rows]
+
+
+def time_form(
+    name: str,
+    tx: optax.GradientTransformation,
+    params: Any,
+    base_params: Any,
+    *,
+    repeat: int,
+    refreshes: bool,
+) -> list[dict[str, Any]]:
+    """Time one form in turn with AdamW and print its rows."""
+    base, step = Step(BASE, base_params), Step(tx, params)
+    both = {"base": partial(base.run, count=1), "form": partial(step.run, count=1)}
+    best = fastest_in_turn(both, repeat=repeat)
+    row = {
+        "form": name,
+        "milliseconds": 1e3 * best["form"],
+        "time_ratio": best["form"] / best["base"],
+        "state_ratio": step.state_bytes / base.state_bytes,
+        "peak_ratio": step.peak_bytes / base.peak_bytes,
+    }
+    print(
+        f"{name:<24}{row['time_ratio']:>8.3f}{row['state_ratio']:>8.3f}"
+        f"{row['peak_ratio']:>8.3f}",
+        flush=True,
+    )
+    if not refreshes or name not in WITH_SVD:
+        return [row]
+    spike = fastest_in_turn({name: partial(step.run, count=0)}, repeat=1)[name]
+    ratio = spike / best["base"]
+    print(f"{name + ', refresh':<24}{ratio:>8.1f}", flush=True)
+    return [row, {"form": f"{name}, refresh", "time_ratio": ratio}]
 
 
 def make_params(size: str) -> dict[str, Any]:

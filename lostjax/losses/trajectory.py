@@ -100,16 +100,10 @@ def compress_outputs(
     n_classes = logits.shape[-1]
     if not 1 <= k <= n_classes:
         raise ValueError(f"k={k}: must lie in [1, {n_classes}], the number of classes")
-    log_p = _log_softmax(jax.lax.stop_gradient(logits), temperature)
-    log_probs, ids = jax.lax.top_k(log_p, k)
-    # top_k takes lower ids first among equals, so what is left is a comparison.
-    # The last kept is found by reductions: XLA would merge a slice into top_k's own,
-    # and then sort the whole vocabulary, at fifteen times the cost.
-    least = jnp.min(log_probs, axis=-1, keepdims=True)
-    last = jnp.max(jnp.where(log_probs == least, ids, -1), axis=-1, keepdims=True)
-    is_rest = (log_p < least) | ((log_p == least) & (jnp.arange(n_classes) > last))
-    rest = jax.nn.logsumexp(jnp.where(is_rest, log_p, -jnp.inf), axis=-1)
-    return TopOutputs(ids, log_probs.astype(dtype), rest)
+    logits = jax.lax.stop_gradient(logits)
+    _, ids = jax.lax.top_k(logits, k)
+    log_probs = _coarsen(logits, ids, temperature=temperature)
+    return TopOutputs(ids, log_probs[..., :-1].astype(dtype), log_probs[..., -1])
 
 
 def compressed_trajectory_loss(
@@ -138,14 +132,7 @@ def compressed_trajectory_loss(
             f"past.ids: shape {past.ids.shape} does not fit logits of {logits.shape}"
         )
     past = jax.lax.stop_gradient(past)
-    log_q = _log_softmax(logits, temperature)
-    others = _exclude(log_q, past.ids)
-    # Where there is no rest its term is 0, and its gradient must not be 0 times inf.
-    others = jnp.where(past.log_rest[..., None] > -jnp.inf, others, 0.0)
-    log_q = _append(
-        jnp.take_along_axis(log_q, past.ids, axis=-1),
-        jax.nn.logsumexp(others, axis=-1),
-    )
+    log_q = _coarsen(logits, past.ids, temperature=temperature)
     log_p = _append(past.log_probs.astype(jnp.float32), past.log_rest)
     log_p = jax.nn.log_softmax(log_p, axis=-1)
     return temperature**2 * _relative_entropy(log_p, log_q)
@@ -169,13 +156,30 @@ def _append(values: jax.Array, last: jax.Array) -> jax.Array:
     return jnp.concatenate([values, last[..., None]], axis=-1)
 
 
-def _exclude(log_q: jax.Array, ids: jax.Array) -> jax.Array:
-    """Give the classes `ids` no probability."""
+def _coarsen(logits: jax.Array, ids: jax.Array, *, temperature: float) -> jax.Array:
+    """Give the log-probabilities of the classes `ids`, and of all others together."""
+    scaled = logits.astype(jnp.float32) / temperature
+    # A mask of a byte a class: no gradient passes through its scatter.
+    others = jnp.where(_mask_classes(ids, logits.shape[-1]), -jnp.inf, scaled)
+    top = jax.lax.stop_gradient(jnp.max(others, axis=-1))
+    top = jnp.where(top == -jnp.inf, 0.0, top)
+    total = jnp.sum(jnp.exp(others - top[..., None]), axis=-1)
+    # Where there are no others, log 0 must not get a gradient of 0 times inf.
+    has_others = total > 0
+    rest = jnp.where(
+        has_others, jnp.log(jnp.where(has_others, total, 1.0)) + top, -jnp.inf
+    )
+    chosen = jnp.take_along_axis(scaled, ids, axis=-1)
+    return jax.nn.log_softmax(_append(chosen, rest), axis=-1)
 
-    def exclude(log_q_V: jax.Array, ids_k: jax.Array) -> jax.Array:
-        return log_q_V.at[ids_k].set(-jnp.inf)
+
+def _mask_classes(ids: jax.Array, n_classes: int) -> jax.Array:
+    """Say which classes are among `ids`, (..., n_classes)."""
+
+    def mask(ids_k: jax.Array) -> jax.Array:
+        return jnp.zeros(n_classes, bool).at[ids_k].set(True)
 
     # Batched by vmap, not by indices: then every shard of a batch scatters at home.
     for _ in range(ids.ndim - 1):
-        exclude = jax.vmap(exclude)
-    return exclude(log_q, ids)
+        mask = jax.vmap(mask)
+    return mask(ids)

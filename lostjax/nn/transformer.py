@@ -98,7 +98,10 @@ class Transformer(nn.Module):
     constrain: Callable[[Array], Array] = keep_as_is
     cache_length: int = 0
 
-    @nn.compact
+    def setup(self) -> None:
+        """Name the head; everything else is made where it is used."""
+        self.head = Dense(self.vocab_size, self.head_init, dtype=self.dtype)
+
     def __call__(
         self,
         tokens_BT: Int[Array, "B T"],
@@ -121,7 +124,28 @@ class Transformer(nn.Module):
         Raises:
             ValueError: sizes that do not fit each other, or segments with a cache.
         """
-        B, T = tokens_BT.shape
+        states_BTD = self.final_states(
+            tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT
+        )
+        return self.unembed(states_BTD)
+
+    @nn.compact
+    def final_states(
+        self,
+        tokens_BT: Int[Array, "B T"],
+        *,
+        segments_BT: Int[Array, "B T"] | None = None,
+        positions_BT: Int[Array, "#B T"] | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Compute what the head scores: the residual stream after the final norm.
+
+        Args and errors are those of `__call__`. With `unembed` it lets a caller score
+        some positions at a time, for the logits are by far the largest array.
+
+        Returns:
+            States (B, T, D), of the module's dtype.
+        """
+        T = tokens_BT.shape[1]
         self._check(T, segments_BT)
         start, default_positions_BT = self._advance(T)
         if positions_BT is None:
@@ -141,11 +165,16 @@ class Transformer(nn.Module):
         )
         x_BTD = self.constrain(embed(tokens_BT))
         x_BTD, _ = self._blocks()(x_BTD, rotation, bias, start)
-        x_BTD = RMSNorm(self.norm_eps, self.dtype, name="final_norm")(x_BTD)
-        head = Dense(self.vocab_size, self.head_init, dtype=self.dtype, name="head")
-        kernel_DV = head.weights(self.d_model).astype(self.dtype)
+        final_norm = RMSNorm(self.norm_eps, self.dtype, name="final_norm")
+        states_BTD: Array = final_norm(x_BTD)
+        return states_BTD
+
+    def unembed(self, states_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+        """Multiply final states with the head: logits (B, T, V), float32."""
+        B, T, _ = states_BTD.shape
+        kernel_DV = self.head.weights(self.d_model).astype(self.dtype)
         logits_NV = jnp.dot(
-            x_BTD.reshape(B * T, self.d_model),
+            states_BTD.reshape(B * T, self.d_model),
             kernel_DV,
             preferred_element_type=jnp.float32,
         )

@@ -23,6 +23,7 @@ from lostjax.repro import (
     reweighting,
     reweighting_toy,
     saf,
+    saf_digits,
     stability,
 )
 from lostjax.repro.claims import Claim, save_claim
@@ -39,6 +40,7 @@ PAPERS = {
     "lost": lost,
     "frugal": frugal,
     "saf": saf,
+    "saf_digits": saf_digits,
     "reweighting": reweighting,
     "reweighting_toy": reweighting_toy,
     "stability": stability,
@@ -50,12 +52,20 @@ class Flags:
     """Measure a paper's headline claim again: seeds, spread and a verdict."""
 
     name: tyro.conf.Positional[
-        Literal["lost", "frugal", "saf", "reweighting", "reweighting_toy", "stability"]
+        Literal[
+            "lost",
+            "frugal",
+            "saf",
+            "saf_digits",
+            "reweighting",
+            "reweighting_toy",
+            "stability",
+        ]
     ]
     """Which paper."""
     scale: Literal["smoke", "small"] = "small"
     """smoke: a minute, shows that it works; small: an hour on two cores, but for
-    reweighting_toy, which takes seconds."""
+    reweighting_toy and saf_digits, which take seconds to minutes."""
     seeds: int = 3
     """Runs of each method at its best learning rate, at least 2."""
     workers: int = 2

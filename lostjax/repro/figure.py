@@ -17,8 +17,11 @@ from lostjax.train.figures.document import draw_svg
 
 INK, RULE = "#727a86", "#8f96a04d"
 METHOD, OTHER = "#d9622b", "#3f83c4"
-WIDTH, ROW, TOP, BOTTOM = 820, 46, 34, 40
-"""Pixels: of the figure, of a row, and above and below the rows."""
+SEEDS, SWEEPS, GAP, ROW, TOP, BOTTOM = 340, 250, 24, 46, 34, 40
+"""Pixels: of the two parts and between them, of a row, above and below the rows."""
+
+NAMES, LETTER = 196, 6.8
+"""Pixels: of the names at least, and of one letter of them."""
 
 
 def draw_claim(claim: Claim) -> str:
@@ -30,18 +33,27 @@ def draw_claim(claim: Claim) -> str:
     rows = sort_rows(claim.rows)
     height = TOP + ROW * len(rows) + BOTTOM
     own = claim.findings[0].first
+    names = max(NAMES, round(LETTER * max(len(row.method) for row in rows)) + 14)
+    full_width = names + SEEDS + GAP + SWEEPS + 10
 
     def draw(figure: Figure) -> None:
         def frame(left: int, width: int) -> Axes:
             inner = height - TOP - BOTTOM
             return figure.add_axes(
-                (left / WIDTH, BOTTOM / height, width / WIDTH, inner / height)
+                (
+                    left / full_width,
+                    BOTTOM / height,
+                    width / full_width,
+                    inner / height,
+                )
             )
 
-        _draw_seeds(frame(196, 340), rows, own=own)
-        _draw_sweeps(frame(560, 250), rows, own=own, swept=claim.swept)
+        _draw_seeds(frame(names, SEEDS), rows, own=own)
+        _draw_sweeps(
+            frame(names + SEEDS + GAP, SWEEPS), rows, own=own, swept=claim.swept
+        )
 
-    svg = draw_svg(draw, name=claim.name, width=WIDTH, height=height)
+    svg = draw_svg(draw, name=claim.name, width=full_width, height=height)
     return svg.replace("'DejaVu Sans'", "'DejaVu Sans', sans-serif")
 
 

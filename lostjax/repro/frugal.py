@@ -60,6 +60,12 @@ COMPARISONS = (
     Comparison("FRUGAL, SVD", "FRUGAL", "the gradient's SVD is better than rows"),
     Comparison("FRUGAL", "FRUGAL, columns", "rows are better than columns"),
     Comparison("FRUGAL", "FRUGAL, blocks", "rows are better than blocks"),
+    Comparison("FRUGAL", "FRUGAL, coordinates", "rows are better than coordinates"),
+    Comparison(
+        "FRUGAL, orthonormal", "FRUGAL", "random directions are better than rows"
+    ),
+    Comparison("FRUGAL", "FRUGAL, gap 10", "a gap of 50 is better than 10"),
+    Comparison("FRUGAL", "FRUGAL, gap 250", "a gap of 50 is better than 250"),
     Comparison("FRUGAL", "FRUGAL, keep", "resetting moments is better than keeping"),
     Comparison("LOST, AdamW", "LOST, FRUGAL", "in LOST, AdamW is better than FRUGAL"),
     Comparison("LOST, FRUGAL", "LOST, GaLore", "in LOST, FRUGAL is better than GaLore"),
@@ -129,7 +135,15 @@ def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
         "FRUGAL": replace_in(base, "optim", name="frugal"),
         "FRUGAL, blocks": replace_in(base, "optim", name="frugal", subspace="blocks"),
         "FRUGAL, columns": replace_in(base, "optim", name="frugal", subspace="columns"),
+        "FRUGAL, coordinates": replace_in(
+            base, "optim", name="frugal", subspace="coordinates"
+        ),
+        "FRUGAL, orthonormal": replace_in(
+            base, "optim", name="frugal", subspace="orthonormal"
+        ),
         "FRUGAL, SVD": replace_in(base, "optim", name="frugal", subspace="svd"),
+        "FRUGAL, gap 10": replace_in(base, "optim", name="frugal", update_gap=10),
+        "FRUGAL, gap 250": replace_in(base, "optim", name="frugal", update_gap=250),
         "FRUGAL, keep": replace_in(base, "optim", name="frugal", on_refresh="keep"),
         "FRUGAL, density 0": replace_in(base, "optim", name="frugal", density=0.0),
         "BAdam": replace_in(

@@ -20,7 +20,7 @@ curvature bounds s for all others: the less they weigh, the larger it can be.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -30,8 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lostjax import losses
-from lostjax.repro.claims import Claim, Comparison, Cost, Row, judge
-from lostjax.repro.tune import find_best_rate
+from lostjax.repro.claims import Claim, Comparison, Cost, judge
+from lostjax.repro.tune import tune_by_mean
 from lostjax.train.cells import describe_machine
 from lostjax.typing import Array, Float
 
@@ -122,8 +122,8 @@ def run(scale: ToyScale, *, seeds: int, directory: Path, workers: int = 1) -> Cl
     problems = [make_problem(scale, seed=seed) for seed in range(seeds)]
     rows, runs = [], 0
     for name, shape in METHODS.items():
-        descend = partial(_descend, shape=shape, steps=scale.steps)
-        row = _tune(name, descend, problems)
+        measure = partial(_measure, problems, shape=shape, steps=scale.steps)
+        row = tune_by_mean(name, measure, rates=RATES)
         rows.append(row)
         runs += len(row.swept) * seeds
     return Claim(
@@ -216,30 +216,16 @@ def _descend(
     )
 
 
-def _tune(
-    name: str,
-    descend: Callable[[Problem, float], Descent],
+def _measure(
     problems: Sequence[Problem],
-) -> Row:
-    """Choose a step size by the mean over all problems."""
-    tried: dict[float, list[Descent]] = {}
-
-    def try_rate(rate: float) -> float:
-        tried[rate] = [descend(problem, rate) for problem in problems]
-        return _mean_loss(tried[rate])
-
-    best = find_best_rate(try_rate, rates=RATES, name=name)
-    return Row(
-        method=name,
-        facts={},
-        learning_rate=best,
-        swept={rate: _mean_loss(tried[rate]) for rate in sorted(tried)},
-        measures={
-            LOSS: tuple(found.loss for found in tried[best]),
-            STEPS: tuple(found.steps for found in tried[best]),
-        },
-    )
-
-
-def _mean_loss(found: Sequence[Descent]) -> float:
-    return float(np.mean([one.loss for one in found]))
+    step_size: float,
+    *,
+    shape: losses.Shape | None,
+    steps: int,
+) -> Mapping[str, tuple[float, ...]]:
+    """Read the measures off one run a problem."""
+    found = [_descend(one, step_size, shape=shape, steps=steps) for one in problems]
+    return {
+        LOSS: tuple(one.loss for one in found),
+        STEPS: tuple(one.steps for one in found),
+    }

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
+
 from lostjax.repro.claims import BITS, Cost, Row
 from lostjax.repro.workers import map_on_cores
 from lostjax.train.cells import Cell, Measure, run_cell, slug
@@ -127,6 +129,45 @@ def find_best_rate(
         short = float(f"{new:.2g}")  # two digits, as a person would write it
         swept[short] = measure(short)
     return best()
+
+
+def tune_by_mean(
+    name: str,
+    measure: Callable[[float], Mapping[str, tuple[float, ...]]],
+    *,
+    rates: Sequence[float],
+) -> Row:
+    """Tune a method whose runs are not worth keeping, over all its seeds at once.
+
+    Args:
+      name: of the method.
+      measure: from a learning rate to the row's measures, a value a seed; NaN where
+        one diverged. Rates are compared by the mean of the first.
+      rates: grid in rising order, each twice the one before.
+
+    Returns:
+      The method's row.
+
+    Raises:
+      SweepError: where the best rate still lies at an edge after widening.
+    """
+    tried: dict[float, Mapping[str, tuple[float, ...]]] = {}
+
+    def mean(rate: float) -> float:
+        return float(np.mean(next(iter(tried[rate].values()))))
+
+    def try_rate(rate: float) -> float:
+        tried[rate] = measure(rate)
+        return mean(rate)
+
+    best = find_best_rate(try_rate, rates=rates, name=name)
+    return Row(
+        method=name,
+        facts={},
+        learning_rate=best,
+        swept={rate: mean(rate) for rate in sorted(tried)},
+        measures=dict(tried[best]),
+    )
 
 
 def describe_setting(config: TrainConfig) -> str:

@@ -35,7 +35,9 @@ def build_terms(
 def log_partition_term(weight: float) -> Term:
     """Penalise the squared log-partition of every position."""
     return Term(
-        lambda state, batch, logits_BTV: log_partition_penalty(logits_BTV),
+        lambda state, prepared, targets_BT, logits_BTV: log_partition_penalty(
+            logits_BTV
+        ),
         optax.constant_schedule(weight),
     )
 
@@ -43,8 +45,8 @@ def log_partition_term(weight: float) -> Term:
 def label_smoothing_term(share: float) -> Term:
     """Give a share of the targets to all tokens alike."""
     return Term(
-        lambda state, batch, logits_BTV: smoothing_penalty(
-            logits_BTV, batch.targets_BT
+        lambda state, prepared, targets_BT, logits_BTV: smoothing_penalty(
+            logits_BTV, targets_BT
         ),
         optax.constant_schedule(share),
     )

@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from lostjax.data import Batch
 from lostjax.nn import Transformer
 from lostjax.train.config import TrainConfig
-from lostjax.train.mesh import BATCH_SPEC, tree_shardings
+from lostjax.train.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
 from lostjax.train.model import place_model
 from lostjax.train.objective import build_terms
 from lostjax.train.reweighting import build_reweighting
@@ -82,7 +82,9 @@ def compile_steps(run: Setup, state: TrainState) -> Compiled:
         watched=watched,
         watch_every=every,
         evaluate=jax.jit(
-            make_eval_step(model), in_shardings=(variables, rows), out_shardings=whole
+            make_eval_step(model, shards=count_batch_shards(run.mesh)),
+            in_shardings=(variables, rows),
+            out_shardings=whole,
         ),
         seconds=seconds,
         temporary_bytes=getattr(train.memory_analysis(), "temp_size_in_bytes", None),
@@ -123,6 +125,7 @@ def lower_step(
         remember=trajectory.remember,
         sam_radius=config.objective.sam_radius,
         watch=watch,
+        shards=count_batch_shards(mesh),
     )
     shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
     jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)

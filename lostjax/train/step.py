@@ -15,6 +15,7 @@ work.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ from lostjax.analysis import ascend
 from lostjax.data.batches import Batch
 from lostjax.losses import next_token_loss, weighted_sums
 from lostjax.optim import write_outputs
+from lostjax.train.positions import sum_over_positions
 from lostjax.train.reweighting import Reweighting
 from lostjax.train.stability import take_readings
 from lostjax.train.state import TrainState, model_variables
@@ -41,10 +43,24 @@ EvalStep = Callable[[Variables, Batch], tuple[jax.Array, jax.Array]]
 class Term(NamedTuple):
     """A part of the objective besides cross entropy."""
 
-    values: Callable[[TrainState, Batch, jax.Array], jax.Array]
-    """(state, batch, logits_BTV) -> values_BT; no gradient enters the state."""
+    values: Callable[[TrainState, PyTree, jax.Array, jax.Array], jax.Array]
+    """(state, prepared, targets_BT, logits_BTV) -> values_BT, of any positions; no
+    gradient enters the state."""
     weight: Callable[[jax.Array], ArrayLike]
     """Step -> weight."""
+    prepare: Callable[[TrainState, Batch], PyTree] = lambda state, batch: ()
+    """What `values` needs of each position: (state, batch) -> arrays (B, T, ...)."""
+
+
+class _Rows(NamedTuple):
+    """What goes with the final states of each position."""
+
+    targets_BT: jax.Array
+    weights_BT: jax.Array
+    factors_BT: jax.Array
+    """Of the cross entropies' weights."""
+    prepared: dict[str, PyTree]
+    """What each term needs."""
 
 
 def make_train_step(
@@ -57,21 +73,25 @@ def make_train_step(
     remember: Callable[[jax.Array], PyTree] = lambda logits_BTV: None,
     sam_radius: float = 0.0,
     watch: bool = False,
+    shards: int = 1,
 ) -> TrainStep:
     """Build step(state, batch) -> state, metrics; pure, to be jitted by the caller.
 
     Args:
-      model: `apply(variables, tokens_BT, segments_BT=, positions_BT=) -> logits_BTV`.
+      model: an `nn.Transformer`, or another with its methods `final_states` and
+        `unembed`, the latter of parameters under `head` alone.
       tx: the optimiser.
       accumulate: micro-batches; divides the batch. Memory of activations falls by it.
       terms: what is minimised besides cross entropy, by the name of its metric.
       reweight: gives the factors of the batch's rows, of their cross entropies alone.
-      remember: logits_BTV -> outputs (B, ...) for the state's memory, where it has one.
+      remember: logits_BTV -> outputs (B, T, ...) for the state's memory, where it has
+        one.
       sam_radius: where positive, the optimiser gets the gradient at that distance up
         the gradient; all else is of where the parameters are.
       watch: also give `readings`, see `train.stability`, and `mean_log_z` among the
         metrics. It costs a second product of queries and keys, and a pass over all
         tensors.
+      shards: contiguous parts of the batch's rows that lie on different devices.
 
     Returns:
       The step. Its metrics, float32 scalars: `loss` (mean cross entropy in nats, never
@@ -85,6 +105,7 @@ def make_train_step(
         reweight=reweight,
         remember=remember,
         watch=watch,
+        shards=shards,
     )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -137,6 +158,7 @@ def _make_gradient(
     reweight: Reweighting | None,
     remember: Callable[[jax.Array], PyTree],
     watch: bool,
+    shards: int,
 ) -> Callable[[PyTree, TrainState, Batch], _Gradient]:
     """Build (params, state, batch) -> gradient at params; see `make_train_step`."""
 
@@ -144,23 +166,25 @@ def _make_gradient(
         params: PyTree, state: TrainState, batch: Batch, factors_B: jax.Array | None
     ) -> Any:
         variables = {"params": params, "channels": state.channels}
-        logits_BTV, seen = _apply_watched(model, variables, batch, watch=watch)
-        values_BT = next_token_loss(logits_BTV, batch.targets_BT)
-        total, weight = weighted_sums(values_BT, batch.weights_BT)
-        sums, whole = {"loss": total}, total
-        if reweight is not None:
-            if factors_B is None:
+        states_BTD, seen = _apply_watched(model, variables, batch, watch=watch)
+        score = partial(_score, model, state, terms, remember=remember, watch=watch)
+        if factors_B is None:
+            factors_B = jnp.ones(len(batch.tokens_BT))
+            if reweight is not None:
+                values_BT = _token_losses(
+                    model, params, states_BTD, batch, shards=shards
+                )
                 factors_B = reweight(values_BT, batch.weights_BT, state.step)
-            weights_BT = batch.weights_BT * factors_B[:, None]
-            whole, _ = weighted_sums(values_BT, weights_BT)
-        for name, term in terms.items():
-            values_BT = term.values(state, batch, logits_BTV)
-            sums[name], _ = weighted_sums(values_BT, batch.weights_BT)
-            whole = whole + term.weight(state.step) * sums[name]
-        if watch:
-            log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-            sums["mean_log_z"], _ = weighted_sums(log_z_BT, batch.weights_BT)
-        return whole, (sums, weight, (seen, remember(logits_BTV)))
+        rows = _Rows(
+            batch.targets_BT,
+            batch.weights_BT,
+            jnp.broadcast_to(factors_B[:, None], batch.weights_BT.shape),
+            {name: term.prepare(state, batch) for name, term in terms.items()},
+        )
+        whole, (sums, outputs) = sum_over_positions(
+            score, params["head"], states_BTD, rows, shards=shards
+        )
+        return whole, (sums, jnp.sum(batch.weights_BT), (seen, outputs))
 
     gradient = jax.grad(objective, has_aux=True)
 
@@ -169,9 +193,13 @@ def _make_gradient(
             grads, (sums, weight, rows) = gradient(params, state, *part)
             return (grads, sums, weight), rows
 
+        def losses(part: Batch) -> tuple[None, jax.Array]:
+            states_BTD = final_states(model, model_variables(state), part)
+            return None, _token_losses(model, params, states_BTD, part, shards=shards)
+
         factors_B = None
         if reweight is not None and accumulate > 1:
-            values_BT = _token_losses(model, state, batch, parts=accumulate)
+            values_BT = _accumulated(losses, batch, accumulate)[1]
             factors_B = reweight(values_BT, batch.weights_BT, state.step)
         made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
         grads, sums, weight = made
@@ -187,49 +215,111 @@ def _make_gradient(
     return differentiate
 
 
-def make_eval_step(model: nn.Module) -> EvalStep:
-    """Build eval(variables, batch) -> (sum of losses in nats, number of tokens)."""
+def _score(
+    model: nn.Module,
+    state: TrainState,
+    terms: Mapping[str, Term],
+    head: PyTree,
+    states_BTD: jax.Array,
+    rows: _Rows,
+    *,
+    remember: Callable[[jax.Array], PyTree],
+    watch: bool,
+) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
+    """Sum up the objective of some positions; also give its parts, and outputs."""
+    logits_BTV = unembed(model, head, states_BTD)
+    values_BT = next_token_loss(logits_BTV, rows.targets_BT)
+    sums = {"loss": weighted_sums(values_BT, rows.weights_BT)[0]}
+    whole, _ = weighted_sums(values_BT, rows.weights_BT * rows.factors_BT)
+    for name, term in terms.items():
+        values_BT = term.values(state, rows.prepared[name], rows.targets_BT, logits_BTV)
+        sums[name], _ = weighted_sums(values_BT, rows.weights_BT)
+        whole = whole + term.weight(state.step) * sums[name]
+    if watch:
+        log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+        sums["mean_log_z"], _ = weighted_sums(log_z_BT, rows.weights_BT)
+    return whole, (sums, remember(logits_BTV))
+
+
+def make_eval_step(model: nn.Module, *, shards: int = 1) -> EvalStep:
+    """Build eval(variables, batch) -> (sum of losses in nats, number of tokens).
+
+    Args:
+      model: as of `make_train_step`.
+      shards: contiguous parts of the batch's rows that lie on different devices.
+    """
+
+    def score(
+        head: PyTree, states_BTD: jax.Array, rows: Any
+    ) -> tuple[jax.Array, tuple[None, None]]:
+        targets_BT, weights_BT = rows
+        values_BT = next_token_loss(unembed(model, head, states_BTD), targets_BT)
+        return weighted_sums(values_BT, weights_BT)[0], (None, None)
 
     def step(variables: Variables, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        logits_BTV = apply_model(model, variables, batch)
-        values_BT = next_token_loss(logits_BTV, batch.targets_BT)
-        return weighted_sums(values_BT, batch.weights_BT)
+        total, _ = sum_over_positions(
+            score,
+            variables["params"]["head"],
+            final_states(model, variables, batch),
+            (batch.targets_BT, batch.weights_BT),
+            shards=shards,
+        )
+        return total, jnp.sum(batch.weights_BT)
 
     return step
 
 
-def apply_model(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
-    """Give the logits (B, T, V) of a batch."""
-    logits_BTV, _ = _apply_watched(model, variables, batch, watch=False)
+def final_states(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
+    """Give what the head scores (B, T, D) of a batch."""
+    states_BTD, _ = _apply_watched(model, variables, batch, watch=False)
+    return states_BTD
+
+
+def unembed(model: nn.Module, head: PyTree, states_BTD: jax.Array) -> jax.Array:
+    """Give the logits (B, T, V) of final states."""
+    logits_BTV = model.apply({"params": {"head": head}}, states_BTD, method="unembed")
+    assert isinstance(logits_BTV, jax.Array)
     return logits_BTV
 
 
 def _apply_watched(
     model: nn.Module, variables: Variables, batch: Batch, *, watch: bool
 ) -> tuple[jax.Array, Variables]:
-    """Apply the model; where it is watched, also give what its layers sow, (1, ..)."""
+    """Give final states; where it is watched, also what its layers sow, (1, ..)."""
     made = model.apply(
         variables,
         batch.tokens_BT,
         segments_BT=batch.segments_BT,
         positions_BT=batch.positions_BT,
         mutable=["intermediates"] if watch else False,
+        method="final_states",
     )
-    logits_BTV, seen = made if watch else (made, {})
-    assert isinstance(logits_BTV, jax.Array)
-    return logits_BTV, jax.tree.map(lambda x: x[None], seen)
+    states_BTD, seen = made if watch else (made, {})
+    assert isinstance(states_BTD, jax.Array)
+    return states_BTD, jax.tree.map(lambda x: x[None], seen)
 
 
 def _token_losses(
-    model: nn.Module, state: TrainState, batch: Batch, *, parts: int
+    model: nn.Module,
+    params: PyTree,
+    states_BTD: jax.Array,
+    batch: Batch,
+    *,
+    shards: int,
 ) -> jax.Array:
-    """Compute every token's loss (B, T) without gradient, a micro-batch at a time."""
+    """Compute every token's loss (B, T) without gradient."""
 
-    def one(part: Batch) -> tuple[None, jax.Array]:
-        logits_BTV = apply_model(model, model_variables(state), part)
-        return None, next_token_loss(logits_BTV, part.targets_BT)
+    def score(
+        head: PyTree, states_BTD: jax.Array, targets_BT: jax.Array
+    ) -> tuple[jax.Array, tuple[None, jax.Array]]:
+        values_BT = next_token_loss(unembed(model, head, states_BTD), targets_BT)
+        return jnp.zeros(()), (None, values_BT)
 
-    values_BT: jax.Array = _accumulated(one, batch, parts)[1]
+    head, states_BTD = jax.lax.stop_gradient((params["head"], states_BTD))
+    values_BT: jax.Array
+    _, (_, values_BT) = sum_over_positions(
+        score, head, states_BTD, batch.targets_BT, shards=shards
+    )
     return values_BT
 
 
@@ -276,7 +366,8 @@ __all__ = [
     "Metrics",
     "Term",
     "TrainStep",
-    "apply_model",
+    "final_states",
     "make_eval_step",
     "make_train_step",
+    "unembed",
 ]

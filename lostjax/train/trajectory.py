@@ -40,15 +40,19 @@ from lostjax.optim import (
 )
 from lostjax.train.config import ConfigError, ObjectiveConfig, TrainConfig
 from lostjax.train.state import InitMemory, TrainState
-from lostjax.train.step import Term, apply_model
+from lostjax.train.step import Term, final_states, unembed
 from lostjax.typing import PyTree, Variables
 
 
 class Trajectory(NamedTuple):
     """What a choice of past adds to a run; nothing by default."""
 
-    compare: Callable[..., jax.Array] | None = None
-    """(model, state, batch, logits_BTV) -> divergences_BT."""
+    prepare: Callable[[nn.Module, TrainState, Batch], PyTree] | None = None
+    """(model, state, batch) -> what is known of the past of each position."""
+    compare: Callable[[nn.Module, TrainState, PyTree, jax.Array], jax.Array] | None = (
+        None
+    )
+    """(model, state, past, logits_BTV) -> divergences_BT, of any positions."""
     weight: optax.Schedule = optax.constant_schedule(0.0)
     """Step -> weight of the divergence."""
     track: tuple[optax.GradientTransformation, ...] = ()
@@ -60,9 +64,18 @@ class Trajectory(NamedTuple):
 
     def terms(self, model: nn.Module) -> dict[str, Term]:
         """Give the term of the objective, for the model as it lies on the mesh."""
-        if self.compare is None:
+        if self.prepare is None or self.compare is None:
             return {}
-        return {"trajectory": Term(partial(self.compare, model), self.weight)}
+        compare = partial(self.compare, model)
+        return {
+            "trajectory": Term(
+                lambda state, past, targets_BT, logits_BTV: compare(
+                    state, past, logits_BTV
+                ),
+                self.weight,
+                partial(self.prepare, model),
+            )
+        }
 
 
 def build_trajectory(config: TrainConfig, data: Data) -> Trajectory:
@@ -122,15 +135,20 @@ def past_variables(state: TrainState) -> Variables:
 def _compare_with_past_params(objective: ObjectiveConfig) -> Trajectory:
     """Compare with what the model answers with past parameters."""
 
+    def prepare(model: nn.Module, state: TrainState, batch: Batch) -> jax.Array:
+        return final_states(model, past_variables(state), batch)
+
     def compare(
-        model: nn.Module, state: TrainState, batch: Batch, logits_BTV: jax.Array
+        model: nn.Module, state: TrainState, past_BTD: PyTree, logits_BTV: jax.Array
     ) -> jax.Array:
-        past_BTV = apply_model(model, past_variables(state), batch)
+        head = past_variables(state)["params"]["head"]
         return trajectory_loss(
-            logits_BTV, past_BTV, temperature=objective.trajectory_temperature
+            logits_BTV,
+            unembed(model, head, past_BTD),
+            temperature=objective.trajectory_temperature,
         )
 
-    return Trajectory(compare, track=build_track(objective))
+    return Trajectory(prepare, compare, track=build_track(objective))
 
 
 def _remember_outputs(config: TrainConfig, data: Data) -> Trajectory:
@@ -140,17 +158,22 @@ def _remember_outputs(config: TrainConfig, data: Data) -> Trajectory:
         compress_outputs, k=config.objective.trajectory_top_k, temperature=temperature
     )
 
-    def compare(
-        model: nn.Module, state: TrainState, batch: Batch, logits_BTV: jax.Array
-    ) -> jax.Array:
+    def prepare(model: nn.Module, state: TrainState, batch: Batch) -> PyTree:
         del model
         past, known_B = recall_outputs(
             state.memory, batch.example_B, epoch=batch.epoch_B
         )
+        return past, jnp.broadcast_to(known_B[:, None], batch.tokens_BT.shape)
+
+    def compare(
+        model: nn.Module, state: TrainState, past: PyTree, logits_BTV: jax.Array
+    ) -> jax.Array:
+        del model, state
+        outputs, known_BT = past
         divergence_BT = compressed_trajectory_loss(
-            logits_BTV, past, temperature=temperature
+            logits_BTV, outputs, temperature=temperature
         )
-        return jnp.where(known_B[:, None], divergence_BT, 0.0)
+        return jnp.where(known_BT, divergence_BT, 0.0)
 
     def make_memory() -> OutputMemory:
         logits_TV = jax.ShapeDtypeStruct(
@@ -162,7 +185,7 @@ def _remember_outputs(config: TrainConfig, data: Data) -> Trajectory:
             lag=config.objective.trajectory_lag_epochs,
         )
 
-    return Trajectory(compare, init_memory=make_memory, remember=remember)
+    return Trajectory(prepare, compare, init_memory=make_memory, remember=remember)
 
 
 def _check_start(objective: ObjectiveConfig, *, epochs: float) -> None:

@@ -17,10 +17,22 @@ from lostjax.train.step import make_eval_step
 class Table(nn.Module):
     """A model without context: the same logits everywhere."""
 
+    def setup(self):
+        self.head = Logits()
+
+    def final_states(self, tokens_BT, *, segments_BT, positions_BT):
+        return jnp.zeros((*tokens_BT.shape, 1))
+
+    def unembed(self, states_BTD):
+        return jnp.broadcast_to(self.head(), (*states_BTD.shape[:2], 257))
+
+
+class Logits(nn.Module):
+    """A parameter."""
+
     @nn.compact
-    def __call__(self, tokens_BT, *, segments_BT, positions_BT):
-        logits_V = self.param("logits", nn.initializers.zeros, (257,))
-        return jnp.broadcast_to(logits_V, (*tokens_BT.shape, 257))
+    def __call__(self):
+        return self.param("logits", nn.initializers.zeros, (257,))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +46,10 @@ def data(text_file, cache_dir):
 def result(data, logits_V, mesh="data:8"):
     return evaluate(
         jax.jit(make_eval_step(Table())),
-        {"params": {"logits": jnp.asarray(logits_V, jnp.float32)}, "channels": {}},
+        {
+            "params": {"head": {"logits": jnp.asarray(logits_V, jnp.float32)}},
+            "channels": {},
+        },
         plan=data.heldout,
         n_bytes=data.heldout_bytes,
         mesh=make_mesh(mesh),

@@ -14,7 +14,7 @@ from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model
 from lostjax.train.objective import build_terms
 from lostjax.train.state import init_state
-from lostjax.train.step import apply_model, make_train_step
+from lostjax.train.step import make_train_step
 from lostjax.train.trajectory import Trajectory
 
 MODEL = ModelConfig(d_model=16, n_layers=1, n_heads=2, d_hidden=24, linear="dense")
@@ -72,7 +72,7 @@ def oracle(start, *, share=0.0, radius=0.0):
         variables = {"params": params, "channels": state.channels}
         labels = optax.smooth_labels(jax.nn.one_hot(batch.targets_BT, 32), share)
         values_BT = optax.losses.softmax_cross_entropy(
-            apply_model(model, variables, batch), labels
+            model.apply(variables, batch.tokens_BT), labels
         )
         return (values_BT * batch.weights_BT).sum() / batch.weights_BT.sum()
 
@@ -119,7 +119,9 @@ def test_both_together_report_the_plain_loss_where_the_parameters_are(start):
     model, _, before = start
     batch = make_batch(0)
     variables = {"params": before.params, "channels": before.channels}
-    values_BT = next_token_loss(apply_model(model, variables, batch), batch.targets_BT)
+    values_BT = next_token_loss(
+        model.apply(variables, batch.tokens_BT), batch.targets_BT
+    )
     expected = (values_BT * batch.weights_BT).sum() / batch.weights_BT.sum()
     np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
 

@@ -17,7 +17,6 @@ from lostjax.train.presets import get_preset
 from lostjax.train.programs import compile_steps
 from lostjax.train.run_dir import make_run_dir
 from lostjax.train.setup import count_bytes, prepare, start_state
-from lostjax.train.step import apply_model
 from lostjax.train.summary import build_ledger
 from lostjax.train.trajectory import past_variables
 from lostjax.train.trial import run_trial
@@ -112,9 +111,14 @@ def plain(config):
 def logits_of_all(run):
     """Logits (step, B, T, V) of each batch before its step, and who was in it."""
     model = run.setup.model
-    apply = jax.jit(lambda params, channels, batch: apply_model(
-        model, {"params": params, "channels": channels}, batch
-    ))  # fmt: skip
+    apply = jax.jit(
+        lambda params, channels, batch: model.apply(
+            {"params": params, "channels": channels},
+            batch.tokens_BT,
+            segments_BT=batch.segments_BT,
+            positions_BT=batch.positions_BT,
+        )
+    )
     batches = [run.batch(number) for number in range(STEPS)]
     return batches, lambda params, number: apply(
         params, run.states[0].channels, batches[number]
