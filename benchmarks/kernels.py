@@ -208,16 +208,16 @@ def kernel_figures(
     hidden = layer.rank if which == "training" else 0
     flops = {"lost_forward": 2 * p * layer.weights}
     bytes_of = {"lost_forward": 2 * (p * (ends + hidden) + layer.weights)}
-    rows = {"lost_forward": tpu_blocks.forward_rows(layer.sizes(), tpu)}
+    cuts = {"lost_forward": tpu_blocks.cut_forward(layer.sizes(), tpu)}
     # x, h, g in; dx out; weights in, their gradients out.
     flops["lost_backward"] = 2 * flops["lost_forward"]
     passing = p * (ends + layer.inputs + layer.rank)
     bytes_of["lost_backward"] = 2 * (passing + 2 * layer.weights)
-    rows["lost_backward"] = tpu_blocks.backward_rows(layer.sizes(), tpu)
+    cuts["lost_backward"] = tpu_blocks.cut_backward(layer.sizes(), tpu)
     seconds, kernels = 0.0, []
     for schedule in schedules:
         name = schedule.name.split(".")[0]
-        steps = p / (rows[name] * tpu.cores)
+        steps = p / (cuts[name].rows * tpu.cores)
         cycles = max(schedule.bundles, schedule.floor)
         seconds += max(steps * cycles / clock, bytes_of[name] / bandwidth)
         useful = flops[name] / peak * clock / steps

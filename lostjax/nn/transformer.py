@@ -40,7 +40,7 @@ RematPolicy = Callable[..., bool]
 
 save_products: RematPolicy = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(ATTENDED),
+    jax.checkpoint_policies.save_only_these_names(ATTENDED, "product"),
 )
 """Keep what the linear maps and attention put out; recompute norms, rotations, scores
 and activations. Half the memory of keeping all, and no slower: a CPU spends longer on

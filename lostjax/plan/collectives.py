@@ -43,20 +43,23 @@ def find_collectives(
     """Find collectives and join those of one kind over the same axes.
 
     A TPU's asynchronous collective stands in several fusions, its start, its steps and
-    its end; they share its channel, and count once.
+    its end; they share its channel, origin and shape, and count once. All collectives
+    that `jax.shard_map` makes share a channel too.
     """
-    by_channel: dict[str, tuple[str, str, float, float]] = {}
+    scheduled = {computation.name for computation, _ in program.walk()}
+    different: dict[object, tuple[str, str, float, float]] = {}
     for computation, times in program.walk_all():
         for each in computation.instructions:
             kind = each.opcode.removesuffix("-start")
             if kind not in KINDS:
                 continue
-            found = re.search(r"channel_id=(\d+)", each.attributes)
-            channel = f"{found[1] if found else each.name} {times}"
+            itself: object = computation.name, each.name
+            if computation.name not in scheduled:
+                itself = _origin(each)
             sent, names = _count_sent(computation, each, kind=kind, axes=axes)
-            by_channel[channel] = (kind, names, times, times * sent)
+            different[itself, times] = (kind, names, times, times * sent)
     totals: dict[tuple[str, str], tuple[float, float]] = {}
-    for kind, names, times, sent in by_channel.values():
+    for kind, names, times, sent in different.values():
         count, before = totals.get((kind, names), (0.0, 0.0))
         totals[kind, names] = (count + times, before + sent)
     joined = [
@@ -64,6 +67,16 @@ def find_collectives(
         for (kind, names), (times, sent) in totals.items()
     ]
     return tuple(sorted(joined, key=lambda each: -each.bytes))
+
+
+def _origin(each: Instruction) -> object:
+    """Say what the fusions of one asynchronous collective have in common."""
+    found = (
+        re.search(pattern, each.attributes)
+        for pattern in (r"channel_id=(\d+)", r'op_name="([^"]*)"')
+    )
+    dims = tuple(shape.dims for shape in each.shapes)
+    return each.opcode, dims, *(one[1] if one else None for one in found)
 
 
 def _count_sent(

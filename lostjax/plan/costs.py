@@ -78,7 +78,7 @@ def _count_flops(computation: Computation, each: Instruction) -> float:
     if each.opcode == "convolution":
         return _count_convolution(computation, each)
     if each.opcode == "custom-call":
-        said = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', each.attributes)
+        said = re.search(r'"cost_estimate":\s*\{[^}]*"flops":"?(\d+)', each.attributes)
         if said:
             return float(said[1])
         if "cublas$gemm" in each.attributes or "cublas$lt$matmul" in each.attributes:

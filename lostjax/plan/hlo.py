@@ -4,8 +4,9 @@ XLA prints a compiled module as computations of instructions,
 
     %name = bf16[16,256]{1,0:T(8,128)S(1)} opcode(%operand, ...), attribute=..., ...
 
-A loop's body stands there once; its trip count is in the loop's own attributes (CPU,
-GPU) or the constant that its condition compares a counter with (TPU).
+a kernel's over several lines. A loop's body stands there once; its trip count is in the
+loop's own attributes (CPU, GPU) or the constant that its condition compares a counter
+with (TPU).
 """
 
 import math
@@ -29,6 +30,7 @@ _CALLED = re.compile(
 _LISTED = re.compile(r"(?:called_computations|branch_computations)=\{([^}]*)\}")
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _NAME = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = ")
+_END = re.compile(r'^\}(, execution_thread="[^"]*")?\s*$')
 _COMMENT = re.compile(r"/\*.*?\*/")
 
 
@@ -202,11 +204,13 @@ def parse_program(text: str) -> Program:
         if head := _HEAD.match(line):
             name, lines = head[2], []
             entry = name if head[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             instructions = tuple(filter(None, map(_parse_line, lines)))
             computations[name] = Computation(name, instructions)
-        else:
+        elif _NAME.match(line) or not lines:
             lines.append(line)
+        else:  # a kernel's configuration is JSON of several lines
+            lines[-1] += line
     if entry is None:
         raise ValueError("no entry computation: not the text of a compiled program")
     return Program(entry, computations)

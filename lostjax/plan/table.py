@@ -102,6 +102,7 @@ def _describe(plan: Plan) -> dict[str, str]:
         "rows x tokens": f"{config.batch_size} x {config.data.seq_len}"
         + (f" in {config.accumulate} parts" if config.accumulate > 1 else ""),
         "optimiser, remat": f"{config.optim.name}, {config.model.remat}",
+        "products": config.model.product,
         "fits": state_fit(plan),
         "peak memory": format_bytes(memory.peak)
         + (f" of {format_bytes(memory.capacity)}" if memory.capacity else ""),

@@ -171,6 +171,11 @@ def _check_model(model: ModelConfig) -> None:
             f"--model.rank={model.rank}: must lie in [1, {narrowest}], the smaller "
             f"of --model.d-model={model.d_model} and --model.d-hidden={model.d_hidden}"
         )
+    if model.product != "xla" and model.linear in ("dense", "sltrain"):
+        raise ConfigError(
+            f"--model.product={model.product}: not with --model.linear={model.linear}; "
+            "its kernels multiply narrow matrices: lost, cola, low_rank"
+        )
     if model.linear == "lost" and model.rank % model.channel_groups:
         raise ConfigError(
             f"--model.channel-groups={model.channel_groups}: must divide --model.rank="

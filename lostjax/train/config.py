@@ -13,6 +13,7 @@ OptimizerName = Literal[
 ]
 SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
+ProductName = Literal["xla", "mosaic_tpu"]
 RematName = Literal["none", "full", "products", "bottleneck"]
 TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
 
@@ -63,6 +64,9 @@ class ModelConfig:
     learning rate of a narrow model is then that of a wide one; 0: the usual ones."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and products; parameters stay float32."""
+    product: ProductName = "xla"
+    """What multiplies in lost, cola and low_rank: XLA's own products, or TPU kernels
+    (mosaic_tpu; XLA's where they do not fit, the log says why)."""
     remat: RematName = "products"
     """What the backward pass finds kept: everything (none), the residual stream alone
     (full), what matrices and attention put out (products; fastest on a CPU), or the
@@ -248,7 +252,7 @@ SAME_RUN = (
 )
 """Fields that a resumed run must share with its checkpoint: they decide the numbers."""
 
-FREE_FIELDS = frozenset({"data.cache_dir", "model.remat"})
+FREE_FIELDS = frozenset({"data.cache_dir", "model.product", "model.remat"})
 """Dotted fields under `SAME_RUN` that change where or how, but not what."""
 
 

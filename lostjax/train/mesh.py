@@ -25,11 +25,17 @@ from lostjax.train.config import ConfigError
 from lostjax.typing import PyTree
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_SPEC = P(("data", "fsdp"))
+BATCH_AXES = ("data", "fsdp")
+BATCH_SPEC = P(BATCH_AXES)
 """Rows of a batch are cut over data and fsdp."""
 
-_COLUMN = "(q|k|v|gate|up)"
-_ROW = "(o|down)"
+CUT_OUTPUTS = ("q", "k", "v", "gate", "up")
+"""Matrices whose outputs are cut over tensor."""
+CUT_INPUTS = ("o", "down")
+"""Matrices whose inputs are."""
+
+_COLUMN = f"({'|'.join(CUT_OUTPUTS)})"
+_ROW = f"({'|'.join(CUT_INPUTS)})"
 
 PARTITION_RULES: tuple[tuple[str, P], ...] = (
     # Stacked layers lead with an L axis, which stays whole.

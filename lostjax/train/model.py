@@ -4,6 +4,7 @@ The library passes functions; only here do names (`residual`, `svd`, `bottleneck
 stand for them, so that a command line can choose.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,10 +12,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.typing import DTypeLike
 
 from lostjax import nn as layers
+from lostjax.nn.kernels.bottleneck import BottleneckProducts, bottleneck_products
+from lostjax.nn.kernels.mosaic_tpu import mosaic_products
+from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.optim import width_multipliers
 from lostjax.train.config import ConfigError, ModelConfig
+from lostjax.train.mesh import BATCH_AXES, CUT_OUTPUTS
 from lostjax.train.state import abstract_variables
 from lostjax.train.widths import at_width
 from lostjax.typing import PyTree
@@ -35,9 +43,15 @@ REMAT = {
     "products": layers.save_products,
     "bottleneck": layers.save_bottlenecks,
 }
+KERNELS: dict[str, BottleneckProducts] = {
+    "mosaic_tpu": mosaic_products,
+}
+"""Products that XLA cannot cut over devices: `place_model` gives each its own."""
 
 
-def build_linear(config: ModelConfig) -> layers.MakeLinear:
+def build_linear(
+    config: ModelConfig, *, product: BottleneckProducts = bottleneck_products
+) -> layers.MakeLinear:
     """Choose the linear layer; call it with features, name, channel_groups, dtype."""
     start = nn.initializers.normal(0.02 * _narrowing(config) ** 0.5)
     kinds: dict[str, layers.MakeLinear] = {
@@ -45,12 +59,14 @@ def build_linear(config: ModelConfig) -> layers.MakeLinear:
         "low_rank": partial(
             layers.LowRank,
             rank=config.rank,
+            product=product,
             factorize=FACTORS[config.factors],
             kernel_init=start,
         ),
         "cola": partial(
             layers.LowRank,
             rank=config.rank,
+            product=product,
             activation=ACTIVATIONS[config.activation],
             factorize=layers.scaled_normal_factors,
         ),
@@ -59,6 +75,7 @@ def build_linear(config: ModelConfig) -> layers.MakeLinear:
             layers.LowRankSparse,
             rank=config.rank,
             delta=config.delta,
+            product=product,
             gamma=config.gamma,
             learn_gamma=config.learn_gamma,
             activation=ACTIVATIONS[config.activation],
@@ -72,21 +89,15 @@ def build_linear(config: ModelConfig) -> layers.MakeLinear:
     return make if config.linear == "lost" else layers.Ungrouped(make)
 
 
-def build_model(
-    config: ModelConfig,
-    *,
-    vocab_size: int,
-    constrain: Callable[[jax.Array], jax.Array] = lambda x: x,
-) -> layers.Transformer:
-    """Build the model that a configuration describes.
+def build_model(config: ModelConfig, *, vocab_size: int) -> layers.Transformer:
+    """Build the model that a configuration describes, with XLA's products.
 
     Args:
       config: see `ModelConfig`; already checked.
       vocab_size: size of the vocabulary V.
-      constrain: applied to the residual stream (B, T, D), for its sharding.
 
     Returns:
-      A Transformer module, without parameters.
+      A Transformer module, without parameters; `place_model` puts it on a mesh.
     """
     return layers.Transformer(
         vocab_size=vocab_size,
@@ -101,8 +112,58 @@ def build_model(
         dtype=jnp.dtype(config.dtype),
         remat=REMAT[config.remat],
         channel_groups=config.channel_groups,
-        constrain=constrain,
     )
+
+
+def place_model(
+    model: layers.Transformer, *, config: ModelConfig, mesh: Mesh
+) -> layers.Transformer:
+    """Bind a model to a mesh: its residual stream, and the kernels it multiplies with.
+
+    Args:
+      model: as `build_model` made it of the same configuration.
+      config: says which kernels, if any.
+      mesh: where it runs.
+
+    Returns:
+      The same module, of the same parameters, that runs on the mesh only.
+    """
+    stream = NamedSharding(mesh, P(BATCH_AXES, None, None))
+
+    def constrain(x_BTD: jax.Array) -> jax.Array:
+        pinned: jax.Array = jax.lax.with_sharding_constraint(x_BTD, stream)
+        return pinned
+
+    linear = model.linear
+    if config.product in KERNELS:
+        place = partial(ShardedProducts, KERNELS[config.product], mesh, BATCH_AXES)
+        linear = _ByCut(
+            outputs=build_linear(config, product=place(outputs="tensor")),
+            inputs=build_linear(config, product=place(inputs="tensor")),
+        )
+    placed: layers.Transformer = model.clone(constrain=constrain, linear=linear)
+    return placed
+
+
+@dataclasses.dataclass(frozen=True)
+class _ByCut:
+    """Makes linear maps of two kinds: with outputs cut over a mesh, or with inputs."""
+
+    outputs: layers.MakeLinear
+    inputs: layers.MakeLinear
+
+    def __call__(
+        self,
+        *,
+        features: int,
+        name: str | None = None,
+        channel_groups: int = 1,
+        dtype: DTypeLike | None = None,
+    ) -> layers.Linear:
+        make = self.outputs if name in CUT_OUTPUTS else self.inputs
+        return make(
+            features=features, name=name, channel_groups=channel_groups, dtype=dtype
+        )
 
 
 def build_multipliers(config: ModelConfig, *, vocab_size: int) -> PyTree | None:

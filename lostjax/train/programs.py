@@ -14,6 +14,7 @@ from lostjax.data import Batch
 from lostjax.nn import Transformer
 from lostjax.train.config import TrainConfig
 from lostjax.train.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
+from lostjax.train.model import place_model
 from lostjax.train.objective import build_terms
 from lostjax.train.reweighting import build_reweighting
 from lostjax.train.setup import Setup
@@ -58,7 +59,7 @@ def compile_steps(run: Setup, state: TrainState) -> Compiled:
       run: the run.
       state: its state, for shapes and shardings; not used up.
     """
-    model = _on_mesh(run.model, run.mesh)
+    model = place_model(run.model, config=run.config.model, mesh=run.mesh)
     lower = partial(
         lower_step,
         run.config,
@@ -114,7 +115,7 @@ def lower_step(
     Returns:
       A `jax.stages.Lowered`.
     """
-    model = _on_mesh(model, mesh)
+    model = place_model(model, config=config.model, mesh=mesh)
     step = make_train_step(
         model,
         tx,
@@ -129,15 +130,6 @@ def lower_step(
     shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
     jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
     return jitted.lower(state, abstract_batch(config, NamedSharding(mesh, BATCH_SPEC)))
-
-
-def _on_mesh(model: Transformer, mesh: Mesh) -> Transformer:
-    """Bind a model's residual stream to a mesh."""
-    stream = NamedSharding(mesh, P(("data", "fsdp"), None, None))
-    bound: Transformer = model.clone(
-        constrain=lambda x_BTD: jax.lax.with_sharding_constraint(x_BTD, stream)
-    )
-    return bound
 
 
 def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:

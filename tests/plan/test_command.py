@@ -216,12 +216,12 @@ def test_compilers_without_hardware_are_not_asked(monkeypatch):
     importlib.util.find_spec("libtpu") is None,
     reason="needs libtpu: pip install libtpu",
 )
-def test_a_tpus_compiler_plans_a_step():
-    config = dataclasses.replace(
-        SMOKE,
-        mesh="data:2,fsdp:2",
-        model=ModelConfig(d_model=128, n_layers=2, n_heads=1, d_hidden=256, rank=16),
+@pytest.mark.parametrize("product", ["xla", "mosaic_tpu"])
+def test_a_tpus_compiler_plans_a_step(product):
+    model = ModelConfig(
+        d_model=128, n_layers=2, n_heads=1, d_hidden=256, rank=16, product=product
     )
+    config = dataclasses.replace(SMOKE, mesh="data:2,fsdp:2", model=model)
     plan = make_plan(config, find_target("v5e:2x2"))
     assert plan.device == "TPU v5 lite" and plan.memory.fits
     assert plan.costs.flops == pytest.approx(plan.model_flops, rel=0.25)

@@ -267,3 +267,52 @@ def test_sizes_of_types():
     shape = parse_program(text).computations["fused"].root.shapes[0]
     assert shape == ("f32", (64, 32), False)
     assert shape.size == 64 * 32 and shape.bytes == 4 * 64 * 32
+
+
+KERNEL = """HloModule m, is_scheduled=true
+
+%fused (x: bf16[64,96]) -> (bf16[64,32], bf16[64,8]) {
+  %x = bf16[64,96]{1,0:T(8,128)(2,1)} parameter(0)
+  %k = (bf16[64,32]{1,0}, bf16[64,8]{1,0}) custom-call(%x), \
+custom_call_target="tpu_custom_call", backend_config={"custom_call_config": \
+{"body": "TUzv==", "cost_estimate": {
+"bytes_accessed":15872,
+"flops":1000,
+"transcendentals":512
+}, "serialization_format": 1}, "scoped_memory_configs": []}
+  %y = bf16[64,32]{1,0} get-tuple-element(%k), index=0
+  %h = bf16[64,8]{1,0} get-tuple-element(%k), index=1
+  ROOT %t = (bf16[64,32]{1,0}, bf16[64,8]{1,0}) tuple(%y, %h)
+}
+
+ENTRY %main (a: bf16[64,96]) -> bf16[64,32] {
+  %a = bf16[64,96]{1,0:T(8,128)(2,1)} parameter(0)
+  %f = (bf16[64,32]{1,0}, bf16[64,8]{1,0}) fusion(%a), kind=kCustom, calls=%fused
+  %again = bf16[64,96]{1,0} custom-call(%a), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"cost_estimate":{"flops":"30"}}}
+  ROOT %r = bf16[64,32]{1,0} get-tuple-element(%f), index=0
+}
+"""
+
+
+def test_a_kernel_counts_what_it_says_and_what_it_reads_and_writes():
+    """Within a fusion its configuration is printed over several lines."""
+    found = count_costs(parse_program(KERNEL), axes=ONE)
+    assert found.flops == 1030
+    assert found.hbm_bytes == 2 * 64 * (96 + 32 + 8) + 2 * 64 * (96 + 96)
+
+
+@pytest.mark.parametrize("spec", [P("data"), P(None, "data")])
+def test_collectives_of_shard_map_count_each(spec):
+    """All of them have one channel."""
+
+    def body(mesh):
+        def twice(x):
+            return jnp.tanh(jax.lax.psum(jnp.tanh(jax.lax.psum(x, "data")), "data"))
+
+        made = jax.shard_map(twice, mesh=mesh, in_specs=spec, out_specs=P())
+        return jax.jit(made).lower(jax.ShapeDtypeStruct((8, 8), jnp.float32))
+
+    (only,) = make_program(body, "data:2").collectives
+    assert (only.kind, only.axes, only.times) == ("all-reduce", "data", 2)
+    assert only.bytes == 2 * 2 * 1 / 2 * 32 * 4

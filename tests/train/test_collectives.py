@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import jax
+import pytest
 
 from lostjax.train.config import DataConfig, ModelConfig, TrainConfig
 from lostjax.train.mesh import make_mesh, place_shapes
@@ -39,14 +40,14 @@ class Sent(NamedTuple):
 
 
 @lru_cache
-def sent_in_layers(linear, mesh_text, groups=1):
+def sent_in_layers(linear, mesh_text, groups=1, product="xla"):
     """Compile a training step and list what travels, forward and backward."""
     config = TrainConfig(
         mesh=mesh_text,
         batch_size=BATCH,
         model=ModelConfig(
             d_model=D, n_layers=2, n_heads=4, d_hidden=F, linear=linear,
-            rank=R, delta=0.25, channel_groups=groups,
+            rank=R, delta=0.25, channel_groups=groups, product=product,
         ),
         data=DataConfig(seq_len=T),
     )  # fmt: skip
@@ -113,6 +114,26 @@ def test_under_tensor_x_stays_at_home():
     assert not any("s32" in one.types for one in lost), "kept indices travel"
     assert total(lost) < total(dense)
     assert len(lost) <= 3 * len(dense)
+
+
+def test_products_by_kernels_send_no_row_that_dense_would_not():
+    ours = sent_in_layers(*LOST_BY_4, "mosaic_tpu")
+    dense = sent_in_layers(*DENSE_BY_4)
+    wide = {key: n for key, n in activations(ours).items() if key[1] >= D}
+    assert {kind for kind, _ in wide} == {"all-reduce"}
+    assert sum(wide.values()) <= sum(
+        n for key, n in activations(dense).items() if key[1] >= D
+    )
+    assert not any("s32" in one.types for one in ours), "kept indices travel"
+    assert total(ours) < total(dense)
+
+
+@pytest.mark.parametrize("mesh", ["data:8", "fsdp:8", "data:4,fsdp:2"])
+def test_products_by_kernels_send_weights_only_where_rows_are_cut(mesh):
+    ours = sent_in_layers("lost", mesh, 1, "mosaic_tpu")
+    assert not activations(ours) and not activations(ours, shards=8)
+    assert total(ours) <= 1.01 * total(sent_in_layers("lost", mesh))
+    assert total(ours) < 0.8 * total(sent_in_layers("dense", mesh))
 
 
 def test_without_channel_groups_the_kept_inputs_travel():

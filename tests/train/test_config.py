@@ -117,6 +117,13 @@ def test_sam_may_be_averaged():
     check_config(TrainConfig(objective=objective))
 
 
+@pytest.mark.parametrize("linear", ["dense", "sltrain"])
+def test_kernels_are_refused_where_nothing_is_narrow(linear):
+    model = ModelConfig(linear=linear, product="mosaic_tpu")
+    with pytest.raises(ConfigError, match=f"--model.product=mosaic_tpu.*{linear}"):
+        check_config(TrainConfig(model=model))
+
+
 def test_rank_is_not_checked_where_there_is_none():
     check_config(TrainConfig(model=ModelConfig(linear="dense", rank=10_000)))
 

@@ -1,15 +1,21 @@
 """Every option of the model reaches the model: each one changes the output."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn import activation_bytes
+from lostjax.nn.kernels.mosaic_tpu import mosaic_products, on_tpu
+from lostjax.nn.kernels.tpu_blocks import V5E
+from lostjax.train import model as models
 from lostjax.train.config import ModelConfig
-from lostjax.train.model import build_model
+from lostjax.train.mesh import make_mesh
+from lostjax.train.model import build_model, place_model
 
 BASE = ModelConfig(
     d_model=16, n_layers=1, n_heads=2, d_hidden=24, rank=4, delta=0.25, remat="none"
@@ -42,6 +48,7 @@ NO_CHANGE_AT_THE_START = [
     ("remat", "full"),
     ("remat", "products"),
     ("remat", "bottleneck"),
+    ("product", "mosaic_tpu"),
 ]
 
 
@@ -145,3 +152,57 @@ def test_cola_has_an_activation_between_its_factors(base):
     bare = dataclasses.replace(cola, activation="none")
     np.testing.assert_allclose(logits(plain), logits(bare), rtol=1e-5)
     assert not np.allclose(logits(cola), logits(bare), rtol=1e-3)
+
+
+def everywhere(kernel, meaning, *args):
+    del meaning
+    return kernel(*args)
+
+
+def make_gradients(monkeypatch, choose, **options):
+    """A model's gradients by its parameters, with XLA's products and with kernels."""
+    kernels = partial(mosaic_products, chip=V5E, choose=choose)
+    monkeypatch.setitem(models.KERNELS, "mosaic_tpu", kernels)
+    config = dataclasses.replace(BASE, product="mosaic_tpu", **options)
+    model = build_model(config, vocab_size=16)
+    variables = jax.jit(model.init)(jax.random.key(0), TOKENS)
+
+    def of(model):
+        def loss(params):
+            return jnp.sum(jnp.sin(model.apply(variables | {"params": params}, TOKENS)))
+
+        return jax.jit(jax.grad(loss))
+
+    placed = place_model(model, config=config, mesh=make_mesh("data:1"))
+    return of(model), of(placed), variables["params"]
+
+
+@pytest.mark.parametrize("linear", ["lost", "cola", "low_rank"])
+def test_kernels_within_the_scan_have_the_same_gradients(linear, monkeypatch):
+    # Nothing is recomputed: JAX's interpreter cannot run within `jax.checkpoint`.
+    plain, by_kernels, params = make_gradients(
+        monkeypatch, everywhere, linear=linear, n_layers=2
+    )
+    with pltpu.force_tpu_interpret_mode():
+        got = by_kernels(params)
+    for one, other in zip(
+        jax.tree.leaves(got), jax.tree.leaves(plain(params)), strict=True
+    ):
+        scale = float(jnp.abs(other).max())
+        np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "remat, forward_again",
+    [("none", 0), ("products", 0), ("bottleneck", 6), ("full", 7)],
+)
+def test_kernels_that_a_remat_policy_runs_again(remat, forward_again, monkeypatch):
+    """Seven forward and seven backward; nobody but its backward needs down's."""
+    plain, by_kernels, params = make_gradients(monkeypatch, on_tpu, remat=remat)
+
+    def count(gradients):
+        lowered = gradients.trace(params).lower(lowering_platforms=("tpu",))
+        return lowered.as_text().count("tpu_custom_call")
+
+    assert count(plain) == 0
+    assert count(by_kernels) == 14 + forward_again

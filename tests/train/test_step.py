@@ -84,6 +84,21 @@ def test_remat_changes_no_loss(smoke, alone, remat):
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "mesh, remat",
+    [
+        ("data:8", "bottleneck"),
+        ("data:2,fsdp:2,tensor:2", "products"),
+        ("data:2,fsdp:4", "none"),
+    ],
+)
+def test_products_by_kernels_change_no_loss_on_any_mesh(smoke, alone, mesh, remat):
+    """XLA's form on a CPU, on what each device holds."""
+    model = dataclasses.replace(MODEL, remat=remat, product="mosaic_tpu")
+    trial = run_trial(dataclasses.replace(smoke, model=model, mesh=mesh))
+    np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
+
+
 def weighted_step(accumulate, log_partition=0.0):
     """One step on rows with very different numbers of tokens."""
     model = build_model(MODEL, vocab_size=32)

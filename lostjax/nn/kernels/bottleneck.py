@@ -66,7 +66,8 @@ class BottleneckWeights(NamedTuple):
 BottleneckProducts = Callable[..., tuple[jax.Array, ...]]
 """A way to compute what `bottleneck_products` means, with its call.
 
-The other one is `lostjax.nn.kernels.mosaic_tpu.mosaic_products`.
+Others are `lostjax.nn.kernels.mosaic_tpu.mosaic_products`, which has TPU kernels, and
+`lostjax.nn.kernels.sharded.ShardedProducts`, which puts any of them on a mesh.
 """
 
 
@@ -77,6 +78,7 @@ def bottleneck_products(
     activation: Activation | None,
     channel_groups: int = 1,
     dtype: DTypeLike | None = None,
+    complete: Callable[[jax.Array], jax.Array] = lambda h_PR: h_PR,
 ) -> tuple[jax.Array, ...]:
     """Apply sibling matrices of one rank and one number of channels to the same rows.
 
@@ -86,6 +88,8 @@ def bottleneck_products(
         activation: what stands between the factors; None for nothing.
         channel_groups: groups of inputs that hold equal numbers of kept channels.
         dtype: type to compute in; None takes the wider of rows and weights.
+        complete: applied to x A before anything else, where x and A are pieces of
+            larger ones and their product is to be summed over devices.
 
     Returns:
         One array (P, N_i) per sibling.
@@ -97,7 +101,7 @@ def bottleneck_products(
     through_SPC = _gather(x_PM, sets, groups=channel_groups) if sets else []
     outputs = []
     for index, h_PR in enumerate(_down(x_PM, [weights.a_MR for weights in siblings])):
-        weights, h_PR = siblings[index], _label(h_PR, "bottleneck")
+        weights, h_PR = siblings[index], _label(complete(h_PR), "bottleneck")
         narrow_PR = weights.gamma * (activation(h_PR) if activation else h_PR)
         if weights.values_CN is None:
             # A learnt gamma is float32, whatever the rows are.

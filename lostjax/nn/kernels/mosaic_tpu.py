@@ -6,21 +6,19 @@
 one kernel takes tiles of x to tiles of y and one brings gradients back: act(x A) and
 x_I never reach HBM, kept channels are read from the tile of x that VMEM holds, and
 there is no scatter over dx. x A is written only if there will be a backward pass; it
-has the name "bottleneck", so that `save_bottlenecks` and other policies see it. Which
-form a program takes is settled when it is compiled: by platform, not by what this
-process runs on.
+has the name "bottleneck", and "product" with y, so that `save_bottlenecks`,
+`save_products` and other policies see them. Which form a program takes is settled when
+it is compiled: by platform, not by what this process runs on.
 
 What it costs against XLA's form: each sibling reads x for itself, and a policy that
-computes y again computes x A again, for one kernel does both. A program must run on one
-device, or call this within `jax.shard_map`: XLA cannot cut a kernel up.
+computes y again computes x A again, for one kernel does both. XLA cannot cut a kernel
+up: on several devices, `lostjax.nn.kernels.sharded` gives each its own.
 
 XLA's form is the default, for no figure here was measured on a TPU:
 `benchmarks/kernels.py` counts what compilers can tell.
 """
 
 import dataclasses
-import functools
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -31,13 +29,16 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.tpu_backward import backward_product
 from lostjax.nn.kernels.tpu_blocks import (
     Chip,
+    Cut,
     Sizes,
-    backward_rows,
     chip_here,
-    forward_rows,
+    cut_backward,
+    cut_forward,
+    kind_here,
 )
 from lostjax.nn.kernels.tpu_forward import forward_product
 from lostjax.typing import Activation, Array, Float
@@ -80,13 +81,15 @@ def mosaic_products(
         log says why, once.
     """
     dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
+    if chip is None and not (kind := kind_here()).startswith("TPU"):
+        log_once(f"XLA's form of a narrow product, no TPU kernel, for a {kind}")
     chip = chip_here() if chip is None else chip
     plans = [
         _make_plan(_sizes(x_PM, weights, dtype), activation, chip, choose)
         for weights in siblings
     ]
     if reason := _unfit(x_PM, dtype, plans):
-        _log_once(f"XLA's form of a narrow product, no TPU kernel: {reason}")
+        log_once(f"XLA's form of a narrow product, no TPU kernel: {reason}")
         return bottleneck_products(
             x_PM,
             siblings,
@@ -106,8 +109,8 @@ class _Plan:
     activation: Activation | None
     chip: Chip
     choose: Choose
-    forward_rows: int | None
-    backward_rows: int | None
+    forward: Cut | None
+    backward: Cut | None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -129,7 +132,9 @@ def _product_forward(
 
     kernel = partial(_forward, plan, keep_hidden=True)
     y_PN, h_PR = plan.choose(kernel, meaning, x_PM, weights)
-    return y_PN, (x_PM, checkpoint_name(h_PR, "bottleneck"), weights)
+    # One kernel makes both: whoever keeps y and not h would have them made again.
+    h_PR = checkpoint_name(checkpoint_name(h_PR, "bottleneck"), "product")
+    return checkpoint_name(y_PN, "product"), (x_PM, h_PR, weights)
 
 
 def _product_backward(
@@ -143,12 +148,12 @@ def _product_backward(
         del h_PR
         return _pull(plan, x_PM, g_PN, weights)
 
-    if plan.backward_rows is None:
+    if plan.backward is None:
         return meaning(x_PM, h_PR, g_PN, weights)
     kernel = partial(
         backward_product,
         activation=plan.activation,
-        rows=plan.backward_rows,
+        cut=plan.backward,
         chip=plan.chip,
     )
     gradients: _Gradients = plan.choose(kernel, meaning, x_PM, h_PR, g_PN, weights)
@@ -161,13 +166,12 @@ _product.defvjp(_product_forward, _product_backward)
 def _forward(
     plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
 ) -> tuple[jax.Array, ...]:
-    assert plan.forward_rows is not None
+    assert plan.forward is not None
     return forward_product(
         x_PM,
         weights,
         activation=plan.activation,
-        rows=plan.forward_rows,
-        chip=plan.chip,
+        cut=plan.forward,
         keep_hidden=keep_hidden,
     )
 
@@ -210,8 +214,8 @@ def _make_plan(
         activation=activation,
         chip=chip,
         choose=choose,
-        forward_rows=forward_rows(sizes, chip),
-        backward_rows=backward_rows(sizes, chip),
+        forward=cut_forward(sizes, chip),
+        backward=cut_backward(sizes, chip),
     )
 
 
@@ -220,16 +224,11 @@ def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | N
         return f"it computes in bfloat16 and float32, not in {jnp.dtype(dtype).name}"
     if not x_PM.shape[0]:
         return "there are no rows"
-    if any(plan.forward_rows is None for plan in plans):
+    if any(plan.forward is None for plan in plans):
         return f"weights of {x_PM.shape[1]} inputs do not fit its VMEM"
-    if any(plan.backward_rows is None for plan in plans):
-        _log_once(
+    if any(plan.backward is None for plan in plans):
+        log_once(
             f"XLA's form of a narrow product's backward pass, no TPU kernel: gradients "
             f"of weights of {x_PM.shape[1]} inputs do not fit its VMEM"
         )
     return None
-
-
-@functools.cache
-def _log_once(message: str) -> None:
-    logging.getLogger(__name__).warning(message)

@@ -25,8 +25,8 @@ from lostjax.nn.kernels.tpu_blocks import (
     ROWS,
     SUMMED,
     Chip,
+    Cut,
     round_up,
-    vmem_limit,
 )
 from lostjax.nn.kernels.tpu_forward import gamma_of, resident, resident_weights
 from lostjax.nn.kernels.tpu_lanes import (
@@ -51,7 +51,7 @@ def backward_product(
     weights: BottleneckWeights,
     *,
     activation: Activation | None,
-    rows: int,
+    cut: Cut,
     chip: Chip,
 ) -> tuple[jax.Array, BottleneckWeights]:
     """Propagate a gradient back on a TPU; all arrays are of one type.
@@ -62,13 +62,13 @@ def backward_product(
         g_PN: gradient of the output.
         weights: factors, and kept values or none.
         activation: what stands between the factors; None for nothing.
-        rows: rows of a grid step.
+        cut: see `tpu_blocks.cut_backward`.
         chip: where it will run.
 
     Returns:
         The gradients of the rows and of the weights; that of gamma is float32.
     """
-    n_rows, n_inputs = x_PM.shape
+    rows, (n_rows, n_inputs) = cut.rows, x_PM.shape
     rank, n_outputs = weights.b_RN.shape
     sparse = weights.values_CN is not None
     n_kept = weights.values_CN.shape[0] if weights.values_CN is not None else 0
@@ -117,7 +117,7 @@ def backward_product(
         scratch_shapes=scratch,
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"),
-            vmem_limit_bytes=vmem_limit(chip),
+            vmem_limit_bytes=cut.vmem_bytes,
         ),
         cost_estimate=_cost(passing, still, rank * n_inputs, sums[1][0] * n_outputs),
         name="lost_backward",

@@ -19,9 +19,8 @@ from lostjax.nn.kernels.tpu_blocks import (
     GATHERED,
     LANES,
     ROWS,
-    Chip,
+    Cut,
     round_up,
-    vmem_limit,
 )
 from lostjax.nn.kernels.tpu_lanes import (
     Ref,
@@ -39,8 +38,7 @@ def forward_product(
     weights: BottleneckWeights,
     *,
     activation: Activation | None,
-    rows: int,
-    chip: Chip,
+    cut: Cut,
     keep_hidden: bool,
 ) -> tuple[jax.Array, ...]:
     """Multiply on a TPU; rows and weights are of one type.
@@ -49,14 +47,13 @@ def forward_product(
         x_PM: the rows.
         weights: factors, and kept values or none.
         activation: what stands between the factors; None for nothing.
-        rows: rows of a grid step.
-        chip: where it will run.
+        cut: see `tpu_blocks.cut_forward`.
         keep_hidden: also return x A, before the activation.
 
     Returns:
         (y_PN,) or (y_PN, h_PR).
     """
-    n_rows, dtype = x_PM.shape[0], x_PM.dtype
+    n_rows, dtype, rows = x_PM.shape[0], x_PM.dtype, cut.rows
     rank, n_outputs = weights.b_RN.shape
     rows_of = partial(_passing, rows)
     widths = (n_outputs, rank) if keep_hidden else (n_outputs,)
@@ -78,7 +75,7 @@ def forward_product(
         out_shape=[jax.ShapeDtypeStruct((n_rows, width), dtype) for width in widths],
         scratch_shapes=scratch,
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",), vmem_limit_bytes=vmem_limit(chip)
+            dimension_semantics=("parallel",), vmem_limit_bytes=cut.vmem_bytes
         ),
         cost_estimate=_cost(x_PM, weights, widths),
         name="lost_forward",

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn import LowRank, LowRankSparse
-from lostjax.nn.kernels import mosaic_tpu
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
-from lostjax.nn.kernels.mosaic_tpu import mosaic_products
+from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.mosaic_tpu import mosaic_products, on_tpu
 from lostjax.nn.kernels.tpu_blocks import V5E, Chip
 
 # What rounding each result once to the type, and sums over 300, may differ by.
@@ -150,7 +150,32 @@ def test_a_program_for_another_platform_is_that_of_the_meaning():
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("platform", ["tpu", "cpu"])
+def test_the_platform_of_a_program_chooses_whatever_process_compiles_it(platform):
+    x_PM, _, weights = draw(SMALL, dtype="float32")
+
+    def train(x_PM, choose):
+        def loss(x_PM):
+            products = partial(mosaic_products, chip=V5E, choose=choose)
+            return products(x_PM, [weights], activation=nn.silu)[0].sum()
+
+        return jax.grad(loss)(x_PM)
+
+    def kernels(choose):
+        traced = jax.jit(partial(train, choose=choose)).trace(x_PM)
+        program = traced.lower(lowering_platforms=(platform,)).as_text()
+        return program.count("tpu_custom_call")
+
+    def nowhere(kernel, meaning, *args):
+        del kernel
+        return meaning(*args)
+
+    assert kernels(on_tpu) == (2 if platform == "tpu" else 0)
+    assert kernels(nowhere) == 0
+
+
 REASONS = {
+    "for a cpu": {"chip": None},
     "VMEM": {"chip": Chip(2**20)},
     "float16": {"dtype": jnp.float16},
     "rows": {"sizes": (0, 40, 40, 16, 3)},
@@ -159,10 +184,10 @@ REASONS = {
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_a_fall_back_is_logged_once_with_its_reason(reason, caplog):
-    case = dict(REASONS[reason])
+    case = {"chip": V5E, **REASONS[reason]}
     sizes = case.pop("sizes", SMALL)
     x_PM, _, weights = draw(sizes, dtype="float32")
-    mosaic_tpu._log_once.cache_clear()
+    log_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             (y_PN,) = mosaic_products(x_PM, [weights], activation=nn.silu, **case)

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
 from lostjax.nn.kernels.mosaic_tpu import mosaic_products
+from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.nn.kernels.tpu_blocks import V5E, V5P, V6E
 
 if importlib.util.find_spec("libtpu") is None:
@@ -66,7 +67,10 @@ def kernels_in_training(topology, n_inputs, n_outputs, rank, *, n_rows):
     described = topologies.get_topology_desc(topology_name=topology, platform="tpu")
     one = NamedSharding(Mesh(np.array(described.devices[:1]), ("chip",)), P())
     step = jax.jit(train, in_shardings=one, out_shardings=one)
-    program = step.lower(*arrays).compile().as_text()
+    return named_kernels(step.lower(*arrays).compile().as_text())
+
+
+def named_kernels(program):
     calls = re.findall(
         r"%(\w+)[.\d]* = .*custom_call_target=\"tpu_custom_call\"", program
     )
@@ -77,6 +81,29 @@ def kernels_in_training(topology, n_inputs, n_outputs, rank, *, n_rows):
 def test_a_small_shape_is_lowered_to_the_kernels(topology):
     calls = kernels_in_training(topology, 512, 1376, 128, n_rows=512)
     assert calls == ["lost_backward", "lost_forward"]
+
+
+def test_on_a_mesh_every_device_has_the_kernels():
+    described = topologies.get_topology_desc(topology_name="v5e:2x2", platform="tpu")
+    axes = ("data", "fsdp", "tensor")
+    mesh = Mesh(np.array(described.devices).reshape(1, 2, 2), axes)
+    product = ShardedProducts(mosaic_products, mesh, axes[:2], outputs="tensor")
+
+    def train(x, g, a, b):
+        def run(x, a, b):
+            return product(x, [BottleneckWeights(a, b)], activation=nn.silu)[0]
+
+        y, pull = jax.vjp(run, x, a, b)
+        return y, *pull(g)
+
+    shapes = [(512, 256), (512, 512), (256, 128), (128, 512)]
+    specs = [P("fsdp"), P("fsdp", "tensor"), P("fsdp"), P(None, ("tensor", "fsdp"))]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    shardings = [NamedSharding(mesh, spec) for spec in specs]
+    out = tuple(shardings[index] for index in (1, 0, 2, 3))
+    step = jax.jit(train, in_shardings=tuple(shardings), out_shardings=out)
+    program = step.lower(*arrays).compile().as_text()
+    assert named_kernels(program) == ["lost_backward", "lost_forward"]
 
 
 @pytest.mark.slow
