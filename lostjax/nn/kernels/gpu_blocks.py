@@ -1,0 +1,99 @@
+"""How the GPU kernels of narrow products are cut: rows of a block, columns of a tile.
+
+A block of Hopper (one of 132 multiprocessors) takes a tile of rows through both
+products: [h | x_I] stays in its shared memory, 227 KiB, beside rings of tiles on their
+way from HBM or L2. For P rows, K = R + C rounded up to 64 each, two bytes a number:
+
+    block's narrow rows   2 T K           T rows, 64 for each warpgroup that multiplies
+    ring of rows          2 T 64 S        two stages
+    ring of weights       2 64 W S        W columns of a tile, S stages
+    output on its way     2 64 64 T / 64
+
+A weight is read by every block, from L2: its bytes per block are what 2 T FLOPs each
+must hide, so that more rows come first, then wider tiles, then stages.
+
+    K      example       rows   columns   stages of weights
+    192    60m           128    128       4
+    320    350m          128    256       3
+    576    1b attention  128    128       2
+    1088   7b up          64    256       2
+
+A warpgroup sums a tile of 64 x W in float32: W / 2 of the 232 registers of a thread.
+"""
+
+import dataclasses
+
+BLOCK = 64
+"""Rows of a warpgroup's tile, depth of a step and columns that leave at once.
+
+64 bfloat16 are 128 bytes, the widest that shared memory swizzles.
+"""
+
+SHARED_BYTES = 232448
+"""Shared memory of one block on Hopper."""
+
+_STAGES = 4
+_BARRIER_BYTES = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Sizes of one pass, (P, M) by (M, R + C) by (R + C, N), 64 a divisor of widths."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    rank: int
+    kept: int
+
+    @property
+    def narrow(self) -> int:
+        """Count the columns between the products."""
+        return self.rank + self.kept
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """How one pass is cut.
+
+    Attributes:
+        rows: rows of a block, a multiple of 64.
+        columns: columns of a tile of weights, a multiple of 64 up to 256.
+        stages: tiles of weights on their way.
+        row_stages: tiles of rows on their way.
+    """
+
+    rows: int
+    columns: int
+    stages: int
+    row_stages: int = 2
+
+    @property
+    def warpgroups(self) -> int:
+        """Count the warpgroups that multiply; one more feeds them."""
+        return self.rows // BLOCK
+
+
+def choose_tiles(sizes: Sizes) -> Tiles | None:
+    """Choose how a pass is cut; None where no cut fits a block's shared memory."""
+    widest = min(256, sizes.rank, sizes.outputs)
+    for rows in (rows for rows in (128, 64) if rows <= sizes.rows):
+        for columns in dict.fromkeys((widest, min(widest, 128))):
+            for stages in range(_STAGES, 1, -1):
+                tiles = Tiles(rows, columns, stages)
+                if shared_bytes(sizes, tiles) <= SHARED_BYTES:
+                    return tiles
+    return None
+
+
+def shared_bytes(sizes: Sizes, tiles: Tiles) -> int:
+    """Count the shared memory that a block takes."""
+    passing = tiles.rows * tiles.row_stages + tiles.columns * tiles.stages
+    return _BARRIER_BYTES + 2 * (
+        tiles.rows * sizes.narrow + BLOCK * passing + tiles.rows * BLOCK
+    )
+
+
+def round_up(size: int, multiple: int) -> int:
+    """Round a size up to a multiple."""
+    return -(-size // multiple) * multiple
