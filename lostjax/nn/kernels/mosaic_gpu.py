@@ -1,0 +1,254 @@
+"""Products of narrow matrices by GPU kernels, with XLA's form wherever they do not fit.
+
+    y = [gamma act(x A), (1 - gamma) x_I] [B; W]
+
+`mosaic_products` stands where `bottleneck_products` does and means the same. On Hopper
+(H100, H200) one kernel takes tiles of x to tiles of y: act(x A) and x_I never reach
+HBM. [x A | x_I] is written only if there will be a backward pass; it has the name
+"bottleneck", so that `save_bottlenecks` and other policies see it. Backward the same
+kernel takes g to dx, kept channels' part included, and XLA makes the weights' gradients
+(`gpu_backward` says why). Which form a program takes is settled when it is compiled: by
+platform, not by what this process runs on.
+
+HBM bytes, two a number, over P rows, K = R + C rounded up to 64 each, weights left out:
+
+    kernel, forward     2 P (M + N)                 + 2 P K before a backward pass
+    XLA, one product    2 P (M + N) + 2 P (3 R + 5 C)      writes and reads what is
+                                                           between the products
+    kernel, backward    2 P (2 M + 2 N + 3 R + 3 K)
+
+What it costs against XLA's form: each sibling reads x for itself, and a policy that
+computes y again computes x A again, for one kernel does both. Widths are rounded up to
+64, kept channels included (350m: 266 to 320 between the products); rows of x or y that
+are not a multiple of 64 numbers long (2736, 5461) are padded, a copy unless XLA fuses
+it with what made or reads them. A program must run on one device, or call this within
+`jax.shard_map`: XLA cannot cut a kernel up.
+
+XLA's form is the default, for no figure here was measured on a GPU: what a compiler can
+tell is all that `benchmarks/kernels.py` prints.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
+
+from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.gpu_backward import backward_product
+from lostjax.nn.kernels.gpu_blocks import BLOCK, Sizes, Tiles, choose_tiles, round_up
+from lostjax.nn.kernels.gpu_forward import forward_product, kept_factors
+from lostjax.typing import Activation, Array, Float
+
+Choose = Callable[..., Any]
+"""`choose(kernel, meaning, *args)` applies one of two functions to the arguments."""
+
+Cut = Callable[[Sizes], Tiles | None]
+"""Says how one pass is cut; None for not at all."""
+
+HOPPER = ("H100", "H200", "H800", "H20", "GH200")
+"""What names of devices with the kernels' instructions have in them."""
+
+_Gradients = tuple[jax.Array, BottleneckWeights]
+
+
+def on_gpu(kernel: Callable[..., Any], meaning: Callable[..., Any], *args: Any) -> Any:
+    """Apply the kernel in programs for a GPU, and what it means in all others."""
+    return jax.lax.platform_dependent(*args, cuda=kernel, default=meaning)
+
+
+def mosaic_products(
+    x_PM: Float[Array, "P M"],
+    siblings: Sequence[BottleneckWeights],
+    *,
+    activation: Activation | None,
+    channel_groups: int = 1,
+    dtype: DTypeLike | None = None,
+    cut: Cut = choose_tiles,
+    choose: Choose = on_gpu,
+) -> tuple[jax.Array, ...]:
+    """Apply sibling matrices to the same rows, as `bottleneck_products` does.
+
+    Args:
+        x_PM: the rows.
+        siblings: their weights; all keep channels, or none does.
+        activation: what stands between the factors, finite at 0; None for nothing.
+        channel_groups: groups of inputs that hold equal numbers of kept channels; of
+            consequence to XLA's form only.
+        dtype: type to compute in; None takes the wider of rows and weights.
+        cut: says how the passes are cut into tiles.
+        choose: decides between the kernel and its meaning.
+
+    Returns:
+        One array (P, N_i) per sibling. Where no kernel fits they are XLA's, and the
+        log says why, once.
+    """
+    dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
+    plans = [_make_plan(x_PM, own, activation, cut, choose) for own in siblings]
+    if reason := _unfit(x_PM, dtype, plans):
+        _log_once(f"XLA's form of a narrow product, no GPU kernel: {reason}")
+        return bottleneck_products(
+            x_PM,
+            siblings,
+            activation=activation,
+            channel_groups=channel_groups,
+            dtype=dtype,
+        )
+    wide_PM = _lengthen(x_PM.astype(dtype), rows=8, columns=BLOCK)
+    outputs = []
+    for plan, weights in zip(plans, siblings, strict=True):
+        y_PN = _product(plan, wide_PM, _widen(weights.astype(dtype)))
+        outputs.append(y_PN[: x_PM.shape[0], : weights.b_RN.shape[1]])
+    return tuple(outputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    activation: Activation | None
+    choose: Choose
+    forward: Tiles | None
+    backward: Tiles | None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+    def kernel(x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+        return _forward(plan, x_PM, weights, keep_hidden=False)[0]
+
+    y_PN: jax.Array = plan.choose(kernel, partial(_meaning, plan), x_PM, weights)
+    return y_PN
+
+
+def _product_forward(
+    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    def meaning(
+        x_PM: jax.Array, weights: BottleneckWeights
+    ) -> tuple[jax.Array, jax.Array]:
+        one_hot_MC, _ = kept_factors(weights)
+        down = [weights.a_MR] if one_hot_MC is None else [weights.a_MR, one_hot_MC]
+        # Read by no backward pass but the kernel's, in a program for a GPU.
+        hidden_PK = x_PM @ jnp.concatenate(down, axis=1)
+        return _meaning(plan, x_PM, weights), hidden_PK
+
+    kernel = partial(_forward, plan, keep_hidden=True)
+    y_PN, hidden_PK = plan.choose(kernel, meaning, x_PM, weights)
+    return y_PN, (x_PM, checkpoint_name(hidden_PK, "bottleneck"), weights)
+
+
+def _product_backward(
+    plan: _Plan, residuals: tuple[Any, ...], g_PN: jax.Array
+) -> _Gradients:
+    x_PM, hidden_PK, weights = residuals
+    assert plan.backward is not None
+
+    def meaning(
+        x_PM: jax.Array,
+        hidden_PK: jax.Array,
+        g_PN: jax.Array,
+        weights: BottleneckWeights,
+    ) -> _Gradients:
+        del hidden_PK
+        return _pull(plan, x_PM, g_PN, weights)
+
+    kernel = partial(
+        backward_product, activation=plan.activation, tiles=plan.backward
+    )
+    gradients: _Gradients = plan.choose(
+        kernel, meaning, x_PM, hidden_PK, g_PN, weights
+    )
+    return gradients
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def _forward(
+    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
+) -> tuple[jax.Array, ...]:
+    assert plan.forward is not None
+    return forward_product(
+        x_PM,
+        weights,
+        activation=plan.activation,
+        tiles=plan.forward,
+        keep_hidden=keep_hidden,
+    )
+
+
+def _meaning(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+    return bottleneck_products(x_PM, [weights], activation=plan.activation)[0]
+
+
+def _pull(
+    plan: _Plan, x_PM: jax.Array, g_PN: jax.Array, weights: BottleneckWeights
+) -> _Gradients:
+    def product(x_PM: jax.Array, learnt: BottleneckWeights) -> jax.Array:
+        return _meaning(plan, x_PM, learnt._replace(kept_C=weights.kept_C))
+
+    _, pull = jax.vjp(product, x_PM, weights._replace(kept_C=None))
+    gradients: _Gradients = pull(g_PN)
+    return gradients
+
+
+def _make_plan(
+    x_PM: jax.Array,
+    weights: BottleneckWeights,
+    activation: Activation | None,
+    cut: Cut,
+    choose: Choose,
+) -> _Plan:
+    (n_rows, n_inputs), (rank, n_outputs) = x_PM.shape, weights.b_RN.shape
+    n_kept = 0 if weights.values_CN is None else weights.values_CN.shape[0]
+    sizes = Sizes(
+        rows=round_up(n_rows, 8),
+        inputs=round_up(n_inputs, BLOCK),
+        outputs=round_up(n_outputs, BLOCK),
+        rank=round_up(rank, BLOCK),
+        kept=round_up(n_kept, BLOCK),
+    )
+    back = dataclasses.replace(sizes, inputs=sizes.outputs, outputs=sizes.inputs)
+    return _Plan(activation, choose, forward=cut(sizes), backward=cut(back))
+
+
+def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | None:
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        return f"it computes in bfloat16, not in {jnp.dtype(dtype).name}"
+    if x_PM.shape[0] <= BLOCK - 8:
+        return f"{x_PM.shape[0]} rows do not fill a tile of {BLOCK}"
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    if device.platform == "gpu" and not any(h in device.device_kind for h in HOPPER):
+        return f"its instructions are Hopper's, not those of {device.device_kind}"
+    if any(plan.forward is None or plan.backward is None for plan in plans):
+        return f"{x_PM.shape[1]} inputs' bottleneck does not fit its shared memory"
+    return None
+
+
+def _widen(weights: BottleneckWeights) -> BottleneckWeights:
+    # Zeros where the kernels want a multiple of 64; they add nothing to any product.
+    values_CN = weights.values_CN
+    return weights._replace(
+        a_MR=_lengthen(weights.a_MR, rows=BLOCK, columns=BLOCK),
+        b_RN=_lengthen(weights.b_RN, rows=BLOCK, columns=BLOCK),
+        values_CN=(
+            None if values_CN is None else _lengthen(values_CN, rows=1, columns=BLOCK)
+        ),
+        gamma=jnp.asarray(weights.gamma, jnp.float32),
+    )
+
+
+def _lengthen(array: jax.Array, *, rows: int, columns: int) -> jax.Array:
+    n_rows, n_columns = array.shape
+    missing = round_up(n_rows, rows) - n_rows, round_up(n_columns, columns) - n_columns
+    return jnp.pad(array, [(0, n) for n in missing]) if any(missing) else array
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)
