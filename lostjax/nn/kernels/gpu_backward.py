@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
 from lostjax.nn.kernels.gpu_blocks import Tiles
+from lostjax.nn.kernels.gpu_elementwise import pull_through
 from lostjax.nn.kernels.gpu_forward import gamma_of, kept_factors
 from lostjax.nn.kernels.gpu_product import Factors, two_products
 from lostjax.typing import Activation, Array, Float
@@ -58,9 +59,7 @@ def backward_product(
         dz: jax.Array, gamma: jax.Array, h: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         dh = gamma * dz
-        if activation:
-            _, pull_back = jax.vjp(activation, h)
-            (dh,) = pull_back(dh)
+        dh = pull_through(activation, h, dh) if activation else dh
         return dh, dh
 
     def pass_on(
