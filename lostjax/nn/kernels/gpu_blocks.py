@@ -32,6 +32,10 @@ BLOCK = 64
 SHARED_BYTES = 232448
 """Shared memory of one block on Hopper."""
 
+FEEDER_REGISTERS = 40
+"""Registers of each thread of the warpgroup that starts copies."""
+
+_REGISTERS = 65536
 _STAGES = 4
 _BARRIER_BYTES = 1024
 
@@ -72,6 +76,12 @@ class Tiles:
     def warpgroups(self) -> int:
         """Count the warpgroups that multiply; one more feeds them."""
         return self.rows // BLOCK
+
+    @property
+    def registers(self) -> int:
+        """Count the registers left to each thread that multiplies, a multiple of 8."""
+        each = (_REGISTERS // 128 - FEEDER_REGISTERS) // self.warpgroups
+        return min(each // 8 * 8, 248)
 
 
 def choose_tiles(sizes: Sizes) -> Tiles | None:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from lostjax.nn.kernels.gpu_blocks import BLOCK, Sizes, Tiles
+from lostjax.nn.kernels.gpu_blocks import BLOCK, FEEDER_REGISTERS, Sizes, Tiles
 from lostjax.nn.kernels.gpu_rings import Ref, Ring, Step, ring, tile
 from lostjax.typing import Array, Float
 
@@ -185,7 +185,7 @@ class _Pass(NamedTuple):
 
     def feed(self) -> None:
         """Start all copies of rows and weights, in the order of their use."""
-        plgpu.set_max_registers(40, action="decrease")
+        plgpu.set_max_registers(FEEDER_REGISTERS, action="decrease")
         rows = pl.ds(self.first_row, self.tiles.rows)
 
         def weights_of(factor: Ref, row: Step, column: Step) -> Ref:
@@ -227,7 +227,7 @@ class _Pass(NamedTuple):
         self, warpgroup: jax.Array, between: Between, between_kept: Between
     ) -> None:
         """Take 64 rows through both products."""
-        plgpu.set_max_registers(232 if self.tiles.warpgroups < 3 else 152, action="increase")
+        plgpu.set_max_registers(self.tiles.registers, action="increase")
         own = pl.ds(self.first_row + warpgroup * BLOCK, BLOCK)
         inner = pl.ds(warpgroup * BLOCK, BLOCK)
         gamma = self.gamma_ref[0]
@@ -297,17 +297,26 @@ class _Pass(NamedTuple):
         n_steps: int,
         rows: Ring | None = None,
     ) -> jax.Array:
+        def release(step: Step) -> None:
+            self.weights.release(step)
+            if rows is not None:
+                rows.release(step)
+
         def accumulate(sums_ref: Ref) -> jax.Array:
             @pl.loop(0, n_steps)
             def _(k: jax.Array) -> None:
                 step = start + k
-                right = self.weights.take(step)
-                plgpu.wgmma(sums_ref, left(step), right.at[:, pl.ds(0, width)])
-                plgpu.wgmma_wait(0)
-                self.weights.release(step)
-                if rows is not None:
-                    rows.release(step)
+                right = self.weights.take(step).at[:, pl.ds(0, width)]
+                plgpu.wgmma(sums_ref, left(step), right)
+                # One product is under way while the next is started.
+                plgpu.wgmma_wait(1)
+                pl.when(k > 0)(lambda: release(step - 1))
 
-            return sums_ref[...]
+            sums = sums_ref[...]
+            release(start + n_steps - 1)
+            return sums
 
-        return pl.run_scoped(accumulate, plgpu.ACC((BLOCK, width), jnp.float32))
+        sums: jax.Array = pl.run_scoped(
+            accumulate, plgpu.ACC((BLOCK, width), jnp.float32)
+        )
+        return sums
