@@ -189,9 +189,9 @@ class _Pass(NamedTuple):
         rows = pl.ds(self.first_row, self.tiles.rows)
 
         def weights_of(factor: Ref, row: Step, column: Step) -> Ref:
-            return factor.at[
-                pl.ds(row * BLOCK, BLOCK), pl.ds(column, self.tiles.columns)
-            ]
+            # A copy may reach beyond the factor's columns: it brings zeros, unread.
+            columns = pl.ds(jnp.int32(column), self.tiles.columns)
+            return factor.at[pl.ds(row * BLOCK, BLOCK), columns]
 
         for index, (kept, start, _) in enumerate(self.chunks):
             factor = self.down.kept if kept else self.down.rank

@@ -1,0 +1,235 @@
+"""The GPU kernels mean what the products in jnp mean: in JAX's interpreter of GPUs.
+
+It runs bulk copies, barriers and matrix products, and raises where a barrier is passed
+by. What it does not see is how shared memory is laid out
+and what runs at the same time: `test_mosaic_gpu_compiled` has the real compiler's word.
+"""
+
+import logging
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+# The interpreter has no public name as of jax 0.10.
+from jax._src.pallas.mosaic_gpu.interpret import params as interpreter
+
+from lostjax.nn import LowRankSparse
+from lostjax.nn.kernels import mosaic_gpu
+from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.gpu_blocks import (
+    BLOCK,
+    SHARED_BYTES,
+    Sizes,
+    Tiles,
+    choose_tiles,
+    shared_bytes,
+)
+from lostjax.nn.kernels.gpu_elementwise import pull_through
+from lostjax.nn.kernels.mosaic_gpu import mosaic_products
+
+# What was never written is NaN, and no copy reaches beyond an array ...
+STRICT = interpreter.InterpretGPUParams()
+# ... but where a tile is wider than a factor: the copy brings zeros, as on the GPU.
+FILLING = interpreter.InterpretGPUParams(
+    out_of_bounds_reads="uninitialized", uninitialized_memory="zero"
+)
+
+# What rounding each result, and what lies between the products, to bfloat16 may cost.
+TOLERANCE = 1.5e-2
+
+
+def everywhere(kernel, meaning, *args):
+    del meaning
+    return kernel(*args)
+
+
+def interpreted(*args, tiles=None, **options):
+    cut = choose_tiles if tiles is None else lambda sizes: tiles
+    return mosaic_products(*args, cut=cut, choose=everywhere, **options)
+
+
+def draw(sizes, *, dtype="bfloat16", seed=0):
+    n_rows, n_inputs, n_outputs, rank, n_kept = sizes
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        scale = shape[0] ** -0.5
+        return jnp.asarray(rng.normal(size=shape, scale=scale), dtype)
+
+    weights = BottleneckWeights(normal(n_inputs, rank), normal(rank, n_outputs))
+    if n_kept:
+        kept = np.sort(rng.choice(n_inputs, n_kept, replace=False))
+        kept_C = jnp.asarray(kept, jnp.int32)
+        weights = weights._replace(values_CN=normal(n_kept, n_outputs), kept_C=kept_C)
+    x_PM = jnp.asarray(rng.normal(size=(n_rows, n_inputs)), dtype)
+    g_PN = jnp.asarray(rng.normal(size=(n_rows, n_outputs)), dtype)
+    return x_PM, g_PN, weights
+
+
+def value_and_gradients(products, x_PM, g_PN, weights, *, gamma, activation):
+    """The output and the gradients of x, a, b, the kept values and gamma."""
+    learnt = (weights.a_MR, weights.b_RN, weights.values_CN, jnp.float32(gamma))
+
+    @jax.jit
+    def run(x_PM, learnt, g_PN):
+        def product(x_PM, learnt):
+            a, b, values, gamma = learnt
+            own = BottleneckWeights(a, b, values, weights.kept_C, gamma)
+            return products(x_PM, [own], activation=activation)[0]
+
+        y_PN, pull = jax.vjp(product, x_PM, learnt)
+        return y_PN, *pull(g_PN)
+
+    return run(x_PM, learnt, g_PN)
+
+
+CASES = {
+    "nothing_divides": {"sizes": (75, 70, 130, 24, 3), "tiles": Tiles(64, 64, 2)},
+    "two_warpgroups_and_more_columns_than_a_tile": {
+        "sizes": (128, 128, 192, 192, 3),
+        "tiles": Tiles(128, 128, 3),
+        "mode": FILLING,
+    },
+    "no_kept_channels_and_no_activation": {
+        "sizes": (64, 64, 64, 64, 0),
+        "activation": None,
+        "tiles": Tiles(64, 64, 2),
+    },
+    "gamma_one": {
+        "sizes": (64, 64, 128, 16, 2),
+        "gamma": 1.0,
+        "tiles": Tiles(64, 64, 2),
+    },
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_values_and_all_gradients_are_those_of_the_meaning(case):
+    case = {"gamma": 0.7, "activation": nn.silu} | case
+    x_PM, g_PN, weights = draw(case.pop("sizes"))
+    kernel = partial(interpreted, tiles=case.pop("tiles"))
+    with interpreter.force_gpu_interpret_mode(case.pop("mode", STRICT)):
+        got = value_and_gradients(kernel, x_PM, g_PN, weights, **case)
+    wide = jax.tree.map(
+        lambda array: array.astype(jnp.float32) if array.dtype == x_PM.dtype else array,
+        (x_PM, g_PN, weights._replace(gamma=jnp.float32(1))),
+    )
+    want = value_and_gradients(bottleneck_products, *wide, **case)
+    # Gamma's gradient is one sum over all outputs, of terms of either sign.
+    full, none = (
+        bottleneck_products(
+            wide[0], [wide[2]._replace(gamma=at)], activation=case["activation"]
+        )[0]
+        for at in (1.0, 0.0)
+    )
+    *arrays, _ = jax.tree.leaves(want)
+    scales = [max(float(jnp.abs(array).max()), 1e-3) for array in arrays]
+    scales.append(float(jnp.linalg.norm(wide[1] * (full - none))))
+    for one, other, scale in zip(
+        jax.tree.leaves(got), jax.tree.leaves(want), scales, strict=True
+    ):
+        assert one.shape == other.shape
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        np.testing.assert_allclose(one / scale, other / scale, atol=TOLERANCE)
+
+
+def test_a_layer_multiplies_with_the_function_that_it_is_given():
+    layer = LowRankSparse(64, 16, delta=0.1, dtype=jnp.bfloat16)
+    x_PM = jax.random.normal(jax.random.key(0), (64, 64))
+    variables = jax.jit(layer.init)(jax.random.key(1), x_PM)
+    kernel = layer.clone(product=interpreted)
+    with interpreter.force_gpu_interpret_mode(STRICT):
+        got = jax.jit(kernel.apply)(variables, x_PM)
+    want = layer.apply(variables, x_PM)
+    np.testing.assert_allclose(
+        *(np.asarray(y, np.float32) for y in (got, want)), atol=0.02
+    )
+
+
+def test_a_program_for_another_platform_is_that_of_the_meaning():
+    x_PM, g_PN, weights = draw((72, 64, 64, 64, 3))
+    results = [
+        value_and_gradients(
+            products, x_PM, g_PN, weights, gamma=0.7, activation=nn.silu
+        )
+        for products in (mosaic_products, bottleneck_products)
+    ]
+    for one, other in zip(*map(jax.tree.leaves, results), strict=True):
+        one, other = (np.asarray(array, np.float32) for array in (one, other))
+        # XLA rounds to bfloat16 where its fusions end, not the same in both programs.
+        np.testing.assert_allclose(one, other, atol=2**-7 * np.abs(other).max())
+
+
+REASONS = {
+    "bfloat16, not in float32": {"dtype": jnp.float32},
+    "48 rows": {"sizes": (48, 40, 40, 16, 3)},
+    "shared memory": {"cut": lambda sizes: None},
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_a_fall_back_is_logged_once_with_its_reason(reason, caplog):
+    case = dict(REASONS[reason])
+    sizes = case.pop("sizes", (72, 40, 40, 16, 3))
+    x_PM, _, weights = draw(sizes)
+    mosaic_gpu._log_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            (y_PN,) = mosaic_products(x_PM, [weights], activation=nn.silu, **case)
+    assert y_PN.shape == (sizes[0], sizes[2])
+    (record,) = caplog.records
+    assert reason in record.message
+
+
+def test_another_gpu_gets_the_meaning(caplog):
+    class Ampere:
+        platform, device_kind = "gpu", "NVIDIA A100-SXM4-80GB"
+
+    x_PM, _, weights = draw((72, 40, 40, 16, 3))
+    mosaic_gpu._log_once.cache_clear()
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
+        patch.setattr(jax, "devices", lambda: [Ampere()])
+        mosaic_products(x_PM, [weights], activation=nn.silu)
+    assert "A100" in caplog.records[0].message
+
+
+widths = st.integers(1, 200).map(lambda n: n * BLOCK)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    sizes=st.builds(
+        Sizes,
+        rows=st.integers(8, 40).map(lambda n: n * 8),
+        inputs=widths,
+        outputs=widths,
+        rank=st.integers(1, 20).map(lambda n: n * BLOCK),
+        kept=st.integers(0, 3).map(lambda n: n * BLOCK),
+    )
+)
+def test_tiles_fit_a_block_and_the_arrays(sizes):
+    tiles = choose_tiles(sizes)
+    if tiles is None:
+        smallest = Tiles(64, min(128, sizes.rank, sizes.outputs), 2)
+        assert shared_bytes(sizes, smallest) > SHARED_BYTES
+        return
+    assert shared_bytes(sizes, tiles) <= SHARED_BYTES
+    assert tiles.rows <= sizes.rows
+    assert tiles.columns <= sizes.outputs
+    assert tiles.columns % BLOCK == 0
+
+
+@pytest.mark.parametrize("activation", [nn.silu, nn.gelu, nn.relu, jnp.tanh])
+def test_a_derivative_without_add_any_is_the_derivative(activation):
+    x, gradient = jnp.linspace(-3, 3, 12), jnp.linspace(1, 2, 12)
+    want = gradient * jax.vmap(jax.grad(activation))(x)
+    got = pull_through(activation, x, gradient)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    program = str(jax.make_jaxpr(partial(pull_through, activation))(x, gradient))
+    assert "add_any" not in program
