@@ -47,7 +47,7 @@ def backward_product(
         x_PM: the rows, a multiple of 8.
         hidden_PK: x A and x_I, as `forward_product` keeps them.
         g_PN: gradient of the output.
-        weights: factors, and kept values or none; 64 divides M, R and N, not yet C.
+        weights: factors, and kept values or none; 16 divides M and N, 64 divides R.
         activation: what stands between the factors; None for nothing.
         tiles: how the pass is cut.
 

@@ -2,12 +2,12 @@
 
 A block of Hopper (one of 132 multiprocessors) takes a tile of rows through both
 products: [h | x_I] stays in its shared memory, 227 KiB, beside rings of tiles on their
-way from HBM or L2. For P rows, K = R + C rounded up to 64 each, two bytes a number:
+way from HBM or L2. For K = R + C, each rounded up to 64, two bytes a number:
 
     block's narrow rows   2 T K           T rows, 64 for each warpgroup that multiplies
-    ring of rows          2 T 64 S        two stages
+    ring of rows          2 T 64 2        two stages
     ring of weights       2 64 W S        W columns of a tile, S stages
-    output on its way     2 64 64 T / 64
+    output on its way     2 T 64
 
 A weight is read by every block, from L2: its bytes per block are what 2 T FLOPs each
 must hide, so that more rows come first, then wider tiles, then stages.
@@ -16,18 +16,24 @@ must hide, so that more rows come first, then wider tiles, then stages.
     192    60m           128    128       4
     320    350m          128    256       3
     576    1b attention  128    128       2
-    1088   7b up          64    256       2
+    1088   7b up          64    128       3
 
-A warpgroup sums a tile of 64 x W in float32: W / 2 of the 232 registers of a thread.
+A warpgroup sums a tile of 64 x W, and on the way down one of 64 x C beside it, in
+float32: (W + C) / 2 of the registers of a thread, 232 with two warpgroups and 248 with
+one.
+
+Copies and matrix units want rows of 128, 64 or 32 bytes in shared memory, and arrays
+cut into such pieces: a width that 64 divides has the best of it, 1376 has 64 bytes,
+2736 has 32; one that 16 does not divide (5461) has no kernel.
 """
 
 import dataclasses
 
 BLOCK = 64
-"""Rows of a warpgroup's tile, depth of a step and columns that leave at once.
+"""Rows of a warpgroup's tile, depth of a step and columns that leave at once."""
 
-64 bfloat16 are 128 bytes, the widest that shared memory swizzles.
-"""
+GRAINS = (64, 32, 16)
+"""Columns that lie side by side in shared memory, the best first."""
 
 SHARED_BYTES = 232448
 """Shared memory of one block on Hopper."""
@@ -35,14 +41,21 @@ SHARED_BYTES = 232448
 FEEDER_REGISTERS = 40
 """Registers of each thread of the warpgroup that starts copies."""
 
+STAGES = 2
+"""Tiles of rows on their way."""
+
 _REGISTERS = 65536
+_REGISTERS_BESIDE_SUMS = 40
 _STAGES = 4
 _BARRIER_BYTES = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Sizes of one pass, (P, M) by (M, R + C) by (R + C, N), 64 a divisor of widths."""
+    """Sizes of one pass, (P, M) by (M, R + C) by (R + C, N).
+
+    8 divides the rows, 16 inputs and outputs, 64 rank and kept channels.
+    """
 
     rows: int
     inputs: int
@@ -64,13 +77,11 @@ class Tiles:
         rows: rows of a block, a multiple of 64.
         columns: columns of a tile of weights, a multiple of 64 up to 256.
         stages: tiles of weights on their way.
-        row_stages: tiles of rows on their way.
     """
 
     rows: int
     columns: int
     stages: int
-    row_stages: int = 2
 
     @property
     def warpgroups(self) -> int:
@@ -86,22 +97,36 @@ class Tiles:
 
 def choose_tiles(sizes: Sizes) -> Tiles | None:
     """Choose how a pass is cut; None where no cut fits a block's shared memory."""
-    widest = min(256, sizes.rank, sizes.outputs)
+    widest = min(256, max(sizes.rank, sizes.kept), sizes.outputs // BLOCK * BLOCK)
     for rows in (rows for rows in (128, 64) if rows <= sizes.rows):
         for columns in dict.fromkeys((widest, min(widest, 128))):
             for stages in range(_STAGES, 1, -1):
                 tiles = Tiles(rows, columns, stages)
-                if shared_bytes(sizes, tiles) <= SHARED_BYTES:
+                if columns and fits(sizes, tiles):
                     return tiles
     return None
 
 
+def fits(sizes: Sizes, tiles: Tiles) -> bool:
+    """Say whether tiles, registers and shared memory hold what a block needs."""
+    sums = (tiles.columns + sizes.kept) // 2
+    return (
+        sizes.kept <= tiles.columns
+        and shared_bytes(sizes, tiles) <= SHARED_BYTES
+        and sums <= tiles.registers - _REGISTERS_BESIDE_SUMS
+    )
+
+
 def shared_bytes(sizes: Sizes, tiles: Tiles) -> int:
     """Count the shared memory that a block takes."""
-    passing = tiles.rows * tiles.row_stages + tiles.columns * tiles.stages
-    return _BARRIER_BYTES + 2 * (
-        tiles.rows * sizes.narrow + BLOCK * passing + tiles.rows * BLOCK
-    )
+    passing = STAGES * tiles.rows + tiles.stages * tiles.columns
+    narrow = tiles.rows * sizes.narrow
+    return _BARRIER_BYTES + 2 * (narrow + BLOCK * passing + BLOCK * tiles.rows)
+
+
+def grain_of(width: int) -> int | None:
+    """Choose how many columns of an array lie side by side; None where none can."""
+    return next((grain for grain in GRAINS if width % grain == 0), None)
 
 
 def round_up(size: int, multiple: int) -> int:

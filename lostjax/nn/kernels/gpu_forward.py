@@ -27,7 +27,7 @@ def forward_product(
 
     Args:
         x_PM: the rows, a multiple of 8.
-        weights: factors, and kept values or none; 64 divides M, R and N, not yet C.
+        weights: factors, and kept values or none; 16 divides M and N, 64 divides R.
         activation: what stands between the factors; None for nothing.
         tiles: how it is cut.
         keep_hidden: also return x A and x_I.

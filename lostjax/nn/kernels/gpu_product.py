@@ -1,19 +1,19 @@
 """One pass of rows through two products on a GPU, what lies between them staying there.
 
-    y = [narrow(x A), kept(x E)] [B; W]
+    y = [between(x A), between_kept(x E)] [B; W]
 
-Forward E is one-hot: x E is x_I, exact, read from the tile of x that is there anyway.
+Forward E is one-hot: x E is x_I, exact, made of the tile of x that is there anyway.
 Backward the same pass takes the output's gradient g through B' and W', then A' and E':
 its one-hot product is the scatter into dx.
 
 A block has a tile of rows. One warpgroup starts copies (TMA); the others multiply 64
 rows each (wgmma), put what lies between the products into shared memory and stream the
-second factors past it. The last tile of rows and of columns is moved back so that it
-ends where the array does: what two tiles share is written twice, the same.
+second factors past it. The last tiles of rows and of columns are moved back so that
+they end where the array does: what two tiles share is written twice, the same. Where a
+copy reaches beyond an array it brings zeros.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from lostjax.nn.kernels.gpu_blocks import BLOCK, FEEDER_REGISTERS, Sizes, Tiles
+from lostjax.nn.kernels.gpu_blocks import (
+    BLOCK,
+    FEEDER_REGISTERS,
+    STAGES,
+    Sizes,
+    Tiles,
+    grain_of,
+)
 from lostjax.nn.kernels.gpu_rings import Ref, Ring, Step, ring, tile
 from lostjax.typing import Array, Float
 
@@ -55,8 +62,8 @@ def two_products(
     """Multiply rows by the factors down, then by those up; all of one 16-bit type.
 
     Args:
-        x_PM: the rows: a multiple of 8, no fewer than a tile's. Of all widths here (M,
-            R, C, N, K) 64 is a divisor.
+        x_PM: the rows: a multiple of 8, no fewer than a tile's. 16 divides M and N, 64
+            all other widths.
         down: (M, R) and (M, C).
         up: (R, N) and (C, N).
         gamma: handed to `between`.
@@ -64,7 +71,7 @@ def two_products(
         between_kept: what to do with x E.
         tiles: how the pass is cut.
         saved_PK: also handed to `between`; at least R columns.
-        keep: how many columns of what `between` gives are written out, of K.
+        keep: how many columns of what `between` gives are written out, of R + C.
         name: of the kernel.
 
     Returns:
@@ -75,248 +82,277 @@ def two_products(
     n_kept = 0 if up.kept is None else up.kept.shape[0]
     sizes = Sizes(n_rows, n_inputs, n_outputs, rank, n_kept)
     widths = (n_outputs, keep) if keep else (n_outputs,)
-    operands = [gamma, x_PM, down.rank, up.rank]
-    operands += [array for array in (down.kept, up.kept, saved_PK) if array is not None]
-    readers = tiles.warpgroups
-    scratch = {
-        "rows": ring(
-            tiles.row_stages, (tiles.rows, BLOCK), readers=readers, dtype=dtype
-        ),
-        "weights": ring(
-            tiles.stages, (BLOCK, tiles.columns), readers=readers, dtype=dtype
-        ),
-        "narrow": tile(
-            (rank + n_kept) // BLOCK, readers, BLOCK, BLOCK, dtype=dtype
-        ),
-        "leaving": tile(readers, BLOCK, BLOCK, dtype=dtype),
-        "arrived": plgpu.Barrier(num_barriers=readers),
+    operands = {
+        "gamma": gamma,
+        "x": x_PM,
+        "down": down.rank,
+        "up": _end_with_a_tile(up.rank, tiles.columns),
     }
+    if down.kept is not None and up.kept is not None:
+        operands["down_kept"] = down.kept
+        operands["up_kept"] = _end_with_a_tile(up.kept, tiles.columns)
+    if saved_PK is not None:
+        operands["saved"] = saved_PK
 
     def body(*refs: Ref, **scratch: Any) -> None:
-        rest = iter(refs)
-        gamma_ref, x_ref, down_ref, up_ref = (next(rest) for _ in range(4))
-        down_kept_ref, up_kept_ref = (next(rest) if n_kept else None for _ in range(2))
-        saved_ref = next(rest) if saved_PK is not None else None
-        y_ref = next(rest)
-        pass_ = _Pass(
-            sizes=sizes,
-            tiles=tiles,
-            gamma_ref=gamma_ref,
-            x_ref=x_ref,
-            down=Factors(down_ref, down_kept_ref),
-            up=Factors(up_ref, up_kept_ref),
-            saved_ref=saved_ref,
-            y_ref=y_ref,
-            kept_back_ref=next(rest) if keep else None,
-            **scratch,
-        )
+        named = dict(zip([*operands, "y", "kept_back"], refs, strict=False))
+        one_pass = _Pass(sizes=sizes, tiles=tiles, **named, **scratch)
         warpgroup = jax.lax.axis_index("warpgroup")
-        pl.when(warpgroup == readers)(pass_.feed)
-        pl.when(warpgroup < readers)(
-            lambda: pass_.multiply(warpgroup, between, between_kept)
+        pl.when(warpgroup == tiles.warpgroups)(one_pass.feed)
+        pl.when(warpgroup < tiles.warpgroups)(
+            lambda: one_pass.multiply(warpgroup, between, between_kept)
         )
 
     outputs = plgpu.kernel(
         body,
         out_type=[jax.ShapeDtypeStruct((n_rows, width), dtype) for width in widths],
-        scratch_types=scratch,
+        scratch_types=_scratch(sizes, tiles, dtype),
         grid=(pl.cdiv(n_rows, tiles.rows),),
         grid_names=("tile",),
-        num_threads=readers + 1,
+        num_threads=tiles.warpgroups + 1,
         thread_name="warpgroup",
         kernel_name=name,
         compiler_params=plgpu.CompilerParams(approx_math=True),
-    )(*operands)
+    )(*operands.values())
     return tuple(outputs)
+
+
+def _end_with_a_tile(factor: jax.Array, columns: int) -> jax.Array:
+    # Tiles start at multiples of their width; the last has what the last of y needs.
+    rest = factor.shape[1] % columns
+    if not rest:
+        return factor
+    whole, last = factor[:, : factor.shape[1] - rest], factor[:, -columns:]
+    return jnp.concatenate([whole, last], axis=1)
+
+
+def _scratch(sizes: Sizes, tiles: Tiles, dtype: Any) -> dict[str, Any]:
+    readers, grain, grain_out = (
+        tiles.warpgroups,
+        grain_of(sizes.inputs),
+        grain_of(sizes.outputs),
+    )
+    assert grain is not None
+    assert grain_out is not None
+
+    def tiles_of(stages: int, rows: int, columns: int) -> Ring:
+        return ring(stages, rows, columns, readers=readers, grain=grain, dtype=dtype)
+
+    return {
+        "rows": tiles_of(STAGES, tiles.rows, BLOCK),
+        "weights": tiles_of(tiles.stages, BLOCK, tiles.columns),
+        "narrow": tile(
+            sizes.narrow // BLOCK, readers, BLOCK, BLOCK, grain=grain, dtype=dtype
+        ),
+        "leaving": tile(readers, BLOCK, BLOCK, grain=grain_out, dtype=dtype),
+        "arrived": plgpu.Barrier(num_barriers=readers),
+    }
 
 
 class _Pass(NamedTuple):
     sizes: Sizes
     tiles: Tiles
-    gamma_ref: Ref
-    x_ref: Ref
-    down: Factors
-    up: Factors
-    saved_ref: Ref
-    y_ref: Ref
-    kept_back_ref: Ref
     rows: Ring
     weights: Ring
     narrow: Ref
     leaving: Ref
     arrived: Ref
+    gamma: Ref
+    x: Ref
+    down: Ref
+    up: Ref
+    y: Ref
+    down_kept: Ref = None
+    up_kept: Ref = None
+    saved: Ref = None
+    kept_back: Ref = None
 
     @property
     def first_row(self) -> jax.Array:
-        tile_index = jax.lax.axis_index("tile")
+        index = jax.lax.axis_index("tile")
         last = self.sizes.rows - self.tiles.rows
-        return jnp.minimum(tile_index * self.tiles.rows, last)
+        return jnp.minimum(index * self.tiles.rows, last)
 
     @property
     def depth(self) -> int:
         """Steps of a contraction over the inputs."""
-        return self.sizes.inputs // BLOCK
+        return pl.cdiv(self.sizes.inputs, BLOCK)
 
     @property
-    def rank_depth(self) -> int:
-        return self.sizes.rank // BLOCK
+    def chunks(self) -> list[tuple[int, int]]:
+        """Columns that are summed at once on the way down: the first and how many."""
+        starts = range(0, self.sizes.rank, self.tiles.columns)
+        return [(s, min(self.tiles.columns, self.sizes.rank - s)) for s in starts]
 
     @property
-    def kept_depth(self) -> int:
-        return self.sizes.kept // BLOCK
+    def steps_down(self) -> int:
+        """Tiles of weights on the way down: the last chunk's alternate with one-hot."""
+        return (len(self.chunks) + (self.sizes.kept > 0)) * self.depth
 
     @property
-    def chunks(self) -> list[tuple[bool, int, int]]:
-        """Columns summed at once on the way down: kept or not, first, how many."""
-        chunks = []
-        for kept, n_columns in ((False, self.sizes.rank), (True, self.sizes.kept)):
-            for start in range(0, n_columns, self.tiles.columns):
-                width = min(self.tiles.columns, n_columns - start)
-                chunks.append((kept, start, width))
-        return chunks
+    def steps_up(self) -> int:
+        """Steps of a contraction over what lies between the products."""
+        return self.sizes.narrow // BLOCK
 
     @property
     def n_tiles_up(self) -> int:
         return pl.cdiv(self.sizes.outputs, self.tiles.columns)
 
-    def first_column(self, index: Step) -> jax.Array:
-        last = self.sizes.outputs - self.tiles.columns
-        return jnp.minimum(index * self.tiles.columns, last)
-
     def feed(self) -> None:
         """Start all copies of rows and weights, in the order of their use."""
         plgpu.set_max_registers(FEEDER_REGISTERS, action="decrease")
-        rows = pl.ds(self.first_row, self.tiles.rows)
+        own = pl.ds(self.first_row, self.tiles.rows)
 
         def weights_of(factor: Ref, row: Step, column: Step) -> Ref:
-            # A copy may reach beyond the factor's columns: it brings zeros, unread.
-            columns = pl.ds(jnp.int32(column), self.tiles.columns)
+            columns = pl.ds(column, self.tiles.columns)
             return factor.at[pl.ds(row * BLOCK, BLOCK), columns]
 
-        for index, (kept, start, _) in enumerate(self.chunks):
-            factor = self.down.kept if kept else self.down.rank
+        @pl.loop(0, len(self.chunks))
+        def _(index: jax.Array) -> None:
+            column, first = index * self.tiles.columns, index * self.depth
+            last = index == len(self.chunks) - 1
+            each = jnp.where(last, 2, 1) if self.sizes.kept else 1
 
             @pl.loop(0, self.depth)
-            def _down(k: jax.Array, index=index, factor=factor, start=start) -> None:
-                step = index * self.depth + k
-                self.rows.fill(step, self.x_ref.at[rows, pl.ds(k * BLOCK, BLOCK)])
-                self.weights.fill(step, weights_of(factor, k, start))
+            def _(k: jax.Array) -> None:
+                step = first + k * each
+                self.rows.fill(first + k, self.x.at[own, pl.ds(k * BLOCK, BLOCK)])
+                self.weights.fill(step, weights_of(self.down, k, column))
+                if self.sizes.kept:
+                    one_hot = weights_of(self.down_kept, k, column * 0)
+                    pl.when(last)(lambda: self.weights.fill(step + 1, one_hot))
 
-        before = len(self.chunks) * self.depth
-        each = self.rank_depth + self.kept_depth
+        rank_steps = self.sizes.rank // BLOCK
 
         @pl.loop(0, self.n_tiles_up)
-        def _up(index: jax.Array) -> None:
-            column, step = self.first_column(index), before + index * each
+        def _(index: jax.Array) -> None:
+            column = index * self.tiles.columns
+            first = self.steps_down + index * self.steps_up
 
-            @pl.loop(0, self.rank_depth)
-            def _rank(k: jax.Array) -> None:
-                self.weights.fill(step + k, weights_of(self.up.rank, k, column))
+            @pl.loop(0, rank_steps)
+            def _(k: jax.Array) -> None:
+                self.weights.fill(first + k, weights_of(self.up, k, column))
 
-            if self.kept_depth:
+            if self.sizes.kept:
 
-                @pl.loop(0, self.kept_depth)
-                def _kept(k: jax.Array) -> None:
-                    source = weights_of(self.up.kept, k, column)
-                    self.weights.fill(step + self.rank_depth + k, source)
+                @pl.loop(0, self.steps_up - rank_steps)
+                def _(k: jax.Array) -> None:
+                    source = weights_of(self.up_kept, k, column)
+                    self.weights.fill(first + rank_steps + k, source)
 
-        self.rows.drain(before)
-        self.weights.drain(before + self.n_tiles_up * each)
+        self.rows.drain(len(self.chunks) * self.depth)
+        self.weights.drain(self.steps_down + self.n_tiles_up * self.steps_up)
 
     def multiply(
         self, warpgroup: jax.Array, between: Between, between_kept: Between
     ) -> None:
         """Take 64 rows through both products."""
         plgpu.set_max_registers(self.tiles.registers, action="increase")
-        own = pl.ds(self.first_row + warpgroup * BLOCK, BLOCK)
-        inner = pl.ds(warpgroup * BLOCK, BLOCK)
-        gamma = self.gamma_ref[0]
-        leaving = self.leaving.at[warpgroup]
-        arrived = self.arrived.at[warpgroup]
-
-        def leave(piece: jax.Array, target: Ref) -> None:
-            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-            leaving[...] = piece
-            plgpu.commit_smem()
-            plgpu.copy_smem_to_gmem(leaving, target)
-
-        for index, (kept, start, width) in enumerate(self.chunks):
-
-            def left(step: Step) -> Ref:
-                return self.rows.take(step).at[inner]
-
-            sums = self._sum(
-                width, left, index * self.depth, self.depth, rows=self.rows
-            )
-            base = start + (self.sizes.rank if kept else 0)
-            for column in range(0, width, BLOCK):
-                piece = sums[:, column : column + BLOCK]
-                place = pl.ds(base + column, BLOCK)
-                saved = None
-                if self.saved_ref is not None and not kept:
-                    plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-                    plgpu.copy_gmem_to_smem(
-                        self.saved_ref.at[own, place], leaving, arrived
-                    )
-                    plgpu.barrier_wait(arrived)
-                    saved = leaving[...].astype(jnp.float32)
-                apply = between_kept if kept else between
-                out, narrow = apply(piece, gamma, saved)
-                narrow = narrow.astype(self.x_ref.dtype)
-                self.narrow[(base + column) // BLOCK, warpgroup] = narrow
-                if (
-                    self.kept_back_ref is not None
-                    and base + column < self.kept_back_ref.shape[1]
-                ):
-                    leave(
-                        out.astype(self.x_ref.dtype), self.kept_back_ref.at[own, place]
-                    )
+        for index, (start, width) in enumerate(self.chunks):
+            kept = self.sizes.kept if index == len(self.chunks) - 1 else 0
+            sums = self._sum_down(warpgroup, index * self.depth, width, kept)
+            if kept:  # first: it leaves registers to the other
+                rank = self.sizes.rank
+                self._go_between(warpgroup, rank, sums[1], between_kept, None)
+            self._go_between(warpgroup, start, sums[0], between, self.saved)
         plgpu.commit_smem()
-        before = len(self.chunks) * self.depth
-        each = self.rank_depth + self.kept_depth
 
         @pl.loop(0, self.n_tiles_up)
-        def _up(index: jax.Array) -> None:
-            def left(step: Step) -> Ref:
-                k = step - before - index * each
-                return self.narrow.at[k, warpgroup]
-
-            sums = self._sum(self.tiles.columns, left, before + index * each, each)
+        def _(index: jax.Array) -> None:
+            first = self.steps_down + index * self.steps_up
+            sums = self._sum_up(warpgroup, first)
+            last = self.sizes.outputs - self.tiles.columns
+            start = jnp.minimum(index * self.tiles.columns, last)
             for column in range(0, self.tiles.columns, BLOCK):
-                place = pl.ds(self.first_column(index) + column, BLOCK)
-                piece = sums[:, column : column + BLOCK].astype(self.x_ref.dtype)
-                leave(piece, self.y_ref.at[own, place])
+                piece = sums[:, column : column + BLOCK]
+                self._leave(warpgroup, piece, self.y, start + column)
 
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
-    def _sum(
-        self,
-        width: int,
-        left: Callable[[Step], Ref],
-        start: Step,
-        n_steps: int,
-        rows: Ring | None = None,
-    ) -> jax.Array:
-        def release(step: Step) -> None:
-            self.weights.release(step)
-            if rows is not None:
-                rows.release(step)
+    def _sum_down(
+        self, warpgroup: jax.Array, first: int, width: int, kept: int
+    ) -> list[jax.Array]:
+        inner = pl.ds(warpgroup * BLOCK, BLOCK)
+        widths = (width, kept) if kept else (width,)
 
-        def accumulate(sums_ref: Ref) -> jax.Array:
-            @pl.loop(0, n_steps)
+        def accumulate(*sums: Ref) -> list[jax.Array]:
+            @pl.loop(0, self.depth)
             def _(k: jax.Array) -> None:
-                step = start + k
-                right = self.weights.take(step).at[:, pl.ds(0, width)]
-                plgpu.wgmma(sums_ref, left(step), right)
-                # One product is under way while the next is started.
-                plgpu.wgmma_wait(1)
-                pl.when(k > 0)(lambda: release(step - 1))
+                rows, step = self.rows.take(first + k).at[inner], first + k * len(sums)
+                self._add(sums[0], rows, step, k > 0)
+                pl.when(k > 0)(lambda: self.rows.release(first + k - 1))
+                if kept:
+                    self._add(sums[1], rows, step + 1, True)
 
-            sums = sums_ref[...]
-            release(start + n_steps - 1)
-            return sums
+            wholes = [ref[...] for ref in sums]
+            self.rows.release(first + self.depth - 1)
+            self.weights.release(first + self.depth * len(sums) - 1)
+            return wholes
 
-        sums: jax.Array = pl.run_scoped(
-            accumulate, plgpu.ACC((BLOCK, width), jnp.float32)
+        wholes: list[jax.Array] = pl.run_scoped(
+            accumulate, *(plgpu.ACC((BLOCK, each), jnp.float32) for each in widths)
         )
-        return sums
+        return wholes
+
+    def _sum_up(self, warpgroup: jax.Array, first: jax.Array) -> jax.Array:
+        def accumulate(sums: Ref) -> jax.Array:
+            @pl.loop(0, self.steps_up)
+            def _(k: jax.Array) -> None:
+                self._add(sums, self.narrow.at[k, warpgroup], first + k, k > 0)
+
+            whole = sums[...]
+            self.weights.release(first + self.steps_up - 1)
+            return whole
+
+        whole: jax.Array = pl.run_scoped(
+            accumulate, plgpu.ACC((BLOCK, self.tiles.columns), jnp.float32)
+        )
+        return whole
+
+    def _add(self, sums: Ref, left: Ref, step: Step, follows: bool | jax.Array) -> None:
+        right = self.weights.take(step).at[:, pl.ds(0, sums.shape[1])]
+        plgpu.wgmma(sums, left, right)
+        # This product is under way while the next is started; the last one is done.
+        plgpu.wgmma_wait(1)
+        pl.when(follows)(lambda: self.weights.release(step - 1))
+
+    def _go_between(
+        self,
+        warpgroup: jax.Array,
+        start: int,
+        sums: jax.Array,
+        between: Between,
+        saved_ref: Ref,
+    ) -> None:
+        gamma, dtype = self.gamma[0], self.x.dtype
+        kept_back = 0 if self.kept_back is None else self.kept_back.shape[1]
+        for column in range(start, start + sums.shape[1], BLOCK):
+            piece = sums[:, column - start : column - start + BLOCK]
+            saved = None
+            if saved_ref is not None:
+                saved = self._fetch(warpgroup, saved_ref, column).astype(jnp.float32)
+            out, narrow = between(piece, gamma, saved)
+            self.narrow[column // BLOCK, warpgroup] = narrow.astype(dtype)
+            if column < kept_back:
+                self._leave(warpgroup, out, self.kept_back, column)
+
+    def _fetch(self, warpgroup: jax.Array, source: Ref, column: int) -> jax.Array:
+        place, arrived = self.leaving.at[warpgroup], self.arrived.at[warpgroup]
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        plgpu.copy_gmem_to_smem(self._piece(warpgroup, source, column), place, arrived)
+        plgpu.barrier_wait(arrived)
+        piece: jax.Array = place[...]
+        return piece
+
+    def _leave(
+        self, warpgroup: jax.Array, piece: jax.Array, target: Ref, column: Step
+    ) -> None:
+        place = self.leaving.at[warpgroup]
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        place[...] = piece.astype(self.x.dtype)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(place, self._piece(warpgroup, target, column))
+
+    def _piece(self, warpgroup: jax.Array, array: Ref, column: Step) -> Ref:
+        rows = pl.ds(self.first_row + warpgroup * BLOCK, BLOCK)
+        return array.at[rows, pl.ds(column, BLOCK)]

@@ -47,21 +47,25 @@ class Ring(NamedTuple):
         return jax.lax.rem(jnp.int32(step), jnp.int32(self.tiles.shape[0]))
 
 
-def tile(*shape: int, dtype: DTypeLike) -> Any:
-    """Allocate shared memory as matrix units and bulk copies want it, 64 columns wide."""
-    return plgpu.SMEM(
-        shape,
-        dtype,
-        transforms=(plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128)),
+def tile(*shape: int, grain: int, dtype: DTypeLike) -> Any:
+    """Allocate shared memory as matrix units and bulk copies want it.
+
+    Args:
+        shape: the last two axes are rows, a multiple of 8, and columns.
+        grain: columns that lie side by side: 64, 32 or 16.
+        dtype: a 16-bit type.
+    """
+    transforms = (
+        plgpu.TilingTransform((8, grain)),
+        plgpu.SwizzleTransform(2 * grain),
     )
+    return plgpu.SMEM(shape, dtype, transforms=transforms)
 
 
-def ring(
-    stages: int, shape: tuple[int, int], *, readers: int, dtype: DTypeLike
-) -> Ring:
-    """Allocate a ring."""
+def ring(*shape: int, readers: int, grain: int, dtype: DTypeLike) -> Ring:
+    """Allocate a ring: its stages, and the rows and columns of a tile."""
     return Ring(
-        tile(stages, *shape, dtype=dtype),
-        plgpu.Barrier(num_barriers=stages),
-        plgpu.Barrier(num_arrivals=readers, num_barriers=stages),
+        tile(*shape, grain=grain, dtype=dtype),
+        plgpu.Barrier(num_barriers=shape[0]),
+        plgpu.Barrier(num_arrivals=readers, num_barriers=shape[0]),
     )

@@ -42,7 +42,15 @@ from jax.typing import DTypeLike
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.nn.kernels.gpu_backward import backward_product
-from lostjax.nn.kernels.gpu_blocks import BLOCK, Sizes, Tiles, choose_tiles, round_up
+from lostjax.nn.kernels.gpu_blocks import (
+    BLOCK,
+    GRAINS,
+    Sizes,
+    Tiles,
+    choose_tiles,
+    grain_of,
+    round_up,
+)
 from lostjax.nn.kernels.gpu_forward import forward_product, kept_factors
 from lostjax.typing import Activation, Array, Float
 
@@ -91,7 +99,8 @@ def mosaic_products(
     """
     dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
     plans = [_make_plan(x_PM, own, activation, cut, choose) for own in siblings]
-    if reason := _unfit(x_PM, dtype, plans):
+    widths = {x_PM.shape[1], *(own.b_RN.shape[1] for own in siblings)}
+    if reason := _unfit(x_PM, dtype, plans, widths):
         _log_once(f"XLA's form of a narrow product, no GPU kernel: {reason}")
         return bottleneck_products(
             x_PM,
@@ -100,12 +109,14 @@ def mosaic_products(
             channel_groups=channel_groups,
             dtype=dtype,
         )
-    wide_PM = _lengthen(x_PM.astype(dtype), rows=8, columns=BLOCK)
-    outputs = []
-    for plan, weights in zip(plans, siblings, strict=True):
-        y_PN = _product(plan, wide_PM, _widen(weights.astype(dtype)))
-        outputs.append(y_PN[: x_PM.shape[0], : weights.b_RN.shape[1]])
-    return tuple(outputs)
+    rows_PM = x_PM.astype(dtype)
+    if x_PM.shape[0] % 8:
+        rows_PM = jnp.pad(rows_PM, ((0, -x_PM.shape[0] % 8), (0, 0)))
+    products = [
+        _product(plan, rows_PM, _widen(weights.astype(dtype)))
+        for plan, weights in zip(plans, siblings, strict=True)
+    ]
+    return tuple(y_PN[: x_PM.shape[0]] for y_PN in products)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,16 +219,18 @@ def _make_plan(
     n_kept = 0 if weights.values_CN is None else weights.values_CN.shape[0]
     sizes = Sizes(
         rows=round_up(n_rows, 8),
-        inputs=round_up(n_inputs, BLOCK),
-        outputs=round_up(n_outputs, BLOCK),
+        inputs=n_inputs,
+        outputs=n_outputs,
         rank=round_up(rank, BLOCK),
         kept=round_up(n_kept, BLOCK),
     )
-    back = dataclasses.replace(sizes, inputs=sizes.outputs, outputs=sizes.inputs)
+    back = dataclasses.replace(sizes, inputs=n_outputs, outputs=n_inputs)
     return _Plan(activation, choose, forward=cut(sizes), backward=cut(back))
 
 
-def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | None:
+def _unfit(
+    x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan], widths: set[int]
+) -> str | None:
     if jnp.dtype(dtype) != jnp.bfloat16:
         return f"it computes in bfloat16, not in {jnp.dtype(dtype).name}"
     if x_PM.shape[0] <= BLOCK - 8:
@@ -225,28 +238,25 @@ def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | N
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     if device.platform == "gpu" and not any(h in device.device_kind for h in HOPPER):
         return f"its instructions are Hopper's, not those of {device.device_kind}"
+    for width in sorted(widths):
+        if grain_of(width) is None or width < BLOCK:
+            return f"a width of {width} is no multiple of {GRAINS[-1]} from {BLOCK} on"
     if any(plan.forward is None or plan.backward is None for plan in plans):
-        return f"{x_PM.shape[1]} inputs' bottleneck does not fit its shared memory"
+        return f"the bottleneck of {x_PM.shape[1]} inputs does not fit its shared memory"
     return None
 
 
 def _widen(weights: BottleneckWeights) -> BottleneckWeights:
-    # Zeros where the kernels want a multiple of 64; they add nothing to any product.
-    values_CN = weights.values_CN
+    # A rank is filled up with zeros, which add nothing to any product.
+    missing = -weights.b_RN.shape[0] % BLOCK
+    gamma = jnp.asarray(weights.gamma, jnp.float32)
+    if not missing:
+        return weights._replace(gamma=gamma)
     return weights._replace(
-        a_MR=_lengthen(weights.a_MR, rows=BLOCK, columns=BLOCK),
-        b_RN=_lengthen(weights.b_RN, rows=BLOCK, columns=BLOCK),
-        values_CN=(
-            None if values_CN is None else _lengthen(values_CN, rows=1, columns=BLOCK)
-        ),
-        gamma=jnp.asarray(weights.gamma, jnp.float32),
+        a_MR=jnp.pad(weights.a_MR, ((0, 0), (0, missing))),
+        b_RN=jnp.pad(weights.b_RN, ((0, missing), (0, 0))),
+        gamma=gamma,
     )
-
-
-def _lengthen(array: jax.Array, *, rows: int, columns: int) -> jax.Array:
-    n_rows, n_columns = array.shape
-    missing = round_up(n_rows, rows) - n_rows, round_up(n_columns, columns) - n_columns
-    return jnp.pad(array, [(0, n) for n in missing]) if any(missing) else array
 
 
 @functools.cache

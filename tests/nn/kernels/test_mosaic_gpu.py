@@ -24,18 +24,17 @@ from lostjax.nn.kernels import mosaic_gpu
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.nn.kernels.gpu_blocks import (
     BLOCK,
-    SHARED_BYTES,
     Sizes,
     Tiles,
     choose_tiles,
-    shared_bytes,
+    fits,
 )
 from lostjax.nn.kernels.gpu_elementwise import pull_through
 from lostjax.nn.kernels.mosaic_gpu import mosaic_products
 
 # What was never written is NaN, and no copy reaches beyond an array ...
 STRICT = interpreter.InterpretGPUParams()
-# ... but where a tile is wider than a factor: the copy brings zeros, as on the GPU.
+# ... but where a width is no multiple of a tile's: the copy brings zeros, as on a GPU.
 FILLING = interpreter.InterpretGPUParams(
     out_of_bounds_reads="uninitialized", uninitialized_memory="zero"
 )
@@ -89,23 +88,25 @@ def value_and_gradients(products, x_PM, g_PN, weights, *, gamma, activation):
     return run(x_PM, learnt, g_PN)
 
 
+SMALL = Tiles(64, 64, 2)
 CASES = {
-    "nothing_divides": {"sizes": (75, 70, 130, 24, 3), "tiles": Tiles(64, 64, 2)},
+    "rows_and_widths_that_no_tile_divides": {
+        "sizes": (75, 80, 144, 24, 3),
+        "tiles": SMALL,
+        "mode": FILLING,
+    },
     "two_warpgroups_and_more_columns_than_a_tile": {
         "sizes": (128, 128, 192, 192, 3),
         "tiles": Tiles(128, 128, 3),
         "mode": FILLING,
     },
+    "as_many_kept_channels_as_a_tile": {"sizes": (64, 128, 64, 64, 60), "tiles": SMALL},
     "no_kept_channels_and_no_activation": {
         "sizes": (64, 64, 64, 64, 0),
         "activation": None,
-        "tiles": Tiles(64, 64, 2),
+        "tiles": SMALL,
     },
-    "gamma_one": {
-        "sizes": (64, 64, 128, 16, 2),
-        "gamma": 1.0,
-        "tiles": Tiles(64, 64, 2),
-    },
+    "gamma_one": {"sizes": (64, 64, 128, 16, 2), "gamma": 1.0, "tiles": SMALL},
 }
 
 
@@ -166,9 +167,12 @@ def test_a_program_for_another_platform_is_that_of_the_meaning():
         np.testing.assert_allclose(one, other, atol=2**-7 * np.abs(other).max())
 
 
+FITTING = (72, 64, 64, 16, 3)
 REASONS = {
     "bfloat16, not in float32": {"dtype": jnp.float32},
-    "48 rows": {"sizes": (48, 40, 40, 16, 3)},
+    "48 rows": {"sizes": (48, 64, 64, 16, 3)},
+    "a width of 72": {"sizes": (72, 64, 72, 16, 3)},
+    "a width of 48": {"sizes": (72, 48, 64, 16, 3)},
     "shared memory": {"cut": lambda sizes: None},
 }
 
@@ -176,7 +180,7 @@ REASONS = {
 @pytest.mark.parametrize("reason", REASONS)
 def test_a_fall_back_is_logged_once_with_its_reason(reason, caplog):
     case = dict(REASONS[reason])
-    sizes = case.pop("sizes", (72, 40, 40, 16, 3))
+    sizes = case.pop("sizes", FITTING)
     x_PM, _, weights = draw(sizes)
     mosaic_gpu._log_once.cache_clear()
     with caplog.at_level(logging.WARNING):
@@ -191,7 +195,7 @@ def test_another_gpu_gets_the_meaning(caplog):
     class Ampere:
         platform, device_kind = "gpu", "NVIDIA A100-SXM4-80GB"
 
-    x_PM, _, weights = draw((72, 40, 40, 16, 3))
+    x_PM, _, weights = draw(FITTING)
     mosaic_gpu._log_once.cache_clear()
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
         patch.setattr(jax, "devices", lambda: [Ampere()])
@@ -199,16 +203,13 @@ def test_another_gpu_gets_the_meaning(caplog):
     assert "A100" in caplog.records[0].message
 
 
-widths = st.integers(1, 200).map(lambda n: n * BLOCK)
-
-
 @settings(deadline=None, derandomize=True)
 @given(
     sizes=st.builds(
         Sizes,
         rows=st.integers(8, 40).map(lambda n: n * 8),
-        inputs=widths,
-        outputs=widths,
+        inputs=st.integers(4, 800).map(lambda n: n * 16),
+        outputs=st.integers(4, 800).map(lambda n: n * 16),
         rank=st.integers(1, 20).map(lambda n: n * BLOCK),
         kept=st.integers(0, 3).map(lambda n: n * BLOCK),
     )
@@ -216,13 +217,31 @@ widths = st.integers(1, 200).map(lambda n: n * BLOCK)
 def test_tiles_fit_a_block_and_the_arrays(sizes):
     tiles = choose_tiles(sizes)
     if tiles is None:
-        smallest = Tiles(64, min(128, sizes.rank, sizes.outputs), 2)
-        assert shared_bytes(sizes, smallest) > SHARED_BYTES
+        for columns in range(BLOCK, min(128, sizes.outputs) + 1, BLOCK):
+            narrow = columns < min(sizes.rank, 128)
+            assert narrow or not fits(sizes, Tiles(64, columns, 2))
         return
-    assert shared_bytes(sizes, tiles) <= SHARED_BYTES
+    assert fits(sizes, tiles)
     assert tiles.rows <= sizes.rows
     assert tiles.columns <= sizes.outputs
     assert tiles.columns % BLOCK == 0
+
+
+PAPER = {
+    "60m": (512, 1376, 128),
+    "130m": (768, 2048, 256),
+    "350m": (1024, 2736, 256),
+    "1b attention": (2048, 2048, 512),
+    "7b": (4096, 11008, 1024),
+}
+
+
+@pytest.mark.parametrize("layer", PAPER)
+def test_paper_layers_have_tiles_up_and_down(layer):
+    width, hidden, rank = PAPER[layer]
+    for inputs, outputs in ((width, hidden), (hidden, width)):
+        kept = -(-(inputs // 100) // BLOCK) * BLOCK
+        assert choose_tiles(Sizes(8192, inputs, outputs, rank, kept))
 
 
 @pytest.mark.parametrize("activation", [nn.silu, nn.gelu, nn.relu, jnp.tanh])
