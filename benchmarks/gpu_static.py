@@ -17,14 +17,14 @@ from typing import Any
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MOSAIC_GPU_DUMP_PTXAS"] = "1"
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-from jax.sharding import Mesh, NamedSharding  # noqa: E402
-from jax.sharding import PartitionSpec as P  # noqa: E402
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from lostjax.plan.costs import Costs, count_costs  # noqa: E402
-from lostjax.plan.hlo import parse_program  # noqa: E402
-from lostjax.plan.targets import find_target  # noqa: E402
+from lostjax.plan.costs import Costs, count_costs
+from lostjax.plan.hlo import parse_program
+from lostjax.plan.targets import find_target
 
 _KERNEL = re.compile(
     r"Compiling entry function '(\w+?)_mosaic_gpu_kernel'.*?(\d+) bytes spill stores"

@@ -17,9 +17,9 @@ least time: for a kernel the larger of schedule and bytes at the chip's publishe
 for the others the compiler's `optimal_seconds`. `bundles` are cycles of a steady grid
 step, `of floor` over what its matrix instructions alone would take, `of FLOPs` over
 what their useful part would, `spills` the registers that a step spills. On the H100
-`HBM` is counted alike in all programs (`lostjax.plan.costs`), `us` is the larger of FLOPs
-and bytes at published rates, and of a kernel `registers` are those of a thread, `spills`
-bytes. All of it is static: a compiler's account, never a measured speed.
+`HBM` is counted alike in all programs (`lostjax.plan.costs`), `us` is the larger of
+FLOPs and bytes at published rates, `registers` and `spills` (bytes) are those of one
+thread. All of it is static: a compiler's account, never a measured speed.
 """
 
 import argparse

@@ -13,19 +13,21 @@ platform, not by what this process runs on.
 HBM bytes, two a number, over P rows, K = R + C rounded up to 64 each, weights left out:
 
     kernel, forward     2 P (M + N)                 + 2 P K before a backward pass
-    XLA, one product    2 P (M + N) + 2 P (3 R + 5 C)      writes and reads what is
-                                                           between the products
+    XLA, one product    2 P (M + N + 4 R + 4 C)     what lies between, there and back
     kernel, backward    2 P (2 M + 2 N + 3 R + 3 K)
 
 What it costs against XLA's form: each sibling reads x for itself, and a policy that
-computes y again computes x A again, for one kernel does both. Widths are rounded up to
-64, kept channels included (350m: 266 to 320 between the products); rows of x or y that
-are not a multiple of 64 numbers long (2736, 5461) are padded, a copy unless XLA fuses
-it with what made or reads them. A program must run on one device, or call this within
-`jax.shard_map`: XLA cannot cut a kernel up.
+computes y again computes x A again, for one kernel does both. Between the products
+widths are rounded up to 64, kept channels for themselves (350m: 266 to 320). A block
+has 128 rows, so that 8192 rows keep 64 of 132 multiprocessors busy: fewer rows than
+16896 leave some idle. Every block reads all weights from L2; blocks do not share them
+in clusters. It computes in bfloat16 alone, in widths that 16 divides, from 64 rows on:
+anything else is XLA's, and the log says so. A program must run on one device, or call
+this within `jax.shard_map`: XLA cannot cut a kernel up.
 
-XLA's form is the default, for no figure here was measured on a GPU: what a compiler can
-tell is all that `benchmarks/kernels.py` prints.
+XLA's form is the default, for nothing here was run on a GPU: its interpreter on a CPU
+says that values are right, NVIDIA's compiler takes the kernels, and
+`benchmarks/kernels.py --chip h100` counts what compilers can tell.
 """
 
 import dataclasses
@@ -168,12 +170,8 @@ def _product_backward(
         del hidden_PK
         return _pull(plan, x_PM, g_PN, weights)
 
-    kernel = partial(
-        backward_product, activation=plan.activation, tiles=plan.backward
-    )
-    gradients: _Gradients = plan.choose(
-        kernel, meaning, x_PM, hidden_PK, g_PN, weights
-    )
+    kernel = partial(backward_product, activation=plan.activation, tiles=plan.backward)
+    gradients: _Gradients = plan.choose(kernel, meaning, x_PM, hidden_PK, g_PN, weights)
     return gradients
 
 
@@ -242,7 +240,9 @@ def _unfit(
         if grain_of(width) is None or width < BLOCK:
             return f"a width of {width} is no multiple of {GRAINS[-1]} from {BLOCK} on"
     if any(plan.forward is None or plan.backward is None for plan in plans):
-        return f"the bottleneck of {x_PM.shape[1]} inputs does not fit its shared memory"
+        return (
+            f"the bottleneck of {x_PM.shape[1]} inputs does not fit its shared memory"
+        )
     return None
 
 
