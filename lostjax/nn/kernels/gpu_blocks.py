@@ -16,7 +16,8 @@ must hide, so that more rows come first, then wider tiles, then stages.
     192    60m           128    128       4
     320    350m          128    256       3
     576    1b attention  128    128       2
-    1088   7b up          64    128       3
+    1088   7b up          64    256       2
+    1152   7b down        64    128       3
 
 A warpgroup sums a tile of 64 x W, and on the way down one of 64 x C beside it, in
 float32: (W + C) / 2 of the registers of a thread, 232 with two warpgroups and 248 with
