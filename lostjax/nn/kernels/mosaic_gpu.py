@@ -5,10 +5,11 @@
 `mosaic_products` stands where `bottleneck_products` does and means the same. On Hopper
 (H100, H200) one kernel takes tiles of x to tiles of y: act(x A) and x_I never reach
 HBM. [x A | x_I] is written only if there will be a backward pass; it has the name
-"bottleneck", so that `save_bottlenecks` and other policies see it. Backward the same
-kernel takes g to dx, kept channels' part included, and XLA makes the weights' gradients
-(`gpu_backward` says why). Which form a program takes is settled when it is compiled: by
-platform, not by what this process runs on.
+"bottleneck", and "product" with y, so that `save_bottlenecks`, `save_products` and
+other policies see them. Backward the same kernel takes g to dx, kept channels' part
+included, and XLA makes the weights' gradients (`gpu_backward` says why). Which form a
+program takes is settled when it is compiled: by platform, not by what this process runs
+on.
 
 HBM bytes, two a number, over P rows, K = R + C rounded up to 64 each, weights left out:
 
@@ -152,7 +153,9 @@ def _product_forward(
 
     kernel = partial(_forward, plan, keep_hidden=True)
     y_PN, hidden_PK = plan.choose(kernel, meaning, x_PM, weights)
-    return y_PN, (x_PM, checkpoint_name(hidden_PK, "bottleneck"), weights)
+    # One kernel makes both: whoever keeps y and not these would have them made again.
+    hidden_PK = checkpoint_name(checkpoint_name(hidden_PK, "bottleneck"), "product")
+    return checkpoint_name(y_PN, "product"), (x_PM, hidden_PK, weights)
 
 
 def _product_backward(
