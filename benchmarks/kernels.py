@@ -18,8 +18,9 @@ for the others the compiler's `optimal_seconds`. `bundles` are cycles of a stead
 step, `of floor` over what its matrix instructions alone would take, `of FLOPs` over
 what their useful part would, `spills` the registers that a step spills. On the H100
 `HBM` is counted alike in all programs (`lostjax.plan.costs`), `us` is the larger of
-FLOPs and bytes at published rates, `registers` and `spills` (bytes) are those of one
-thread. All of it is static: a compiler's account, never a measured speed.
+FLOPs and bytes at published rates (a kernel's FLOPs those of its tiles, on as many
+multiprocessors as have one), `registers` and `spills` (bytes) are those of one thread.
+All of it is static: a compiler's account, never a measured speed.
 """
 
 import argparse
@@ -35,7 +36,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lostjax.nn.kernels import mosaic_gpu, mosaic_tpu, tpu_blocks
+from lostjax.nn.kernels import gpu_blocks, mosaic_gpu, mosaic_tpu, tpu_blocks
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.train.chips import CHIPS as PUBLISHED
 
@@ -156,7 +157,7 @@ def compile_layer(layer: Layer, chip: str, passes: str) -> Iterator[Figures]:
     """Compile every form of one layer."""
     on_gpu = chip == GPU
     forms: dict[str, Callable[..., Any]] = {
-        "kernel": mosaic_gpu.mosaic_products
+        "kernel": partial(mosaic_gpu.mosaic_products, cut=gpu_blocks.choose_tiles)
         if on_gpu
         else partial(mosaic_tpu.mosaic_products, chip=CHIPS[chip][0]),
         "one product": bottleneck_products,
@@ -263,9 +264,10 @@ def gpu_figures(
         return None
     gigaflops = count_gigaflops(layer, which, form)
     published = PUBLISHED["NVIDIA H100"]
-    seconds = max(
-        1e9 * gigaflops / published.flops, costs.hbm_bytes / published.bandwidth
-    )
+    products = 1e9 * gigaflops / published.flops
+    if form == "kernel":
+        products = gpu_seconds(layer, which)
+    seconds = max(products, costs.hbm_bytes / published.bandwidth)
     return Figures(
         layer=layer.name,
         passes=which,
@@ -275,6 +277,23 @@ def gpu_figures(
         microseconds=1e6 * seconds,
         kernels=[dataclasses.asdict(kernel) for kernel in kernels],
     )
+
+
+def gpu_seconds(layer: Layer, which: str) -> float:
+    """Model the time of a kernel's products, and of XLA's beside it, on an H100."""
+
+    def kernel(inputs: int, outputs: int) -> float:
+        rank, kept = (gpu_blocks.round_up(n, 64) for n in (layer.rank, layer.kept))
+        sizes = gpu_blocks.Sizes(layer.rows, inputs, outputs, rank, kept)
+        tiles = gpu_blocks.choose_tiles(sizes)
+        assert tiles is not None
+        return gpu_blocks.matrix_seconds(sizes, tiles)
+
+    forward = kernel(layer.inputs, layer.outputs)
+    if which == "forward":
+        return forward
+    beside = 2 * layer.rows * layer.weights / PUBLISHED["NVIDIA H100"].flops
+    return forward + kernel(layer.outputs, layer.inputs) + beside
 
 
 def count_gigaflops(layer: Layer, which: str, form: str) -> float:

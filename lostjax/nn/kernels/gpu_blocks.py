@@ -9,8 +9,11 @@ way from HBM or L2. For K = R + C, each rounded up to 64, two bytes a number:
     ring of weights       2 64 W S        W columns of a tile, S stages
     output on its way     2 T 64
 
-A weight is read by every block, from L2: its bytes per block are what 2 T FLOPs each
-must hide, so that more rows come first, then wider tiles, then stages.
+The rows of a block, 128 or 64, are those with which the fullest multiprocessor has the
+fewest to do: 64 where 128 would leave half of the chip idle (8192 rows: 64 blocks).
+Equals take 128, for every block reads every weight from L2, and 2 T FLOPs are what
+hides a weight's bytes; blocks do not share them in clusters. Then wider tiles, then
+stages. At 16384 rows:
 
     K      example       rows   columns   stages of weights
     192    60m           128    128       4
@@ -23,18 +26,27 @@ A warpgroup sums a tile of 64 x W, and on the way down one of 64 x C beside it, 
 float32: (W + C) / 2 of the registers of a thread, 232 with two warpgroups and 248 with
 one.
 
+Where it pays, by the model of `choose_paying_tiles`: where HBM binds XLA's form, which
+is up to 350m (R 256, some 250 FLOPs a byte; an H100 balances at 295). At 1b and 7b
+products bind both, and rounding K up is lost time: XLA's form. So it is with few rows,
+or where the last round of blocks is nearly empty.
+
 Copies and matrix units want rows of 128, 64 or 32 bytes in shared memory, and arrays
 cut into such pieces: a width that 64 divides has the best of it, 1376 has 64 bytes,
 2736 has 32; one that 16 does not divide (5461) has no kernel.
 """
 
 import dataclasses
+import math
 
 BLOCK = 64
 """Rows of a warpgroup's tile, depth of a step and columns that leave at once."""
 
 GRAINS = (64, 32, 16)
 """Columns that lie side by side in shared memory, the best first."""
+
+MULTIPROCESSORS = 132
+"""How many an H100 (SXM) has; each has one block at a time."""
 
 SHARED_BYTES = 232448
 """Shared memory of one block on Hopper."""
@@ -46,6 +58,8 @@ STAGES = 2
 """Tiles of rows on their way."""
 
 _REGISTERS = 65536
+_FLOPS = 989e12
+_BYTES = 3350e9
 _REGISTERS_BESIDE_SUMS = 40
 _STAGES = 4
 _BARRIER_BYTES = 1024
@@ -99,7 +113,13 @@ class Tiles:
 def choose_tiles(sizes: Sizes) -> Tiles | None:
     """Choose how a pass is cut; None where no cut fits a block's shared memory."""
     widest = min(256, max(sizes.rank, sizes.kept), sizes.outputs // BLOCK * BLOCK)
-    for rows in (rows for rows in (128, 64) if rows <= sizes.rows):
+
+    def most_done_by_one(rows: int) -> int:
+        return rows * count_waves(sizes, rows)
+
+    for rows in sorted((128, 64), key=most_done_by_one):
+        if rows > sizes.rows:
+            continue
         for columns in dict.fromkeys((widest, min(widest, 128))):
             for stages in range(_STAGES, 1, -1):
                 tiles = Tiles(rows, columns, stages)
@@ -123,6 +143,34 @@ def shared_bytes(sizes: Sizes, tiles: Tiles) -> int:
     passing = STAGES * tiles.rows + tiles.stages * tiles.columns
     narrow = tiles.rows * sizes.narrow
     return _BARRIER_BYTES + 2 * (narrow + BLOCK * passing + BLOCK * tiles.rows)
+
+
+def choose_paying_tiles(sizes: Sizes) -> Tiles | None:
+    """Choose as `choose_tiles` does, but None where XLA's form is modelled no slower.
+
+    XLA takes what its products or its bytes take, whichever is more; at an H100's
+    published rates, kept channels (about a hundredth) left out. Neither is measured.
+    """
+    tiles = choose_tiles(sizes)
+    weights = sizes.rank * (sizes.inputs + sizes.outputs)
+    there_and_back = 4 * sizes.rank
+    numbers = sizes.rows * (sizes.inputs + sizes.outputs + there_and_back) + weights
+    xla = max(2 * sizes.rows * weights / _FLOPS, 2 * numbers / _BYTES)
+    return tiles if tiles and matrix_seconds(sizes, tiles) < xla else None
+
+
+def matrix_seconds(sizes: Sizes, tiles: Tiles) -> float:
+    """Model for how long products keep the busiest multiprocessor of an H100 busy."""
+    steps_up = sizes.narrow // BLOCK
+    columns = math.ceil(sizes.inputs / BLOCK) * sizes.narrow
+    columns += math.ceil(sizes.outputs / tiles.columns) * tiles.columns * steps_up
+    products = 2 * tiles.rows * BLOCK * columns * count_waves(sizes, tiles.rows)
+    return products * MULTIPROCESSORS / _FLOPS
+
+
+def count_waves(sizes: Sizes, rows: int) -> int:
+    """Count the blocks that the busiest multiprocessor has, one after the other."""
+    return math.ceil(math.ceil(sizes.rows / rows) / MULTIPROCESSORS)
 
 
 def grain_of(width: int) -> int | None:

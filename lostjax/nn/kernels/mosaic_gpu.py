@@ -19,12 +19,12 @@ HBM bytes, two a number, over P rows, K = R + C rounded up to 64 each, weights l
 
 What it costs against XLA's form: each sibling reads x for itself, and a policy that
 computes y again computes x A again, for one kernel does both. Between the products
-widths are rounded up to 64, kept channels for themselves (350m: 266 to 320). A block
-has 128 rows, so that 8192 rows keep 64 of 132 multiprocessors busy: fewer rows than
-16896 leave some idle. Every block reads all weights from L2; blocks do not share them
-in clusters. It computes in bfloat16 alone, in widths that 16 divides, from 64 rows on:
-anything else is XLA's, and the log says so. A program must run on one device, or call
-this within `jax.shard_map`: XLA cannot cut a kernel up.
+widths are rounded up to 64, kept channels for themselves (350m: 266 to 320), and every
+block of 128 or 64 rows reads all weights from L2. It computes in bfloat16 alone, in
+widths that 16 divides, from 64 rows on, and by default where a model of its time says
+that it pays (60m to 350m, from some 8192 rows on; see `gpu_blocks`): anything else is
+XLA's, and the log says so. A program must run on one device, or call this within
+`jax.shard_map`: XLA cannot cut a kernel up.
 
 XLA's form is the default, for nothing here was run on a GPU: its interpreter on a CPU
 says that values are right, NVIDIA's compiler takes the kernels, and
@@ -50,7 +50,7 @@ from lostjax.nn.kernels.gpu_blocks import (
     GRAINS,
     Sizes,
     Tiles,
-    choose_tiles,
+    choose_paying_tiles,
     grain_of,
     round_up,
 )
@@ -81,7 +81,7 @@ def mosaic_products(
     activation: Activation | None,
     channel_groups: int = 1,
     dtype: DTypeLike | None = None,
-    cut: Cut = choose_tiles,
+    cut: Cut = choose_paying_tiles,
     choose: Choose = on_gpu,
 ) -> tuple[jax.Array, ...]:
     """Apply sibling matrices to the same rows, as `bottleneck_products` does.
@@ -93,7 +93,8 @@ def mosaic_products(
         channel_groups: groups of inputs that hold equal numbers of kept channels; of
             consequence to XLA's form only.
         dtype: type to compute in; None takes the wider of rows and weights.
-        cut: says how the passes are cut into tiles.
+        cut: says how the passes are cut into tiles; `gpu_blocks.choose_tiles` does it
+            wherever they fit, the default only where a model says that it pays.
         choose: decides between the kernel and its meaning.
 
     Returns:
@@ -244,7 +245,8 @@ def _unfit(
             return f"a width of {width} is no multiple of {GRAINS[-1]} from {BLOCK} on"
     if any(plan.forward is None or plan.backward is None for plan in plans):
         return (
-            f"the bottleneck of {x_PM.shape[1]} inputs does not fit its shared memory"
+            f"{x_PM.shape[0]} rows of {x_PM.shape[1]} inputs do not fit its shared "
+            "memory, or by a model of its time do not pay"
         )
     return None
 

@@ -5,6 +5,7 @@ by. What it does not see is how shared memory is laid out
 and what runs at the same time: `test_mosaic_gpu_compiled` has the real compiler's word.
 """
 
+import dataclasses
 import logging
 from functools import partial
 
@@ -23,6 +24,7 @@ from lostjax.nn.kernels.gpu_blocks import (
     BLOCK,
     Sizes,
     Tiles,
+    choose_paying_tiles,
     choose_tiles,
     fits,
 )
@@ -159,7 +161,10 @@ def test_a_program_for_another_platform_is_that_of_the_meaning():
         value_and_gradients(
             products, x_PM, g_PN, weights, gamma=0.7, activation=nn.silu
         )
-        for products in (mosaic_products, bottleneck_products)
+        for products in (
+            partial(mosaic_products, cut=choose_tiles),
+            bottleneck_products,
+        )
     ]
     for one, other in zip(*map(jax.tree.leaves, results), strict=True):
         one, other = (np.asarray(array, np.float32) for array in (one, other))
@@ -174,6 +179,7 @@ REASONS = {
     "a width of 72": {"sizes": (72, 64, 72, 16, 3)},
     "a width of 48": {"sizes": (72, 48, 64, 16, 3)},
     "shared memory": {"cut": lambda sizes: None},
+    "do not pay": {},
 }
 
 
@@ -227,6 +233,15 @@ def test_tiles_fit_a_block_and_the_arrays(sizes):
     assert tiles.columns % BLOCK == 0
 
 
+def test_a_block_has_the_rows_that_keep_most_of_the_chip_busy():
+    def rows_of(n_rows):
+        return choose_tiles(Sizes(n_rows, 1024, 2736, 256, 64)).rows
+
+    assert rows_of(8192) == 64  # 128 blocks rather than 64, for 132 multiprocessors
+    assert rows_of(132 * 128) == 128
+    assert rows_of(132 * 128 + 64) == 64  # three rounds of 64 rather than two of 128
+
+
 PAPER = {
     "60m": (512, 1376, 128),
     "130m": (768, 2048, 256),
@@ -237,11 +252,15 @@ PAPER = {
 
 
 @pytest.mark.parametrize("layer", PAPER)
-def test_paper_layers_have_tiles_up_and_down(layer):
+def test_paper_layers_have_tiles_and_pay_where_bytes_bind(layer):
     width, hidden, rank = PAPER[layer]
     for inputs, outputs in ((width, hidden), (hidden, width)):
         kept = -(-(inputs // 100) // BLOCK) * BLOCK
-        assert choose_tiles(Sizes(8192, inputs, outputs, rank, kept))
+        sizes = Sizes(8192, inputs, outputs, rank, kept)
+        assert choose_tiles(sizes)
+        assert (choose_paying_tiles(sizes) is not None) == (rank <= 256)
+        few = dataclasses.replace(sizes, rows=1024)
+        assert choose_paying_tiles(few) is None
 
 
 @pytest.mark.parametrize("activation", [nn.silu, nn.gelu, nn.relu, jnp.tanh])

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import warnings
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
+from lostjax.nn.kernels.gpu_blocks import choose_tiles
 from lostjax.nn.kernels.mosaic_gpu import mosaic_products
 from lostjax.plan.targets import find_target
 
@@ -45,7 +47,8 @@ def compile_training(n_inputs, n_outputs, rank, *, n_rows, activation=nn.silu):
     def train(x, g, a, b, values, kept):
         def product(x, a, b, values):
             own = BottleneckWeights(a, b, values, kept, 0.7)
-            return mosaic_products(x, [own], activation=activation)[0]
+            products = partial(mosaic_products, cut=choose_tiles)
+            return products(x, [own], activation=activation)[0]
 
         y, pull = jax.vjp(product, x, a, b, values)
         return y, *pull(g)
