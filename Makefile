@@ -31,8 +31,8 @@ slow: $(VENV)/.installed-test
 torture: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m torture
 
-# Compiles every kernel for TPUs, none needed; in an environment of its own, for an
-# installed libtpu changes how JAX starts.
+# Compiles every kernel for TPUs and the H100, none needed; in an environment of its
+# own, for an installed libtpu or CUDA changes how JAX starts.
 kernels:
 	test -x $(PLAN)/bin/python || $(PYTHON) -m venv $(PLAN)
 	$(PLAN)/bin/python -m pip install -q -e '.[test,plan]'

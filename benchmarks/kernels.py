@@ -1,12 +1,13 @@
-"""Static figures of the TPU kernels, against what XLA makes of the same products.
+"""Static figures of the kernels, against what XLA makes of the same products.
 
     python benchmarks/kernels.py [--sizes 60m,350m] [--chip v5e] [--rows 8192]
 
-Nothing runs, no TPU is needed, but libtpu is (`pip install -e '.[plan]'`). For the MLP
+Nothing runs, no TPU or GPU is needed, but their compilers are (`pip install -e
+'.[plan]'`; the H100 needs no libtpu, the TPUs need no CUDA). For the MLP
 up (d -> f) and down (f -> d) matrices of the papers' sizes, in bfloat16, forward and in
 training (forward, then gradients of the rows and of all weights):
 
-    kernel       lostjax.nn.kernels.mosaic_tpu
+    kernel       lostjax.nn.kernels.mosaic_tpu, or mosaic_gpu
     one product  XLA's own compilation of lostjax.nn.kernels.bottleneck
     unfused      XLA's of the equation as it reads: two products, scaled and added
     dense        XLA's of one full matrix
@@ -15,8 +16,11 @@ training (forward, then gradients of the rows and of all weights):
 least time: for a kernel the larger of schedule and bytes at the chip's published rate,
 for the others the compiler's `optimal_seconds`. `bundles` are cycles of a steady grid
 step, `of floor` over what its matrix instructions alone would take, `of FLOPs` over
-what their useful part would, `spills` the registers that a step spills. All of it is
-static: a compiler's account, never a measured speed.
+what their useful part would, `spills` the registers that a step spills. On the H100
+`HBM` is counted alike in all programs (`lostjax.plan.costs`), `us` is the larger of
+FLOPs and bytes at published rates (a kernel's FLOPs those of its tiles, on as many
+multiprocessors as have one), `registers` and `spills` (bytes) are those of one thread.
+All of it is static: a compiler's account, never a measured speed.
 """
 
 import argparse
@@ -26,14 +30,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from gpu_static import compile_for_h100  # before jax # isort: skip
 from tpu_schedule import Schedule, compile_for, take_schedules  # before jax # isort: skip
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lostjax.nn.kernels import tpu_blocks
+from lostjax.nn.kernels import gpu_blocks, mosaic_gpu, mosaic_tpu, tpu_blocks
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
-from lostjax.nn.kernels.mosaic_tpu import mosaic_products
+from lostjax.train.chips import CHIPS as PUBLISHED
 
 # Width, hidden width and rank of the papers' LLaMA shapes.
 SIZES = {
@@ -49,6 +54,7 @@ CHIPS = {
     "v5p": (tpu_blocks.V5P, 1.75e9, 459e12, 2765e9),
     "v6e": (tpu_blocks.V6E, 1.75e9, 918e12, 1640e9),
 }
+GPU = "h100"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +97,14 @@ def main() -> None:
     """Compile the layers asked for and print one table."""
     options = parse_options()
     print(f"{options.chip}, {options.rows} rows, bfloat16; static, not measured")
+    told = (
+        f"{'registers':>10}{'spills':>7}"
+        if options.chip == GPU
+        else f"{'bundles':>8}{'of floor':>9}{'of FLOPs':>9}{'spills':>7}"
+    )
     print(
         f"{'layer':<10}{'pass':<10}{'form':<13}{'GFLOP':>8}{'HBM MB':>8}{'us':>8}"
-        f"  {'kernel':<15}{'bundles':>8}{'of floor':>9}{'of FLOPs':>9}{'spills':>7}"
+        f"  {'kernel':<15}{told}"
     )
     everything = []
     for size in options.sizes.split(","):
@@ -113,7 +124,7 @@ def parse_options() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", default=",".join(SIZES), help="sizes, by commas")
-    parser.add_argument("--chip", default="v5e", choices=CHIPS)
+    parser.add_argument("--chip", default="v5e", choices=[*CHIPS, GPU])
     parser.add_argument("--rows", type=int, default=8192, help="tokens in a step")
     parser.add_argument("--passes", default="forward,training", help="by commas")
     parser.add_argument("--json", default="", help="also write the figures there")
@@ -144,9 +155,11 @@ def dense_product(
 
 def compile_layer(layer: Layer, chip: str, passes: str) -> Iterator[Figures]:
     """Compile every form of one layer."""
-    kernel = partial(mosaic_products, chip=CHIPS[chip][0])
+    on_gpu = chip == GPU
     forms: dict[str, Callable[..., Any]] = {
-        "kernel": kernel,
+        "kernel": partial(mosaic_gpu.mosaic_products, cut=gpu_blocks.choose_tiles)
+        if on_gpu
+        else partial(mosaic_tpu.mosaic_products, chip=CHIPS[chip][0]),
         "one product": bottleneck_products,
         "unfused": unfused_product,
         "dense": dense_product,
@@ -154,6 +167,10 @@ def compile_layer(layer: Layer, chip: str, passes: str) -> Iterator[Figures]:
     for which in passes.split(","):
         for form, product in forms.items():
             step = partial(run, product, which)
+            if on_gpu:
+                if figures := gpu_figures(layer, which, form, step):
+                    yield figures
+                continue
             compiled = compile_for(chip, step, *arguments(layer, form, which))
             schedules = take_schedules("lost_")
             if form == "kernel":
@@ -237,16 +254,62 @@ def kernel_figures(
     )
 
 
-def xla_figures(layer: Layer, which: str, form: str, cost: dict[str, Any]) -> Figures:
-    """Read the compiler's own account."""
-    dense = layer.inputs * layer.outputs
-    weights = dense if form == "dense" else layer.weights
-    times = 3 if which == "training" else 1
+def gpu_figures(
+    layer: Layer, which: str, form: str, step: Callable[..., Any]
+) -> Figures | None:
+    """Count any form's bytes in its program, its time by published rates."""
+    costs, kernels = compile_for_h100(step, *arguments(layer, form, which))
+    if form == "kernel" and len(kernels) != (2 if which == "training" else 1):
+        print(f"{layer.name:<10}{which:<10}no kernel was lowered: the log says why")
+        return None
+    gigaflops = count_gigaflops(layer, which, form)
+    published = PUBLISHED["NVIDIA H100"]
+    products = 1e9 * gigaflops / published.flops
+    if form == "kernel":
+        products = gpu_seconds(layer, which)
+    seconds = max(products, costs.hbm_bytes / published.bandwidth)
     return Figures(
         layer=layer.name,
         passes=which,
         form=form,
-        gigaflops=2e-9 * layer.rows * weights * times,
+        gigaflops=gigaflops,
+        hbm_megabytes=costs.hbm_bytes / 1e6,
+        microseconds=1e6 * seconds,
+        kernels=[dataclasses.asdict(kernel) for kernel in kernels],
+    )
+
+
+def gpu_seconds(layer: Layer, which: str) -> float:
+    """Model the time of a kernel's products, and of XLA's beside it, on an H100."""
+
+    def kernel(inputs: int, outputs: int) -> float:
+        rank, kept = (gpu_blocks.round_up(n, 64) for n in (layer.rank, layer.kept))
+        sizes = gpu_blocks.Sizes(layer.rows, inputs, outputs, rank, kept)
+        tiles = gpu_blocks.choose_tiles(sizes)
+        assert tiles is not None
+        return gpu_blocks.matrix_seconds(sizes, tiles)
+
+    forward = kernel(layer.inputs, layer.outputs)
+    if which == "forward":
+        return forward
+    beside = 2 * layer.rows * layer.weights / PUBLISHED["NVIDIA H100"].flops
+    return forward + kernel(layer.outputs, layer.inputs) + beside
+
+
+def count_gigaflops(layer: Layer, which: str, form: str) -> float:
+    """Count the useful part of a form's products."""
+    dense = layer.inputs * layer.outputs
+    weights = dense if form == "dense" else layer.weights
+    return 2e-9 * layer.rows * weights * (3 if which == "training" else 1)
+
+
+def xla_figures(layer: Layer, which: str, form: str, cost: dict[str, Any]) -> Figures:
+    """Read the compiler's own account."""
+    return Figures(
+        layer=layer.name,
+        passes=which,
+        form=form,
+        gigaflops=count_gigaflops(layer, which, form),
         hbm_megabytes=cost["bytes accessed"] / 1e6,
         # An operation whose time the compiler does not know counts as -1 second.
         microseconds=1e6 * (cost["optimal_seconds"] % 1),
@@ -264,12 +327,13 @@ def print_row(figures: Figures) -> None:
     if not figures.kernels:
         print(row, flush=True)
     for kernel in figures.kernels:
-        print(
-            f"{row}  {kernel['name']:<15}{kernel['bundles']:>8}"
-            f"{kernel['bundles'] / kernel['floor']:>9.2f}"
-            f"{kernel['bundles'] / kernel['useful']:>9.2f}{kernel['spills']:>7}",
-            flush=True,
+        told = (
+            f"{kernel['registers']:>10}"
+            if "registers" in kernel
+            else f"{kernel['bundles']:>8}{kernel['bundles'] / kernel['floor']:>9.2f}"
+            f"{kernel['bundles'] / kernel['useful']:>9.2f}"
         )
+        print(f"{row}  {kernel['name']:<15}{told}{kernel['spills']:>7}", flush=True)
         row = " " * len(row)
 
 

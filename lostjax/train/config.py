@@ -13,7 +13,7 @@ OptimizerName = Literal[
 ]
 SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
-ProductName = Literal["xla", "mosaic_tpu"]
+ProductName = Literal["xla", "mosaic_tpu", "mosaic_gpu"]
 RematName = Literal["none", "full", "products", "bottleneck"]
 TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
 
@@ -65,8 +65,9 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations and products; parameters stay float32."""
     product: ProductName = "xla"
-    """What multiplies in lost, cola and low_rank: XLA's own products, or TPU kernels
-    (mosaic_tpu; XLA's where they do not fit, the log says why)."""
+    """What multiplies in lost, cola and low_rank: XLA's own products, or kernels for
+    TPUs (mosaic_tpu) or Hopper GPUs (mosaic_gpu, in bfloat16); XLA's where they do not
+    fit, the log says why."""
     remat: RematName = "products"
     """What the backward pass finds kept: everything (none), the residual stream alone
     (full), what matrices and attention put out (products; fastest on a CPU), or the

@@ -17,8 +17,8 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from lostjax import nn as layers
+from lostjax.nn.kernels import mosaic_gpu, mosaic_tpu
 from lostjax.nn.kernels.bottleneck import BottleneckProducts, bottleneck_products
-from lostjax.nn.kernels.mosaic_tpu import mosaic_products
 from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.optim import width_multipliers
 from lostjax.train.config import ConfigError, ModelConfig
@@ -44,7 +44,8 @@ REMAT = {
     "bottleneck": layers.save_bottlenecks,
 }
 KERNELS: dict[str, BottleneckProducts] = {
-    "mosaic_tpu": mosaic_products,
+    "mosaic_tpu": mosaic_tpu.mosaic_products,
+    "mosaic_gpu": mosaic_gpu.mosaic_products,
 }
 """Products that XLA cannot cut over devices: `place_model` gives each its own."""
 

@@ -1,0 +1,62 @@
+"""Derivatives of elementwise functions, in operations that a GPU kernel may hold.
+
+Differentiation sums what flows into one value by an operation of its own, `add_any`,
+for which Mosaic GPU (as of jax 0.10) has no rule: here it is an addition.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from lostjax.typing import Activation
+
+
+def pull_through(
+    activation: Activation, x: jax.Array, gradient: jax.Array
+) -> jax.Array:
+    """Multiply a gradient by the activation's derivative at x.
+
+    Args:
+        activation: an elementwise function.
+        x: where it was applied.
+        gradient: that of its result.
+
+    Returns:
+        The gradient of x.
+    """
+
+    def push(x: jax.Array, tangent: jax.Array) -> jax.Array:
+        pushed: jax.Array = jax.jvp(activation, (x,), (tangent,))[1]
+        return pushed  # elementwise: forwards is backwards
+
+    (pulled,) = _evaluate(jax.make_jaxpr(push)(x, gradient), (x, gradient))
+    return pulled
+
+
+def _evaluate(
+    program: core.ClosedJaxpr, arguments: Sequence[jax.Array]
+) -> list[jax.Array]:
+    jaxpr = program.jaxpr
+    known: dict[Any, Any] = dict(zip(jaxpr.constvars, program.consts, strict=True))
+    known.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else known[atom]
+
+    for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
+        inner = equation.params.get("jaxpr")
+        if equation.primitive.name == "add_any":
+            outputs = [jnp.add(*inputs)]
+        elif isinstance(inner, core.ClosedJaxpr):
+            outputs = _evaluate(inner, inputs)
+        else:
+            parameters = equation.primitive.get_bind_params(equation.params)
+            result = equation.primitive.bind(*inputs, **parameters)
+            several = equation.primitive.multiple_results
+            outputs = list(result) if several else [result]
+        known.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]

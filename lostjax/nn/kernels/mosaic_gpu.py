@@ -1,0 +1,263 @@
+"""Products of narrow matrices by GPU kernels, with XLA's form wherever they do not fit.
+
+    y = [gamma act(x A), (1 - gamma) x_I] [B; W]
+
+`mosaic_products` stands where `bottleneck_products` does and means the same. On Hopper
+(H100, H200) one kernel takes tiles of x to tiles of y: act(x A) and x_I never reach
+HBM. [x A | x_I] is written only if there will be a backward pass; it has the name
+"bottleneck", and "product" with y, so that `save_bottlenecks`, `save_products` and
+other policies see them. Backward the same kernel takes g to dx, kept channels' part
+included, and XLA makes the weights' gradients (`gpu_backward` says why). Which form a
+program takes is settled when it is compiled: by platform, not by what this process runs
+on.
+
+HBM bytes, two a number, over P rows, K = R + C rounded up to 64 each, weights left out:
+
+    kernel, forward     2 P (M + N)                 + 2 P K before a backward pass
+    XLA, one product    2 P (M + N + 4 R + 4 C)     what lies between, there and back
+    kernel, backward    2 P (2 M + 2 N + 3 R + 3 K)
+
+What it costs against XLA's form: each sibling reads x for itself, and a policy that
+computes y again computes x A again, for one kernel does both. Between the products
+widths are rounded up to 64, kept channels for themselves (350m: 266 to 320), and every
+block of 128 or 64 rows reads all weights from L2. It computes in bfloat16 alone, in
+widths that 16 divides, from 64 rows on, and by default where a model of its time says
+that it pays (60m to 350m, from some 8192 rows on; see `gpu_blocks`): anything else is
+XLA's, and the log says so. A program must run on one device, or call this within
+`jax.shard_map`: XLA cannot cut a kernel up.
+
+XLA's form is the default, for nothing here was run on a GPU: its interpreter on a CPU
+says that values are right, NVIDIA's compiler takes the kernels, and
+`benchmarks/kernels.py --chip h100` counts what compilers can tell.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
+
+from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.gpu_backward import backward_product
+from lostjax.nn.kernels.gpu_blocks import (
+    BLOCK,
+    GRAINS,
+    Sizes,
+    Tiles,
+    choose_paying_tiles,
+    grain_of,
+    round_up,
+)
+from lostjax.nn.kernels.gpu_forward import forward_product, kept_factors
+from lostjax.typing import Activation, Array, Float
+
+Choose = Callable[..., Any]
+"""`choose(kernel, meaning, *args)` applies one of two functions to the arguments."""
+
+Cut = Callable[[Sizes], Tiles | None]
+"""Says how one pass is cut; None for not at all."""
+
+HOPPER = ("H100", "H200", "H800", "H20", "GH200")
+"""What names of devices with the kernels' instructions have in them."""
+
+_Gradients = tuple[jax.Array, BottleneckWeights]
+
+
+def on_gpu(kernel: Callable[..., Any], meaning: Callable[..., Any], *args: Any) -> Any:
+    """Apply the kernel in programs for a GPU, and what it means in all others."""
+    return jax.lax.platform_dependent(*args, cuda=kernel, default=meaning)
+
+
+def mosaic_products(
+    x_PM: Float[Array, "P M"],
+    siblings: Sequence[BottleneckWeights],
+    *,
+    activation: Activation | None,
+    channel_groups: int = 1,
+    dtype: DTypeLike | None = None,
+    cut: Cut = choose_paying_tiles,
+    choose: Choose = on_gpu,
+) -> tuple[jax.Array, ...]:
+    """Apply sibling matrices to the same rows, as `bottleneck_products` does.
+
+    Args:
+        x_PM: the rows.
+        siblings: their weights; all keep channels, or none does.
+        activation: what stands between the factors, finite at 0; None for nothing.
+        channel_groups: groups of inputs that hold equal numbers of kept channels; of
+            consequence to XLA's form only.
+        dtype: type to compute in; None takes the wider of rows and weights.
+        cut: says how the passes are cut into tiles; `gpu_blocks.choose_tiles` does it
+            wherever they fit, the default only where a model says that it pays.
+        choose: decides between the kernel and its meaning.
+
+    Returns:
+        One array (P, N_i) per sibling. Where no kernel fits they are XLA's, and the
+        log says why, once.
+    """
+    dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
+    plans = [_make_plan(x_PM, own, activation, cut, choose) for own in siblings]
+    widths = {x_PM.shape[1], *(own.b_RN.shape[1] for own in siblings)}
+    if reason := _unfit(x_PM, dtype, plans, widths):
+        log_once(f"XLA's form of a narrow product, no GPU kernel: {reason}")
+        return bottleneck_products(
+            x_PM,
+            siblings,
+            activation=activation,
+            channel_groups=channel_groups,
+            dtype=dtype,
+        )
+    rows_PM = x_PM.astype(dtype)
+    if x_PM.shape[0] % 8:
+        rows_PM = jnp.pad(rows_PM, ((0, -x_PM.shape[0] % 8), (0, 0)))
+    products = [
+        _product(plan, rows_PM, _widen(weights.astype(dtype)))
+        for plan, weights in zip(plans, siblings, strict=True)
+    ]
+    return tuple(y_PN[: x_PM.shape[0]] for y_PN in products)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    activation: Activation | None
+    choose: Choose
+    forward: Tiles | None
+    backward: Tiles | None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+    def kernel(x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+        return _forward(plan, x_PM, weights, keep_hidden=False)[0]
+
+    y_PN: jax.Array = plan.choose(kernel, partial(_meaning, plan), x_PM, weights)
+    return y_PN
+
+
+def _product_forward(
+    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    def meaning(
+        x_PM: jax.Array, weights: BottleneckWeights
+    ) -> tuple[jax.Array, jax.Array]:
+        one_hot_MC, _ = kept_factors(weights)
+        down = [weights.a_MR] if one_hot_MC is None else [weights.a_MR, one_hot_MC]
+        # Read by no backward pass but the kernel's, in a program for a GPU.
+        hidden_PK = x_PM @ jnp.concatenate(down, axis=1)
+        return _meaning(plan, x_PM, weights), hidden_PK
+
+    kernel = partial(_forward, plan, keep_hidden=True)
+    y_PN, hidden_PK = plan.choose(kernel, meaning, x_PM, weights)
+    # One kernel makes both: whoever keeps y and not these would have them made again.
+    hidden_PK = checkpoint_name(checkpoint_name(hidden_PK, "bottleneck"), "product")
+    return checkpoint_name(y_PN, "product"), (x_PM, hidden_PK, weights)
+
+
+def _product_backward(
+    plan: _Plan, residuals: tuple[Any, ...], g_PN: jax.Array
+) -> _Gradients:
+    x_PM, hidden_PK, weights = residuals
+    assert plan.backward is not None
+
+    def meaning(
+        x_PM: jax.Array,
+        hidden_PK: jax.Array,
+        g_PN: jax.Array,
+        weights: BottleneckWeights,
+    ) -> _Gradients:
+        del hidden_PK
+        return _pull(plan, x_PM, g_PN, weights)
+
+    kernel = partial(backward_product, activation=plan.activation, tiles=plan.backward)
+    gradients: _Gradients = plan.choose(kernel, meaning, x_PM, hidden_PK, g_PN, weights)
+    return gradients
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def _forward(
+    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
+) -> tuple[jax.Array, ...]:
+    assert plan.forward is not None
+    return forward_product(
+        x_PM,
+        weights,
+        activation=plan.activation,
+        tiles=plan.forward,
+        keep_hidden=keep_hidden,
+    )
+
+
+def _meaning(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+    return bottleneck_products(x_PM, [weights], activation=plan.activation)[0]
+
+
+def _pull(
+    plan: _Plan, x_PM: jax.Array, g_PN: jax.Array, weights: BottleneckWeights
+) -> _Gradients:
+    def product(x_PM: jax.Array, learnt: BottleneckWeights) -> jax.Array:
+        return _meaning(plan, x_PM, learnt._replace(kept_C=weights.kept_C))
+
+    _, pull = jax.vjp(product, x_PM, weights._replace(kept_C=None))
+    gradients: _Gradients = pull(g_PN)
+    return gradients
+
+
+def _make_plan(
+    x_PM: jax.Array,
+    weights: BottleneckWeights,
+    activation: Activation | None,
+    cut: Cut,
+    choose: Choose,
+) -> _Plan:
+    (n_rows, n_inputs), (rank, n_outputs) = x_PM.shape, weights.b_RN.shape
+    n_kept = 0 if weights.values_CN is None else weights.values_CN.shape[0]
+    sizes = Sizes(
+        rows=round_up(n_rows, 8),
+        inputs=n_inputs,
+        outputs=n_outputs,
+        rank=round_up(rank, BLOCK),
+        kept=round_up(n_kept, BLOCK),
+    )
+    back = dataclasses.replace(sizes, inputs=n_outputs, outputs=n_inputs)
+    return _Plan(activation, choose, forward=cut(sizes), backward=cut(back))
+
+
+def _unfit(
+    x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan], widths: set[int]
+) -> str | None:
+    if jnp.dtype(dtype) != jnp.bfloat16:
+        return f"it computes in bfloat16, not in {jnp.dtype(dtype).name}"
+    if x_PM.shape[0] <= BLOCK - 8:
+        return f"{x_PM.shape[0]} rows do not fill a tile of {BLOCK}"
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    if device.platform == "gpu" and not any(h in device.device_kind for h in HOPPER):
+        return f"its instructions are Hopper's, not those of {device.device_kind}"
+    for width in sorted(widths):
+        if grain_of(width) is None or width < BLOCK:
+            return f"a width of {width} is no multiple of {GRAINS[-1]} from {BLOCK} on"
+    if any(plan.forward is None or plan.backward is None for plan in plans):
+        return (
+            f"{x_PM.shape[0]} rows of {x_PM.shape[1]} inputs do not fit its shared "
+            "memory, or by a model of its time do not pay"
+        )
+    return None
+
+
+def _widen(weights: BottleneckWeights) -> BottleneckWeights:
+    # A rank is filled up with zeros, which add nothing to any product.
+    missing = -weights.b_RN.shape[0] % BLOCK
+    gamma = jnp.asarray(weights.gamma, jnp.float32)
+    if not missing:
+        return weights._replace(gamma=gamma)
+    return weights._replace(
+        a_MR=jnp.pad(weights.a_MR, ((0, 0), (0, missing))),
+        b_RN=jnp.pad(weights.b_RN, ((0, missing), (0, 0))),
+        gamma=gamma,
+    )

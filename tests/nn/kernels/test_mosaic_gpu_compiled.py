@@ -1,0 +1,102 @@
+"""NVIDIA's own compiler takes the kernels: on any x86 Linux, without a GPU."""
+
+import importlib.util
+import re
+import warnings
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lostjax.nn.kernels.bottleneck import BottleneckWeights
+from lostjax.nn.kernels.gpu_blocks import choose_tiles
+from lostjax.nn.kernels.mosaic_gpu import mosaic_products
+from lostjax.plan.targets import find_target
+
+if importlib.util.find_spec("jax_cuda12_plugin") is None:
+    message = "no CUDA compiler, no GPU kernel was compiled: pip install -e '.[plan]'"
+    warnings.warn(pytest.PytestWarning(message), stacklevel=1)
+    pytest.skip(message, allow_module_level=True)
+
+# Width, hidden width and rank of the papers' LLaMA shapes; 1b's MLP has no kernel.
+SIZES = {
+    "60m": (512, 1376, 128),
+    "130m": (768, 2048, 256),
+    "350m": (1024, 2736, 256),
+    "7b": (4096, 11008, 1024),
+}
+LAYERS = {"1b attention": (2048, 2048, 512)}
+for name, (width, hidden, rank) in SIZES.items():
+    LAYERS |= {
+        f"{name} up": (width, hidden, rank),
+        f"{name} down": (hidden, width, rank),
+    }
+# Bytes that a thread may spill, once a tile, between the products.
+SPILLS = 64
+
+
+def compile_training(n_inputs, n_outputs, rank, *, n_rows, activation=nn.silu):
+    """Compile forward and backward for one H100; give the program."""
+    n_kept = max(1, n_inputs // 100)
+
+    def train(x, g, a, b, values, kept):
+        def product(x, a, b, values):
+            own = BottleneckWeights(a, b, values, kept, 0.7)
+            products = partial(mosaic_products, cut=choose_tiles)
+            return products(x, [own], activation=activation)[0]
+
+        y, pull = jax.vjp(product, x, a, b, values)
+        return y, *pull(g)
+
+    shapes = [
+        (n_rows, n_inputs),
+        (n_rows, n_outputs),
+        (n_inputs, rank),
+        (rank, n_outputs),
+        (n_kept, n_outputs),
+    ]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
+    arrays.append(jax.ShapeDtypeStruct((n_kept,), jnp.int32))
+    devices = np.array(find_target("h100:1").devices)
+    one = NamedSharding(Mesh(devices, ("gpu",)), P())
+    step = jax.jit(train, in_shardings=one, out_shardings=one)
+    return step.lower(*arrays).compile().as_text()
+
+
+def assert_both_kernels(program, said):
+    """The program calls both; ptxas, asked to speak, made both and made them well."""
+    calls = re.findall(
+        r'custom_call_target="mosaic_gpu_v2".*?op_name="([^"]*)"', program
+    )
+    kernels = ("lost_forward", "lost_backward")
+    assert len(calls) == 2
+    assert all(kernel in call for kernel, call in zip(kernels, calls, strict=True))
+    for kernel in kernels:
+        assert f"Compiling entry function '{kernel}_mosaic_gpu_kernel'" in said
+    spills = [int(n) for n in re.findall(r"(\d+) bytes spill stores", said)]
+    assert max(spills) <= SPILLS
+    assert "Potential Performance Loss" not in said  # such as products one by one
+
+
+@pytest.fixture
+def loud_ptxas(monkeypatch, capfd):
+    monkeypatch.setenv("MOSAIC_GPU_DUMP_PTXAS", "1")
+    return lambda: "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("activation", [nn.silu, nn.gelu, None])
+def test_a_small_shape_is_lowered_to_the_kernels(activation, loud_ptxas):
+    program = compile_training(512, 1376, 128, n_rows=512, activation=activation)
+    assert_both_kernels(program, loud_ptxas())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", LAYERS)
+def test_every_paper_shape_is_lowered_to_the_kernels(layer, loud_ptxas):
+    program = compile_training(*LAYERS[layer], n_rows=8192)
+    assert_both_kernels(program, loud_ptxas())
