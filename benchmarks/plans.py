@@ -3,27 +3,30 @@
     python benchmarks/plans.py --topology h100:1 --size 1b
     python benchmarks/plans.py --topology v5e:4x4 --mesh fsdp:16 --size 7b
 
-Doubles the rows of a step until they do not fit, compiling each with the vendor's own
-compiler (`pip install libtpu`, `pip install 'jax[cuda12]'`). Nothing runs: every figure
-is static, and times and MFU are estimates from published peaks.
+Doubles the rows of a step until they do not fit (or halves them until they do),
+compiling each with the vendor's own compiler (`pip install libtpu`,
+`pip install 'jax[cuda12]'`). Nothing runs: every figure is static, and times and MFU
+are estimates from published peaks.
 """
 
 import argparse
 import dataclasses
 
-from lostjax.plan.estimate import Plan, make_plan
+from lostjax.plan.estimate import Memory, Plan, make_plan
 from lostjax.plan.targets import find_target
 from lostjax.train.platform import settle_platform
 from lostjax.train.presets import get_preset
 
 FORMS = ("dense, AdamW", "LOST, AdamW", "LOST, FRUGAL")
+START = 64
+"""Rows on each device to begin with."""
 HEADS = (
     "model", "rows", "peak GB", "state GB", "sent GB", "binds", "tokens/s", "MFU",
 )  # fmt: skip
 
 
 def find_largest(form: str, *, size: str, mesh: str, topology: str) -> Plan | None:
-    """Double the rows of a step until they do not fit; gives the last that do."""
+    """Find the most rows of a step that fit, a power of two on each device."""
     target = find_target(topology)
     preset = get_preset(f"{'llama' if form.startswith('dense') else 'lost'}_{size}")
     name = "frugal" if form.endswith("FRUGAL") else "adamw"
@@ -37,15 +40,24 @@ def find_largest(form: str, *, size: str, mesh: str, topology: str) -> Plan | No
         ),
         optim=dataclasses.replace(preset.optim, name=name),
     )
-    best, rows = None, len(target.devices)
-    while True:
+    best, rows = None, START * len(target.devices)
+    while rows >= len(target.devices):
         plan = make_plan(dataclasses.replace(config, batch_size=rows), target)
-        print(
-            f"  {form}: {rows} rows, peak {plan.memory.peak / 1e9:.2f} GB", flush=True
-        )
-        if not plan.memory.fits:
-            return best
-        best, rows = plan, 2 * rows
+        memory = plan.memory
+        print(f"  {form}: {rows} rows, peak {memory.peak / 1e9:.2f} GB", flush=True)
+        if memory.fits:
+            best, rows = plan, 2 * rows
+        elif best is not None or _is_hopeless(memory):
+            break
+        else:
+            rows //= 2
+    return best
+
+
+def _is_hopeless(memory: Memory) -> bool:
+    """Say whether the state alone is too large."""
+    assert memory.capacity is not None
+    return memory.parameters + memory.optimizer > memory.capacity
 
 
 def describe(form: str, plan: Plan | None) -> list[str]:
