@@ -34,10 +34,7 @@ def find_largest(form: str, *, size: str, mesh: str, topology: str) -> Plan | No
         preset,
         mesh=mesh,
         # Every model recomputes all that it can: it is memory that is compared.
-        model=dataclasses.replace(
-            preset.model,
-            remat="bottleneck" if preset.model.linear == "lost" else "full",
-        ),
+        model=dataclasses.replace(preset.model, remat="full"),
         optim=dataclasses.replace(preset.optim, name=name),
     )
     best, rows = None, START * len(target.devices)

@@ -2,6 +2,8 @@
 
 import math
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,21 @@ os.environ["XLA_FLAGS"] = (
 )
 # Eight devices wait for each other on this pool; with fewer threads some wait for ever.
 os.environ["NPROC"] = "16"
+# What several processes compile, such as resumed runs; nothing outlives the session.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="programs-")
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# This process compiles for itself: tests read programs that a cache would not give.
+jax.config.update("jax_enable_compilation_cache", False)
 jax.devices()  # made now: a run on one device that came first would make only one
+
+
+def pytest_sessionfinish() -> None:
+    """Remove what subprocesses compiled."""
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ Counts are those of `plan.costs`: static, from the compiled program. Seconds and
 estimates from published peaks, never measured ones.
 """
 
+import logging
 import math
 import re
 import time
@@ -93,11 +94,11 @@ class Plan(NamedTuple):
     mesh: Mapping[str, int]
     memory: Memory
     costs: Costs | None
-    """None where the compiler gave up."""
+    """None where the compiler gave up, or its program cannot be read here."""
     model_flops: float
     """Of a step and a device, recomputation not counted."""
     times: Times | None
-    """None where the chip's figures are not known, or the compiler gave up."""
+    """None where the chip's figures or the costs are not known."""
     peak_flops: float | None
     """The chip's."""
     compile_seconds: float
@@ -148,9 +149,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     axes = dict(mesh.shape)
     rows = config.batch_size // config.accumulate // count_batch_shards(mesh)
     per_token = count_step_flops(config, model, trajectory)
-    costs = None
-    if compiled is not None:
-        costs = count_costs(parse_program(compiled.as_text()), axes=axes)
+    costs = None if compiled is None else _read_costs(compiled, axes)
     chip = target.chip
     return Plan(
         name=config.preset,
@@ -171,6 +170,20 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
         peak_flops=None if chip is None else chip.flops,
         compile_seconds=seconds,
     )
+
+
+def _read_costs(compiled: Any, axes: Mapping[str, int]) -> Costs | None:
+    try:
+        text = compiled.as_text()
+    except jax.errors.JaxRuntimeError as error:
+        # A compiler younger than jaxlib may know instructions that jaxlib does not.
+        logging.getLogger(__name__).warning(
+            "this jaxlib cannot read the compiled program, whose FLOPs, bytes and "
+            "collectives stay unknown: %s",
+            str(error).partition("\n")[0],
+        )
+        return None
+    return count_costs(parse_program(text), axes=axes)
 
 
 def _lay_mesh(config: TrainConfig, target: Target) -> Mesh:

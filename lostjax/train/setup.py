@@ -25,6 +25,7 @@ from lostjax.train.mesh import (
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.platform import settle_platform
+from lostjax.train.program_cache import keep_programs
 from lostjax.train.run_dir import check_same_data, choose_run_dir
 from lostjax.train.state import (
     TrainState,
@@ -72,6 +73,7 @@ def prepare(config: TrainConfig) -> Setup:
     provide_devices(config)
     join_hosts(config.hosts)
     mesh = make_mesh(config.mesh)
+    keep_programs()
     check_batch(config, mesh)
     if jax.process_count() > 1 and config.run_dir is None:
         raise ConfigError("--run-dir: several processes need one, the same for all")

@@ -113,6 +113,24 @@ def test_a_compiler_out_of_memory_is_a_plan_that_does_not_fit():
     assert estimate._compile(Lowered()) == (None, 20 * 2**30)
 
 
+def test_a_program_that_cannot_be_read_is_a_plan_without_costs(
+    tmp_path, capsys, monkeypatch, caplog
+):
+    """jaxlib 0.10.2 does not know some instructions of libtpu 0.0.52."""
+
+    def as_text(compiled):
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure\n*** Begin stack")
+
+    monkeypatch.setattr(jax.stages.Compiled, "as_text", as_text)
+    assert main(["--preset=smoke", "--mesh=data:1", f"--out={tmp_path}"]) == 0
+    assert "peak" in capsys.readouterr().out
+    assert json.loads((tmp_path / "plan.json").read_text())[0]["flops"] is None
+    assert caplog.messages == [
+        "this jaxlib cannot read the compiled program, whose FLOPs, bytes and "
+        "collectives stay unknown: INTERNAL: RET_CHECK failure"
+    ]
+
+
 def test_a_plan_that_fits_says_by_how_much(plans):
     assert state_fit(plans[2]).startswith("yes, 17.")
     memory = plans[2].memory._replace(capacity=1e6, peak=3.5e6)
