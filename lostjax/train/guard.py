@@ -1,0 +1,123 @@
+"""What keeps a wrong number out of a run's state: updates that are not taken.
+
+An update is taken where loss, gradient norm and update norm are finite numbers, and,
+where that is asked for, where the loss is no spike:
+
+    loss_t <= mean + sigma * deviation       of the losses before t
+
+Otherwise parameters, optimiser state and past outputs stay as they are, bit for bit;
+the step and the data go on. Mean and variance are those of all losses until `window` of
+them are known, and then reach back about so many steps:
+
+    a = 1 / min(t + 1, window)      d = min(loss, limit) - mean
+    mean += a d                     variance = (1 - a) (variance + a d^2)
+
+A spike counts as the limit itself, so that one hardly moves the window, and a loss that
+stays higher is the usual one after some steps. All of it is in the state of the run: a
+decision is a pure function of the steps before, and a resumed run decides alike.
+
+Gradients whose squares overflow float32 (a norm past 1.8e19) are not finite here: their
+second moments would not be either.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lostjax.typing import Array, Bool, Float, Int, PyTree
+
+
+class Guard(NamedTuple):
+    """When an update is not taken, besides numbers that are not finite."""
+
+    patience: int = 0
+    """Updates not taken in a row after which none is taken any more, so that the state
+    waits for whoever looks at it; 0: there is no such number."""
+    sigma: float | None = None
+    """Deviations above the mean past which a loss is a spike; None: none is."""
+    window: int = 100
+    """Losses before the first one that can be a spike, at least 2."""
+
+
+class GuardState(NamedTuple):
+    """What a guard knows of the steps before."""
+
+    skipped: Int[Array, ""]
+    """Updates not taken so far, int32."""
+    in_a_row: Int[Array, ""]
+    """Those since the last update that was taken, int32."""
+    losses: Int[Array, ""]
+    """Losses in the window, int32."""
+    mean: Float[Array, ""]
+    """Their mean, float32."""
+    variance: Float[Array, ""]
+    """Their variance, float32."""
+
+
+def init_guard() -> GuardState:
+    """Make the state of a guard that knows nothing."""
+    # Each leaf an array of its own: a step takes their buffers.
+    whole = partial(jnp.zeros, (), jnp.int32)
+    real = partial(jnp.zeros, (), jnp.float32)
+    return GuardState(whole(), whole(), whole(), real(), real())
+
+
+def judge_update(
+    guard: Guard, state: GuardState, *, loss: jax.Array, norms: tuple[jax.Array, ...]
+) -> tuple[Bool[Array, ""], GuardState]:
+    """Decide whether an update is taken; pure.
+
+    Args:
+      guard: by which rule.
+      state: of the steps before.
+      loss: of the step.
+      norms: of what must be finite besides.
+
+    Returns:
+      (taken, state after the step).
+    """
+    finite = jnp.isfinite(loss)
+    taken = finite
+    for norm in norms:
+        taken &= jnp.isfinite(norm)
+    window = (state.losses, state.mean, state.variance)
+    if guard.sigma is not None:
+        limit = spike_limit(guard, state)
+        taken &= loss <= limit
+        window = _widen(guard, state, jnp.where(finite, jnp.minimum(loss, limit), 0.0))
+        window = keep_unless(finite, window, window_of(state))
+    if guard.patience:
+        taken &= state.in_a_row < guard.patience
+    one = 1 - taken.astype(jnp.int32)
+    return taken, GuardState(state.skipped + one, (state.in_a_row + one) * one, *window)
+
+
+def spike_limit(guard: Guard, state: GuardState) -> Float[Array, ""]:
+    """Give the loss past which the next one is a spike; infinite where none can be."""
+    if guard.sigma is None:
+        return jnp.full((), jnp.inf)
+    limit = state.mean + guard.sigma * jnp.sqrt(state.variance)
+    return jnp.where(state.losses >= guard.window, limit, jnp.inf)
+
+
+def keep_unless(taken: jax.Array, after: PyTree, before: PyTree) -> PyTree:
+    """Give a tree as it is after an update that was taken, or as it was before."""
+    return jax.tree.map(partial(jnp.where, taken), after, before)
+
+
+def window_of(state: GuardState) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Give the part of the state that is the window of losses."""
+    return state.losses, state.mean, state.variance
+
+
+def _widen(
+    guard: Guard, state: GuardState, loss: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    losses = jnp.minimum(state.losses + 1, guard.window)
+    share = 1 / losses.astype(jnp.float32)
+    difference = loss - state.mean
+    mean = state.mean + share * difference
+    variance = (1 - share) * (state.variance + share * difference**2)
+    return losses, mean, variance
