@@ -4,23 +4,22 @@
 
 The step of `benchmarks/step.py` (D256 L6 V4096, rows of 256 tokens) with the guard and
 with its functions patched out, in one process, in turn; the fastest repetition of each
-counts, and the median of the repetitions' ratios. `cond` leaves out the optimiser by
-`jax.lax.cond` instead of choosing between the old and the new numbers.
+counts, and the median of the repetitions' ratios.
 """
 
 import argparse
 import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import step as plain
-from step import jax_step, make_forms
+from step import GUARD, jax_step, make_forms
 
 from lostjax.train import step as trainer
-from lostjax.train.guard import Guard
 
 
 def main() -> None:
@@ -35,8 +34,8 @@ def main() -> None:
     for name in options.forms.split(";"):
         form = make_forms(256)[name]
         guarded = {
-            "guarded": jax_step(form, guard=Guard(patience=10)),
-            "and spikes": jax_step(form, guard=Guard(patience=10, sigma=6.0)),
+            "guarded": jax_step(form, guard=GUARD),
+            "and spikes": jax_step(form, guard=GUARD._replace(sigma=6.0)),
         }
         for run in guarded.values():
             run()  # compiled before the guard is patched out
@@ -51,7 +50,7 @@ def main() -> None:
             )
 
 
-def unguarded() -> mock._patch_default_new:
+def unguarded() -> AbstractContextManager[object]:
     """Take every update, and look at none, while a step is traced."""
     return mock.patch.multiple(
         trainer,

@@ -28,6 +28,8 @@ from lostjax.train.state import init_state
 from lostjax.train.step import make_train_step
 
 VOCABULARY, ROWS, LENGTH = 4096, 16, 256
+GUARD = Guard(patience=10)
+"""The trainer's default."""
 
 
 def make_forms(width: int) -> dict[str, ModelConfig]:
@@ -115,7 +117,7 @@ def random_batch() -> Batch:
 
 
 def jax_step(
-    config: ModelConfig, *, watch: bool = False, guard: Guard = Guard(patience=10)
+    config: ModelConfig, *, watch: bool = False, guard: Guard = GUARD
 ) -> Callable[[], object]:
     """Compile the trainer's step for one device, watched for stability or not."""
     mesh = make_mesh("data:1")
