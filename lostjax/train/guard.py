@@ -1,7 +1,7 @@
 """What keeps a wrong number out of a run's state: updates that are not taken.
 
-An update is taken where loss, gradient norm and update norm are finite numbers, and,
-where that is asked for, where the loss is no spike:
+An update is taken where loss and gradient norm are finite numbers, and, where that is
+asked for, where the loss is no spike:
 
     loss_t <= mean + sigma * deviation       of the losses before t
 
@@ -17,7 +17,13 @@ stays higher is the usual one after some steps. All of it is in the state of the
 decision is a pure function of the steps before, and a resumed run decides alike.
 
 Gradients whose squares overflow float32 (a norm past 1.8e19) are not finite here: their
-second moments would not be either.
+second moments would not be either. Within that bound what Adam, signs and Muon make of
+gradients is finite. A decomposition may fail on them nevertheless, so that there the
+norm of the updates must be finite, too; not elsewhere, for all new moments have to be
+kept beside the old ones until that norm is known.
+
+Choosing between the old and the new numbers melts into the update: it is in place, and
+measured in `benchmarks/guarded_step.py`.
 """
 
 from functools import partial
@@ -39,6 +45,8 @@ class Guard(NamedTuple):
     """Deviations above the mean past which a loss is a spike; None: none is."""
     window: int = 100
     """Losses before the first one that can be a spike, at least 2."""
+    check_updates: bool = False
+    """Whether updates, too, must be finite; they are kept until that is known."""
 
 
 class GuardState(NamedTuple):

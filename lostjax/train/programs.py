@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch
 from lostjax.nn import Transformer
-from lostjax.train.config import GuardConfig, TrainConfig
+from lostjax.train.config import TrainConfig
 from lostjax.train.guard import Guard
 from lostjax.train.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
 from lostjax.train.objective import build_terms
@@ -124,7 +124,7 @@ def lower_step(
         tx,
         **_gradient_options(config, mesh=mesh, model=model, trajectory=trajectory),
         watch=watch,
-        guard=build_guard(config.guard),
+        guard=build_guard(config),
     )
     shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
     jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
@@ -142,12 +142,15 @@ def build_gradient(run: Setup) -> Callable[[TrainState, Batch], Gradient]:
     )
 
 
-def build_guard(config: GuardConfig) -> Guard:
+def build_guard(config: TrainConfig) -> Guard:
     """Build the rule by which updates are not taken."""
+    optim, guard = config.optim, config.guard
+    is_frugal_by_svd = optim.name == "frugal" and optim.subspace == "svd"
     return Guard(
-        patience=config.patience,
-        sigma=None if config.spike == "none" else config.sigma,
-        window=config.window,
+        patience=guard.patience,
+        sigma=None if guard.spike == "none" else guard.sigma,
+        window=guard.window,
+        check_updates=optim.name == "galore" or is_frugal_by_svd,
     )
 
 

@@ -123,11 +123,9 @@ def make_train_step(
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norm = optax.tree.norm(grads)
+        norms = (norm, optax.tree.norm(updates)) if guard.check_updates else (norm,)
         taken, guarded = judge_update(
-            guard,
-            state.guard,
-            loss=here.means["loss"],
-            norms=(norm, optax.tree.norm(updates)),
+            guard, state.guard, loss=here.means["loss"], norms=norms
         )
         metrics: Metrics = dict(here.means)
         metrics |= {"gradient_norm": norm, "tokens": here.weight}
