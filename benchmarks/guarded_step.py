@@ -16,10 +16,13 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import optax
 import step as plain
 from step import GUARD, jax_step, make_forms
 
 from lostjax.train import step as trainer
+from lostjax.train.guard import Updated
+from lostjax.typing import PyTree
 
 
 def main() -> None:
@@ -53,10 +56,23 @@ def main() -> None:
 def unguarded() -> AbstractContextManager[object]:
     """Take every update, and look at none, while a step is traced."""
     return mock.patch.multiple(
-        trainer,
-        judge_update=lambda guard, state, **numbers: (jnp.bool(True), state),
-        keep_unless=lambda taken, after, before: after,
+        trainer, update_if=update_always, count_update=lambda guard, state, **now: state
     )
+
+
+def update_always(
+    fit: object,
+    tx: optax.GradientTransformation,
+    *,
+    grads: PyTree,
+    opt_state: PyTree,
+    params: PyTree,
+    check_updates: bool,
+) -> Updated:
+    """Do what a step without a guard does."""
+    updates, opt_state = tx.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    return Updated(jnp.bool(True), params, opt_state, updates)
 
 
 def compare(

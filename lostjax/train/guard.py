@@ -22,8 +22,9 @@ gradients is finite. A decomposition may fail on them nevertheless, so that ther
 norm of the updates must be finite, too; not elsewhere, for all new moments have to be
 kept beside the old ones until that norm is known.
 
-Choosing between the old and the new numbers melts into the update: it is in place, and
-measured in `benchmarks/guarded_step.py`.
+The optimiser stands in a branch of `jax.lax.cond`, and works in place there. Choosing
+between old and new numbers by `jnp.where` would keep both: on a CPU it takes as long
+again as the whole update. `benchmarks/guarded_step.py` measures what the guard costs.
 """
 
 from functools import partial
@@ -31,6 +32,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lostjax.typing import Array, Bool, Float, Int, PyTree
 
@@ -64,6 +66,17 @@ class GuardState(NamedTuple):
     """Their variance, float32."""
 
 
+class Updated(NamedTuple):
+    """What `update_if` gives."""
+
+    taken: Bool[Array, ""]
+    """Whether the update was taken."""
+    params: PyTree
+    opt_state: PyTree
+    updates: PyTree
+    """What was added to the parameters; zeros where it was not taken."""
+
+
 def init_guard() -> GuardState:
     """Make the state of a guard that knows nothing."""
     # Each leaf an array of its own: a step takes their buffers.
@@ -72,34 +85,72 @@ def init_guard() -> GuardState:
     return GuardState(whole(), whole(), whole(), real(), real())
 
 
-def judge_update(
-    guard: Guard, state: GuardState, *, loss: jax.Array, norms: tuple[jax.Array, ...]
-) -> tuple[Bool[Array, ""], GuardState]:
+def is_fit(
+    guard: Guard, state: GuardState, *, loss: jax.Array, norm: jax.Array
+) -> Bool[Array, ""]:
     """Decide whether an update is taken; pure.
 
     Args:
       guard: by which rule.
       state: of the steps before.
       loss: of the step.
-      norms: of what must be finite besides.
-
-    Returns:
-      (taken, state after the step).
+      norm: of its gradient.
     """
-    finite = jnp.isfinite(loss)
-    taken = finite
-    for norm in norms:
-        taken &= jnp.isfinite(norm)
-    window = (state.losses, state.mean, state.variance)
+    fit = jnp.isfinite(loss) & jnp.isfinite(norm)
     if guard.sigma is not None:
-        limit = spike_limit(guard, state)
-        taken &= loss <= limit
-        window = _widen(guard, state, jnp.where(finite, jnp.minimum(loss, limit), 0.0))
-        window = keep_unless(finite, window, window_of(state))
+        fit &= loss <= spike_limit(guard, state)
     if guard.patience:
-        taken &= state.in_a_row < guard.patience
+        fit &= state.in_a_row < guard.patience
+    return fit
+
+
+def update_if(
+    fit: jax.Array,
+    tx: optax.GradientTransformation,
+    *,
+    grads: PyTree,
+    opt_state: PyTree,
+    params: PyTree,
+    check_updates: bool,
+) -> Updated:
+    """Take an update, or leave all as it is.
+
+    Args:
+      fit: whether to take it.
+      tx: the optimiser.
+      grads: the gradient.
+      opt_state: of the optimiser; may be donated.
+      params: the parameters; may be donated.
+      check_updates: see `Guard`.
+    """
+
+    def leave(grads: PyTree, opt_state: PyTree, params: PyTree) -> Updated:
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        return Updated(jnp.bool(False), params, opt_state, nothing)
+
+    def take(grads: PyTree, opt_state: PyTree, params: PyTree) -> Updated:
+        updates, after = tx.update(grads, opt_state, params)
+        made = Updated(
+            jnp.bool(True), optax.apply_updates(params, updates), after, updates
+        )
+        if not check_updates:
+            return made
+        finite = jnp.isfinite(optax.tree.norm(updates))
+        left = leave(grads, opt_state, params)
+        chosen: Updated = jax.tree.map(partial(jnp.where, finite), made, left)
+        return chosen
+
+    updated: Updated = jax.lax.cond(fit, take, leave, grads, opt_state, params)
+    return updated
+
+
+def count_update(
+    guard: Guard, state: GuardState, *, taken: jax.Array, loss: jax.Array
+) -> GuardState:
+    """Give the guard's state after a step whose update was taken or not."""
+    window = _widen(guard, state, loss) if guard.sigma is not None else state[2:]
     one = 1 - taken.astype(jnp.int32)
-    return taken, GuardState(state.skipped + one, (state.in_a_row + one) * one, *window)
+    return GuardState(state.skipped + one, (state.in_a_row + one) * one, *window)
 
 
 def spike_limit(guard: Guard, state: GuardState) -> Float[Array, ""]:
@@ -110,22 +161,18 @@ def spike_limit(guard: Guard, state: GuardState) -> Float[Array, ""]:
     return jnp.where(state.losses >= guard.window, limit, jnp.inf)
 
 
-def keep_unless(taken: jax.Array, after: PyTree, before: PyTree) -> PyTree:
-    """Give a tree as it is after an update that was taken, or as it was before."""
-    return jax.tree.map(partial(jnp.where, taken), after, before)
-
-
-def window_of(state: GuardState) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Give the part of the state that is the window of losses."""
-    return state.losses, state.mean, state.variance
-
-
 def _widen(
     guard: Guard, state: GuardState, loss: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Let a loss into the window, but for one that is not finite."""
     losses = jnp.minimum(state.losses + 1, guard.window)
     share = 1 / losses.astype(jnp.float32)
-    difference = loss - state.mean
+    difference = jnp.minimum(loss, spike_limit(guard, state)) - state.mean
     mean = state.mean + share * difference
     variance = (1 - share) * (state.variance + share * difference**2)
-    return losses, mean, variance
+    finite = jnp.isfinite(loss)
+    return (
+        jnp.where(finite, losses, state.losses),
+        jnp.where(finite, mean, state.mean),
+        jnp.where(finite, variance, state.variance),
+    )

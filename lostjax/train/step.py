@@ -32,7 +32,7 @@ from lostjax.analysis import ascend
 from lostjax.data.batches import Batch
 from lostjax.losses import next_token_loss, weighted_sums
 from lostjax.optim import write_outputs
-from lostjax.train.guard import Guard, GuardState, judge_update, keep_unless
+from lostjax.train.guard import Guard, GuardState, count_update, is_fit, update_if
 from lostjax.train.positions import sum_over_positions
 from lostjax.train.reweighting import Reweighting
 from lostjax.train.stability import take_readings
@@ -120,35 +120,40 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         here = gradient(state, batch)
         grads = here.grads
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        norm = optax.tree.norm(grads)
-        norms = (norm, optax.tree.norm(updates)) if guard.check_updates else (norm,)
-        taken, guarded = judge_update(
-            guard, state.guard, loss=here.means["loss"], norms=norms
+        norm, loss = optax.tree.norm(grads), here.means["loss"]
+        updated = update_if(
+            is_fit(guard, state.guard, loss=loss, norm=norm),
+            tx,
+            grads=grads,
+            opt_state=state.opt_state,
+            params=state.params,
+            check_updates=guard.check_updates,
         )
+        guarded = count_update(guard, state.guard, taken=updated.taken, loss=loss)
         metrics: Metrics = dict(here.means)
         metrics |= {"gradient_norm": norm, "tokens": here.weight}
-        metrics |= _describe_guard(taken, guarded)
+        metrics |= _describe_guard(updated.taken, guarded)
         if watch:
             metrics["readings"] = take_readings(
                 here.seen,
                 mean_log_z=metrics["mean_log_z"],
                 gradients=grads,
                 parameters=state.params,
-                updates=updates,
+                updates=updated.updates,
             )
         memory = state.memory
         if memory is not None:
             # What is read from the memory must be read before the write, or the
             # compiler copies the memory: `taken` depends on all that was read.
-            ids_B = jnp.where(taken, batch.example_B, -1)
+            ids_B = jnp.where(updated.taken, batch.example_B, -1)
             memory = write_outputs(memory, ids_B, here.outputs, epoch=batch.epoch_B)
-        params, opt_state = keep_unless(
-            taken, (params, opt_state), (state.params, state.opt_state)
-        )
         after = TrainState(
-            state.step + 1, params, state.channels, opt_state, memory, guarded
+            step=state.step + 1,
+            params=updated.params,
+            channels=state.channels,
+            opt_state=updated.opt_state,
+            memory=memory,
+            guard=guarded,
         )
         return after, metrics
 

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lostjax.train import programs
@@ -19,7 +21,7 @@ from lostjax.train.config import (
     OptimConfig,
 )
 from lostjax.train.diagnosis import EXIT_CODE, STOPPED_FILE
-from lostjax.train.guard import Guard, init_guard, judge_update
+from lostjax.train.guard import Guard, count_update, init_guard, is_fit, update_if
 from lostjax.train.loop import train
 from lostjax.train.mesh import place_batch
 from lostjax.train.metrics import CLOCK_FIELDS, read_metrics
@@ -96,15 +98,25 @@ def config(tmp_path_factory, cache_dir):
 
 SAF = ObjectiveConfig(trajectory="saf", trajectory_lag_epochs=1, trajectory_top_k=16)
 MESA = ObjectiveConfig(trajectory="mesa", trajectory_decay=0.8)
+LAGGED = ObjectiveConfig(trajectory="lagged", trajectory_lag_steps=2)
 FRUGAL = OptimConfig(name="frugal", update_gap=3)
 KINDS = {
+    "frugal, mesa, micro-batches": {
+        "optim": FRUGAL, "objective": MESA, "accumulate": 2,
+    },
+    "adamw, saf, mesh": {"mesh": "data:4", "objective": SAF},
+}  # fmt: skip
+ALONE = {
     "adamw": {},
     "frugal": {"optim": FRUGAL},
     "galore": {"optim": OptimConfig(name="galore", update_gap=3)},
+    "muon": {"optim": OptimConfig(name="muon")},
+    "schedule_free": {"optim": OptimConfig(name="schedule_free")},
+    "sam": {"objective": ObjectiveConfig(sam_radius=0.05)},
+    "lagged": {"objective": LAGGED},
     "mesa": {"objective": MESA},
     "saf": {"objective": SAF},
-    "accumulate": {"accumulate": 2},
-    "mesh": {"mesh": "data:4", "objective": SAF},
+    "fsdp": {"mesh": "data:2,fsdp:2", "optim": FRUGAL},
 }
 
 
@@ -146,12 +158,14 @@ def all_finite(tree):
     )
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    "name", [*KINDS, *(pytest.param(name, marks=pytest.mark.torture) for name in ALONE)]
+)
 def test_a_bad_step_moves_nothing_but_the_step(config, inject, name):
     """Two bad steps, the second where subspaces are chosen and rows come again."""
     bad = (2, 6)
     inject(bad, FAULT[len(name) % len(FAULT)])
-    state, advance = make_steps(dataclasses.replace(config, **KINDS[name]))
+    state, advance = make_steps(dataclasses.replace(config, **(KINDS | ALONE)[name]))
     state = jax.device_get(state)
     for number in range(9):
         after, metrics = advance(state)
@@ -170,22 +184,9 @@ def test_a_bad_step_moves_nothing_but_the_step(config, inject, name):
                     jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True
                 )
             ]
-            assert sum(changed) > len(changed) / 2
+            assert sum(changed) > len(changed) / 3
         assert all_finite(theirs)
         state = after
-
-
-def test_after_its_patience_no_update_is_taken(config, inject):
-    inject((1, 2, 3))
-    guard = GuardConfig(patience=3)
-    state, advance = make_steps(dataclasses.replace(config, guard=guard))
-    (state, _) = advance(state)
-    for in_a_row in (1, 2, 3, 4):  # the last batch is good
-        after, metrics = advance(state)
-        assert metrics["skipped_in_a_row"] == in_a_row
-        assert_same(state.params, after.params)
-        state = after
-    assert math.isfinite(metrics["loss"])
 
 
 def run_in(config, directory, **changes):
@@ -219,8 +220,6 @@ def test_a_run_goes_on_past_bad_steps_and_resumes_bit_for_bit(
     said = capsys.readouterr().out
     assert said.count("the update is not taken") == 2
     assert "updates not taken" in said and "skipped" in said
-    import shutil
-
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "checkpoints" / "16")
     run_in(config, tmp_path / "cut")
@@ -238,7 +237,14 @@ def test_a_run_goes_on_past_bad_steps_and_resumes_bit_for_bit(
 
 @pytest.mark.parametrize(
     "kind, culprit",
-    [("nan", "the term fault of the objective, nan"), ("gradient", "the gradient of")],
+    [
+        ("gradient", "the gradient of embed"),
+        pytest.param(
+            "nan",
+            "the term fault of the objective, nan",
+            marks=pytest.mark.torture,
+        ),
+    ],
 )
 def test_a_streak_stops_the_run_with_a_report(
     config, inject, tmp_path, capsys, kind, culprit
@@ -264,12 +270,42 @@ def test_a_streak_stops_the_run_with_a_report(
 
 
 def judge_all(guard, losses):
-    judge = jax.jit(lambda state, loss: judge_update(guard, state, loss=loss, norms=()))
+    @jax.jit
+    def judge(state, loss):
+        taken = is_fit(guard, state, loss=loss, norm=jnp.float32(1.0))
+        return taken, count_update(guard, state, taken=taken, loss=loss)
+
     state, taken = init_guard(), []
     for loss in losses:
         decision, state = judge(state, jnp.float32(loss))
         taken.append(bool(decision))
     return taken, state
+
+
+def test_after_its_patience_no_update_is_taken():
+    losses = [1.0, math.nan, 1.0, math.nan, math.inf, math.nan, 1.0, 1.0]
+    taken, state = judge_all(Guard(patience=3), losses)
+    assert taken == [True, False, True, False, False, False, False, False]
+    assert (state.skipped, state.in_a_row) == (6, 5)
+    taken, state = judge_all(Guard(), losses)
+    assert taken == [math.isfinite(loss) for loss in losses] and state.in_a_row == 0
+
+
+def test_updates_that_are_not_finite_are_not_taken_where_they_are_looked_at():
+    tx = optax.stateless(lambda grads, params: jax.tree.map(jnp.log, grads))
+    params = {"a": jnp.ones(2)}
+    for grad, taken in ((1.0, True), (0.0, False)):
+        made = update_if(
+            jnp.bool(True),
+            tx,
+            grads={"a": jnp.full(2, grad)},
+            opt_state=tx.init(params),
+            params=params,
+            check_updates=True,
+        )
+        assert made.taken == taken
+        np.testing.assert_array_equal(made.params["a"], params["a"])
+        np.testing.assert_array_equal(made.updates["a"], 0)
 
 
 def test_the_window_is_that_of_the_losses_before():
