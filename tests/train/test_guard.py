@@ -136,11 +136,8 @@ def make_steps(config):
         # The step takes its argument's buffers.
         return jax.device_get(step(jax.tree.map(jnp.copy, state), batch))
 
-    def on_devices(state):
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, start_state(run))
-        return jax.tree.map(jax.device_put, state, shardings)
-
-    return state, lambda state: advance(on_devices(state))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    return state, lambda state: advance(jax.tree.map(jax.device_put, state, shardings))
 
 
 def assert_same(ours, theirs):
