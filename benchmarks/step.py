@@ -20,6 +20,7 @@ from timing import fastest_in_turn
 from lostjax.data import Batch
 from lostjax.nn import count_flops
 from lostjax.train.config import ModelConfig, OptimConfig
+from lostjax.train.guard import Guard
 from lostjax.train.mesh import make_mesh, place_batch
 from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer
@@ -27,6 +28,8 @@ from lostjax.train.state import init_state
 from lostjax.train.step import make_train_step
 
 VOCABULARY, ROWS, LENGTH = 4096, 16, 256
+GUARD = Guard(patience=10)
+"""The trainer's default."""
 
 
 def make_forms(width: int) -> dict[str, ModelConfig]:
@@ -113,7 +116,9 @@ def random_batch() -> Batch:
     )
 
 
-def jax_step(config: ModelConfig, *, watch: bool = False) -> Callable[[], object]:
+def jax_step(
+    config: ModelConfig, *, watch: bool = False, guard: Guard = GUARD
+) -> Callable[[], object]:
     """Compile the trainer's step for one device, watched for stability or not."""
     mesh = make_mesh("data:1")
     model = build_model(config, vocab_size=VOCABULARY)
@@ -123,7 +128,9 @@ def jax_step(config: ModelConfig, *, watch: bool = False) -> Callable[[], object
     batch = place_batch(
         lambda rows: Batch(*(leaf[rows] for leaf in whole)), mesh=mesh, batch_size=ROWS
     )
-    step = jax.jit(make_train_step(model, tx, watch=watch), donate_argnums=0)
+    step = jax.jit(
+        make_train_step(model, tx, watch=watch, guard=guard), donate_argnums=0
+    )
 
     def run() -> object:
         nonlocal state

@@ -1,10 +1,11 @@
 """Checkpoints of a run: the only door to orbax.
 
 A checkpoint is two items, so that a reader of the model needs no optimiser:
-`model` (params and channels) and `progress` (step, optimiser state, and past outputs
-where there are any). Orbax writes the arrays while training goes on; then, still beside
-it, all files are hashed and the step is committed (`train.step_dirs`,
-`train.manifest`). Only committed steps count, and nothing is read unverified.
+`model` (params and channels) and `progress` (step, optimiser state, the guard's state,
+and past outputs where there are any). Orbax writes the arrays while training goes on;
+then, still beside it, all files are hashed and the step is committed
+(`train.step_dirs`, `train.manifest`). Only committed steps count, and nothing is read
+unverified.
 
 A save that fails (a full disk) is said and does not stop anything: older checkpoints
 stay, and the next save is tried. Of several processes the first one commits, verifies
@@ -192,6 +193,7 @@ class Checkpoints:
             channels=found["model"].get("channels", {}),
             opt_state=found["progress"]["opt_state"],
             memory=found["progress"].get("memory"),
+            guard=found["progress"]["guard"],
         )
 
     def restore_model(
@@ -268,7 +270,7 @@ def open_checkpoints(
 
 
 def _progress(state: TrainState) -> dict[str, PyTree]:
-    progress = {"step": state.step, "opt_state": state.opt_state}
+    progress = {"step": state.step, "opt_state": state.opt_state, "guard": state.guard}
     return progress if state.memory is None else progress | {"memory": state.memory}
 
 

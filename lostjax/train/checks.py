@@ -35,6 +35,8 @@ _LEAST = {
     "model.base_width": 0,
     "data.seq_len": 2,
     "stability.every": 0,
+    "guard.patience": 0,
+    "guard.window": 2,
     "optim.update_gap": 1,
     "optim.stagger": 1,
     "objective.trajectory_lag_epochs": 1,
@@ -80,6 +82,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         (
             "optim.learning_rate",
             "optim.eps",
+            "guard.sigma",
         ),
     ),
 }

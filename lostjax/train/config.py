@@ -190,6 +190,23 @@ class StabilityConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GuardConfig:
+    """Updates that are not taken. Where loss or gradient are not finite none is: the
+    parameters stay as they are, and the data goes on. May change when a run goes on."""
+
+    patience: int = 10
+    """Updates not taken in a row after which the run stops and says which batch and
+    which tensor went bad first (exit code 3); 0: it goes on."""
+    spike: Literal["none", "skip"] = "none"
+    """What becomes of an update whose loss is far above the recent ones: it is taken
+    (none), or not (skip)."""
+    sigma: float = 6.0
+    """How far: standard deviations of the recent losses above their mean, positive."""
+    window: int = 100
+    """Steps that recent losses reach back, about; the first so many are no spikes."""
+
+
+@dataclasses.dataclass(frozen=True)
 class HostsConfig:
     """Several processes: also read from the environment of a TPU pod or Slurm."""
 
@@ -238,6 +255,7 @@ class TrainConfig:
     optim: OptimConfig = OptimConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     stability: StabilityConfig = StabilityConfig()
+    guard: GuardConfig = GuardConfig()
     hosts: HostsConfig = HostsConfig()
 
 

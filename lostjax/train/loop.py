@@ -16,6 +16,7 @@ from lostjax.data import save_tokenizer
 from lostjax.train.checkpoint import Checkpoints, open_checkpoints
 from lostjax.train.checks import parse_profile
 from lostjax.train.config import TrainConfig
+from lostjax.train.diagnosis import report_streak
 from lostjax.train.evaluate import Evaluation
 from lostjax.train.hosts import is_first_host, on_first_host
 from lostjax.train.mesh import place_batch
@@ -39,7 +40,8 @@ class Outcome(NamedTuple):
     """Of the final model on the held-out text; None where the run was stopped."""
     exit_code: int
     """0 when finished; 143 or 130 when stopped by a signal, after saving; 1 when the
-    last checkpoint or the report could not be written."""
+    last checkpoint or the report could not be written; 3 when updates were not taken
+    too often in a row, see `train.diagnosis`."""
 
 
 def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
@@ -85,6 +87,9 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
         state, step = _run_steps(
             run, compiled, state, recorder, checkpoints=checkpoints, stop=stop
         )
+        if recorder.streak is not None:
+            code = report_streak(run, state, recorder.streak)
+            return Outcome(run.directory, None, code)
         evaluation = None
         if step == config.steps:
             evaluation = recorder.evaluate(compiled, state, step)
@@ -128,7 +133,7 @@ def _run_steps(
     """Step until the end or a signal; gives the state and the steps done."""
     config, step = run.config, int(state.step)
     with _profiling(run) as profile_at:
-        while step < config.steps and stop.signal is None:
+        while step < config.steps and stop.signal is None and not recorder.streak:
             profile_at(step)
             batch = place_batch(
                 lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
@@ -142,6 +147,8 @@ def _run_steps(
                 break
             if step % config.checkpoint_every == 0:
                 recorder.flush()  # a checkpoint at step S has seen the lines 1..S
+                if recorder.streak:
+                    break
                 checkpoints.save(state, step=step)
             if config.eval_every and step % config.eval_every == 0:
                 recorder.evaluate(compiled, state, step)

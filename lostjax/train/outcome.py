@@ -84,7 +84,9 @@ class Report:
         if not self.evaluations and self.metrics:
             last = float(self.metrics[-1]["loss"])
             facts = [("training loss, last step", last, format_loss)]
+        skipped = self.metrics[-1].get("skipped_total") if self.metrics else None
         facts += [
+            ("updates not taken", skipped or None, format_count),
             ("parameters", self.parameters, format_count),
             ("tokens seen", self.tokens_seen, format_count),
             ("time", self.timings.total, format_seconds),

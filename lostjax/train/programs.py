@@ -1,6 +1,7 @@
 """A run's programs: the training step and the evaluation, lowered and compiled."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from lostjax.data import Batch
 from lostjax.nn import Transformer
 from lostjax.train.config import TrainConfig
+from lostjax.train.guard import Guard
 from lostjax.train.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
 from lostjax.train.model import place_model
 from lostjax.train.objective import build_terms
@@ -21,9 +23,11 @@ from lostjax.train.setup import Setup
 from lostjax.train.state import TrainState, model_variables
 from lostjax.train.step import (
     EvalStep,
+    Gradient,
     Metrics,
     TrainStep,
     make_eval_step,
+    make_gradient,
     make_train_step,
 )
 from lostjax.train.trajectory import Trajectory
@@ -119,17 +123,50 @@ def lower_step(
     step = make_train_step(
         model,
         tx,
-        accumulate=config.accumulate,
-        terms=build_terms(config.objective, trajectory, model=model),
-        reweight=build_reweighting(config.objective, steps=config.steps),
-        remember=trajectory.remember,
-        sam_radius=config.objective.sam_radius,
+        **_gradient_options(config, mesh=mesh, model=model, trajectory=trajectory),
         watch=watch,
-        shards=count_batch_shards(mesh),
+        guard=build_guard(config),
     )
     shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
     jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
     return jitted.lower(state, abstract_batch(config, NamedSharding(mesh, BATCH_SPEC)))
+
+
+def build_gradient(run: Setup) -> Callable[[TrainState, Batch], Gradient]:
+    """Build what gives the gradient that a run's step uses; not compiled."""
+    model = place_model(run.model, config=run.config.model, mesh=run.mesh)
+    return make_gradient(
+        model,
+        **_gradient_options(
+            run.config, mesh=run.mesh, model=model, trajectory=run.trajectory
+        ),
+    )
+
+
+def build_guard(config: TrainConfig) -> Guard:
+    """Build the rule by which updates are not taken."""
+    optim, guard = config.optim, config.guard
+    is_frugal_by_svd = optim.name == "frugal" and optim.subspace == "svd"
+    return Guard(
+        patience=guard.patience,
+        sigma=None if guard.spike == "none" else guard.sigma,
+        window=guard.window,
+        check_updates=optim.name == "galore" or is_frugal_by_svd,
+    )
+
+
+def _gradient_options(
+    config: TrainConfig, *, mesh: Mesh, model: Transformer, trajectory: Trajectory
+) -> dict[str, Any]:
+    """Give what a configuration asks of the gradient; the model is bound already."""
+    return {
+        "accumulate": config.accumulate,
+        "terms": build_terms(config.objective, trajectory, model=model),
+        "reweight": build_reweighting(config.objective, steps=config.steps),
+        "remember": trajectory.remember,
+        "sam_radius": config.objective.sam_radius,
+        "shards": count_batch_shards(mesh),
+    }
 
 
 def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:

@@ -117,6 +117,8 @@ class Progress:
         """The parts of the line, most important first."""
         values = self._values
         facts = [f"loss {format_loss(values['loss'])}"] if "loss" in values else []
+        if values.get("skipped_total"):
+            facts.append(f"skipped {values['skipped_total']:.0f}")
         if (left := self._seconds_left()) is not None:
             facts.append(f"left {format_seconds(left)}")
         if "tokens_per_second" in values:

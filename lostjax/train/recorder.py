@@ -6,11 +6,13 @@ the host. Only the first process writes; the others read along.
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import jax
 
 from lostjax.nn import count_parameters
+from lostjax.train.diagnosis import Streak
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.hosts import is_first_host
 from lostjax.train.metrics import FanOut, Sink, open_sinks
@@ -32,9 +34,19 @@ class Recorder:
     """Reads metrics one step late, adds the clock, and hands them to the sinks."""
 
     def __init__(
-        self, run: Setup, sink: Sink, *, log: StabilityLog | None, started: float
+        self,
+        run: Setup,
+        sink: Sink,
+        *,
+        log: StabilityLog | None,
+        started: float,
+        say: Callable[[str], None],
     ) -> None:
         self._run, self._sink, self._log, self._started = run, sink, log, started
+        self._say = say
+        self.streak: Streak | None = None
+        """Updates in a row that were not taken, once the run's patience is at its
+        end."""
         self._pending: tuple[int, Metrics] | None = None
         self._last = time.monotonic()
         self._first_step_seconds = math.nan
@@ -51,7 +63,8 @@ class Recorder:
         step, metrics = self._pending
         self._pending = None
         readings = metrics.pop("readings", None)
-        values = {name: float(value) for name, value in metrics.items()}
+        in_a_row = int(metrics.pop("skipped_in_a_row"))
+        values = {name: value.item() for name, value in metrics.items()}
         if readings is not None:
             readings = jax.device_get(readings)
             values |= headline(readings)
@@ -60,7 +73,9 @@ class Recorder:
         if math.isnan(self._first_step_seconds):
             self._first_step_seconds = now - self._started
         rate = values["tokens"] / seconds
-        values["learning_rate"] = float(self._run.schedule(step - 1))
+        # The schedule goes on with the updates that are taken.
+        before = step - 1 - int(values["skipped_total"] - values["skipped"])
+        values["learning_rate"] = float(self._run.schedule(before))
         values |= {"time": time.time(), "step_seconds": seconds}
         values["tokens_per_second"] = rate
         if self._run.peak is not None:
@@ -69,6 +84,20 @@ class Recorder:
         if readings is not None and self._log is not None:
             norm = values["gradient_norm"]
             self._log.write(step, readings, gradient_norm=norm)
+        if in_a_row:
+            self._note_skip(step, in_a_row, values)
+
+    def _note_skip(self, step: int, in_a_row: int, values: dict[str, float]) -> None:
+        """Say that a streak begins, and remember one that is too long."""
+        patience = self._run.config.guard.patience
+        if 0 < patience <= in_a_row and self.streak is None:
+            self.streak = Streak(step, in_a_row)
+        if in_a_row == 1:
+            loss, norm = values["loss"], values["gradient_norm"]
+            self._say(
+                f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: the update "
+                "is not taken"
+            )
 
     def evaluate(self, compiled: Compiled, state: TrainState, step: int) -> Evaluation:
         """Evaluate on the held-out text and record it."""
@@ -111,7 +140,9 @@ def open_recorder(
       started: `time.monotonic()` when the program began.
     """
     if not is_first_host():
-        return Recorder(run, FanOut([]), log=None, started=started)
+        return Recorder(
+            run, FanOut([]), log=None, started=started, say=lambda text: None
+        )
     config = run.config
     progress = Progress(first_step=first_step, last_step=config.steps)
     files = open_sinks(
@@ -129,7 +160,7 @@ def open_recorder(
             say=progress.note,
         )
         stack.callback(log.close)
-    return Recorder(run, FanOut(sinks), log=log, started=started)
+    return Recorder(run, FanOut(sinks), log=log, started=started, say=progress.note)
 
 
 def _opening_line(run: Setup, first: int) -> str:

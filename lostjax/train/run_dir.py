@@ -5,6 +5,7 @@ RUN/tokenizer.json   (or .model) its tokens    RUN/report.html         what came
 RUN/metrics.jsonl    a line a step             RUN/tensorboard/, profile/
 RUN/stability.jsonl  a line a reading, where asked for
 RUN/data.json        what the text was           RUN/lock     who writes it now
+RUN/stopped.json     why a run was stopped by its guard: see `train.diagnosis`
 """
 
 import datetime

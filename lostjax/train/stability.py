@@ -63,9 +63,9 @@ def take_readings(
     return Readings(
         attention_logits=jnp.concatenate([jnp.zeros(0), *logits]),
         mean_log_z=mean_log_z,
-        gradient_rms=_rms_by_path(gradients),
-        parameter_rms=_rms_by_path(parameters),
-        update_rms=_rms_by_path(updates),
+        gradient_rms=rms_by_path(gradients),
+        parameter_rms=rms_by_path(parameters),
+        update_rms=rms_by_path(updates),
     )
 
 
@@ -120,7 +120,8 @@ def find_alarms(
     return alarms
 
 
-def _rms_by_path(tree: Mapping[str, PyTree]) -> dict[str, jax.Array]:
+def rms_by_path(tree: Mapping[str, PyTree]) -> dict[str, jax.Array]:
+    """Give every tensor's root mean square by its path; (L,) of stacked layers."""
     parts = {name: part for name, part in tree.items() if name != STACKED}
     found = tensor_rms(parts)
     if STACKED in tree:

@@ -1,7 +1,8 @@
 """The whole state of a run, and how it is made on a mesh.
 
 State is a plain tree: step, trainable parameters, kept channels (integers that no
-gradient and no decay touches), optimiser state, and past outputs where they are kept.
+gradient and no decay touches), optimiser state, past outputs where they are kept, and
+what the guard knows of the steps before.
 Together with the configuration it is all that a checkpoint needs, since a batch is a
 pure function of the step.
 """
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from lostjax.train.guard import init_guard
 from lostjax.train.mesh import tree_shardings
 from lostjax.typing import Key, PyTree, Variables
 
@@ -32,6 +34,9 @@ class TrainState(NamedTuple):
     """Optimiser state, of the transformation that made it."""
     memory: PyTree = None
     """Past outputs by example (SAF), an `OutputMemory`; None where none are kept."""
+    guard: PyTree = None
+    """Updates that were not taken, and recent losses: a `GuardState`, which a training
+    step needs."""
 
 
 InitMemory = Callable[[], PyTree]
@@ -105,6 +110,7 @@ def _make_init(
             channels=variables["channels"],
             opt_state=tx.init(variables["params"]),
             memory=init_memory(),
+            guard=init_guard(),
         )
 
     return init

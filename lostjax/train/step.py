@@ -12,6 +12,9 @@ With a SAM radius r (Foret et al., "Sharpness-Aware Minimization for Efficiently
 Improving Generalization", 2020, arXiv:2010.01412) the gradients are those at
 params + r g / |g|, where g is the gradient of the whole batch at params: twice the
 work.
+
+Where a number is not finite, or the loss a spike, the update is not taken: see
+`train.guard`.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,6 +32,7 @@ from lostjax.analysis import ascend
 from lostjax.data.batches import Batch
 from lostjax.losses import next_token_loss, weighted_sums
 from lostjax.optim import write_outputs
+from lostjax.train.guard import Guard, GuardState, count_update, is_fit, update_if
 from lostjax.train.positions import sum_over_positions
 from lostjax.train.reweighting import Reweighting
 from lostjax.train.stability import take_readings
@@ -74,6 +78,7 @@ def make_train_step(
     sam_radius: float = 0.0,
     watch: bool = False,
     shards: int = 1,
+    guard: Guard = Guard(),  # noqa: B008
 ) -> TrainStep:
     """Build step(state, batch) -> state, metrics; pure, to be jitted by the caller.
 
@@ -92,51 +97,78 @@ def make_train_step(
         metrics. It costs a second product of queries and keys, and a pass over all
         tensors.
       shards: contiguous parts of the batch's rows that lie on different devices.
+      guard: when the update is not taken.
 
     Returns:
-      The step. Its metrics, float32 scalars: `loss` (mean cross entropy in nats, never
+      The step. Its metrics, scalars: `loss` (mean cross entropy in nats, never
       reweighted), the mean of each term before its weight, `gradient_norm` (global
-      norm before clipping), `tokens` (weighted positions).
+      norm before clipping), `tokens` (weighted positions), all float32; and of the
+      guard, int32: `skipped` (1 where the update was not taken, else 0),
+      `skipped_in_a_row` and `skipped_total`.
     """
-    differentiate = _make_gradient(
+    gradient = make_gradient(
         model,
         accumulate=accumulate,
         terms=terms,
         reweight=reweight,
         remember=remember,
+        sam_radius=sam_radius,
         watch=watch,
         shards=shards,
     )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        here = differentiate(state.params, state, batch)
+        here = gradient(state, batch)
         grads = here.grads
-        if sam_radius:
-            above = ascend(state.params, grads, radius=sam_radius)
-            grads = differentiate(above, state, batch).grads
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        norm, loss = optax.tree.norm(grads), here.means["loss"]
+        updated = update_if(
+            is_fit(guard, state.guard, loss=loss, norm=norm),
+            tx,
+            grads=grads,
+            opt_state=state.opt_state,
+            params=state.params,
+            check_updates=guard.check_updates,
+        )
+        guarded = count_update(guard, state.guard, taken=updated.taken, loss=loss)
         metrics: Metrics = dict(here.means)
-        metrics |= {"gradient_norm": optax.tree.norm(grads), "tokens": here.weight}
+        metrics |= {"gradient_norm": norm, "tokens": here.weight}
+        metrics |= _describe_guard(updated.taken, guarded)
         if watch:
             metrics["readings"] = take_readings(
                 here.seen,
                 mean_log_z=metrics["mean_log_z"],
                 gradients=grads,
                 parameters=state.params,
-                updates=updates,
+                updates=updated.updates,
             )
         memory = state.memory
         if memory is not None:
-            ids_B = _after(batch.example_B, sum(here.means.values(), jnp.zeros(())))
+            # What is read from the memory must be read before the write, or the
+            # compiler copies the memory: `taken` depends on all that was read.
+            ids_B = jnp.where(updated.taken, batch.example_B, -1)
             memory = write_outputs(memory, ids_B, here.outputs, epoch=batch.epoch_B)
-        after = TrainState(state.step + 1, params, state.channels, opt_state, memory)
+        after = TrainState(
+            step=state.step + 1,
+            params=updated.params,
+            channels=state.channels,
+            opt_state=updated.opt_state,
+            memory=memory,
+            guard=guarded,
+        )
         return after, metrics
 
     return step
 
 
-class _Gradient(NamedTuple):
+def _describe_guard(taken: jax.Array, guarded: GuardState) -> Metrics:
+    return {
+        "skipped": 1 - taken.astype(jnp.int32),
+        "skipped_in_a_row": guarded.in_a_row,
+        "skipped_total": guarded.skipped,
+    }
+
+
+class Gradient(NamedTuple):
     """The gradient of a batch's objective, and what was seen on the way."""
 
     grads: PyTree
@@ -150,7 +182,42 @@ class _Gradient(NamedTuple):
     """What is remembered, by row."""
 
 
-def _make_gradient(
+def make_gradient(
+    model: nn.Module,
+    *,
+    accumulate: int = 1,
+    terms: Mapping[str, Term] = MappingProxyType({}),
+    reweight: Reweighting | None = None,
+    remember: Callable[[jax.Array], PyTree] = lambda logits_BTV: None,
+    sam_radius: float = 0.0,
+    watch: bool = False,
+    shards: int = 1,
+) -> Callable[[TrainState, Batch], Gradient]:
+    """Build (state, batch) -> the gradient that the optimiser gets, and the rest.
+
+    Args: as of `make_train_step`.
+    """
+    differentiate = _make_gradient_at(
+        model,
+        accumulate=accumulate,
+        terms=terms,
+        reweight=reweight,
+        remember=remember,
+        watch=watch,
+        shards=shards,
+    )
+
+    def gradient(state: TrainState, batch: Batch) -> Gradient:
+        here = differentiate(state.params, state, batch)
+        if not sam_radius:
+            return here
+        above = ascend(state.params, here.grads, radius=sam_radius)
+        return here._replace(grads=differentiate(above, state, batch).grads)
+
+    return gradient
+
+
+def _make_gradient_at(
     model: nn.Module,
     *,
     accumulate: int,
@@ -159,7 +226,7 @@ def _make_gradient(
     remember: Callable[[jax.Array], PyTree],
     watch: bool,
     shards: int,
-) -> Callable[[PyTree, TrainState, Batch], _Gradient]:
+) -> Callable[[PyTree, TrainState, Batch], Gradient]:
     """Build (params, state, batch) -> gradient at params; see `make_train_step`."""
 
     def objective(
@@ -188,7 +255,7 @@ def _make_gradient(
 
     gradient = jax.grad(objective, has_aux=True)
 
-    def differentiate(params: PyTree, state: TrainState, batch: Batch) -> _Gradient:
+    def differentiate(params: PyTree, state: TrainState, batch: Batch) -> Gradient:
         def one(part: tuple[Batch, jax.Array | None]) -> tuple[Any, PyTree]:
             grads, (sums, weight, rows) = gradient(params, state, *part)
             return (grads, sums, weight), rows
@@ -204,7 +271,7 @@ def _make_gradient(
         made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
         grads, sums, weight = made
         scale = 1.0 / jnp.maximum(weight, 1e-9)
-        return _Gradient(
+        return Gradient(
             jax.tree.map(lambda grad: grad * scale, grads),
             {name: total * scale for name, total in sums.items()},
             weight,
@@ -323,17 +390,6 @@ def _token_losses(
     return values_BT
 
 
-def _after(ids_B: jax.Array, value: jax.Array) -> jax.Array:
-    """Give the ids as they are, but only once `value` is known.
-
-    What is read from the memory must be read before the write, or the compiler copies
-    the memory. An optimisation barrier would say so, but is lost on CPUs; what can be
-    no number stays: both not a number and infinite.
-    """
-    never = jnp.isnan(value) & jnp.isinf(value)
-    return ids_B + never.astype(ids_B.dtype)
-
-
 def _accumulated(
     one: Callable[[Any], tuple[Any, PyTree]], batch: PyTree, parts: int
 ) -> tuple[Any, PyTree]:
@@ -363,11 +419,13 @@ def _accumulated(
 
 __all__ = [
     "EvalStep",
+    "Gradient",
     "Metrics",
     "Term",
     "TrainStep",
     "final_states",
     "make_eval_step",
+    "make_gradient",
     "make_train_step",
     "unembed",
 ]

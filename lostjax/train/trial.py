@@ -4,6 +4,7 @@ For sweeps and comparisons, which want the numbers of many short runs and none o
 files. The programs, the data order and the numbers are those of `train.loop`.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -59,7 +60,8 @@ def run_trial(config: TrainConfig) -> Trial:
       config: what to run; `run_dir`, checkpoints and profile are not used.
 
     Returns:
-      Losses and the final evaluation; a run that diverged has NaN losses.
+      Losses and the final evaluation; a run that diverged has NaN losses. So has one
+      that `train.loop` would stop, from there on: its parameters stand still.
 
     Raises:
       ConfigError, DataError: as `train.loop.train` does.
@@ -72,6 +74,10 @@ def run_trial(config: TrainConfig) -> Trial:
     past_evaluations: dict[int, Evaluation] = {}
 
     def evaluate(step: int) -> None:
+        if 0 < config.guard.patience <= int(state.guard.in_a_row):
+            nothing = Evaluation(math.nan, math.nan, math.nan, 0)
+            evaluations[step] = past_evaluations[step] = nothing
+            return
         variables = evaluation_variables(state)
         evaluations[step] = evaluate_heldout(run, compiled, variables)
         if config.objective.trajectory == "mesa":
