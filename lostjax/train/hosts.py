@@ -10,8 +10,11 @@ import os
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from lostjax.train.config import ConfigError, HostsConfig
 
@@ -77,6 +80,34 @@ def on_first_host(work: Callable[[], int | None]) -> int:
     if trouble is not None:
         raise trouble
     return result
+
+
+def agree(mesh: Mesh) -> Callable[[int], int]:
+    """Let the processes of a run find the largest of their numbers without waiting.
+
+    Args:
+      mesh: all devices of the run.
+
+    Returns:
+      A function that all processes call at the same points. Alone, it gives what it
+      gets; otherwise the largest of what they gave in the call before (0 at first), so
+      that it waits for no step that is under way: the answer came with the last one.
+    """
+    if jax.process_count() == 1:
+        return lambda number: number
+    hosts = Mesh(mesh.devices.reshape(-1), ("hosts",))
+    each, whole = NamedSharding(hosts, P("hosts")), NamedSharding(hosts, P())
+    largest = jax.jit(jnp.max, out_shardings=whole)
+    pending: jax.Array | None = None
+
+    def exchange(number: int) -> int:
+        nonlocal pending
+        mine = np.asarray([number], np.int32)
+        given = jax.make_array_from_callback((hosts.size,), each, lambda _: mine)
+        before, pending = pending, largest(given)
+        return 0 if before is None else int(before)
+
+    return exchange
 
 
 def _check(hosts: HostsConfig) -> None:
