@@ -17,7 +17,12 @@ from lostjax.train.checkpoint import Checkpoints, open_checkpoints
 from lostjax.train.checks import parse_profile
 from lostjax.train.config import TrainConfig
 from lostjax.train.evaluate import Evaluation, find_evaluation
-from lostjax.train.hosts import agree, is_first_host, on_first_host
+from lostjax.train.hosts import (
+    agree,
+    is_first_host,
+    leaving_without_the_others,
+    on_first_host,
+)
 from lostjax.train.mesh import place_batch
 from lostjax.train.programs import Compiled, compile_steps
 from lostjax.train.progress import print_summary
@@ -76,6 +81,7 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
             checkpoints = stack.enter_context(
                 open_checkpoints(run.directory / CHECKPOINTS, keep=config.keep)
             )
+        stack.enter_context(leaving_without_the_others())  # what follows is tidied up
         first = checkpoints.find_whole_step() or 0
         path = run.directory / REPORT
         if first >= config.steps and on_first_host(path.exists):
