@@ -5,9 +5,10 @@ A run is started once per host with the same flags. Processes find each other th
 environment says: `JAX_COORDINATOR_ADDRESS`, a TPU pod, Slurm, Open MPI. On CPUs they
 speak gloo.
 
-Where one dies the others cannot go on. What they were sending to it fails at once, as a
-rule, and they leave at once: tidying up would wait for the dead one. Where nothing was
-on its way, or its host is silent, it is missed after `SILENT_SECONDS`.
+Where one dies the others cannot go on. As a rule what they were sending to it fails at
+once, and they leave at once: tidying up would wait for the dead one. Where nothing was
+on its way, its host is silent, or one process's devices wait for each other, it is
+missed after `SILENT_SECONDS`, and JAX ends the others.
 """
 
 import os

@@ -153,14 +153,14 @@ def _stored_bits(directory):
 def host_flags():
     """Give the flags that each of several processes on this machine gets."""
 
-    def of(processes):
+    def of(processes, *, mesh="data:4"):
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             port = sock.getsockname()[1]
         common = [
             f"--hosts.coordinator=127.0.0.1:{port}",
             f"--hosts.processes={processes}",
-            "--mesh=data:4",
+            f"--mesh={mesh}",
         ]
         return [[*common, f"--hosts.index={index}"] for index in range(processes)]
 

@@ -61,7 +61,7 @@ def test_a_second_signal_leaves_at_once_also_while_saving(flags, start, tmp_path
     asked = time.monotonic()
     assert run.finish() == -signal.SIGTERM, run.said()  # shells make 143 of it
     assert time.monotonic() - asked < 2
-    assert list_steps(run.directory / "checkpoints") == [6]
+    assert set(list_steps(run.directory / "checkpoints")) <= {6}
 
 
 @pytest.mark.torture
