@@ -42,6 +42,13 @@ class Started:
     def send(self, number):
         self.process.send_signal(number)
 
+    def is_frozen(self):
+        """Wait until the process that was sent SIGSTOP stops, or say that it ended."""
+        if self.process.returncode is not None:
+            return False
+        what = os.WSTOPPED | os.WEXITED | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, what).si_code == os.CLD_STOPPED
+
     def finish(self, timeout=240):
         """Give the exit code, negative where a signal ended it."""
         try:

@@ -28,7 +28,7 @@ def ask_while(true, run, number):
     while True:
         assert run.wait_until(lambda: true(run)), run.said()
         run.send(signal.SIGSTOP)
-        time.sleep(0.05)
+        assert run.is_frozen(), run.said()
         asked = true(run)
         if asked:
             run.send(number)
@@ -54,9 +54,12 @@ def test_ctrl_c_in_an_evaluation_saves_and_goes_on_where_it_was(
 
 
 def test_a_second_signal_leaves_at_once_also_while_saving(flags, start, tmp_path):
-    run = start(f"--run-dir={tmp_path / 'run'}", "--mesh=data:1", *flags)
+    larger = ["--model.d-model=256", "--mesh=data:1", "--eval-every=0"]
+    flags = [word for word in flags if "eval-every" not in word]
+    run = start(f"--run-dir={tmp_path / 'run'}", *flags, *larger)
     run.wait_for_step(7)
     run.send(signal.SIGTERM)
+    assert run.wait_until(lambda: "saving and stopping" in run.said()), run.said()
     ask_while(is_saving, run, signal.SIGTERM)
     asked = time.monotonic()
     assert run.finish() == -signal.SIGTERM, run.said()  # shells make 143 of it
