@@ -15,7 +15,7 @@ import pytest
 from lostjax.train.metrics import CLOCK_FIELDS, read_evaluations, read_metrics
 
 ROOT = Path(__file__).parents[2]
-STEPS, SAVE_EVERY, EVALUATE_EVERY = 24, 6, 4
+STEPS, SAVE_EVERY, EVALUATE_EVERY = 24, 6, 3
 
 
 class Started:

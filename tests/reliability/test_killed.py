@@ -15,7 +15,7 @@ import pytest
 
 from lostjax.train.metrics import read_evaluations
 
-STEPS, EVALUATE_EVERY = 24, 4
+STEPS, EVALUATE_EVERY = 24, 3
 PHASES = {  # and about how long each lasts, in seconds
     "start-up": 2.5,
     "compile": 1.5,
@@ -121,19 +121,22 @@ def test_kills_in_every_phase_leave_the_run_that_nothing_happened_to(
     print(f"{kills} kills in {runs} runs: {counts}")
 
 
-def test_a_run_that_died_before_its_report_gets_one(
-    uninterrupted, outcome, flags, start, tmp_path
+@pytest.mark.parametrize("step, lines", [(24, 7), (24, 8), (18, 5)])
+def test_a_run_that_died_between_its_checkpoint_and_what_follows_makes_up_for_it(
+    uninterrupted, outcome, flags, start, tmp_path, step, lines
 ):
-    wanted = outcome(uninterrupted)
-    directory = tmp_path / "run"
-    shutil.copytree(uninterrupted, directory)
+    directory = shutil.copytree(uninterrupted, tmp_path / "run")
     (directory / "report.html").unlink()
+    if step < STEPS:
+        shutil.rmtree(directory / "checkpoints" / str(STEPS))
     evaluations = directory / "evaluations.jsonl"
-    lines = evaluations.read_text().splitlines(keepends=True)
-    evaluations.write_text("".join(lines[:-1]))
-    words = [f"--run-dir={directory}", "--mesh=data:1", *flags]
-    run = start(*words)
+    written = evaluations.read_text().splitlines(keepends=True)
+    evaluations.write_text("".join(written[:lines]))
+    run = start(f"--run-dir={directory}", "--mesh=data:1", *flags)
     assert run.finish() == 0, run.said()
-    assert run.said().splitlines()[-1].endswith(f"finished, all {STEPS} steps are done")
+    assert f"going on at step {step}" in run.said()
     assert "held-out bits per byte" in (directory / "report.html").read_text()
-    assert outcome(directory) == wanted
+    assert outcome(directory) == outcome(uninterrupted)
+    again = start(f"--run-dir={directory}", "--mesh=data:1", *flags)
+    assert again.finish() == 0
+    assert again.said() == f"{directory}: finished, all {STEPS} steps are done\n"

@@ -8,7 +8,7 @@ import pytest
 from lostjax.train.metrics import read_evaluations
 from lostjax.train.step_dirs import list_steps
 
-EVALUATE_EVERY = 4
+EVALUATE_EVERY = 3
 
 
 def is_evaluating(run):
