@@ -36,13 +36,13 @@ def test_the_other_of_two_processes_ends_at_once(flags, start, host_flags, tmp_p
 
 
 @pytest.mark.torture
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes, mesh", [(2, "data:2"), (4, "data:4")])
 def test_a_run_goes_on_after_one_of_its_processes_died(
-    outcome, flags, start, host_flags, tmp_path, processes
+    outcome, flags, start, host_flags, tmp_path, processes, mesh
 ):
     def begin(name):
         words = [f"--run-dir={tmp_path / name}", *flags]
-        return [start(*words, *extra) for extra in host_flags(processes)]
+        return [start(*words, *extra) for extra in host_flags(processes, mesh=mesh)]
 
     whole = begin("whole")
     assert [run.finish() for run in whole] == [0] * processes, whole[0].said()
@@ -66,11 +66,17 @@ def test_a_run_goes_on_after_one_of_its_processes_died(
 
 
 @pytest.mark.torture
-def test_a_silent_process_is_missed(flags, start, host_flags, tmp_path):
+@pytest.mark.parametrize(
+    "number, mesh", [(signal.SIGSTOP, "data:2"), (signal.SIGKILL, "data:4")]
+)
+def test_a_process_without_a_sign_of_life_is_missed(
+    flags, start, host_flags, tmp_path, number, mesh
+):
     words = [f"--run-dir={tmp_path / 'run'}", *flags]
-    first, second = (start(*words, *extra) for extra in host_flags(2))
+    first, second = (start(*words, *extra) for extra in host_flags(2, mesh=mesh))
     first.wait_for_step(2)
-    second.send(signal.SIGSTOP)
+    second.send(number)
     code, seconds = end_of(first, MISSED)
-    print(f"ended {seconds:.0f} s after the other fell silent, code {code}")
-    assert code != 0 and "stopped sending heartbeats" in first.said(), first.said()
+    print(f"ended {seconds:.0f} s after the other got {number.name}, code {code}")
+    heard = "cannot reach another one" in first.said()
+    assert code != 0 and (heard or "heartbeats" in first.said()), first.said()
