@@ -150,7 +150,11 @@ def _stored_bits(directory):
     bits = {}
     for item in ("model", "progress"):
         path = directory / "checkpoints" / str(STEPS) / item
-        tree = ocp.StandardCheckpointer().restore(path.absolute())
+        reader = ocp.PyTreeCheckpointer()
+        shapes = reader.metadata(path.absolute()).item_metadata.tree
+        whole = ocp.RestoreArgs(restore_type=np.ndarray)  # by however many processes
+        wanted = jax.tree.map(lambda _, whole=whole: whole, shapes)
+        tree = reader.restore(path.absolute(), restore_args=wanted)
         for key, leaf in jax.tree_util.tree_leaves_with_path(tree):
             bits[item + jax.tree_util.keystr(key)] = np.asarray(leaf).tobytes()
     return bits
