@@ -246,6 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return train(command.config, command=line, started=started).exit_code
     except (ConfigError, DataError) as error:
         return _refuse(error)
+    except KeyboardInterrupt:  # before there is a state to save, or after it was saved
+        return 130
 
 
 def _refuse(error: Exception) -> int:

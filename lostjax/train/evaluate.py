@@ -9,6 +9,8 @@ log2(V) x tokens / bytes.
 """
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,6 +19,7 @@ from jax.sharding import Mesh
 
 from lostjax.data.batches import EvalPlan
 from lostjax.train.mesh import place_batch
+from lostjax.train.metrics import read_evaluations
 from lostjax.train.programs import Compiled
 from lostjax.train.setup import Setup
 from lostjax.train.step import EvalStep
@@ -36,8 +39,18 @@ class Evaluation(NamedTuple):
     """Tokens predicted, boundaries among them."""
 
 
+def _go_on() -> None:
+    """Let an evaluation go on to its end."""
+
+
 def evaluate(
-    step: EvalStep, variables: Variables, *, plan: EvalPlan, n_bytes: int, mesh: Mesh
+    step: EvalStep,
+    variables: Variables,
+    *,
+    plan: EvalPlan,
+    n_bytes: int,
+    mesh: Mesh,
+    check: Callable[[], None] = _go_on,
 ) -> Evaluation:
     """Evaluate a model on every row of a held-out text.
 
@@ -47,12 +60,14 @@ def evaluate(
       plan: the rows, in order; the last batch padded with rows of weight 0.
       n_bytes: UTF-8 bytes of the text.
       mesh: where the batches go.
+      check: called before each batch; ends the evaluation by raising.
 
     Returns:
       The evaluation over the whole text.
     """
     sums = []
     for index in range(plan.n_batches):
+        check()
         batch = place_batch(
             lambda rows, index=index: plan.batch_at(index, rows=rows),  # type: ignore[misc]
             mesh=mesh,
@@ -75,7 +90,11 @@ def evaluate(
 
 
 def evaluate_heldout(
-    run: Setup, compiled: Compiled, variables: Variables
+    run: Setup,
+    compiled: Compiled,
+    variables: Variables,
+    *,
+    check: Callable[[], None] = _go_on,
 ) -> Evaluation:
     """Evaluate a run's model, or another of its shape, on the run's held-out text."""
     return evaluate(
@@ -84,4 +103,18 @@ def evaluate_heldout(
         plan=run.data.heldout,
         n_bytes=run.data.heldout_bytes,
         mesh=run.mesh,
+        check=check,
     )
+
+
+def find_evaluation(run_dir: Path, *, step: int) -> Evaluation | None:
+    """Find what a run wrote down of its evaluation at a step; None where nothing."""
+    for line in read_evaluations(run_dir):
+        if line["step"] == step:
+            return Evaluation(
+                loss=float(line["eval_loss"]),
+                perplexity=float(line["eval_perplexity"]),
+                bits_per_byte=float(line["eval_bits_per_byte"]),
+                tokens=int(line["eval_tokens"]),
+            )
+    return None

@@ -4,16 +4,33 @@ A run is started once per host with the same flags. Processes find each other th
 `--hosts.coordinator`, `--hosts.processes` and `--hosts.index`, or through what the
 environment says: `JAX_COORDINATOR_ADDRESS`, a TPU pod, Slurm, Open MPI. On CPUs they
 speak gloo.
+
+Where one dies the others cannot go on. As a rule what they were sending to it fails at
+once, and they leave at once: tidying up would wait for the dead one. Where nothing was
+on its way, its host is silent, or one process's devices wait for each other, it is
+missed after `SILENT_SECONDS`, and JAX ends the others.
 """
 
 import os
-from collections.abc import Callable, Mapping
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from lostjax.train.config import ConfigError, HostsConfig
+
+SILENT_SECONDS = 60
+"""After so long without a sign of life a process is taken for dead, and all end."""
+
+_OTHERS_GONE = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
 
 
 def join_hosts(
@@ -32,11 +49,14 @@ def join_hosts(
         return
     if given != (None, None, None):
         _check(hosts)
+    # It would catch SIGTERM, and leave Ctrl-C: `train.signals` has both.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator_address=hosts.coordinator,
             num_processes=hosts.processes,
             process_id=hosts.index,
+            heartbeat_timeout_seconds=SILENT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
@@ -77,6 +97,72 @@ def on_first_host(work: Callable[[], int | None]) -> int:
     if trouble is not None:
         raise trouble
     return result
+
+
+@contextmanager
+def leaving_without_the_others() -> Iterator[None]:
+    """Of several processes, end the one that fails in a `with` block at once.
+
+    Nothing outside the block is tidied up, for that would wait for processes that are
+    dead or, where this one alone failed, for ones that wait for it. `ConfigError` goes
+    through: processes refuse together.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        if jax.process_count() == 1:
+            raise
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        gone = any(sign in reason for sign in _OTHERS_GONE)
+        if not gone:
+            traceback.print_exc()
+        who = f"process {jax.process_index()} of {jax.process_count()}"
+        what = (
+            "cannot reach another one, which died or lost its network"
+            if gone
+            else ("failed")
+        )
+        print(
+            f"{who} {what} ({reason}); all end, and started again the run goes on from "
+            "its newest checkpoint",
+            file=sys.stderr,
+        )
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def agree(mesh: Mesh) -> Callable[[int], int]:
+    """Let the processes of a run find the largest of their numbers without waiting.
+
+    Args:
+      mesh: all devices of the run.
+
+    Returns:
+      A function that all processes call at the same points. Alone, it gives what it
+      gets; otherwise the largest of what they gave in the call before (0 at first), so
+      that it waits for no step that is under way: the answer came with the last one.
+    """
+    if jax.process_count() == 1:
+        return lambda number: number
+    hosts = Mesh(mesh.devices.reshape(-1), ("hosts",))
+    each, whole = NamedSharding(hosts, P("hosts")), NamedSharding(hosts, P())
+    largest = jax.jit(jnp.max, out_shardings=whole)
+    pending: jax.Array | None = None
+
+    @cache  # placing a number takes longer than comparing it
+    def place(number: int) -> jax.Array:
+        mine = np.asarray([number], np.int32)
+        return jax.make_array_from_callback((hosts.size,), each, lambda _: mine)
+
+    def exchange(number: int) -> int:
+        nonlocal pending
+        before, pending = pending, largest(place(number))
+        return 0 if before is None else int(before)
+
+    return exchange
 
 
 def _check(hosts: HostsConfig) -> None:

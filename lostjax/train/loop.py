@@ -6,7 +6,7 @@ and the configuration are all that a resumed run needs: batch k is a pure functi
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,16 +17,26 @@ from lostjax.train.checkpoint import Checkpoints, open_checkpoints
 from lostjax.train.checks import parse_profile
 from lostjax.train.config import TrainConfig
 from lostjax.train.diagnosis import report_streak
-from lostjax.train.evaluate import Evaluation
-from lostjax.train.hosts import is_first_host, on_first_host
+from lostjax.train.evaluate import Evaluation, find_evaluation
+from lostjax.train.hosts import (
+    agree,
+    is_first_host,
+    leaving_without_the_others,
+    on_first_host,
+)
 from lostjax.train.mesh import place_batch
 from lostjax.train.programs import Compiled, compile_steps
 from lostjax.train.progress import print_summary
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report import write_report
-from lostjax.train.run_dir import CHECKPOINTS, hold_run_dir, refusing_disk_errors
+from lostjax.train.run_dir import (
+    CHECKPOINTS,
+    REPORT,
+    hold_run_dir,
+    refusing_disk_errors,
+)
 from lostjax.train.setup import Setup, prepare, start_state
-from lostjax.train.signals import StopRequest, catch_stop_signals
+from lostjax.train.signals import StopAsked, StopRequest, catch_stop_signals
 from lostjax.train.state import TrainState
 from lostjax.train.summary import summarise
 
@@ -60,9 +70,8 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
     """
     with ExitStack() as stack:
         run = prepare(config)
-        stop = StopRequest()
-        if jax.process_count() == 1:  # several would have to agree on the step
-            stop = stack.enter_context(catch_stop_signals())
+        stop = StopRequest(agree(run.mesh))
+        stack.enter_context(catch_stop_signals(stop))
         held = hold_run_dir(
             run.directory,
             config,
@@ -74,9 +83,11 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
             checkpoints = stack.enter_context(
                 open_checkpoints(run.directory / CHECKPOINTS, keep=config.keep)
             )
+        stack.enter_context(leaving_without_the_others())  # what follows is tidied up
         first = checkpoints.find_whole_step() or 0
-        if first >= config.steps:
-            print(f"{run.directory}: finished, all {first} steps are done")
+        path = run.directory / REPORT
+        if first >= config.steps and on_first_host(path.exists):
+            print(_finished(run))
             return Outcome(run.directory, None, 0)
         with refusing_disk_errors(run.directory):
             on_first_host(lambda: _save_tokenizer(run))
@@ -90,24 +101,30 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
         if recorder.streak is not None:
             code = report_streak(run, state, recorder.streak)
             return Outcome(run.directory, None, code)
+        if step:  # the first state is made again from the seed
+            checkpoints.save(state, step=step)
         evaluation = None
         if step == config.steps:
-            evaluation = recorder.evaluate(compiled, state, step)
-        checkpoints.save(state, step=step)
+            evaluation = _evaluate_last(run, compiled, state, recorder, stop=stop)
         checkpoints.wait()
         lost = checkpoints.failed_step is not None
         if evaluation is None or not is_first_host():
             return Outcome(run.directory, evaluation, 1 if lost else stop.exit_code)
         timings = recorder.timings(compile_seconds=compiled.seconds)
     report = summarise(run, compiled, state, command=command, timings=timings)
-    path = run.directory / "report.html"
     try:
         write_report(path, report)
     except OSError as error:
         print(f"{path}: cannot be written: {error.strerror}", file=sys.stderr)
         lost = True
     print_summary(report, path=str(path))
+    if first >= config.steps:
+        print(_finished(run))
     return Outcome(run.directory, evaluation, 1 if lost else 0)
+
+
+def _finished(run: Setup) -> str:
+    return f"{run.directory}: finished, all {run.config.steps} steps are done"
 
 
 def _save_tokenizer(run: Setup) -> None:
@@ -132,8 +149,11 @@ def _run_steps(
 ) -> tuple[TrainState, int]:
     """Step until the end or a signal; gives the state and the steps done."""
     config, step = run.config, int(state.step)
-    with _profiling(run) as profile_at:
-        while step < config.steps and stop.signal is None and not recorder.streak:
+    with _profiling(run) as profile_at, suppress(StopAsked):
+        if _is_evaluated_at(config, step) and not _was_evaluated(run, step):
+            recorder.evaluate(compiled, state, step, check=stop.check)
+        while step < config.steps and not recorder.streak:
+            stop.check()
             profile_at(step)
             batch = place_batch(
                 lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
@@ -150,10 +170,39 @@ def _run_steps(
                 if recorder.streak:
                     break
                 checkpoints.save(state, step=step)
-            if config.eval_every and step % config.eval_every == 0:
-                recorder.evaluate(compiled, state, step)
+            if _is_evaluated_at(config, step):
+                recorder.evaluate(compiled, state, step, check=stop.check)
     recorder.flush()
     return state, step
+
+
+def _is_evaluated_at(config: TrainConfig, step: int) -> bool:
+    """Say whether a step on the way is followed by an evaluation."""
+    every = config.eval_every
+    return every > 0 and 0 < step < config.steps and step % every == 0
+
+
+def _was_evaluated(run: Setup, step: int) -> bool:
+    """Say whether an earlier process wrote the evaluation of a step down."""
+    found = on_first_host(lambda: find_evaluation(run.directory, step=step) is not None)
+    return bool(found)
+
+
+def _evaluate_last(
+    run: Setup,
+    compiled: Compiled,
+    state: TrainState,
+    recorder: Recorder,
+    *,
+    stop: StopRequest,
+) -> Evaluation | None:
+    """Evaluate the final model, unless that was done; None where a signal ends it."""
+    step = run.config.steps
+    if _was_evaluated(run, step):
+        return find_evaluation(run.directory, step=step)
+    with suppress(StopAsked):
+        return recorder.evaluate(compiled, state, step, check=stop.check)
+    return None
 
 
 @contextmanager

@@ -99,11 +99,19 @@ class Recorder:
                 "is not taken"
             )
 
-    def evaluate(self, compiled: Compiled, state: TrainState, step: int) -> Evaluation:
-        """Evaluate on the held-out text and record it."""
+    def evaluate(
+        self,
+        compiled: Compiled,
+        state: TrainState,
+        step: int,
+        *,
+        check: Callable[[], None],
+    ) -> Evaluation:
+        """Evaluate on the held-out text and record it; what `check` raises ends it."""
         self.flush()
         began = time.monotonic()
-        evaluation = evaluate_heldout(self._run, compiled, evaluation_variables(state))
+        variables = evaluation_variables(state)
+        evaluation = evaluate_heldout(self._run, compiled, variables, check=check)
         values = {
             "eval_loss": evaluation.loss,
             "eval_perplexity": evaluation.perplexity,
@@ -111,7 +119,8 @@ class Recorder:
             "eval_tokens": evaluation.tokens,
         }
         if self._run.config.objective.trajectory == "mesa":
-            past = evaluate_heldout(self._run, compiled, past_variables(state))
+            variables = past_variables(state)
+            past = evaluate_heldout(self._run, compiled, variables, check=check)
             values["eval_past_loss"] = past.loss
             values["eval_past_bits_per_byte"] = past.bits_per_byte
         self._last = time.monotonic()
@@ -121,8 +130,9 @@ class Recorder:
 
     def timings(self, *, compile_seconds: float) -> Timings:
         """Give the clock's story of the run, in seconds since the program began."""
+        stepped = not math.isnan(self._first_step_seconds)
         return Timings(
-            first_step=self._first_step_seconds,
+            first_step=self._first_step_seconds if stepped else None,
             compilation=compile_seconds,
             total=time.monotonic() - self._started,
         )

@@ -29,6 +29,9 @@ RUNS = Path("runs")
 CHECKPOINTS = "checkpoints"
 """The directory of a run's checkpoints."""
 
+REPORT = "report.html"
+"""What a finished run came to; a run without it is not finished."""
+
 DATA_FILE = "data.json"
 
 

@@ -1,0 +1,28 @@
+"""Place every batch of a run and print what lies on this process's devices."""
+
+import json
+import sys
+
+import numpy as np
+import xxhash
+
+from lostjax.train.__main__ import parse_command
+from lostjax.train.mesh import place_batch
+from lostjax.train.setup import prepare
+
+config = parse_command(sys.argv[1:]).config
+run = prepare(config)
+found = {}
+for step in range(config.steps):
+    batch = place_batch(
+        lambda rows, step=step: run.data.train.batch_at(step, rows=rows),
+        mesh=run.mesh,
+        batch_size=config.batch_size,
+    )
+    for shards in zip(*(leaf.addressable_shards for leaf in batch), strict=True):
+        start, stop, _ = shards[0].index[0].indices(config.batch_size)
+        parts = [np.asarray(shard.data) for shard in shards]
+        for number in range(stop - start):
+            row = b"".join(part[number].tobytes() for part in parts)
+            found[f"{step} {start + number}"] = xxhash.xxh3_128_hexdigest(row)
+print(json.dumps(found))

@@ -1,0 +1,142 @@
+"""Kill -9 at any moment: the finished run is the one that nothing happened to.
+
+A supervisor starts the real command line, waits for a phase and a random while more,
+freezes the process (SIGSTOP), looks at what it was doing, and kills it. What it was
+doing is read from what a run leaves on the disk and says, not from a hook in it.
+"""
+
+import json
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from lostjax.train.metrics import read_evaluations
+
+STEPS, EVALUATE_EVERY = 24, 3
+PHASES = {  # and about how long each lasts, in seconds
+    "start-up": 2.5,
+    "compile": 1.5,
+    "step": 0.3,
+    "save": 0.08,
+    "evaluation": 0.05,
+    "final save": 0.08,
+    "report": 0.4,
+}
+
+
+def phases_of(run):
+    """See what a process is doing: mostly one thing, but it saves beside others."""
+    saving = {path.name for path in run.directory.glob("checkpoints/*.saving*")}
+    if not _has_lock(run):
+        done = (run.directory / "checkpoints" / str(STEPS)).exists()
+        return {"report"} if done and "step" in run.said() else {"start-up"}
+    if not ("going on at step" in run.said() or "starting; " in run.said()):
+        return {"compile"}
+    phases = set()
+    if saving:
+        final = any(name.startswith(f"{STEPS}.") for name in saving)
+        phases.add("final save" if final else "save")
+    done = run.steps_done()
+    evaluated = {line["step"] for line in read_evaluations(run.directory)}
+    if done and done % EVALUATE_EVERY == 0 and done not in evaluated:
+        phases.add("evaluation")
+    elif done < STEPS and not saving:
+        phases.add("step")
+    return phases or {"between"}
+
+
+def _has_lock(run):
+    try:
+        owner = json.loads((run.directory / "lock").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    return owner["process"] == run.process.pid
+
+
+def kill_in(phase, run, rng):
+    """Kill a process in a phase, as nearly as can be.
+
+    Returns:
+      The phases that it was in; None where it came to its end before.
+    """
+    if not run.wait_until(lambda: phase in phases_of(run)):
+        return None
+    time.sleep(rng.uniform(0, PHASES[phase]))
+    run.send(signal.SIGSTOP)
+    if not run.is_frozen():
+        return None
+    hit = phases_of(run)
+    run.send(signal.SIGKILL)
+    run.process.wait()
+    return hit
+
+
+def test_four_kills_leave_the_run_that_nothing_happened_to(
+    uninterrupted, outcome, flags, start, tmp_path
+):
+    rng = random.Random(4)
+    words = [f"--run-dir={tmp_path / 'run'}", "--mesh=data:1", *flags]
+    for phase in ("step", "save", "evaluation", "final save"):
+        run = start(*words)
+        print(f"aimed at {phase}, hit {kill_in(phase, run, rng)}")
+    last = start(*words)
+    assert last.finish() == 0, last.said()
+    assert outcome(tmp_path / "run") == outcome(uninterrupted)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("seed", [1])
+def test_kills_in_every_phase_leave_the_run_that_nothing_happened_to(
+    uninterrupted, outcome, flags, start, tmp_path, seed
+):
+    rng = random.Random(seed)
+    counts = dict.fromkeys(PHASES, 0)
+    wanted = outcome(uninterrupted)
+    kills = runs = 0
+    while min(counts.values()) < 3:
+        runs += 1
+        directory = tmp_path / f"run-{runs}"
+        words = [word for word in flags if "cache-dir" not in word]
+        words += [f"--run-dir={directory}", "--mesh=data:1"]
+        words += [f"--data.cache-dir={tmp_path / f'cache-{runs}'}"]
+        for _ in range(rng.randint(1, 6)):
+            phase = rng.choice(
+                [name for name in PHASES if counts[name] < 3] or ["step"]
+            )
+            run = start(*words)
+            hit = kill_in(phase, run, rng)
+            print(f"seed {seed}, run {runs}: aimed at {phase}, hit {hit}")
+            if hit is None:
+                break
+            kills += 1
+            for name in hit & set(counts):
+                counts[name] += 1
+        last = start(*words)
+        assert last.finish() == 0, last.said()
+        assert outcome(directory) == wanted
+        assert kills < 200, counts
+    print(f"{kills} kills in {runs} runs: {counts}")
+
+
+@pytest.mark.parametrize("step, lines", [(24, 7), (18, 5)])
+def test_a_run_that_died_between_its_checkpoint_and_what_follows_makes_up_for_it(
+    uninterrupted, outcome, flags, start, tmp_path, step, lines
+):
+    directory = shutil.copytree(uninterrupted, tmp_path / "run")
+    (directory / "report.html").unlink()
+    if step < STEPS:
+        shutil.rmtree(directory / "checkpoints" / str(STEPS))
+    evaluations = directory / "evaluations.jsonl"
+    written = evaluations.read_text().splitlines(keepends=True)
+    evaluations.write_text("".join(written[:lines]))
+    run = start(f"--run-dir={directory}", "--mesh=data:1", *flags)
+    assert run.finish() == 0, run.said()
+    assert f"going on at step {step}" in run.said()
+    assert "held-out bits per byte" in (directory / "report.html").read_text()
+    assert outcome(directory) == outcome(uninterrupted)
+    assert run.said().endswith(f"finished, all {STEPS} steps are done\n") == (
+        step == STEPS
+    )

@@ -1,0 +1,82 @@
+"""One of several processes dies: the others end soon, say so, and the run goes on."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from lostjax.train.hosts import SILENT_SECONDS
+
+AT_ONCE = 20
+"""Seconds within which a death that a connection shows ends all; mostly under one."""
+
+MISSED = SILENT_SECONDS + 30
+"""Seconds within which any death ends all: devices of one process wait for each other
+even where one of them has lost its connection."""
+
+
+def end_of(run, timeout):
+    began = time.monotonic()
+    code = run.finish(timeout)
+    return code, time.monotonic() - began
+
+
+def test_the_other_of_two_processes_ends_at_once(flags, start, host_flags, tmp_path):
+    words = [f"--run-dir={tmp_path / 'run'}", *flags, "--steps=2000"]
+    words.remove("--steps=24")
+    first, second = [start(*words, *extra) for extra in host_flags(2, mesh="data:2")]
+    first.wait_for_step(2)
+    second.send(signal.SIGKILL)
+    code, seconds = end_of(first, AT_ONCE)
+    print(f"ended {seconds:.2f} s after the other, code {code}")
+    assert code == 1, first.said()
+    said = "process 0 of 2 cannot reach another one, which died or lost its network"
+    assert said in first.said() and "from its newest checkpoint" in first.said()
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("processes, mesh", [(2, "data:2"), (4, "data:4")])
+def test_a_run_goes_on_after_one_of_its_processes_died(
+    outcome, flags, start, host_flags, tmp_path, processes, mesh
+):
+    def begin(name):
+        words = [f"--run-dir={tmp_path / name}", *flags]
+        return [start(*words, *extra) for extra in host_flags(processes, mesh=mesh)]
+
+    whole = begin("whole")
+    assert [run.finish() for run in whole] == [0] * processes, whole[0].said()
+    rng = random.Random(processes)
+    for victim in (0, processes - 1, rng.randrange(processes)):
+        group = begin("killed")
+        more = group[0].steps_done() + rng.randint(1, 4)
+        group[0].wait_for_step(more)
+        time.sleep(rng.uniform(0, 0.3))
+        group[victim].send(signal.SIGKILL)
+        ends = [end_of(run, MISSED) for run in group if run is not group[victim]]
+        longest = max(seconds for _, seconds in ends)
+        print(f"{victim} of {processes} killed: the others ended in {longest:.2f} s")
+        for (code, _), run in zip(
+            ends, (run for run in group if run is not group[victim]), strict=True
+        ):
+            assert code != 0 and "process" in run.said(), run.said()
+    group = begin("killed")
+    assert [run.finish() for run in group] == [0] * processes, group[0].said()
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(
+    "number, mesh", [(signal.SIGSTOP, "data:2"), (signal.SIGKILL, "data:4")]
+)
+def test_a_process_without_a_sign_of_life_is_missed(
+    flags, start, host_flags, tmp_path, number, mesh
+):
+    words = [f"--run-dir={tmp_path / 'run'}", *flags]
+    first, second = (start(*words, *extra) for extra in host_flags(2, mesh=mesh))
+    first.wait_for_step(2)
+    second.send(number)
+    code, seconds = end_of(first, MISSED)
+    print(f"ended {seconds:.0f} s after the other got {number.name}, code {code}")
+    heard = "cannot reach another one" in first.said()
+    assert code != 0 and (heard or "heartbeats" in first.said()), first.said()
