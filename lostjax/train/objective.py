@@ -7,7 +7,7 @@ import optax
 
 from lostjax.losses import log_partition_penalty, smoothing_penalty
 from lostjax.train.config import ObjectiveConfig
-from lostjax.train.step import Term
+from lostjax.train.gradient import Term
 from lostjax.train.trajectory import Trajectory
 
 

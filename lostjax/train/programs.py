@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from lostjax.data import Batch
 from lostjax.nn import Transformer
 from lostjax.train.config import TrainConfig
+from lostjax.train.gradient import Gradient, make_gradient
 from lostjax.train.guard import Guard
 from lostjax.train.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
 from lostjax.train.model import place_model
@@ -23,11 +24,9 @@ from lostjax.train.setup import Setup
 from lostjax.train.state import TrainState, model_variables
 from lostjax.train.step import (
     EvalStep,
-    Gradient,
     Metrics,
     TrainStep,
     make_eval_step,
-    make_gradient,
     make_train_step,
 )
 from lostjax.train.trajectory import Trajectory

@@ -39,8 +39,8 @@ from lostjax.optim import (
     window_schedule,
 )
 from lostjax.train.config import ConfigError, ObjectiveConfig, TrainConfig
+from lostjax.train.gradient import Term, final_states, unembed
 from lostjax.train.state import InitMemory, TrainState
-from lostjax.train.step import Term, final_states, unembed
 from lostjax.typing import PyTree, Variables
 
 

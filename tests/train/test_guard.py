@@ -21,6 +21,7 @@ from lostjax.train.config import (
     OptimConfig,
 )
 from lostjax.train.diagnosis import EXIT_CODE, STOPPED_FILE
+from lostjax.train.gradient import Term
 from lostjax.train.guard import Guard, count_update, init_guard, is_fit, update_if
 from lostjax.train.loop import train
 from lostjax.train.mesh import place_batch
@@ -28,7 +29,6 @@ from lostjax.train.metrics import CLOCK_FIELDS, read_metrics
 from lostjax.train.presets import get_preset
 from lostjax.train.programs import compile_steps
 from lostjax.train.setup import prepare, start_state
-from lostjax.train.step import Term
 
 BATCH = 4
 FAULT = ("nan", "inf", "gradient")
