@@ -5,6 +5,7 @@ A data set must have been written as array_record: `download_and_prepare` with
 .as_data_source`, which needs neither the code that made it nor the network.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,8 @@ HELDOUT_SPLITS = ("validation", "test")
 """Splits that are held out, if the data set has one: the first of them."""
 
 _BLOCK = 1024
+_OWN_FEATURES = "tensorflow_datasets.core.features."
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
 
 @dataclass(frozen=True)
@@ -136,12 +139,41 @@ def _find(name: str) -> Path:
 def _open(directory: Path) -> Any:
     import tensorflow_datasets as tfds
 
+    _refuse_foreign_features(directory)
     try:
         return tfds.builder_from_directory(str(directory))
     except Exception as error:
         raise DataError(
             f"{directory}: not a prepared data set: {first_line(error)}"
         ) from error
+
+
+def _refuse_foreign_features(directory: Path) -> None:
+    """Refuse features of other packages: TFDS would import whatever is named there."""
+    path = directory / "features.json"
+    try:
+        features = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {first_line(error)}") from None
+    for name in _class_names(features):
+        if not name.startswith(_OWN_FEATURES):
+            raise DataError(
+                f"{path}: names the class {name[:80]!r}, which is none of TFDS's own; "
+                "nothing is imported on a data set's word"
+            )
+
+
+def _class_names(part: object) -> Iterator[str]:
+    if isinstance(part, list):
+        for inner in part:
+            yield from _class_names(inner)
+    if isinstance(part, dict):
+        for key, inner in part.items():
+            if key in _CLASS_KEYS and isinstance(inner, str):
+                yield inner
+            yield from _class_names(inner)
 
 
 def _text(value: object, *, where: str) -> str:

@@ -154,7 +154,7 @@ def load_cell(path: Path) -> Cell:
             bits_per_byte=_or_nan(cell.bits_per_byte),
             measures={name: _or_nan(value) for name, value in extra.items()},
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path.name}: not a cell: {error!r}") from None
 
 

@@ -27,7 +27,8 @@ def load_config(path: Path) -> TrainConfig:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    # A number of 5,000 digits or 100,000 brackets are no configuration either.
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a configuration: {error}") from None
     made: TrainConfig = _from_dict(TrainConfig, values, where=str(path), prefix="")
     return made

@@ -267,7 +267,7 @@ def _parse(raw: bytes) -> dict[str, Any] | None:
         return None
     try:
         line = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):  # 100,000 brackets are no JSON either
         return None
     whole = isinstance(line, dict) and isinstance(line.get("step"), int)
     return line if whole else None

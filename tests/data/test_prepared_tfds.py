@@ -134,3 +134,19 @@ def test_no_tensorflow_is_loaded(speeches):
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert ran.stdout.split("\n")[:2] == ["2", "[]"]
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name"])
+def test_nothing_is_imported_on_a_data_sets_word(speeches, tmp_path, monkeypatch, key):
+    touched = tmp_path / "touched"
+    (tmp_path / "crafted.py").write_text(f"open({str(touched)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    copy = shutil.copytree(speeches, tmp_path / "copy" / "1.0.0")
+    features = json.loads((copy / "features.json").read_text())
+    text = features["featuresDict"]["features"]["text"]
+    del text["pythonClassName"]
+    text[key] = "crafted.Feature"
+    (copy / "features.json").write_text(json.dumps(features))
+    with pytest.raises(DataError, match="names the class 'crafted.Feature'"):
+        open_prepared(str(copy))
+    assert not touched.exists()

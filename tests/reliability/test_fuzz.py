@@ -1,0 +1,187 @@
+"""Files that somebody crafted, or that broke: each is read, or refused in one line.
+
+Every reader gets files that it should read, with bytes flipped, cut out, doubled or put
+in, and JSON whose values were exchanged for others. What it may raise is what its
+docstring names, with a message of one line: nothing else, and no end of the process.
+"""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lostjax.data.bpe_tokenizer import train_bpe
+from lostjax.data.documents import JsonLines, TextFiles
+from lostjax.data.errors import DataError
+from lostjax.data.token_files import open_tokens
+from lostjax.data.tokenizer import load_tokenizer
+from lostjax.train.config import ConfigError
+from lostjax.train.config_file import load_config, save_config
+from lostjax.train.manifest import MANIFEST, find_damage, write_manifest
+from lostjax.train.metrics import read_metrics
+from lostjax.train.presets import get_preset
+
+FEW, MANY = 150, 4000
+"""Inputs to each reader: in every test run, and in `make torture`."""
+
+WORDS = "We hold these truths to be self-evident, that all are created equal. "
+
+
+def read_bpe(path):
+    tokenizer = load_tokenizer(str(path))
+    tokenizer.decode(np.concatenate(tokenizer.encode_batch([WORDS, "é\u2028", ""])))
+    assert 0 <= tokenizer.eos_id < tokenizer.vocab_size
+
+
+def read_metrics_of(path):
+    read_metrics(path.parent)
+
+
+def read_manifest_of(path):
+    damage = find_damage(path.parent)
+    assert all("\n" not in line for line in damage)
+
+
+def npy_bytes(tokens):
+    header = f"{{'descr': '{tokens.dtype.str}', 'fortran_order': False, "
+    header = (header + f"'shape': {tokens.shape}}}").ljust(117) + "\n"
+    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header))
+    return start + header.encode() + tokens.tobytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Files that are as they should be, by name of what they are given to."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_bpe(300, [WORDS]).save(folder / "tokenizer.json")
+    save_config(folder / "config.json", get_preset("smoke"))
+    (folder / "piece").write_bytes(b"some parameters")
+    write_manifest(folder)
+    lines = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": 2.25}]
+    texts = [{"text": WORDS}, {"text": "é", "n": 3}]
+    return {
+        "tokenizer": (folder / "tokenizer.json").read_bytes(),
+        "configuration": (folder / "config.json").read_bytes(),
+        "manifest": (folder / MANIFEST).read_bytes(),
+        "metrics": "".join(json.dumps(line) + "\n" for line in lines).encode(),
+        "json lines": "".join(json.dumps(line) + "\n" for line in texts).encode(),
+        "text": WORDS.encode(),
+        "tokens": npy_bytes(np.arange(40, dtype=np.uint16)),
+        "raw tokens": np.arange(40, dtype="<u2").tobytes(),
+    }
+
+
+READERS = {
+    # what: (name of the file, reader, what it may raise)
+    "tokenizer": ("tokenizer.json", read_bpe, DataError),
+    "configuration": ("config.json", load_config, ConfigError),
+    "manifest": (MANIFEST, read_manifest_of, ()),
+    "metrics": ("metrics.jsonl", read_metrics_of, ValueError),
+    "json lines": ("a.jsonl", lambda path: list(JsonLines((path,))), DataError),
+    "text": ("a.txt", lambda path: list(TextFiles((path,))), DataError),
+    "tokens": ("a.npy", lambda path: open_tokens(path).sum(), DataError),
+    "raw tokens": ("a.bin", lambda path: open_tokens(path).sum(), DataError),
+}
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.sampled_from(["[" * 3000, 10**40, -1, 2**63, "\ud800", "/etc/passwd", "../x"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+
+
+def broken(draw, data):
+    """Change some bytes, or some value where the file is JSON."""
+    if draw(st.booleans()):
+        try:
+            return exchange(draw, json.loads(data))
+        except ValueError:  # JSON lines, or no JSON at all
+            pass
+    for _ in range(draw(st.integers(1, 3))):
+        first = draw(st.integers(0, len(data)))
+        last = min(len(data), first + draw(st.integers(0, 40)))
+        middle = draw(
+            st.binary(max_size=8)
+            | st.just(data[first:last] * 3)
+            | st.just(b"")
+            | st.sampled_from([b"[" * 5000, b"9" * 5000, b"\xff", b"NaN", b"\x00" * 9])
+        )
+        data = data[:first] + middle + data[last:]
+    return data
+
+
+def exchange(draw, whole):
+    """Put something else in the place of a value within."""
+    owner = whole
+    while True:
+        if isinstance(owner, dict) and owner:
+            key = draw(st.sampled_from(sorted(owner)))
+        elif isinstance(owner, list) and owner:
+            key = draw(st.integers(0, len(owner) - 1))
+        else:
+            break
+        inside = owner[key]
+        if not isinstance(inside, dict | list) or not inside or draw(st.booleans()):
+            owner[key] = draw(VALUES)
+            break
+        owner = inside
+    return json.dumps(whole).encode("utf-8", "surrogatepass")
+
+
+def check(what, whole, folder, *, examples):
+    name, read, errors = READERS[what]
+    path = folder / name
+    read_it = [0]
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def every_file_is_read_or_refused(data):
+        path.write_bytes(broken(data.draw, whole[what]))
+        try:
+            read(path)
+            read_it[0] += 1
+        except errors as error:
+            assert str(error).strip() and "\n" not in str(error)
+
+    path.write_bytes(whole[what])
+    read(path)
+    every_file_is_read_or_refused()
+    assert read_it[0] < examples or what in ("text", "raw tokens", "manifest")
+
+
+@pytest.mark.parametrize("what", READERS)
+def test_a_broken_file_is_read_or_refused_in_one_line(what, whole, tmp_path):
+    check(what, whole, tmp_path, examples=FEW)
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("what", READERS)
+def test_thousands_of_broken_files_are(what, whole, tmp_path):
+    check(what, whole, tmp_path, examples=MANY)
+
+
+def test_nothing_is_unpickled(tmp_path):
+    """An array of objects runs code when it is unpickled; so does any pickle."""
+
+    class Touch:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "touched"), "w"))
+
+    for name in ("a.npy", "a.bin"):
+        np.save(tmp_path / "a.npy", np.array([Touch()], object), allow_pickle=True)
+        (tmp_path / "a.npy").rename(tmp_path / f"crafted-{name}")
+        with pytest.raises(DataError):
+            open_tokens(tmp_path / f"crafted-{name}").astype(np.uint16).sum()
+            load_tokenizer(str(tmp_path / f"crafted-{name}"))
+    assert not (tmp_path / "touched").exists()
