@@ -172,6 +172,13 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     )
 
 
+_OUT_OF_MEMORY = re.compile(
+    r"(?:Used |HLO temporaries \()([\d.]+)([KMGT]?)"
+    r"(?: of [\d.]+[KMGT]? hbm|\) exceeds available HBM)"
+)
+"""Both things that a TPU's compiler says; the second one counts temporaries alone."""
+
+
 def _read_costs(compiled: Any, axes: Mapping[str, int]) -> Costs | None:
     try:
         text = compiled.as_text()
@@ -230,7 +237,7 @@ def _compile(lowered: Any) -> tuple[Any | None, float]:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", str(error))
+        used = _OUT_OF_MEMORY.search(str(error))
         if used is None:
             raise
         return None, float(used[1]) * 1024.0 ** " KMGT".index(used[2] or " ")

@@ -101,16 +101,29 @@ def test_what_does_not_fit_is_exit_code_3(tmp_path, capsys, monkeypatch):
     assert "no, " in capsys.readouterr().out
 
 
-def test_a_compiler_out_of_memory_is_a_plan_that_does_not_fit():
+@pytest.mark.parametrize(
+    "message, gib",
+    [
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in "
+            "memory space hbm. Used 20.00G of 15.75G hbm. Exceeded hbm capacity by "
+            "4.25G.",
+            20,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, "
+            "the total memory required for HLO temporaries (23.50G) exceeds available "
+            "HBM (15.75G). HLO module: jit_step.",
+            23.5,
+        ),
+    ],
+)
+def test_a_compiler_out_of_memory_is_a_plan_that_does_not_fit(message, gib):
     class Lowered:
         def compile(self):
-            raise jax.errors.JaxRuntimeError(
-                "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of "
-                "memory in memory space hbm. Used 20.00G of 15.75G hbm. Exceeded hbm "
-                "capacity by 4.25G."
-            )
+            raise jax.errors.JaxRuntimeError(message)
 
-    assert estimate._compile(Lowered()) == (None, 20 * 2**30)
+    assert estimate._compile(Lowered()) == (None, gib * 2**30)
 
 
 def test_a_program_that_cannot_be_read_is_a_plan_without_costs(
