@@ -20,6 +20,7 @@ from timing import fastest_in_turn
 from lostjax.data import Batch
 from lostjax.nn import count_flops
 from lostjax.train.config import ModelConfig, OptimConfig
+from lostjax.train.gradient import make_gradient
 from lostjax.train.guard import Guard
 from lostjax.train.mesh import make_mesh, place_batch
 from lostjax.train.model import build_model
@@ -129,7 +130,8 @@ def jax_step(
         lambda rows: Batch(*(leaf[rows] for leaf in whole)), mesh=mesh, batch_size=ROWS
     )
     step = jax.jit(
-        make_train_step(model, tx, watch=watch, guard=guard), donate_argnums=0
+        make_train_step(make_gradient(model, watch=watch), tx, guard=guard),
+        donate_argnums=0,
     )
 
     def run() -> object:

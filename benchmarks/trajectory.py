@@ -26,6 +26,7 @@ from lostjax.train.config import (
     OptimConfig,
     TrainConfig,
 )
+from lostjax.train.gradient import make_gradient
 from lostjax.train.mesh import make_mesh, place_batch
 from lostjax.train.model import build_model
 from lostjax.train.objective import build_terms
@@ -91,11 +92,13 @@ def make_step(
     )
     step = jax.jit(
         make_train_step(
-            model,
+            make_gradient(
+                model,
+                terms=build_terms(objective, trajectory, model=model),
+                remember=trajectory.remember,
+                sam_radius=objective.sam_radius,
+            ),
             tx,
-            terms=build_terms(objective, trajectory, model=model),
-            remember=trajectory.remember,
-            sam_radius=objective.sam_radius,
         ),
         donate_argnums=0,
     )

@@ -65,9 +65,13 @@ class Gradient(NamedTuple):
     weight: jax.Array
     """Sum of the positions' weights."""
     seen: PyTree
-    """What the layers sowed, by row."""
+    """What the layers sowed, by row; None where they are not watched."""
     outputs: PyTree
     """What is remembered, by row."""
+
+
+GradientOf = Callable[[TrainState, Batch], Gradient]
+"""(state, batch) -> the gradient at the state's parameters; pure."""
 
 
 def make_gradient(
@@ -80,20 +84,25 @@ def make_gradient(
     sam_radius: float = 0.0,
     watch: bool = False,
     shards: int = 1,
-) -> Callable[[TrainState, Batch], Gradient]:
+) -> GradientOf:
     """Build (state, batch) -> the gradient that the optimiser gets, and the rest.
 
-    Args: as of `make_train_step`.
+    Args:
+      model: an `nn.Transformer`, or another with its methods `final_states` and
+        `unembed`, the latter of parameters under `head` alone.
+      accumulate: micro-batches; divides the batch. Memory of activations falls by it.
+      terms: what is minimised besides cross entropy, by the name of its metric.
+      reweight: gives the factors of the batch's rows, of their cross entropies alone.
+      remember: logits_BTV -> outputs (B, T, ...) for the state's memory, where it has
+        one.
+      sam_radius: where positive, the optimiser gets the gradient at that distance up
+        the gradient; all else is of where the parameters are.
+      watch: also give what the layers sow, and `mean_log_z` among the means. It costs
+        a second product of queries and keys.
+      shards: contiguous parts of the batch's rows that lie on different devices.
     """
-    differentiate = _make_gradient_at(
-        model,
-        accumulate=accumulate,
-        terms=terms,
-        reweight=reweight,
-        remember=remember,
-        watch=watch,
-        shards=shards,
-    )
+    objective = _Objective(model, terms, reweight, remember, watch, shards)
+    differentiate = partial(_differentiate, objective, accumulate)
 
     def gradient(state: TrainState, batch: Batch) -> Gradient:
         here = differentiate(state.params, state, batch)
@@ -105,95 +114,121 @@ def make_gradient(
     return gradient
 
 
-def _make_gradient_at(
-    model: nn.Module,
-    *,
-    accumulate: int,
-    terms: Mapping[str, Term],
-    reweight: Reweighting | None,
-    remember: Callable[[jax.Array], PyTree],
-    watch: bool,
-    shards: int,
-) -> Callable[[PyTree, TrainState, Batch], Gradient]:
-    """Build (params, state, batch) -> gradient at params; see `make_train_step`."""
+class _Objective(NamedTuple):
+    """What is minimised, and what is given beside it."""
 
-    def objective(
-        params: PyTree, state: TrainState, batch: Batch, factors_B: jax.Array | None
-    ) -> Any:
+    model: nn.Module
+    terms: Mapping[str, Term]
+    reweight: Reweighting | None
+    remember: Callable[[jax.Array], PyTree]
+    watch: bool
+    shards: int
+
+    def sum_up(
+        self,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        factors_B: jax.Array | None,
+    ) -> tuple[jax.Array, Any]:
+        """Sum the objective over a batch's positions; also give all else.
+
+        Without factors they are made of the batch itself.
+        """
         variables = {"params": params, "channels": state.channels}
-        states_BTD, seen = _apply_watched(model, variables, batch, watch=watch)
-        score = partial(_score, model, state, terms, remember=remember, watch=watch)
+        states_BTD, seen = _apply_watched(
+            self.model, variables, batch, watch=self.watch
+        )
+        if factors_B is None and self.reweight is not None:
+            values_BT = self.token_losses(params, states_BTD, batch)
+            factors_B = self.reweight(values_BT, batch.weights_BT, state.step)
         if factors_B is None:
             factors_B = jnp.ones(len(batch.tokens_BT))
-            if reweight is not None:
-                values_BT = _token_losses(
-                    model, params, states_BTD, batch, shards=shards
-                )
-                factors_B = reweight(values_BT, batch.weights_BT, state.step)
         rows = _Rows(
             batch.targets_BT,
             batch.weights_BT,
             jnp.broadcast_to(factors_B[:, None], batch.weights_BT.shape),
-            {name: term.prepare(state, batch) for name, term in terms.items()},
+            {name: term.prepare(state, batch) for name, term in self.terms.items()},
         )
         whole, (sums, outputs) = sum_over_positions(
-            score, params["head"], states_BTD, rows, shards=shards
+            partial(self._score, state),
+            params["head"],
+            states_BTD,
+            rows,
+            shards=self.shards,
         )
         return whole, (sums, jnp.sum(batch.weights_BT), (seen, outputs))
 
-    gradient = jax.grad(objective, has_aux=True)
+    def token_losses(
+        self, params: PyTree, states_BTD: jax.Array, batch: Batch
+    ) -> jax.Array:
+        """Compute every token's loss (B, T) without gradient."""
 
-    def differentiate(params: PyTree, state: TrainState, batch: Batch) -> Gradient:
-        def one(part: tuple[Batch, jax.Array | None]) -> tuple[Any, PyTree]:
-            grads, (sums, weight, rows) = gradient(params, state, *part)
-            return (grads, sums, weight), rows
+        def score(
+            head: PyTree, states_BTD: jax.Array, targets_BT: jax.Array
+        ) -> tuple[jax.Array, tuple[None, jax.Array]]:
+            logits_BTV = unembed(self.model, head, states_BTD)
+            return jnp.zeros(()), (None, next_token_loss(logits_BTV, targets_BT))
 
-        def losses(part: Batch) -> tuple[None, jax.Array]:
-            states_BTD = final_states(model, model_variables(state), part)
-            return None, _token_losses(model, params, states_BTD, part, shards=shards)
-
-        factors_B = None
-        if reweight is not None and accumulate > 1:
-            values_BT = _accumulated(losses, batch, accumulate)[1]
-            factors_B = reweight(values_BT, batch.weights_BT, state.step)
-        made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
-        grads, sums, weight = made
-        scale = 1.0 / jnp.maximum(weight, 1e-9)
-        return Gradient(
-            jax.tree.map(lambda grad: grad * scale, grads),
-            {name: total * scale for name, total in sums.items()},
-            weight,
-            seen,
-            outputs,
+        head, states_BTD = jax.lax.stop_gradient((params["head"], states_BTD))
+        values_BT: jax.Array
+        _, (_, values_BT) = sum_over_positions(
+            score, head, states_BTD, batch.targets_BT, shards=self.shards
         )
+        return values_BT
 
-    return differentiate
+    def _score(
+        self, state: TrainState, head: PyTree, states_BTD: jax.Array, rows: _Rows
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
+        """Sum up the objective of some positions; also give its parts, and outputs."""
+        logits_BTV = unembed(self.model, head, states_BTD)
+        values_BT = next_token_loss(logits_BTV, rows.targets_BT)
+        sums = {"loss": weighted_sums(values_BT, rows.weights_BT)[0]}
+        whole, _ = weighted_sums(values_BT, rows.weights_BT * rows.factors_BT)
+        for name, term in self.terms.items():
+            values_BT = term.values(
+                state, rows.prepared[name], rows.targets_BT, logits_BTV
+            )
+            sums[name], _ = weighted_sums(values_BT, rows.weights_BT)
+            whole = whole + term.weight(state.step) * sums[name]
+        if self.watch:
+            log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+            sums["mean_log_z"], _ = weighted_sums(log_z_BT, rows.weights_BT)
+        return whole, (sums, self.remember(logits_BTV))
 
 
-def _score(
-    model: nn.Module,
+def _differentiate(
+    objective: _Objective,
+    accumulate: int,
+    params: PyTree,
     state: TrainState,
-    terms: Mapping[str, Term],
-    head: PyTree,
-    states_BTD: jax.Array,
-    rows: _Rows,
-    *,
-    remember: Callable[[jax.Array], PyTree],
-    watch: bool,
-) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
-    """Sum up the objective of some positions; also give its parts, and outputs."""
-    logits_BTV = unembed(model, head, states_BTD)
-    values_BT = next_token_loss(logits_BTV, rows.targets_BT)
-    sums = {"loss": weighted_sums(values_BT, rows.weights_BT)[0]}
-    whole, _ = weighted_sums(values_BT, rows.weights_BT * rows.factors_BT)
-    for name, term in terms.items():
-        values_BT = term.values(state, rows.prepared[name], rows.targets_BT, logits_BTV)
-        sums[name], _ = weighted_sums(values_BT, rows.weights_BT)
-        whole = whole + term.weight(state.step) * sums[name]
-    if watch:
-        log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-        sums["mean_log_z"], _ = weighted_sums(log_z_BT, rows.weights_BT)
-    return whole, (sums, remember(logits_BTV))
+    batch: Batch,
+) -> Gradient:
+    """Take the gradient at `params`, a micro-batch at a time."""
+    gradient = jax.grad(objective.sum_up, has_aux=True)
+
+    def one(part: tuple[Batch, jax.Array | None]) -> tuple[Any, PyTree]:
+        grads, (sums, weight, rows) = gradient(params, state, *part)
+        return (grads, sums, weight), rows
+
+    def losses(part: Batch) -> tuple[None, jax.Array]:
+        states_BTD = final_states(objective.model, model_variables(state), part)
+        return None, objective.token_losses(params, states_BTD, part)
+
+    factors_B = None
+    if objective.reweight is not None and accumulate > 1:
+        values_BT = _accumulated(losses, batch, accumulate)[1]
+        factors_B = objective.reweight(values_BT, batch.weights_BT, state.step)
+    made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
+    grads, sums, weight = made
+    scale = 1.0 / jnp.maximum(weight, 1e-9)
+    return Gradient(
+        jax.tree.map(lambda grad: grad * scale, grads),
+        {name: total * scale for name, total in sums.items()},
+        weight,
+        seen if objective.watch else None,
+        outputs,
+    )
 
 
 def final_states(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
@@ -224,30 +259,6 @@ def _apply_watched(
     states_BTD, seen = made if watch else (made, {})
     assert isinstance(states_BTD, jax.Array)
     return states_BTD, jax.tree.map(lambda x: x[None], seen)
-
-
-def _token_losses(
-    model: nn.Module,
-    params: PyTree,
-    states_BTD: jax.Array,
-    batch: Batch,
-    *,
-    shards: int,
-) -> jax.Array:
-    """Compute every token's loss (B, T) without gradient."""
-
-    def score(
-        head: PyTree, states_BTD: jax.Array, targets_BT: jax.Array
-    ) -> tuple[jax.Array, tuple[None, jax.Array]]:
-        values_BT = next_token_loss(unembed(model, head, states_BTD), targets_BT)
-        return jnp.zeros(()), (None, values_BT)
-
-    head, states_BTD = jax.lax.stop_gradient((params["head"], states_BTD))
-    values_BT: jax.Array
-    _, (_, values_BT) = sum_over_positions(
-        score, head, states_BTD, batch.targets_BT, shards=shards
-    )
-    return values_BT
 
 
 def _accumulated(

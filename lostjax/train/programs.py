@@ -1,7 +1,6 @@
 """A run's programs: the training step and the evaluation, lowered and compiled."""
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 from lostjax.data import Batch
 from lostjax.nn import Transformer
 from lostjax.train.config import TrainConfig
-from lostjax.train.gradient import Gradient, make_gradient
+from lostjax.train.gradient import GradientOf, make_gradient
 from lostjax.train.guard import Guard
 from lostjax.train.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
 from lostjax.train.model import place_model
@@ -119,26 +118,20 @@ def lower_step(
       A `jax.stages.Lowered`.
     """
     model = place_model(model, config=config.model, mesh=mesh)
-    step = make_train_step(
-        model,
-        tx,
-        **_gradient_options(config, mesh=mesh, model=model, trajectory=trajectory),
-        watch=watch,
-        guard=build_guard(config),
+    gradient = _configure_gradient(
+        config, mesh=mesh, model=model, trajectory=trajectory, watch=watch
     )
+    step = make_train_step(gradient, tx, guard=build_guard(config))
     shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
     jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
     return jitted.lower(state, abstract_batch(config, NamedSharding(mesh, BATCH_SPEC)))
 
 
-def build_gradient(run: Setup) -> Callable[[TrainState, Batch], Gradient]:
+def build_gradient(run: Setup) -> GradientOf:
     """Build what gives the gradient that a run's step uses; not compiled."""
     model = place_model(run.model, config=run.config.model, mesh=run.mesh)
-    return make_gradient(
-        model,
-        **_gradient_options(
-            run.config, mesh=run.mesh, model=model, trajectory=run.trajectory
-        ),
+    return _configure_gradient(
+        run.config, mesh=run.mesh, model=model, trajectory=run.trajectory, watch=False
     )
 
 
@@ -154,18 +147,25 @@ def build_guard(config: TrainConfig) -> Guard:
     )
 
 
-def _gradient_options(
-    config: TrainConfig, *, mesh: Mesh, model: Transformer, trajectory: Trajectory
-) -> dict[str, Any]:
-    """Give what a configuration asks of the gradient; the model is bound already."""
-    return {
-        "accumulate": config.accumulate,
-        "terms": build_terms(config.objective, trajectory, model=model),
-        "reweight": build_reweighting(config.objective, steps=config.steps),
-        "remember": trajectory.remember,
-        "sam_radius": config.objective.sam_radius,
-        "shards": count_batch_shards(mesh),
-    }
+def _configure_gradient(
+    config: TrainConfig,
+    *,
+    mesh: Mesh,
+    model: Transformer,
+    trajectory: Trajectory,
+    watch: bool,
+) -> GradientOf:
+    """Build what a configuration asks of the gradient; the model is bound already."""
+    return make_gradient(
+        model,
+        accumulate=config.accumulate,
+        terms=build_terms(config.objective, trajectory, model=model),
+        reweight=build_reweighting(config.objective, steps=config.steps),
+        remember=trajectory.remember,
+        sam_radius=config.objective.sam_radius,
+        watch=watch,
+        shards=count_batch_shards(mesh),
+    )
 
 
 def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:

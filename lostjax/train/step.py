@@ -5,8 +5,7 @@ the loss a spike (`train.guard`); what the losses saw goes to the memory of past
 outputs, and what people want to see to the metrics.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -17,10 +16,9 @@ import optax
 from lostjax.data.batches import Batch
 from lostjax.losses import next_token_loss, weighted_sums
 from lostjax.optim import write_outputs
-from lostjax.train.gradient import Term, final_states, make_gradient, unembed
+from lostjax.train.gradient import GradientOf, final_states, unembed
 from lostjax.train.guard import Guard, GuardState, count_update, is_fit, update_if
 from lostjax.train.positions import sum_over_positions
-from lostjax.train.reweighting import Reweighting
 from lostjax.train.stability import take_readings
 from lostjax.train.state import TrainState
 from lostjax.typing import PyTree, Variables
@@ -31,35 +29,17 @@ EvalStep = Callable[[Variables, Batch], tuple[jax.Array, jax.Array]]
 
 
 def make_train_step(
-    model: nn.Module,
+    gradient: GradientOf,
     tx: optax.GradientTransformation,
     *,
-    accumulate: int = 1,
-    terms: Mapping[str, Term] = MappingProxyType({}),
-    reweight: Reweighting | None = None,
-    remember: Callable[[jax.Array], PyTree] = lambda logits_BTV: None,
-    sam_radius: float = 0.0,
-    watch: bool = False,
-    shards: int = 1,
     guard: Guard = Guard(),  # noqa: B008
 ) -> TrainStep:
     """Build step(state, batch) -> state, metrics; pure, to be jitted by the caller.
 
     Args:
-      model: an `nn.Transformer`, or another with its methods `final_states` and
-        `unembed`, the latter of parameters under `head` alone.
+      gradient: `make_gradient(model, ...)`; where it watches the layers the metrics
+        have `readings`, see `train.stability`, at the cost of a pass over all tensors.
       tx: the optimiser.
-      accumulate: micro-batches; divides the batch. Memory of activations falls by it.
-      terms: what is minimised besides cross entropy, by the name of its metric.
-      reweight: gives the factors of the batch's rows, of their cross entropies alone.
-      remember: logits_BTV -> outputs (B, T, ...) for the state's memory, where it has
-        one.
-      sam_radius: where positive, the optimiser gets the gradient at that distance up
-        the gradient; all else is of where the parameters are.
-      watch: also give `readings`, see `train.stability`, and `mean_log_z` among the
-        metrics. It costs a second product of queries and keys, and a pass over all
-        tensors.
-      shards: contiguous parts of the batch's rows that lie on different devices.
       guard: when the update is not taken.
 
     Returns:
@@ -69,16 +49,6 @@ def make_train_step(
       guard, int32: `skipped` (1 where the update was not taken, else 0),
       `skipped_in_a_row` and `skipped_total`.
     """
-    gradient = make_gradient(
-        model,
-        accumulate=accumulate,
-        terms=terms,
-        reweight=reweight,
-        remember=remember,
-        sam_radius=sam_radius,
-        watch=watch,
-        shards=shards,
-    )
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         here = gradient(state, batch)
@@ -96,7 +66,7 @@ def make_train_step(
         metrics: Metrics = dict(here.means)
         metrics |= {"gradient_norm": norm, "tokens": here.weight}
         metrics |= _describe_guard(updated.taken, guarded)
-        if watch:
+        if here.seen is not None:
             metrics["readings"] = take_readings(
                 here.seen,
                 mean_log_z=metrics["mean_log_z"],
@@ -135,7 +105,7 @@ def make_eval_step(model: nn.Module, *, shards: int = 1) -> EvalStep:
     """Build eval(variables, batch) -> (sum of losses in nats, number of tokens).
 
     Args:
-      model: as of `make_train_step`.
+      model: as of `make_gradient`.
       shards: contiguous parts of the batch's rows that lie on different devices.
     """
 

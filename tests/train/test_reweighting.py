@@ -11,6 +11,7 @@ import pytest
 from lostjax.data import Batch
 from lostjax.losses import next_token_loss
 from lostjax.train.config import ModelConfig, ObjectiveConfig
+from lostjax.train.gradient import make_gradient
 from lostjax.train.objective import log_partition_term
 from lostjax.train.presets import get_preset
 from lostjax.train.reweighting import SHAPES, build_reweighting
@@ -41,13 +42,13 @@ def make_batch():
 
 def step_once(start, objective, *, accumulate=1, log_partition=0.0, at=0, steps=10):
     model, tx, state = start(MODEL, rate=1.0)
-    step = make_train_step(
+    gradient = make_gradient(
         model,
-        tx,
         accumulate=accumulate,
         terms={"log_partition": log_partition_term(log_partition)},
         reweight=build_reweighting(objective, steps=steps),
     )
+    step = make_train_step(gradient, tx)
     return jax.jit(step)(state._replace(step=jnp.array(at)), make_batch())
 
 

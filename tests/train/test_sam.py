@@ -10,6 +10,7 @@ from optax.contrib import normalize, sam
 from lostjax.data import Batch
 from lostjax.losses import next_token_loss
 from lostjax.train.config import ModelConfig, ObjectiveConfig
+from lostjax.train.gradient import make_gradient
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model
 from lostjax.train.objective import build_terms
@@ -50,11 +51,13 @@ def train(start, *, objective, accumulate=1):
     model, tx, state = start
     step = jax.jit(
         make_train_step(
-            model,
+            make_gradient(
+                model,
+                accumulate=accumulate,
+                terms=build_terms(objective, Trajectory(), model=model),
+                sam_radius=objective.sam_radius,
+            ),
             tx,
-            accumulate=accumulate,
-            terms=build_terms(objective, Trajectory(), model=model),
-            sam_radius=objective.sam_radius,
         )
     )
     metrics = []
@@ -130,6 +133,6 @@ def test_sam_stands_still_where_the_gradient_is_zero(start):
     model, tx, state = start
     batch = make_batch(0)
     batch = batch._replace(weights_BT=jnp.zeros_like(batch.weights_BT))
-    step = make_train_step(model, tx, sam_radius=RADIUS)
+    step = make_train_step(make_gradient(model, sam_radius=RADIUS), tx)
     after, _ = jax.jit(step)(state, batch)
     assert_close(after.params, state.params)

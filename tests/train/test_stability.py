@@ -10,6 +10,7 @@ import pytest
 
 from lostjax.data import Batch
 from lostjax.train.config import ModelConfig, OptimConfig, StabilityConfig
+from lostjax.train.gradient import make_gradient
 from lostjax.train.loop import train
 from lostjax.train.metrics import read_metrics
 from lostjax.train.presets import get_preset
@@ -46,7 +47,7 @@ def step(start):
     def run(**options):
         key = tuple(options.items())
         if key not in done:
-            step = jax.jit(make_train_step(model, tx, **options))
+            step = jax.jit(make_train_step(make_gradient(model, **options), tx))
             done[key] = (state, *step(state, make_batch()))
         return done[key]
 
@@ -115,7 +116,7 @@ def test_attention_logits_and_log_z_equal_numpy(start):
     model, tx, state = start(config, rate=0.5, seed=3)
     params = jax.tree.map(lambda x: 8 * x, state.params)
     batch = make_batch()
-    step = jax.jit(make_train_step(model, tx, watch=True))
+    step = jax.jit(make_train_step(make_gradient(model, watch=True), tx))
     _, metrics = step(state._replace(params=params), batch)
     numbers = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
     layer = jax.tree.map(lambda x: x[0], numbers["layers"])

@@ -10,6 +10,7 @@ import pytest
 
 from lostjax.data import Batch
 from lostjax.train.config import ModelConfig
+from lostjax.train.gradient import make_gradient
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model
 from lostjax.train.objective import log_partition_term
@@ -117,9 +118,10 @@ def weighted_step(accumulate, log_partition=0.0):
         epoch_B=jnp.zeros(8, jnp.int32),
     )
     terms = {"log_partition": log_partition_term(log_partition)}
-    step = make_train_step(
-        model, tx, accumulate=accumulate, terms=terms if log_partition else {}
+    gradient = make_gradient(
+        model, accumulate=accumulate, terms=terms if log_partition else {}
     )
+    step = make_train_step(gradient, tx)
     return jax.jit(step)(state, batch)
 
 

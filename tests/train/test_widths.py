@@ -10,6 +10,7 @@ import pytest
 from lostjax.data import Batch
 from lostjax.train.checks import check_config
 from lostjax.train.config import ConfigError, ModelConfig, OptimConfig, TrainConfig
+from lostjax.train.gradient import make_gradient
 from lostjax.train.mesh import make_mesh
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer
@@ -66,7 +67,7 @@ def movements(config):
     model, tx, state = start(config)
     batch = make_batch()
     before = activations(model, state, batch)
-    step = jax.jit(make_train_step(model, tx))
+    step = jax.jit(make_train_step(make_gradient(model), tx))
     for _ in range(5):
         state, _ = step(state, batch)
     after = activations(model, state, batch)
