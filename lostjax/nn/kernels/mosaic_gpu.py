@@ -33,12 +33,10 @@ says that values are right, NVIDIA's compiler takes the kernels, and
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
@@ -54,18 +52,14 @@ from lostjax.nn.kernels.gpu_blocks import (
     round_up,
 )
 from lostjax.nn.kernels.gpu_forward import forward_product, kept_factors
+from lostjax.nn.kernels.kernel_form import Choose, Gradients, multiply
 from lostjax.typing import Activation, Array, Float
-
-Choose = Callable[..., Any]
-"""`choose(kernel, meaning, *args)` applies one of two functions to the arguments."""
 
 Cut = Callable[[Sizes], Tiles | None]
 """Says how one pass is cut; None for not at all."""
 
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")
 """What names of devices with the kernels' instructions have in them."""
-
-_Gradients = tuple[jax.Array, BottleneckWeights]
 
 
 def on_gpu(kernel: Callable[..., Any], meaning: Callable[..., Any], *args: Any) -> Any:
@@ -116,7 +110,7 @@ def mosaic_products(
     if x_PM.shape[0] % 8:
         rows_PM = jnp.pad(rows_PM, ((0, -x_PM.shape[0] % 8), (0, 0)))
     products = [
-        _product(plan, rows_PM, _widen(weights.astype(dtype)))
+        multiply(plan, rows_PM, _widen(weights.astype(dtype)))
         for plan, weights in zip(plans, siblings, strict=True)
     ]
     return tuple(y_PN[: x_PM.shape[0]] for y_PN in products)
@@ -124,89 +118,48 @@ def mosaic_products(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
+    """A `KernelForm`."""
+
     activation: Activation | None
     choose: Choose
-    forward: Tiles | None
-    backward: Tiles | None
+    forward_tiles: Tiles | None
+    backward_tiles: Tiles | None
+    has_backward: bool = True
+    """What has none is XLA's as a whole."""
 
+    def forward(
+        self, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
+    ) -> tuple[jax.Array, ...]:
+        assert self.forward_tiles is not None
+        return forward_product(
+            x_PM,
+            weights,
+            activation=self.activation,
+            tiles=self.forward_tiles,
+            keep_hidden=keep_hidden,
+        )
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
-    def kernel(x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
-        return _forward(plan, x_PM, weights, keep_hidden=False)[0]
-
-    y_PN: jax.Array = plan.choose(kernel, partial(_meaning, plan), x_PM, weights)
-    return y_PN
-
-
-def _product_forward(
-    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights
-) -> tuple[jax.Array, tuple[Any, ...]]:
-    def meaning(
-        x_PM: jax.Array, weights: BottleneckWeights
-    ) -> tuple[jax.Array, jax.Array]:
+    def hidden(self, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
         one_hot_MC, _ = kept_factors(weights)
         down = [weights.a_MR] if one_hot_MC is None else [weights.a_MR, one_hot_MC]
-        # Read by no backward pass but the kernel's, in a program for a GPU.
-        hidden_PK = x_PM @ jnp.concatenate(down, axis=1)
-        return _meaning(plan, x_PM, weights), hidden_PK
+        return x_PM @ jnp.concatenate(down, axis=1)
 
-    kernel = partial(_forward, plan, keep_hidden=True)
-    y_PN, hidden_PK = plan.choose(kernel, meaning, x_PM, weights)
-    # One kernel makes both: whoever keeps y and not these would have them made again.
-    hidden_PK = checkpoint_name(checkpoint_name(hidden_PK, "bottleneck"), "product")
-    return checkpoint_name(y_PN, "product"), (x_PM, hidden_PK, weights)
-
-
-def _product_backward(
-    plan: _Plan, residuals: tuple[Any, ...], g_PN: jax.Array
-) -> _Gradients:
-    x_PM, hidden_PK, weights = residuals
-    assert plan.backward is not None
-
-    def meaning(
+    def backward(
+        self,
         x_PM: jax.Array,
-        hidden_PK: jax.Array,
+        hidden: jax.Array,
         g_PN: jax.Array,
         weights: BottleneckWeights,
-    ) -> _Gradients:
-        del hidden_PK
-        return _pull(plan, x_PM, g_PN, weights)
-
-    kernel = partial(backward_product, activation=plan.activation, tiles=plan.backward)
-    gradients: _Gradients = plan.choose(kernel, meaning, x_PM, hidden_PK, g_PN, weights)
-    return gradients
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-def _forward(
-    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
-) -> tuple[jax.Array, ...]:
-    assert plan.forward is not None
-    return forward_product(
-        x_PM,
-        weights,
-        activation=plan.activation,
-        tiles=plan.forward,
-        keep_hidden=keep_hidden,
-    )
-
-
-def _meaning(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
-    return bottleneck_products(x_PM, [weights], activation=plan.activation)[0]
-
-
-def _pull(
-    plan: _Plan, x_PM: jax.Array, g_PN: jax.Array, weights: BottleneckWeights
-) -> _Gradients:
-    def product(x_PM: jax.Array, learnt: BottleneckWeights) -> jax.Array:
-        return _meaning(plan, x_PM, learnt._replace(kept_C=weights.kept_C))
-
-    _, pull = jax.vjp(product, x_PM, weights._replace(kept_C=None))
-    gradients: _Gradients = pull(g_PN)
-    return gradients
+    ) -> Gradients:
+        assert self.backward_tiles is not None
+        return backward_product(
+            x_PM,
+            hidden,
+            g_PN,
+            weights,
+            activation=self.activation,
+            tiles=self.backward_tiles,
+        )
 
 
 def _make_plan(
@@ -226,7 +179,7 @@ def _make_plan(
         kept=round_up(n_kept, BLOCK),
     )
     back = dataclasses.replace(sizes, inputs=n_outputs, outputs=n_inputs)
-    return _Plan(activation, choose, forward=cut(sizes), backward=cut(back))
+    return _Plan(activation, choose, cut(sizes), cut(back))
 
 
 def _unfit(
@@ -242,7 +195,7 @@ def _unfit(
     for width in sorted(widths):
         if grain_of(width) is None or width < BLOCK:
             return f"a width of {width} is no multiple of {GRAINS[-1]} from {BLOCK} on"
-    if any(plan.forward is None or plan.backward is None for plan in plans):
+    if any(plan.forward_tiles is None or plan.backward_tiles is None for plan in plans):
         return (
             f"{x_PM.shape[0]} rows of {x_PM.shape[1]} inputs do not fit its shared "
             "memory, or by a model of its time do not pay"

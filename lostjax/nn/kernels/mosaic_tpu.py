@@ -20,16 +20,15 @@ XLA's form is the default, for no figure here was measured on a TPU:
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.kernel_form import Choose, Gradients, multiply
 from lostjax.nn.kernels.tpu_backward import backward_product
 from lostjax.nn.kernels.tpu_blocks import (
     Chip,
@@ -42,11 +41,6 @@ from lostjax.nn.kernels.tpu_blocks import (
 )
 from lostjax.nn.kernels.tpu_forward import forward_product
 from lostjax.typing import Activation, Array, Float
-
-Choose = Callable[..., Any]
-"""`choose(kernel, meaning, *args)` applies one of two functions to the arguments."""
-
-_Gradients = tuple[jax.Array, BottleneckWeights]
 
 
 def on_tpu(kernel: Callable[..., Any], meaning: Callable[..., Any], *args: Any) -> Any:
@@ -99,96 +93,57 @@ def mosaic_products(
         )
     x_PM = x_PM.astype(dtype)
     return tuple(
-        _product(plan, x_PM, _with_gamma(weights.astype(dtype)))
+        multiply(plan, x_PM, _with_gamma(weights.astype(dtype)))
         for plan, weights in zip(plans, siblings, strict=True)
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
+    """A `KernelForm`."""
+
     activation: Activation | None
     chip: Chip
     choose: Choose
-    forward: Cut | None
-    backward: Cut | None
+    cut_forward: Cut | None
+    cut_backward: Cut | None
 
+    @property
+    def has_backward(self) -> bool:
+        return self.cut_backward is not None
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _product(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
-    def kernel(x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
-        return _forward(plan, x_PM, weights, keep_hidden=False)[0]
+    def forward(
+        self, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
+    ) -> tuple[jax.Array, ...]:
+        assert self.cut_forward is not None
+        return forward_product(
+            x_PM,
+            weights,
+            activation=self.activation,
+            cut=self.cut_forward,
+            keep_hidden=keep_hidden,
+        )
 
-    y_PN: jax.Array = plan.choose(kernel, partial(_meaning, plan), x_PM, weights)
-    return y_PN
+    def hidden(self, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+        return x_PM @ weights.a_MR
 
-
-def _product_forward(
-    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights
-) -> tuple[jax.Array, tuple[Any, ...]]:
-    def meaning(
-        x_PM: jax.Array, weights: BottleneckWeights
-    ) -> tuple[jax.Array, jax.Array]:
-        return _meaning(plan, x_PM, weights), x_PM @ weights.a_MR
-
-    kernel = partial(_forward, plan, keep_hidden=True)
-    y_PN, h_PR = plan.choose(kernel, meaning, x_PM, weights)
-    # One kernel makes both: whoever keeps y and not h would have them made again.
-    h_PR = checkpoint_name(checkpoint_name(h_PR, "bottleneck"), "product")
-    return checkpoint_name(y_PN, "product"), (x_PM, h_PR, weights)
-
-
-def _product_backward(
-    plan: _Plan, residuals: tuple[Any, ...], g_PN: jax.Array
-) -> _Gradients:
-    x_PM, h_PR, weights = residuals
-
-    def meaning(
-        x_PM: jax.Array, h_PR: jax.Array, g_PN: jax.Array, weights: BottleneckWeights
-    ) -> _Gradients:
-        del h_PR
-        return _pull(plan, x_PM, g_PN, weights)
-
-    if plan.backward is None:
-        return meaning(x_PM, h_PR, g_PN, weights)
-    kernel = partial(
-        backward_product,
-        activation=plan.activation,
-        cut=plan.backward,
-        chip=plan.chip,
-    )
-    gradients: _Gradients = plan.choose(kernel, meaning, x_PM, h_PR, g_PN, weights)
-    return gradients
-
-
-_product.defvjp(_product_forward, _product_backward)
-
-
-def _forward(
-    plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
-) -> tuple[jax.Array, ...]:
-    assert plan.forward is not None
-    return forward_product(
-        x_PM,
-        weights,
-        activation=plan.activation,
-        cut=plan.forward,
-        keep_hidden=keep_hidden,
-    )
-
-
-def _meaning(plan: _Plan, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
-    return bottleneck_products(x_PM, [weights], activation=plan.activation)[0]
-
-
-def _pull(
-    plan: _Plan, x_PM: jax.Array, g_PN: jax.Array, weights: BottleneckWeights
-) -> _Gradients:
-    def product(x_PM: jax.Array, learnt: BottleneckWeights) -> jax.Array:
-        return _meaning(plan, x_PM, learnt._replace(kept_C=weights.kept_C))
-
-    _, pull = jax.vjp(product, x_PM, weights._replace(kept_C=None))
-    gradients: _Gradients = pull(g_PN)
-    return gradients
+    def backward(
+        self,
+        x_PM: jax.Array,
+        hidden: jax.Array,
+        g_PN: jax.Array,
+        weights: BottleneckWeights,
+    ) -> Gradients:
+        assert self.cut_backward is not None
+        return backward_product(
+            x_PM,
+            hidden,
+            g_PN,
+            weights,
+            activation=self.activation,
+            cut=self.cut_backward,
+            chip=self.chip,
+        )
 
 
 def _with_gamma(weights: BottleneckWeights) -> BottleneckWeights:
@@ -214,8 +169,8 @@ def _make_plan(
         activation=activation,
         chip=chip,
         choose=choose,
-        forward=cut_forward(sizes, chip),
-        backward=cut_backward(sizes, chip),
+        cut_forward=cut_forward(sizes, chip),
+        cut_backward=cut_backward(sizes, chip),
     )
 
 
@@ -224,9 +179,9 @@ def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | N
         return f"it computes in bfloat16 and float32, not in {jnp.dtype(dtype).name}"
     if not x_PM.shape[0]:
         return "there are no rows"
-    if any(plan.forward is None for plan in plans):
+    if any(plan.cut_forward is None for plan in plans):
         return f"weights of {x_PM.shape[1]} inputs do not fit its VMEM"
-    if any(plan.backward is None for plan in plans):
+    if any(plan.cut_backward is None for plan in plans):
         log_once(
             f"XLA's form of a narrow product's backward pass, no TPU kernel: gradients "
             f"of weights of {x_PM.shape[1]} inputs do not fit its VMEM"
