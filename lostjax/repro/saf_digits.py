@@ -26,59 +26,48 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 
-from lostjax import losses, optim
-from lostjax.analysis import ascend, ascent_rise, random_rise
-from lostjax.optim import OutputMemory
+from lostjax import losses
+from lostjax.analysis import ascent_rise, random_rise
 from lostjax.repro.claims import Claim, Comparison, Cost, Row, judge
+from lostjax.repro.digits import (
+    BATCH,
+    DECAY,
+    LAG,
+    MOMENTUM,
+    START,
+    TEMPERATURE,
+    DigitsScale,
+    Method,
+    Split,
+    classify,
+    load_digits,
+    split_digits,
+    train,
+)
 from lostjax.repro.saf import ASCENT, RADIUS, RANDOM, RANDOM_RADIUS
 from lostjax.repro.tune import tune_by_mean
 from lostjax.train.cells import describe_machine
-from lostjax.train.config import ConfigError
-from lostjax.typing import Array, Float, Int, PyTree
+from lostjax.typing import Array, Float, PyTree
 
 LOSS, ERROR = "held-out loss, mnats", "held-out error, %"
 MEASURES = (LOSS, ERROR, ASCENT, RANDOM)
 """Names of the measures; the rises are those of `repro.saf`."""
 
-CLASSES, PIXELS = 10, 64
-BATCH, START, LAG, DECAY, TEMPERATURE, MOMENTUM = 32, 5, 3, 0.98, 5.0, 0.9
 DIRECTIONS = 16
 
 RATES = (0.02, 0.04, 0.08)
 """Grid of peak learning rates, widened where the best lies at its edge."""
 
 
-class DigitsScale(NamedTuple):
-    """How much is trained."""
-
-    name: str
-    rows: int = 512
-    """Trained on; all others of the 1797 are held out."""
-    hidden: int = 128
-    epochs: int = 100
-
-
 SCALES = {
     "smoke": DigitsScale("smoke", rows=128, hidden=16, epochs=12),
     "small": DigitsScale("small"),
 }
-
-
-class Method(NamedTuple):
-    """What is added to the cross entropy, and which parameters are the model."""
-
-    smoothing: float = 0.0
-    sam_radius: float = 0.0
-    saf: float = 0.0
-    mesa: float = 0.0
-    averaged: bool = False
 
 
 METHODS = {
@@ -113,29 +102,6 @@ COMPARISONS = (
     _compare("SAF", "SGD, averaged"),
     _compare("MESA", "SGD, averaged"),
 )
-
-
-class Digits(NamedTuple):
-    """Images and their classes."""
-
-    x_BM: Float[Array, "B M"]
-    """Pixels in [0, 1]."""
-    labels_B: Int[Array, "B"]
-
-
-class Split(NamedTuple):
-    """What is trained on, and what is held out."""
-
-    train: Digits
-    heldout: Digits
-
-
-class Carry(NamedTuple):
-    """What training goes on from."""
-
-    params: PyTree
-    opt_state: PyTree
-    memory: OutputMemory
 
 
 def run(scale: DigitsScale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
@@ -189,129 +155,6 @@ def run(scale: DigitsScale, *, seeds: int, directory: Path, workers: int = 1) ->
         ),
         swept=LOSS,
     )
-
-
-def load_digits() -> Digits:
-    """Load scikit-learn's digits.
-
-    Raises:
-      ConfigError: where it is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits as load
-    except ImportError:
-        raise ConfigError(
-            "the digits come with scikit-learn: pip install 'lostjax[digits]'"
-        ) from None
-    x_BM, labels_B = load(return_X_y=True)
-    return Digits(jnp.asarray(x_BM / 16, jnp.float32), jnp.asarray(labels_B, jnp.int32))
-
-
-def split_digits(digits: Digits, *, rows: int, seed: int) -> Split:
-    """Draw the rows that are trained on; the others are held out."""
-    order = np.random.default_rng(seed).permutation(len(digits.labels_B))
-    train, heldout = order[:rows], order[rows:]
-    return Split(
-        jax.tree.map(lambda leaf: leaf[train], digits),
-        jax.tree.map(lambda leaf: leaf[heldout], digits),
-    )
-
-
-def init_params(key: jax.Array, *, hidden: int) -> PyTree:
-    """Draw kernels by He's rule, with zeros for biases."""
-    sizes = (PIXELS, hidden, hidden, CLASSES)
-    keys = jax.random.split(key, len(sizes) - 1)
-    return [
-        {
-            "kernel": jax.random.normal(k, (m, n)) * (2 / m) ** 0.5,
-            "bias": jnp.zeros(n),
-        }
-        for k, m, n in zip(keys, sizes[:-1], sizes[1:], strict=True)
-    ]
-
-
-def classify(params: PyTree, x_BM: Float[Array, "B M"]) -> Float[Array, "B V"]:
-    """Compute the logits of a perceptron with rectifiers."""
-    *inner, last = params
-    for layer in inner:
-        x_BM = jax.nn.relu(x_BM @ layer["kernel"] + layer["bias"])
-    logits_BV: Array = x_BM @ last["kernel"] + last["bias"]
-    return logits_BV
-
-
-def train(
-    split: Split, key: jax.Array, rate: Any, *, method: Method, scale: DigitsScale
-) -> PyTree:
-    """Train a perceptron.
-
-    Args:
-      split: its data.
-      key: of its initialisation and the order of rows.
-      rate: peak of the learning rate.
-      method: what is added to the cross entropy.
-      scale: sizes.
-
-    Returns:
-      The parameters that are the model: the last, or their average.
-    """
-    n_steps = scale.rows // BATCH
-    schedule = optax.cosine_decay_schedule(rate, scale.epochs * n_steps)
-    tx = optax.chain(
-        optax.sgd(schedule, momentum=MOMENTUM), optim.track_past_params(DECAY)
-    )
-    key_init, key_order = jax.random.split(key)
-    params = init_params(key_init, hidden=scale.hidden)
-    outputs = jax.ShapeDtypeStruct((CLASSES,), jnp.float32)
-    carry = Carry(
-        params, tx.init(params), optim.init_memory(scale.rows, outputs, lag=LAG)
-    )
-
-    def step(carry: Carry, place: tuple[jax.Array, jax.Array]) -> tuple[Carry, None]:
-        rows_B, epoch = place
-        batch = jax.tree.map(lambda leaf: leaf[rows_B], split.train)
-        loss = partial(_objective, method, carry, batch, rows_B, epoch)
-        grads, logits_BV = jax.grad(loss, has_aux=True)(carry.params)
-        if method.sam_radius:
-            moved = ascend(carry.params, grads, radius=method.sam_radius)
-            grads, _ = jax.grad(loss, has_aux=True)(moved)
-        memory = optim.write_outputs(carry.memory, rows_B, logits_BV, epoch=epoch)
-        updates, opt_state = tx.update(grads, carry.opt_state, carry.params)
-        params = optax.apply_updates(carry.params, updates)
-        return Carry(params, opt_state, memory), None
-
-    def train_epoch(carry: Carry, epoch: jax.Array) -> tuple[Carry, None]:
-        order = jax.random.permutation(jax.random.fold_in(key_order, epoch), scale.rows)
-        rows_SB = order[: n_steps * BATCH].reshape(n_steps, BATCH)
-        return jax.lax.scan(step, carry, (rows_SB, jnp.full(n_steps, epoch)))
-
-    carry, _ = jax.lax.scan(train_epoch, carry, jnp.arange(scale.epochs))
-    return optim.get_past_params(carry.opt_state) if method.averaged else carry.params
-
-
-def _objective(
-    method: Method,
-    carry: Carry,
-    batch: Digits,
-    rows_B: jax.Array,
-    epoch: jax.Array,
-    params: PyTree,
-) -> tuple[jax.Array, jax.Array]:
-    """Compute the mean loss of a batch, and its logits."""
-    logits_BV = classify(params, batch.x_BM)
-    values_B = losses.next_token_loss(logits_BV, batch.labels_B)
-    if method.smoothing:
-        values_B += method.smoothing * losses.smoothing_penalty(
-            logits_BV, batch.labels_B
-        )
-    diverge = partial(losses.trajectory_loss, logits_BV, temperature=TEMPERATURE)
-    has_begun = epoch >= START
-    if method.saf:
-        past_BV, known_B = optim.recall_outputs(carry.memory, rows_B, epoch=epoch)
-        values_B += jnp.where(has_begun & known_B, method.saf * diverge(past_BV), 0.0)
-    if method.mesa:
-        past_BV = classify(optim.get_past_params(carry.opt_state), batch.x_BM)
-        values_B += jnp.where(has_begun, method.mesa * diverge(past_BV), 0.0)
-    return jnp.mean(values_B), logits_BV
 
 
 def _tune(

@@ -9,19 +9,21 @@ import pytest
 
 from lostjax.repro import saf_digits
 from lostjax.repro.__main__ import main
+from lostjax.repro.digits import (
+    START,
+    DigitsScale,
+    Method,
+    load_digits,
+    split_digits,
+    train,
+)
 from lostjax.repro.saf_digits import (
     COMPARISONS,
     ERROR,
     LOSS,
     MEASURES,
     METHODS,
-    START,
-    DigitsScale,
-    Method,
     judge_params,
-    load_digits,
-    split_digits,
-    train,
 )
 
 TINY = DigitsScale("tiny", rows=64, hidden=8, epochs=START)
