@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.plan.costs import Costs, count_costs
-from lostjax.plan.hlo import parse_program
+from lostjax.plan.hlo_text import parse_program
 from lostjax.plan.targets import find_target
 
 _KERNEL = re.compile(

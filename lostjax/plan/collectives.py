@@ -56,6 +56,7 @@ def find_collectives(
             itself: object = computation.name, each.name
             if computation.name not in scheduled:
                 itself = _origin(each)
+                kind = _kind_in_fusion(computation, each, kind)
             sent, names = _count_sent(computation, each, kind=kind, axes=axes)
             different[itself, times] = (kind, names, times, times * sent)
     totals: dict[tuple[str, str], tuple[float, float]] = {}
@@ -67,6 +68,13 @@ def find_collectives(
         for (kind, names), (times, sent) in totals.items()
     ]
     return tuple(sorted(joined, key=lambda each: -each.bytes))
+
+
+def _kind_in_fusion(computation: Computation, each: Instruction, kind: str) -> str:
+    """See the reduce-scatter that a TPU's compiler writes as a sum that is sliced."""
+    users = computation.users.get(each.name, ())
+    sliced = users and all(user.opcode == "dynamic-slice" for user in users)
+    return "reduce-scatter" if kind == "all-reduce" and sliced else kind
 
 
 def _origin(each: Instruction) -> object:

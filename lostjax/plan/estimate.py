@@ -26,7 +26,7 @@ from jax.sharding import AxisType, Mesh
 from lostjax.data import load_tokenizer, prepare_data
 from lostjax.nn import activation_bytes
 from lostjax.plan.costs import Costs, count_costs
-from lostjax.plan.hlo import parse_program
+from lostjax.plan.hlo_text import parse_program
 from lostjax.plan.targets import Target
 from lostjax.train.checks import check_config
 from lostjax.train.chips import Chip

@@ -1,12 +1,9 @@
-"""Compiled programs as text, read: computations, instructions, how often they run.
+"""Compiled programs: computations, instructions, how often they run.
 
-XLA prints a compiled module as computations of instructions,
-
-    %name = bf16[16,256]{1,0:T(8,128)S(1)} opcode(%operand, ...), attribute=..., ...
-
-a kernel's over several lines. A loop's body stands there once; its trip count is in the
-loop's own attributes (CPU, GPU) or the constant that its condition compares a counter
-with (TPU).
+A loop's body stands in a program once. How often it runs is in the loop's own
+attributes (CPU, GPU), or follows from where its counter starts, what its body adds to
+it and the constant that it stays below (TPU, which steps by two where a loop passes
+pieces around a ring in both directions).
 """
 
 import math
@@ -23,15 +20,10 @@ ITEM_BYTES: dict[str, float] = {
 }  # fmt: skip
 """Bytes of an element; float8 types have 1, tokens and opaque values 0."""
 
-_SHAPE = re.compile(r"([a-z]+[0-9a-z]*)\[([0-9,]*)\](\{[^}]*\})?")
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%([\w.\-]+)"
 )
 _LISTED = re.compile(r"(?:called_computations|branch_computations)=\{([^}]*)\}")
-_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_NAME = re.compile(r"^\s+(ROOT )?%([\w.\-]+) = ")
-_END = re.compile(r'^\}(, execution_thread="[^"]*")?\s*$')
-_COMMENT = re.compile(r"/\*.*?\*/")
 
 
 class Shape(NamedTuple):
@@ -77,6 +69,13 @@ class Instruction:
         for listed in _LISTED.findall(self.attributes):
             names += re.findall(r"%([\w.\-]+)", listed)
         return tuple(names)
+
+    @property
+    def element(self) -> int:
+        """Which element of a tuple a `get-tuple-element` gives."""
+        found = re.search(r"\bindex=(\d+)", self.attributes)
+        assert found is not None
+        return int(found[1])
 
     def attribute(self, name: str) -> str | None:
         """Give a called computation's name, such as that of `body`."""
@@ -145,7 +144,9 @@ class Program:
             if each.opcode == "while":
                 body = each.attribute("body")
                 assert body is not None
-                yield from self._walk(body, times * self.trip_count(each))
+                yield from self._walk(
+                    body, times * self.trip_count(each, within=computation)
+                )
             elif each.opcode in ("call", "conditional", "async-start"):
                 for called in each.called:
                     yield from self._walk(called, times)
@@ -164,8 +165,12 @@ class Program:
                 for called in each.called:
                     yield from self._inside(self.computations[called], times)
 
-    def trip_count(self, loop: Instruction) -> int:
+    def trip_count(self, loop: Instruction, *, within: Computation) -> int:
         """Count how often a loop runs.
+
+        Args:
+          loop: a `while`.
+          within: the computation that it stands in.
 
         Raises:
           ValueError: where neither the loop nor its condition says so.
@@ -173,90 +178,55 @@ class Program:
         known = re.search(r'known_trip_count[^}]*"n":"?(\d+)', loop.attributes)
         if known:
             return int(known[1])
-        name = loop.attribute("condition")
-        assert name is not None
-        bounds = self._bounds(self.computations[name])
-        if len(bounds) != 1:
-            raise ValueError(f"loop {loop.name}: its trip count is not a constant")
-        return bounds[0]
-
-    def _bounds(self, condition: Computation) -> list[int]:
-        """List the constants that a condition, or a fusion in it, compares with."""
-        found = []
-        for each in condition.instructions:
-            if each.opcode == "constant" and each.shapes[0].dtype in ("s32", "u32"):
-                found.append(int(each.argument))
-            for called in each.called:
-                found += self._bounds(self.computations[called])
-        return found
+        condition, body = loop.attribute("condition"), loop.attribute("body")
+        assert condition is not None and body is not None
+        found = _read_bound(self.computations[condition])
+        if found is not None:
+            index, bound = found
+            step = _read_step(self.computations[body], index)
+            start = _read_start(within, loop, index)
+            if start is not None and step:
+                return max(0, -((start - bound) // step))
+        raise ValueError(f"loop {loop.name}: its trip count is not a constant")
 
 
-def parse_program(text: str) -> Program:
-    """Read what `jax.stages.Compiled.as_text()` gives.
-
-    Raises:
-      ValueError: where it has no entry computation.
-    """
-    entry, computations = None, {}
-    name = ""
-    lines: list[str] = []
-    for line in text.splitlines():
-        if head := _HEAD.match(line):
-            name, lines = head[2], []
-            entry = name if head[1] else entry
-        elif _END.match(line):
-            instructions = tuple(filter(None, map(_parse_line, lines)))
-            computations[name] = Computation(name, instructions)
-        elif _NAME.match(line) or not lines:
-            lines.append(line)
-        else:  # a kernel's configuration is JSON of several lines
-            lines[-1] += line
-    if entry is None:
-        raise ValueError("no entry computation: not the text of a compiled program")
-    return Program(entry, computations)
-
-
-def _parse_line(line: str) -> Instruction | None:
-    head = _NAME.match(line)
-    if head is None:
+def _read_bound(condition: Computation) -> tuple[int, int] | None:
+    """Find which element of a loop's state counts, and the constant it stays below."""
+    test = condition.root
+    if test.opcode != "compare" or "direction=LT" not in test.attributes:
         return None
-    rest = _COMMENT.sub("", line[head.end() :])
-    end = _closing(rest, 0) if rest.startswith("(") else _shape_end(rest)
-    shapes, rest = rest[:end], rest[end:].lstrip()
-    opcode, _, rest = rest.partition("(")
-    end = _closing("(" + rest, 0) - 1
-    argument = rest[: end - 1]
-    return Instruction(
-        name=head[2],
-        opcode=opcode,
-        shapes=tuple(map(_read_shape, _SHAPE.finditer(shapes))),
-        operands=tuple(re.findall(r"%([\w.\-]+)", argument)),
-        argument=argument,
-        attributes=rest[end:],
-        is_root=bool(head[1]),
-    )
+    counter, bound = (_behind_copies(condition, name) for name in test.operands)
+    if counter.opcode != "get-tuple-element" or bound.opcode != "constant":
+        return None
+    return counter.element, int(bound.argument)
 
 
-def _read_shape(found: re.Match[str]) -> Shape:
-    dims = tuple(map(int, filter(None, found[2].split(","))))
-    return Shape(found[1], dims, fast="S(1)" in (found[3] or ""))
+def _read_step(body: Computation, index: int) -> int | None:
+    """Find the constant that a loop's body adds to an element of its state."""
+    if body.root.opcode != "tuple":
+        return None
+    after = _behind_copies(body, body.root.operands[index])
+    if after.opcode != "add":
+        return None
+    terms = [_behind_copies(body, name) for name in after.operands]
+    before = [each for each in terms if each.opcode == "get-tuple-element"]
+    steps = [int(each.argument) for each in terms if each.opcode == "constant"]
+    if [each.element for each in before] != [index] or len(steps) != 1:
+        return None
+    return steps[0]
 
 
-def _shape_end(text: str) -> int:
-    """Find where an array's shape and layout end: at the first space outside braces."""
-    depth = 0
-    for place, letter in enumerate(text):
-        depth += (letter in "{(") - (letter in "})")
-        if letter == " " and depth == 0:
-            return place
-    return len(text)
+def _read_start(within: Computation, loop: Instruction, index: int) -> int | None:
+    """Find the constant that an element of a loop's state begins with."""
+    state = within.by_name[loop.operands[0]]
+    if state.opcode != "tuple":
+        return None
+    start = _behind_copies(within, state.operands[index])
+    return int(start.argument) if start.opcode == "constant" else None
 
 
-def _closing(text: str, start: int) -> int:
-    """Find the place after the parenthesis that closes the one at `start`."""
-    depth = 0
-    for place in range(start, len(text)):
-        depth += (text[place] == "(") - (text[place] == ")")
-        if depth == 0:
-            return place + 1
-    return len(text)
+def _behind_copies(computation: Computation, name: str) -> Instruction:
+    each = computation.by_name[name]
+    while each.opcode in ("copy", "bitcast"):
+        each = computation.by_name[each.operands[0]]
+    return each

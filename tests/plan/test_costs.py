@@ -1,5 +1,7 @@
 """Costs of compiled programs: loops count by their trips, collectives by their axes."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,7 +9,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.plan.costs import count_costs
-from lostjax.plan.hlo import parse_program
+from lostjax.plan.hlo_text import parse_program
 from lostjax.train.mesh import make_mesh
 
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
@@ -231,14 +233,20 @@ parameter(0)
   %x = bf16[64,96]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%state.1), index=1
   %w = bf16[4,96,32]{2,1,0:T(8,128)(2,1)} get-tuple-element(%state.1), index=2
   %f = bf16[64,32]{1,0:T(8,128)(2,1)} fusion(%x, %w, %i.1), kind=kOutput, calls=%fused
+  %step = s32[]{:T(128)} constant(1)
+  %next = s32[]{:T(128)} add(%i.1, %step)
   ROOT %t = (s32[]{:T(128)}, bf16[64,96]{1,0:T(8,128)S(1)}, bf16[4,96,32]{2,1,0}) \
-tuple(%i.1, %x, %w)
+tuple(%next, %x, %w)
 }
 
-ENTRY %main (a: (s32[], bf16[64,96], bf16[4,96,32])) -> (s32[], bf16[64,96], \
+ENTRY %main (p: bf16[64,96], q: bf16[4,96,32]) -> (s32[], bf16[64,96], \
 bf16[4,96,32]) {
+  %p = bf16[64,96]{1,0:T(8,128)S(1)} parameter(0)
+  %q = bf16[4,96,32]{2,1,0} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  %start = s32[]{:T(128)S(1)} copy(%zero)
   %a = (s32[]{:T(128)}, bf16[64,96]{1,0:T(8,128)S(1)}, bf16[4,96,32]{2,1,0}) \
-parameter(0)
+tuple(%start, %p, %q)
   ROOT %loop = (s32[], bf16[64,96]{1,0:T(8,128)S(1)}, bf16[4,96,32]{2,1,0}) \
 while(%a), condition=%condition, body=%body
 }
@@ -248,13 +256,42 @@ while(%a), condition=%condition, body=%body
 def test_a_tpus_program_is_read():
     found = count_costs(parse_program(TPU), axes=ONE)
     assert found.flops == 4 * 2 * 64 * 96 * 32
-    # Rows lie in VMEM; the index and the weight's slice are read, the result written.
-    assert found.hbm_bytes == 4 * (4 + 2 * 96 * 32 + 2 * 64 * 32)
+    # Rows lie in VMEM; the index and the weight's slice are read, the result written;
+    # the index is counted on, and its start copied into VMEM.
+    each = 4 + 2 * 96 * 32 + 2 * 64 * 32 + 3 * 4
+    assert found.hbm_bytes == 4 * each + 4
 
 
-def test_a_loop_without_a_known_count_is_an_error():
+@pytest.mark.parametrize(
+    "start, step, bound, times",
+    [(0, 1, 4, 4), (0, 2, 4, 2), (1, 2, 4, 2), (3, 3, 9, 2)],
+)
+def test_a_loop_runs_from_its_start_by_its_step_to_its_bound(start, step, bound, times):
+    """Where pieces travel a ring in both directions a TPU's loop steps by two."""
+    text = TPU
+    for before, after in (("0", start), ("1", step), ("4", bound)):
+        text = re.sub(
+            rf"constant\({before}\)$", f"constant(={after})", text, flags=re.M
+        )
+    text = text.replace("constant(=", "constant(")
+    found = count_costs(parse_program(text), axes=ONE)
+    assert found.flops == times * 2 * 64 * 96 * 32
+
+
+@pytest.mark.parametrize(
+    "known, unknown",
+    [
+        ("constant(4)", "parameter(1)"),
+        ("constant(1)", "parameter(1)"),
+        ("%zero = s32[]{:T(128)} constant(0)", "%zero = s32[]{:T(128)} parameter(2)"),
+        ("direction=LT", "direction=NE"),
+        ("add(%i.1, %step)", "multiply(%i.1, %step)"),
+        ("add(%i.1, %step)", "add(%i.1, %i.1)"),
+    ],
+)
+def test_a_loop_without_a_known_count_is_an_error(known, unknown):
     with pytest.raises(ValueError, match="loop loop: its trip count"):
-        count_costs(parse_program(TPU.replace("constant(4)", "parameter(1)")), axes=ONE)
+        count_costs(parse_program(TPU.replace(known, unknown)), axes=ONE)
 
 
 def test_other_text_is_no_program():
@@ -316,3 +353,32 @@ def test_collectives_of_shard_map_count_each(spec):
     (only,) = make_program(body, "data:2").collectives
     assert (only.kind, only.axes, only.times) == ("all-reduce", "data", 2)
     assert only.bytes == 2 * 2 * 1 / 2 * 32 * 4
+
+
+@pytest.mark.parametrize(
+    "opcode, kind, sent",
+    [("dynamic-slice", "reduce-scatter", 3 / 4), ("negate", "all-reduce", 2 * 3 / 4)],
+)
+def test_a_sum_that_a_tpus_fusion_slices_is_a_reduce_scatter(opcode, kind, sent):
+    text = f"""HloModule m
+
+%all-reduce-scatter (x: f32[8,128], i: s32[], z: s32[]) -> f32[2,128] {{
+  %x = f32[8,128]{{1,0}} parameter(0)
+  %i = s32[] parameter(1)
+  %z = s32[] parameter(2)
+  %sum = f32[8,128]{{1,0}} all-reduce(%x), channel_id=1, replica_groups={{{{0,1,2,3}}}}
+  ROOT %part = f32[2,128]{{1,0}} {opcode}(%sum, %i, %z), dynamic_slice_sizes={{2,128}}
+}}
+
+ENTRY %main (a: f32[8,128], i: s32[], z: s32[]) -> f32[2,128] {{
+  %a = f32[8,128]{{1,0}} parameter(0)
+  %i = s32[] parameter(1)
+  %z = s32[] parameter(2)
+  ROOT %f = f32[2,128]{{1,0}} fusion(%a, %i, %z), kind=kCustom, \\
+calls=%all-reduce-scatter
+}}
+"""
+    found = count_costs(parse_program(text), axes={"data": 4, "fsdp": 1, "tensor": 1})
+    (only,) = found.collectives
+    assert (only.kind, only.axes, only.times) == (kind, "data", 1)
+    assert only.bytes == sent * 8 * 128 * 4

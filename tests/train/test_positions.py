@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from lostjax.losses import next_token_loss
 from lostjax.plan.collectives import find_collectives
-from lostjax.plan.hlo import parse_program
+from lostjax.plan.hlo_text import parse_program
 from lostjax.train import positions
 from lostjax.train.mesh import BATCH_SPEC, make_mesh
 from lostjax.train.positions import count_parts, sum_over_positions

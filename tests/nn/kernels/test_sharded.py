@@ -19,7 +19,7 @@ from lostjax.nn.kernels.mosaic_tpu import mosaic_products
 from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.nn.kernels.tpu_blocks import V5E
 from lostjax.plan.collectives import find_collectives
-from lostjax.plan.hlo import parse_program
+from lostjax.plan.hlo_text import parse_program
 
 ROWS, M, N, R, C, GROUPS = 64, 48, 80, 16, 8, 4
 BATCH = ("data", "fsdp")
