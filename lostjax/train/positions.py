@@ -30,8 +30,7 @@ Part = Callable[[PyTree, jax.Array, PyTree], tuple[jax.Array, tuple[PyTree, PyTr
 (B, T, ...); of any rows and positions."""
 
 POSITIONS = 1024
-"""Fewest positions of a part on each device: fewer make the products thin, and the
-head's gradient is added more often."""
+"""Fewest positions of a part on each device: fewer make the products thin."""
 
 
 def sum_over_positions(
@@ -47,7 +46,8 @@ def sum_over_positions(
     Args:
       part: what is done; differentiable by its first two arguments. It may close over
         what is not differentiated.
-      head: its parameters.
+      head: its parameters; `part` gets them in the states' type, rounded once, and
+        their gradient is summed in their own.
       states_BTD: what the head scores.
       rows: arrays (B, T, ...) that go with them, without gradient.
       shards: contiguous parts of the rows that lie on different devices; divides B.
@@ -63,15 +63,19 @@ def sum_over_positions(
 
 def count_parts(shape: tuple[int, ...], *, shards: int) -> int:
     """Find into how many parts T positions are cut: the most that divide T and leave
-    `POSITIONS` to each device; 1 where none do.
+    `POSITIONS`, and D, to each device; 1 where none do.
+
+    A part moves its logits, 4 V bytes a position, several times, and the head and its
+    gradient, of D V numbers, as well: with fewer positions than D these are the most.
 
     Args:
-      shape: (B, T, ...).
+      shape: (B, T, D).
       shards: of the rows.
     """
     n_rows, length = shape[0] // shards, shape[1]
+    least = max(POSITIONS, shape[2])
     fit = (n for n in range(length, 1, -1) if length % n == 0)
-    return next((n for n in fit if n_rows * (length // n) >= POSITIONS), 1)
+    return next((n for n in fit if n_rows * (length // n) >= least), 1)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -80,7 +84,8 @@ def _sum(part: Part, shards: int, head: PyTree, states: jax.Array, rows: PyTree)
         total, (sums, outputs) = part(head, states, rows)
         return (total, sums), outputs
 
-    (total, sums), outputs = _scan(one, head, (states, rows), shards=shards)
+    cast = _cast(head, states)
+    (total, sums), outputs = _scan(one, cast, (states, rows), shards=shards)
     return total, (sums, outputs)
 
 
@@ -90,13 +95,18 @@ def _forward(
     """Take the gradient, too, while the logits are there."""
     gradient = jax.value_and_grad(part, argnums=(0, 1), has_aux=True)
 
-    def one(head: PyTree, states: jax.Array, rows: PyTree) -> Any:
-        (total, (sums, outputs)), (by_head, by_states) = gradient(head, states, rows)
+    def one(cast: PyTree, states: jax.Array, rows: PyTree) -> Any:
+        (total, (sums, outputs)), (by_head, by_states) = gradient(cast, states, rows)
+        by_head = jax.tree.map(lambda x, like: x.astype(like.dtype), by_head, head)
         return (total, sums, by_head), (outputs, by_states)
 
-    made = _scan(one, head, (states, rows), shards=shards)
+    made = _scan(one, _cast(head, states), (states, rows), shards=shards)
     (total, sums, by_head), (outputs, by_states) = made
     return (total, (sums, outputs)), (by_head, by_states)
+
+
+def _cast(head: PyTree, states: jax.Array) -> PyTree:
+    return jax.tree.map(lambda x: x.astype(states.dtype), head)
 
 
 def _backward(part: Part, shards: int, kept: Any, cotangents: Any) -> Any:

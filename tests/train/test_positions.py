@@ -57,7 +57,7 @@ def assert_same(got, expected):
 @pytest.mark.parametrize("shards, least", [(1, 1), (1, 32), (2, 4), (8, 3), (1, 10**6)])
 def test_parts_come_to_the_whole(inputs, monkeypatch, shards, least):
     monkeypatch.setattr(positions, "POSITIONS", least)
-    parts = count_parts((B, T), shards=shards)
+    parts = count_parts((B, T, 1), shards=shards)
     assert parts == {1: 12, 32: 3, 4: 12, 3: 4, 10**6: 1}[least]
     got = differentiate(
         inputs, lambda *args: sum_over_positions(part, *args, shards=shards)
@@ -80,7 +80,38 @@ def test_parts_come_to_the_whole(inputs, monkeypatch, shards, least):
     ],
 )
 def test_parts_are_as_many_as_leave_enough_to_each_device(shape, shards, parts):
-    assert count_parts(shape, shards=shards) == parts
+    assert count_parts((*shape, 512), shards=shards) == parts
+
+
+def test_a_wide_model_has_as_many_positions_as_components_in_a_part():
+    """Else most of what moves would be the head and its gradient."""
+    widths = {512: 16, 1024: 16, 2048: 8, 4096: 4, 10_000: 1}
+    for width, parts in widths.items():
+        assert count_parts((64, 256, width), shards=1) == parts
+
+
+def test_the_head_is_rounded_once_and_its_gradient_summed_in_its_own_type(
+    inputs, monkeypatch
+):
+    monkeypatch.setattr(positions, "POSITIONS", 1)
+    head, states_BTD, rows = inputs
+    seen = []
+
+    def look(head, states_BTD, rows):
+        seen.append(head["kernel"].dtype)
+        return part(head, states_BTD, rows)
+
+    (by_head, by_states), _ = jax.grad(
+        lambda *args: sum_over_positions(look, *args), (0, 1), has_aux=True
+    )(head, states_BTD.astype(jnp.bfloat16), rows)
+    assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+    assert by_head["kernel"].dtype == jnp.float32
+    assert by_states.dtype == jnp.bfloat16
+    # A sum of bfloat16 numbers in float32 is no bfloat16 number.
+    rounded = by_head["kernel"].astype(jnp.bfloat16).astype(jnp.float32)
+    assert np.any(rounded != by_head["kernel"])
+    expected = jax.grad(lambda *args: part(*args)[0])(*inputs)["kernel"]
+    np.testing.assert_allclose(by_head["kernel"], expected, rtol=0.05, atol=0.2)
 
 
 def test_on_a_mesh_the_heads_gradient_crosses_devices_once(inputs, monkeypatch):
@@ -120,6 +151,6 @@ def test_the_logits_are_never_whole():
         compiled = gradient.lower(head, states, rows).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    assert count_parts(shape, shards=1) == 4
+    assert count_parts(states.shape, shards=1) == 4
     in_parts = temporary_bytes(lambda *args: sum_over_positions(lean, *args))
     assert in_parts < 0.5 * temporary_bytes(lean)
