@@ -185,6 +185,9 @@ def test_one_sink_that_fails_to_close_does_not_keep_others_open():
         def write(self, step, values):
             pass
 
+        def go_back(self, step):
+            pass
+
         def close(self):
             self.closed = True
 
