@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lostjax.train import loop, rollback
@@ -218,6 +218,8 @@ EVENTS = st.tuples(
     patience=st.integers(1, 3),
     events=st.lists(EVENTS, max_size=4),
 )
+# Stopped, gone back before there, killed: it must not go on from where it was stopped.
+@example(bad={8}, every=6, patience=3, events=[(7, "stop"), (3, "kill"), (0, "stop")])
 def test_a_run_sees_the_batches_that_the_rule_says(
     prepared, monkeypatch, bad, every, patience, events
 ):
@@ -235,6 +237,8 @@ def test_a_run_sees_the_batches_that_the_rule_says(
         for event in events:
             with suppress(Killed):
                 live(run, checkpoints, bad, event)
+            lines = read_metrics(folder)
+            assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
         stepped = live(run, checkpoints, bad)
         lines = read_metrics(folder)
     assert stepped.exit_code == (None if stopped_at is None else EXIT_CODE)
