@@ -72,7 +72,7 @@ class Recorder:
         self._pending = None
         readings = metrics.pop("readings", None)
         in_a_row = int(metrics.pop("skipped_in_a_row"))
-        spiked, limit = bool(metrics.pop("spiked")), float(metrics.pop("spike_limit"))
+        spiked, limit = bool(metrics.pop("spiked")), metrics.pop("spike_limit")
         values = {name: value.item() for name, value in metrics.items()}
         if readings is not None:
             readings = jax.device_get(readings)
@@ -95,7 +95,7 @@ class Recorder:
             self._log.write(step, readings, gradient_norm=norm)
         goes_back = self._run.config.guard.spike == "rollback"
         if spiked and goes_back and self.streak is None:
-            self.spike = Spike(step, values["loss"], limit)
+            self.spike = Spike(step, values["loss"], float(limit))
         elif in_a_row:
             self._note_skip(step, in_a_row, values)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -22,12 +23,13 @@ from lostjax.train import loop, rollback
 from lostjax.train.checkpoint import Checkpoints
 from lostjax.train.config import ConfigError, GuardConfig
 from lostjax.train.diagnosis import EXIT_CODE
+from lostjax.train.gradient import Term, make_gradient
 from lostjax.train.guard import Guard, count_update, init_guard, is_spike
 from lostjax.train.metrics import FanOut, JsonLines, read_metrics
 from lostjax.train.presets import get_preset
 from lostjax.train.programs import Compiled
 from lostjax.train.recorder import Recorder
-from lostjax.train.setup import prepare
+from lostjax.train.setup import prepare, start_state
 from lostjax.train.signals import StopRequest
 from lostjax.train.state import TrainState
 from lostjax.train.trial import run_trial
@@ -250,6 +252,25 @@ def test_a_run_sees_the_batches_that_the_rule_says(
     else:
         assert lines[stopped_at - 1]["skipped"] == 1
         assert [line["loss"] for line in lines[: stopped_at - 1]] == seen
+
+
+def test_terms_are_weighted_by_the_batches_gone_through(prepared):
+    """Those passed over, too: they belong to an epoch."""
+    term = Term(
+        lambda state, prepared, targets_BT, logits_BTV: jnp.mean(logits_BTV, axis=-1),
+        lambda batches: jnp.float32(batches),
+    )
+    gradient = jax.jit(make_gradient(prepared.model, terms={"mean": term}))
+    state, batch = start_state(prepared), prepared.data.train.batch_at(0)
+    norms = [
+        optax.tree.norm(
+            gradient(
+                state._replace(step=jnp.int32(step), offset=jnp.int32(offset)), batch
+            ).grads
+        )
+        for step, offset in [(5, 0), (2, 3), (2, 0)]
+    ]
+    assert norms[0] == norms[1] != norms[2]
 
 
 def test_what_is_not_finite_is_no_spike():
