@@ -22,7 +22,8 @@ class AppendingFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
+        """Where it is."""
         self._file = path.open("ab", buffering=0)
         self._held = b""
         self._failing = False
@@ -30,9 +31,24 @@ class AppendingFile:
     def write(self, data: bytes) -> None:
         """Append `data`, now or when there is room; it has left the program then."""
         if self._file.closed:
-            raise ValueError(f"{self._path} is closed")
+            raise ValueError(f"{self.path} is closed")
         self._held += data
         self.flush()
+
+    def read(self) -> bytes:
+        """Give all of the file, what is held back among it."""
+        return self.path.read_bytes() + self._held
+
+    def cut(self, size: int) -> None:
+        """Keep the first `size` bytes of what `read` gives; needs no room.
+
+        Raises:
+            OSError: If the file cannot be cut.
+        """
+        written = self.path.stat().st_size
+        self._held = self._held[: max(0, size - written)]
+        if size < written:
+            self._file.truncate(size)
 
     def flush(self) -> None:
         """Try to append what is held back."""
@@ -58,4 +74,4 @@ class AppendingFile:
         self._file.close()
 
     def _say(self, text: str) -> None:
-        print(f"{self._path}: {text}", file=sys.stderr)
+        print(f"{self.path}: {text}", file=sys.stderr)

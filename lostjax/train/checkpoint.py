@@ -1,11 +1,11 @@
 """Checkpoints of a run: the only door to orbax.
 
 A checkpoint is two items, so that a reader of the model needs no optimiser:
-`model` (params and channels) and `progress` (step, optimiser state, the guard's state,
-and past outputs where there are any). Orbax writes the arrays while training goes on;
-then, still beside it, all files are hashed and the step is committed
-(`train.step_dirs`, `train.manifest`). Only committed steps count, and nothing is read
-unverified.
+`model` (params and channels) and `progress` (step, batches passed over, optimiser
+state, the guard's state, and past outputs where there are any). Orbax writes the
+arrays while training goes on; then, still beside it, all files are hashed and the step
+is committed (`train.step_dirs`, `train.manifest`). Only committed steps count, and
+nothing is read unverified.
 
 A save that fails (a full disk) is said and does not stop anything: older checkpoints
 stay, and the next save is tried. Of several processes the first one commits, verifies
@@ -88,11 +88,38 @@ class Checkpoints:
         self._verified = self._asked_step = find_whole_step(self.directory)
         return self._verified
 
-    def save(self, state: TrainState, *, step: int) -> None:
+    def find_way_back(self, step: int) -> int:
+        """Find where a run can go back to, once the save under way is done.
+
+        Args:
+          step: wanted: of a checkpoint, or 0 for the first state.
+
+        Returns:
+          That step, where it is whole; else as `find_whole_step`, with 0 for None.
+        """
+        self.wait()
+        found = find_whole_step(self.directory, first=step) if step else None
+        self._verified = self._asked_step = found
+        return found or 0
+
+    def forget_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps.
+
+        Raises:
+          OSError: where one cannot be deleted.
+        """
+        on_first_host(lambda: step_dirs.delete_after(self.directory, step))
+
+    def save(self, state: TrainState, *, step: int, also: int | None = None) -> None:
         """Start saving a state; returns once it is copied, before it is on disk.
 
         The step that was saved or gone on from last is not saved again. What fails is
         said, and seen in `failed_step`.
+
+        Args:
+          state: what to save.
+          step: its step.
+          also: step of an older checkpoint that is kept, however many there are.
         """
         if step == self._asked_step:  # the disk could say other things to each process
             return
@@ -112,7 +139,7 @@ class Checkpoints:
         except Exception as error:
             self._give_up(step, error)
             return
-        self._saving = threading.Thread(target=self._finish, args=(step,))
+        self._saving = threading.Thread(target=self._finish, args=(step, also))
         self._saving.start()
 
     def _prepare(self, state: TrainState) -> None:
@@ -128,7 +155,7 @@ class Checkpoints:
 
         on_first_host(check)
 
-    def _finish(self, step: int) -> None:
+    def _finish(self, step: int, also: int | None) -> None:
         """Wait for the arrays, commit the step, and let go of old ones."""
         try:
             self._orbax.wait_until_finished()
@@ -140,7 +167,7 @@ class Checkpoints:
         self._failed_step = None
         if is_first_host() and self._keep is not None:
             try:
-                step_dirs.retain(self.directory, keep=self._keep)
+                step_dirs.retain(self.directory, keep=self._keep, also=also)
             except OSError as error:
                 _say(f"old checkpoints cannot be deleted: {error}")
 
@@ -189,6 +216,7 @@ class Checkpoints:
         )
         return TrainState(
             step=found["progress"]["step"],
+            offset=found["progress"]["offset"],
             params=found["model"]["params"],
             channels=found["model"].get("channels", {}),
             opt_state=found["progress"]["opt_state"],
@@ -270,7 +298,9 @@ def open_checkpoints(
 
 
 def _progress(state: TrainState) -> dict[str, PyTree]:
-    progress = {"step": state.step, "opt_state": state.opt_state, "guard": state.guard}
+    progress = {
+        name: getattr(state, name) for name in ("step", "offset", "opt_state", "guard")
+    }
     return progress if state.memory is None else progress | {"memory": state.memory}
 
 

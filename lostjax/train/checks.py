@@ -114,6 +114,11 @@ def check_config(config: TrainConfig) -> None:
         _check_base_width(config)
     _check_trajectory(config)
     _check_pairs(config.objective)
+    if config.guard.spike == "rollback" and not config.guard.patience:
+        raise ConfigError(
+            "--guard.patience=0: must be at least 1 with --guard.spike=rollback; a run "
+            "whose loss spikes each time that it goes back would never end"
+        )
     if config.profile is not None:
         parse_profile(config.profile, steps=config.steps)
     if config.wandb is not None and importlib.util.find_spec("wandb") is None:

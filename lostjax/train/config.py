@@ -197,9 +197,10 @@ class GuardConfig:
     patience: int = 10
     """Updates not taken in a row after which the run stops and says which batch and
     which tensor went bad first (exit code 3); 0: it goes on."""
-    spike: Literal["none", "skip"] = "none"
+    spike: Literal["none", "skip", "rollback"] = "none"
     """What becomes of an update whose loss is far above the recent ones: it is taken
-    (none), or not (skip)."""
+    (none), or not (skip), or the run goes back to its last checkpoint, and passes over
+    the batches since (rollback; at most patience times to one checkpoint)."""
     sigma: float = 6.0
     """How far: standard deviations of the recent losses above their mean, positive."""
     window: int = 100

@@ -37,7 +37,7 @@ _CHARTS = {
 }
 _DRAWN_ELSEWHERE = frozenset(
     {"step", "loss", "tokens", "time", "step_seconds", "mfu"}
-    | {"skipped", "skipped_total"}
+    | {"skipped", "skipped_total", "passed_over"}
     | {"mean_log_z", "max_attention_logit", "smallest_gradient_rms"}
 )
 """Or not worth a drawing, as the clock and what is in proportion to another."""

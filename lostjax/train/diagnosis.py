@@ -1,5 +1,8 @@
 """Why a run was stopped: which step, which examples, and what went bad first.
 
+Either updates were not taken too often in a row, or the loss spiked too often after one
+checkpoint (`train.rollback`).
+
 After `--guard.patience` updates in a row that were not taken parameters, optimiser
 state and past outputs are those from before the first of them, so that its batch can be
 done once more, with a look at everything on the way. That costs a compilation and a
@@ -47,10 +50,21 @@ class Streak(NamedTuple):
         return self.last_step - self.length + 1
 
 
+class Spike(NamedTuple):
+    """A step whose loss is a spike, where the run goes back before it."""
+
+    step: int
+    """Counted from 1."""
+    loss: float
+    limit: float
+    """The loss past which it is one."""
+
+
 class Diagnosis(NamedTuple):
     """What the first batch of a streak looks like."""
 
     streak: Streak
+    """Updates that were not taken; one where spikes came again and again."""
     loss: float
     """Mean cross entropy in nats."""
     culprit: str
@@ -60,6 +74,8 @@ class Diagnosis(NamedTuple):
     from 0 where it is one of several."""
     examples: tuple[tuple[int, int], ...]
     """Number and epoch of each row of the batch."""
+    rollbacks: int = 0
+    """Times that the run had gone back before, to one checkpoint."""
 
 
 def diagnose(run: Setup, state: TrainState, streak: Streak) -> Diagnosis:
@@ -70,17 +86,16 @@ def diagnose(run: Setup, state: TrainState, streak: Streak) -> Diagnosis:
       state: as the streak left it; not used up.
       streak: at least as long as the run's patience. All processes call this.
     """
-    number = streak.first_step - 1
+    state = state._replace(step=jnp.full_like(state.step, streak.first_step - 1))
+    number = int(state.batches)
     plan = run.data.train
     batch = place_batch(
         lambda rows: plan.batch_at(number, rows=rows),
         mesh=run.mesh,
         batch_size=run.config.batch_size,
     )
-    state = state._replace(step=jnp.full_like(state.step, number))
     means, gradients, updates = _look(run, state, batch)
     bad_gradients, bad_updates = _find_bad(gradients), _find_bad(updates)
-    whole = plan.batch_at(number)
     loss = float(means["loss"])
     return Diagnosis(
         streak=streak,
@@ -88,15 +103,41 @@ def diagnose(run: Setup, state: TrainState, streak: Streak) -> Diagnosis:
         culprit=_name_culprit(means, bad_gradients, bad_updates)
         or _describe_spike(run, state, loss),
         bad_gradients=tuple(bad_gradients),
-        examples=tuple(
-            zip(whole.example_B.tolist(), whole.epoch_B.tolist(), strict=True)
-        ),
+        examples=_examples(run, number),
     )
 
 
 def report_streak(run: Setup, state: TrainState, streak: Streak) -> int:
     """Diagnose a streak, print it, write it down, and give the exit code."""
-    found = diagnose(run, state, streak)
+    return _report(run, diagnose(run, state, streak))
+
+
+def report_spike(run: Setup, spike: Spike, *, offset: int, rollbacks: int) -> int:
+    """Print and write down which spike is one too many, and give the exit code.
+
+    Args:
+      run: the run.
+      spike: the last one.
+      offset: batches that were passed over before its step.
+      rollbacks: times that the run had gone back, to the checkpoint before it.
+    """
+    found = Diagnosis(
+        streak=Streak(spike.step, 1),
+        loss=spike.loss,
+        culprit=_say_spike(run, spike.loss, f"up to {spike.limit:.4g}"),
+        bad_gradients=(),
+        examples=_examples(run, spike.step - 1 + offset),
+        rollbacks=rollbacks,
+    )
+    return _report(run, found)
+
+
+def _examples(run: Setup, number: int) -> tuple[tuple[int, int], ...]:
+    whole = run.data.train.batch_at(number)
+    return tuple(zip(whole.example_B.tolist(), whole.epoch_B.tolist(), strict=True))
+
+
+def _report(run: Setup, found: Diagnosis) -> int:
     if not is_first_host():
         return EXIT_CODE
     path = run.directory / STOPPED_FILE
@@ -117,13 +158,20 @@ def describe(found: Diagnosis, *, path: Path) -> str:
     rest = f" and {more} more" if more else ""
     bad = found.bad_gradients
     gradients = f"; gradients that are not: {len(bad)}, first {bad[0]}" if bad else ""
+    why = (
+        f"{streak.length} updates in a row were not taken, the first at step "
+        f"{streak.first_step}"
+    )
+    kept = f"the parameters are those of step {streak.first_step - 1}; "
+    if found.rollbacks:
+        again = "once" if found.rollbacks == 1 else f"{found.rollbacks} times"
+        why = f"a loss spike again, after going back {again} to one checkpoint"
+        kept = ""
     return (
-        f"stopped after step {streak.last_step}: {streak.length} updates in a row were "
-        f"not taken, the first at step {streak.first_step}\n"
+        f"stopped after step {streak.last_step}: {why}\n"
         f"  first to go bad there: {found.culprit}{gradients}\n"
         f"  its examples: {rows}{rest}\n"
-        f"  the parameters are those of step {streak.first_step - 1}; checkpoints "
-        f"stand; more in {path}"
+        f"  {kept}checkpoints stand; more in {path}"
     )
 
 
@@ -132,6 +180,7 @@ def _as_json(found: Diagnosis) -> dict[str, Any]:
         "first_step": found.streak.first_step,
         "last_step": found.streak.last_step,
         "skipped_in_a_row": found.streak.length,
+        "rollbacks": found.rollbacks,
         "loss": found.loss if np.isfinite(found.loss) else None,
         "first_to_go_bad": found.culprit,
         "bad_gradients": list(found.bad_gradients),
@@ -182,7 +231,11 @@ def _describe_spike(run: Setup, state: TrainState, loss: float) -> str:
     limit = float(spike_limit(build_guard(run.config), state.guard))
     if not np.isfinite(limit):
         return "the gradient norm, which is past what float32 holds"
+    return _say_spike(run, loss, f"now up to {limit:.4g}")
+
+
+def _say_spike(run: Setup, loss: float, up_to: str) -> str:
     return (
-        f"the loss, {loss:.4g}, far above the recent ones (now up to {limit:.4g} would "
-        f"do, {run.config.guard.sigma:g} deviations above their mean)"
+        f"the loss, {loss:.4g}, far above the recent ones ({up_to} would do, "
+        f"{run.config.guard.sigma:g} deviations above their mean)"
     )

@@ -40,7 +40,7 @@ class Term(NamedTuple):
     """(state, prepared, targets_BT, logits_BTV) -> values_BT, of any positions; no
     gradient enters the state."""
     weight: Callable[[jax.Array], ArrayLike]
-    """Step -> weight."""
+    """Batches gone through before -> weight."""
     prepare: Callable[[TrainState, Batch], PyTree] = lambda state, batch: ()
     """What `values` needs of each position: (state, batch) -> arrays (B, T, ...)."""
 
@@ -190,7 +190,7 @@ class _Objective(NamedTuple):
                 state, rows.prepared[name], rows.targets_BT, logits_BTV
             )
             sums[name], _ = weighted_sums(values_BT, rows.weights_BT)
-            whole = whole + term.weight(state.step) * sums[name]
+            whole = whole + term.weight(state.batches) * sums[name]
         if self.watch:
             log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
             sums["mean_log_z"], _ = weighted_sums(log_z_BT, rows.weights_BT)

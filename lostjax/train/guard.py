@@ -12,9 +12,10 @@ them are known, and then reach back about so many steps:
     a = 1 / min(t + 1, window)      d = min(loss, limit) - mean
     mean += a d                     variance = (1 - a) (variance + a d^2)
 
-A spike counts as the limit itself, so that one hardly moves the window, and a loss that
-stays higher is the usual one after some steps. All of it is in the state of the run: a
-decision is a pure function of the steps before, and a resumed run decides alike.
+A loss that is not finite is no spike. A spike counts as the limit itself, so that one
+hardly moves the window, and a loss that stays higher is the usual one after some steps.
+All of it is in the state of the run: a decision is a pure function of the steps before,
+and a resumed run decides alike. `train.rollback` goes back from spikes instead.
 
 Gradients whose squares overflow float32 (a norm past 1.8e19) are not finite here: their
 second moments would not be either. Within that bound what Adam, signs and Muon make of
@@ -64,6 +65,10 @@ class GuardState(NamedTuple):
     """Their mean, float32."""
     variance: Float[Array, ""]
     """Their variance, float32."""
+    anchor: Int[Array, ""]
+    """Step of the checkpoint that a spike goes back to, int32: see `train.rollback`."""
+    rollbacks: Int[Array, ""]
+    """Times that the run went back so far, int32."""
 
 
 class Updated(NamedTuple):
@@ -82,7 +87,7 @@ def init_guard() -> GuardState:
     # Each leaf an array of its own: a step takes their buffers.
     whole = partial(jnp.zeros, (), jnp.int32)
     real = partial(jnp.zeros, (), jnp.float32)
-    return GuardState(whole(), whole(), whole(), real(), real())
+    return GuardState(whole(), whole(), whole(), real(), real(), whole(), whole())
 
 
 def is_fit(
@@ -98,10 +103,15 @@ def is_fit(
     """
     fit = jnp.isfinite(loss) & jnp.isfinite(norm)
     if guard.sigma is not None:
-        fit &= loss <= spike_limit(guard, state)
+        fit &= ~is_spike(guard, state, loss=loss)
     if guard.patience:
         fit &= state.in_a_row < guard.patience
     return fit
+
+
+def is_spike(guard: Guard, state: GuardState, *, loss: jax.Array) -> Bool[Array, ""]:
+    """Decide whether a loss is a spike: a finite number, but past the limit."""
+    return jnp.isfinite(loss) & (loss > spike_limit(guard, state))
 
 
 def update_if(
@@ -148,9 +158,11 @@ def count_update(
     guard: Guard, state: GuardState, *, taken: jax.Array, loss: jax.Array
 ) -> GuardState:
     """Give the guard's state after a step whose update was taken or not."""
-    window = _widen(guard, state, loss) if guard.sigma is not None else state[2:]
     one = 1 - taken.astype(jnp.int32)
-    return GuardState(state.skipped + one, (state.in_a_row + one) * one, *window)
+    counted = state._replace(
+        skipped=state.skipped + one, in_a_row=(state.in_a_row + one) * one
+    )
+    return counted if guard.sigma is None else _widen(guard, counted, loss)
 
 
 def spike_limit(guard: Guard, state: GuardState) -> Float[Array, ""]:
@@ -161,9 +173,7 @@ def spike_limit(guard: Guard, state: GuardState) -> Float[Array, ""]:
     return jnp.where(state.losses >= guard.window, limit, jnp.inf)
 
 
-def _widen(
-    guard: Guard, state: GuardState, loss: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _widen(guard: Guard, state: GuardState, loss: jax.Array) -> GuardState:
     """Let a loss into the window, but for one that is not finite."""
     losses = jnp.minimum(state.losses + 1, guard.window)
     share = 1 / losses.astype(jnp.float32)
@@ -171,8 +181,8 @@ def _widen(
     mean = state.mean + share * difference
     variance = (1 - share) * (state.variance + share * difference**2)
     finite = jnp.isfinite(loss)
-    return (
-        jnp.where(finite, losses, state.losses),
-        jnp.where(finite, mean, state.mean),
-        jnp.where(finite, variance, state.variance),
+    return state._replace(
+        losses=jnp.where(finite, losses, state.losses),
+        mean=jnp.where(finite, mean, state.mean),
+        variance=jnp.where(finite, variance, state.variance),
     )

@@ -58,7 +58,8 @@ def hold_lock(directory: Path) -> Iterator[None]:
         if owner is not None and not _is_of_this_host(owner):
             raise ConfigError(
                 f"{directory}: process {owner.process} on {owner.host} writes this "
-                f"run, or died doing so; if it is dead, remove {path} and start again"
+                "run, or died doing so, which cannot be seen from this host; if it is "
+                f"dead, remove {path} and start again"
             )
         try:
             _write_owner(handle, Owner(os.getpid(), socket.gethostname(), _boot()))

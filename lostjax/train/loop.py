@@ -2,17 +2,19 @@
 
 Everything that can be refused is refused before anything is written. The state
 and the configuration are all that a resumed run needs: batch k is a pure function of k.
+After a loss spike the steps go on from an earlier state, where that is asked for.
 """
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 
-from lostjax.data import save_tokenizer
+from lostjax.data import Batch, save_tokenizer
 from lostjax.train.checkpoint import Checkpoints, open_checkpoints
 from lostjax.train.checks import parse_profile
 from lostjax.train.config import TrainConfig
@@ -29,13 +31,14 @@ from lostjax.train.programs import Compiled, compile_steps
 from lostjax.train.progress import print_summary
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report import write_report
+from lostjax.train.rollback import find_anchor, go_back, set_anchor, start_at
 from lostjax.train.run_dir import (
     CHECKPOINTS,
     REPORT,
     hold_run_dir,
     refusing_disk_errors,
 )
-from lostjax.train.setup import Setup, prepare, start_state
+from lostjax.train.setup import Setup, prepare
 from lostjax.train.signals import StopAsked, StopRequest, catch_stop_signals
 from lostjax.train.state import TrainState
 from lostjax.train.summary import summarise
@@ -51,7 +54,17 @@ class Outcome(NamedTuple):
     exit_code: int
     """0 when finished; 143 or 130 when stopped by a signal, after saving; 1 when the
     last checkpoint or the report could not be written; 3 when updates were not taken
-    too often in a row, see `train.diagnosis`."""
+    too often in a row, or the loss spiked too often, see `train.diagnosis`."""
+
+
+class Stepped(NamedTuple):
+    """How a run's steps ended."""
+
+    state: TrainState
+    step: int
+    """Steps done."""
+    exit_code: int | None = None
+    """Where the guard stopped them; nothing is saved then."""
 
 
 def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
@@ -91,20 +104,20 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
             return Outcome(run.directory, None, 0)
         with refusing_disk_errors(run.directory):
             on_first_host(lambda: _save_tokenizer(run))
-        state = _start(run, checkpoints, first)
+        state = start_at(run, checkpoints, first)
         compiled = compile_steps(run, state)
         with refusing_disk_errors(run.directory):
             recorder = open_recorder(run, stack, first_step=first, started=started)
-        state, step = _run_steps(
+        state, step, code = _run_steps(
             run, compiled, state, recorder, checkpoints=checkpoints, stop=stop
         )
-        if recorder.streak is not None:
-            code = report_streak(run, state, recorder.streak)
+        if code is not None:
             return Outcome(run.directory, None, code)
-        if step:  # the first state is made again from the seed
-            checkpoints.save(state, step=step)
+        is_kept = recorder.spike is None  # or the next start goes back from it
+        if step and is_kept:  # the first state is made again from the seed
+            checkpoints.save(state, step=step, also=find_anchor(run, state))
         evaluation = None
-        if step == config.steps:
+        if step == config.steps and is_kept:
             evaluation = _evaluate_last(run, compiled, state, recorder, stop=stop)
         checkpoints.wait()
         lost = checkpoints.failed_step is not None
@@ -131,13 +144,6 @@ def _save_tokenizer(run: Setup) -> None:
     save_tokenizer(run.data.tokenizer, run.directory)
 
 
-def _start(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:
-    """Make the first state, or read that of a checkpoint."""
-    if step:
-        return checkpoints.restore(run.abstract, step=step, mesh=run.mesh)
-    return start_state(run)
-
-
 def _run_steps(
     run: Setup,
     compiled: Compiled,
@@ -146,17 +152,42 @@ def _run_steps(
     *,
     checkpoints: Checkpoints,
     stop: StopRequest,
-) -> tuple[TrainState, int]:
-    """Step until the end or a signal; gives the state and the steps done."""
-    config, step = run.config, int(state.step)
-    with _profiling(run) as profile_at, suppress(StopAsked):
-        if _is_evaluated_at(config, step) and not _was_evaluated(run, step):
+) -> Stepped:
+    """Step until the end, a signal or the guard, and go back from spikes on the way."""
+    step = int(state.step)
+    with suppress(StopAsked):
+        if _is_evaluated_at(run.config, step) and not _was_evaluated(run, step):
             recorder.evaluate(compiled, state, step, check=stop.check)
-        while step < config.steps and not recorder.streak:
+    while True:
+        state, step = _step_on(
+            run, compiled, state, recorder, checkpoints=checkpoints, stop=stop
+        )
+        if recorder.streak is not None:
+            return Stepped(state, step, report_streak(run, state, recorder.streak))
+        if recorder.spike is None or stop.signal is not None:
+            return Stepped(state, step)
+        state, code = go_back(run, state, recorder, checkpoints)
+        if code is not None:
+            return Stepped(state, int(state.step), code)
+
+
+def _step_on(
+    run: Setup,
+    compiled: Compiled,
+    state: TrainState,
+    recorder: Recorder,
+    *,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> tuple[TrainState, int]:
+    """Step until the end, a signal, or where the guard lets no step follow."""
+    config, step, offset = run.config, int(state.step), int(state.offset)
+    with _profiling(run) as profile_at, suppress(StopAsked):
+        while step < config.steps and not recorder.is_halted:
             stop.check()
             profile_at(step)
             batch = place_batch(
-                lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
+                partial(_rows_of, run, step + offset),
                 mesh=run.mesh,
                 batch_size=config.batch_size,
             )
@@ -165,15 +196,22 @@ def _run_steps(
             recorder.step_done(step, metrics)
             if step == config.steps:
                 break
-            if step % config.checkpoint_every == 0:
+            is_due = step % config.checkpoint_every == 0
+            if is_due or _is_evaluated_at(config, step):
                 recorder.flush()  # a checkpoint at step S has seen the lines 1..S
-                if recorder.streak:
+                if recorder.is_halted:
                     break
-                checkpoints.save(state, step=step)
+            if is_due:
+                state = set_anchor(state, step)
+                checkpoints.save(state, step=step, also=find_anchor(run, state))
             if _is_evaluated_at(config, step):
                 recorder.evaluate(compiled, state, step, check=stop.check)
     recorder.flush()
     return state, step
+
+
+def _rows_of(run: Setup, number: int, rows: slice) -> Batch:
+    return run.data.train.batch_at(number, rows=rows)
 
 
 def _is_evaluated_at(config: TrainConfig, step: int) -> bool:

@@ -1,8 +1,8 @@
 """Where the numbers of a run go: JSON lines always, TensorBoard, and Weights & Biases.
 
-A sink takes `write(step, values)` and `close()`. There are two kinds of values, told
-apart by their names: those of a training step hold `loss`, and those of an evaluation
-have names that all begin with `eval_` (but for clock fields).
+A sink takes `write(step, values)`, `go_back(step)` and `close()`. There are two kinds
+of values, told apart by their names: those of a training step hold `loss`, and those of
+an evaluation have names that all begin with `eval_` (but for clock fields).
 
     RUN/metrics.jsonl       one line a training step: {"step": 1, "loss": 8.3, ...}
     RUN/evaluations.jsonl   one line an evaluation: {"step": 200, "eval_loss": ...}
@@ -11,7 +11,8 @@ have names that all begin with `eval_` (but for clock fields).
 `step` counts finished updates, so the first line is step 1 and a checkpoint at step S
 has seen the lines 1..S. Opening with `resume_step=S` removes all later lines in one
 rename, and a line that a crash cut short: a resumed run leaves the file that an
-uninterrupted one leaves, but for `CLOCK_FIELDS`.
+uninterrupted one leaves, but for `CLOCK_FIELDS`. Going back to a step within a run
+cuts its later lines off.
 
 Every line is valid JSON, which has no NaN and no infinity: both are written as null,
 and `read_metrics` gives NaN for null. Every line is flushed when written: it survives
@@ -51,6 +52,9 @@ class Sink(Protocol):
     def write(self, step: int, values: Values) -> None:
         """Take the values of one training step or of one evaluation."""
 
+    def go_back(self, step: int) -> None:
+        """Forget what was taken of later steps: the run does them again."""
+
     def close(self) -> None:
         """Write out what is held back and let go of files; twice is harmless."""
 
@@ -89,6 +93,10 @@ class JsonLines:
         file = self._evaluations if evaluation else self._steps
         file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
+    def go_back(self, step: int) -> None:
+        cut_lines(self._steps, step)
+        cut_lines(self._evaluations, step)
+
     def close(self) -> None:
         self._steps.close()
         self._evaluations.close()
@@ -102,17 +110,25 @@ class TensorBoard:
     """
 
     def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
+        self._folder = Path(run_dir) / TENSORBOARD_FOLDER
+        self._writer = self._open(resume_step, is_new=resume_step == 0)
+
+    def _open(self, step: int, *, is_new: bool) -> Any:
         # Imported late: it loads torch wherever torch is installed.
         tensorboard = importlib.import_module("tensorboardX")
         # Its own files stop its thread when the disk is full, and then the run, which
         # would wait for room in the thread's queue.
         tensorboard.record_writer.register_writer_factory("append", _AppendingFiles())
-        self._writer = tensorboard.SummaryWriter(
-            f"append:{Path(run_dir) / TENSORBOARD_FOLDER}",
-            purge_step=resume_step + 1 if resume_step else None,
+        return tensorboard.SummaryWriter(
+            f"append:{self._folder}",
+            purge_step=None if is_new else step + 1,
             # Files are named by the second: a quick resume must not overwrite.
-            filename_suffix=f".from-{resume_step}",
+            filename_suffix=f".from-{step}",
         )
+
+    def go_back(self, step: int) -> None:
+        self._writer.close()
+        self._writer = self._open(step, is_new=False)
 
     def write(self, step: int, values: Values) -> None:
         for name, value in values.items():
@@ -144,6 +160,10 @@ class FanOut:
     def write(self, step: int, values: Values) -> None:
         for sink in self._sinks:
             sink.write(step, values)
+
+    def go_back(self, step: int) -> None:
+        for sink in self._sinks:
+            sink.go_back(step)
 
     def close(self) -> None:
         errors = []
@@ -219,10 +239,20 @@ def reopen_lines(path: Path, resume_step: int) -> AppendingFile:
     Raises:
         ValueError: If another line is not a JSON object with an integer `step`.
     """
-    kept = b"".join(r for r, line in _whole_lines(path) if line["step"] <= resume_step)
-    if path.exists() and path.stat().st_size != len(kept):
+    there = path.read_bytes() if path.exists() else b""
+    kept = _lines_until(resume_step, there, path)
+    if len(kept) != len(there):
         replace_file(path, kept)
     return AppendingFile(path)
+
+
+def cut_lines(file: AppendingFile, step: int) -> None:
+    """Cut the lines of later steps off a file that a run appends to.
+
+    Raises:
+        OSError: If it cannot be read or cut.
+    """
+    file.cut(len(_lines_until(step, file.read(), file.path)))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -232,7 +262,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         ValueError: If a line, other than a torn last one, is not a JSON object with an
             integer `step`.
     """
-    return [line for _, line in _whole_lines(path)]
+    if not path.exists():
+        return []
+    return [line for _, line in _whole_lines(path.read_bytes(), path)]
+
+
+def _lines_until(step: int, data: bytes, path: Path) -> bytes:
+    return b"".join(r for r, line in _whole_lines(data, path) if line["step"] <= step)
 
 
 def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
@@ -244,11 +280,9 @@ def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
     ]
 
 
-def _whole_lines(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+def _whole_lines(data: bytes, path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     """Give each line as bytes and as parsed, without a last one that is torn."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
+    lines = data.splitlines(keepends=True)
     parsed = []
     for number, raw in enumerate(lines, 1):
         line = _parse(raw)

@@ -84,9 +84,10 @@ class Report:
         if not self.evaluations and self.metrics:
             last = float(self.metrics[-1]["loss"])
             facts = [("training loss, last step", last, format_loss)]
-        skipped = self.metrics[-1].get("skipped_total") if self.metrics else None
+        last_line = self.metrics[-1] if self.metrics else {}
         facts += [
-            ("updates not taken", skipped or None, format_count),
+            ("updates not taken", last_line.get("skipped_total") or None, format_count),
+            ("batches passed over", last_line.get("passed_over") or None, format_count),
             ("parameters", self.parameters, format_count),
             ("tokens seen", self.tokens_seen, format_count),
             ("time", self.timings.total, format_seconds),

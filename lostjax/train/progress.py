@@ -98,6 +98,10 @@ class Progress:
             self._printed = now
             self._print(f"step {step}/{self._last_step}  " + "  ".join(self._facts()))
 
+    def go_back(self, step: int) -> None:
+        """Show a run that goes on from an earlier step."""
+        self._step, self._began = step, None
+
     def note(self, text: str) -> None:
         """Print a line of its own, above the line that is redrawn."""
         self._print(text)
@@ -119,6 +123,8 @@ class Progress:
         facts = [f"loss {format_loss(values['loss'])}"] if "loss" in values else []
         if values.get("skipped_total"):
             facts.append(f"skipped {values['skipped_total']:.0f}")
+        if values.get("passed_over"):
+            facts.append(f"passed over {values['passed_over']:.0f}")
         if (left := self._seconds_left()) is not None:
             facts.append(f"left {format_seconds(left)}")
         if "tokens_per_second" in values:

@@ -12,9 +12,9 @@ from contextlib import ExitStack
 import jax
 
 from lostjax.nn import count_parameters
-from lostjax.train.diagnosis import Streak
+from lostjax.train.diagnosis import Spike, Streak
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
-from lostjax.train.hosts import is_first_host
+from lostjax.train.hosts import is_first_host, on_first_host
 from lostjax.train.metrics import FanOut, Sink, open_sinks
 from lostjax.train.optimizer import evaluation_variables
 from lostjax.train.programs import Compiled
@@ -47,9 +47,17 @@ class Recorder:
         self.streak: Streak | None = None
         """Updates in a row that were not taken, once the run's patience is at its
         end."""
+        self.spike: Spike | None = None
+        """A spike that the run has yet to go back from; what follows it is not
+        recorded."""
         self._pending: tuple[int, Metrics] | None = None
         self._last = time.monotonic()
         self._first_step_seconds = math.nan
+
+    @property
+    def is_halted(self) -> bool:
+        """Whether the run must not go on from the step that was recorded last."""
+        return self.streak is not None or self.spike is not None
 
     def step_done(self, step: int, metrics: Metrics) -> None:
         """Take the metrics of a step that was dispatched; record the one before."""
@@ -58,12 +66,13 @@ class Recorder:
 
     def flush(self) -> None:
         """Wait for the pending step and record it."""
-        if self._pending is None:
+        if self._pending is None or self.spike is not None:
             return
         step, metrics = self._pending
         self._pending = None
         readings = metrics.pop("readings", None)
         in_a_row = int(metrics.pop("skipped_in_a_row"))
+        spiked, limit = bool(metrics.pop("spiked")), metrics.pop("spike_limit")
         values = {name: value.item() for name, value in metrics.items()}
         if readings is not None:
             readings = jax.device_get(readings)
@@ -84,7 +93,10 @@ class Recorder:
         if readings is not None and self._log is not None:
             norm = values["gradient_norm"]
             self._log.write(step, readings, gradient_norm=norm)
-        if in_a_row:
+        goes_back = self._run.config.guard.spike == "rollback"
+        if spiked and goes_back and self.streak is None:
+            self.spike = Spike(step, values["loss"], float(limit))
+        elif in_a_row:
             self._note_skip(step, in_a_row, values)
 
     def _note_skip(self, step: int, in_a_row: int, values: dict[str, float]) -> None:
@@ -98,6 +110,32 @@ class Recorder:
                 f"step {step}: loss {loss:.4g}, gradient norm {norm:.4g}: the update "
                 "is not taken"
             )
+
+    def go_back(self, step: int) -> None:
+        """Say that the run goes back from its spike, and forget later steps.
+
+        Args:
+          step: to which; all processes call this.
+
+        Raises:
+          OSError: where a file cannot be read or cut.
+        """
+        spike = self.spike
+        assert spike is not None
+        count = spike.step - step
+        self._say(
+            f"step {spike.step}: loss {spike.loss:.4g} is a spike, above "
+            f"{spike.limit:.4g}: back to step {step}; {count} "
+            f"batch{'es' if count > 1 else ''} passed over"
+        )
+        on_first_host(lambda: self._forget_after(step))
+        self._pending = self.spike = None
+        self._last = time.monotonic()
+
+    def _forget_after(self, step: int) -> None:
+        self._sink.go_back(step)
+        if self._log is not None:
+            self._log.go_back(step)
 
     def evaluate(
         self,

@@ -14,13 +14,14 @@ from lostjax.train.manifest import find_damage
 from lostjax.train.step_dirs import list_bare_steps, list_steps, set_aside, step_dir
 
 
-def find_whole_step(directory: Path) -> int | None:
-    """Find the newest whole step and set newer ones aside, saying so.
+def find_whole_step(directory: Path, *, first: int | None = None) -> int | None:
+    """Find the newest whole step and set damaged newer ones aside, saying so.
 
     Of several processes the first one does it, for all.
 
     Args:
       directory: of checkpoints.
+      first: is tried before all others, where it is there.
 
     Returns:
       The step, or None where there is no checkpoint at all.
@@ -29,7 +30,7 @@ def find_whole_step(directory: Path) -> int | None:
       ConfigError: where there are checkpoints but none is whole; it lists them, and
         nothing is set aside.
     """
-    return on_first_host(lambda: _find(directory)) or None
+    return on_first_host(lambda: _find(directory, first)) or None
 
 
 def summarise_damage(damage: Sequence[str]) -> str:
@@ -48,11 +49,10 @@ def explain_bare_steps(directory: Path) -> str:
     )
 
 
-def _find(directory: Path) -> int | None:
+def _find(directory: Path, first: int | None) -> int | None:
     damaged: dict[int, str] = {}
-    for step in sorted(
-        list_steps(directory) + list_bare_steps(directory), reverse=True
-    ):
+    steps = list_steps(directory) + list_bare_steps(directory)
+    for step in sorted(steps, key=lambda step: (step != first, -step)):
         damage = find_damage(step_dir(directory, step))
         if not damage:
             _set_aside(directory, damaged, whole=step)

@@ -60,7 +60,8 @@ class Setup(NamedTuple):
     @property
     def checkpoint_bytes(self) -> int:
         """Bytes of the checkpoints that will be on disk at once."""
-        return count_bytes(self.abstract) * (self.config.keep + 1)
+        anchors = 1 if self.config.guard.spike == "rollback" else 0
+        return count_bytes(self.abstract) * (self.config.keep + 1 + anchors)
 
 
 def prepare(config: TrainConfig) -> Setup:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lostjax.train.config import OptimConfig
-from lostjax.train.metrics import read_lines, reopen_lines
+from lostjax.train.metrics import cut_lines, read_lines, reopen_lines
 from lostjax.train.stability import Readings, find_alarms
 
 STABILITY_FILE = "stability.jsonl"
@@ -65,6 +65,11 @@ class StabilityLog:
         for kind in alarms.keys() - self._ringing:
             self._say(f"step {step}  alarm: {alarms[kind]}")
         self._ringing = set(alarms)
+
+    def go_back(self, step: int) -> None:
+        """Forget the readings of later steps: the run does them again."""
+        cut_lines(self._file, step)
+        self._ringing = set()
 
     def close(self) -> None:
         """Let go of the file; twice is harmless."""

@@ -1,10 +1,12 @@
 """The whole state of a run, and how it is made on a mesh.
 
-State is a plain tree: step, trainable parameters, kept channels (integers that no
-gradient and no decay touches), optimiser state, past outputs where they are kept, and
-what the guard knows of the steps before.
+State is a plain tree: step, batches passed over, trainable parameters, kept channels
+(integers that no gradient and no decay touches), optimiser state, past outputs where
+they are kept, and what the guard knows of the steps before.
 Together with the configuration it is all that a checkpoint needs, since a batch is a
-pure function of the step.
+pure function of the state:
+
+    batch of the next step = batch_at(step + offset)
 """
 
 from collections.abc import Callable
@@ -26,6 +28,8 @@ class TrainState(NamedTuple):
 
     step: jax.Array
     """Steps done, int32."""
+    offset: jax.Array
+    """Batches passed over so far, int32: see `train.rollback`."""
     params: PyTree
     """Trainable parameters, float32."""
     channels: PyTree
@@ -37,6 +41,11 @@ class TrainState(NamedTuple):
     guard: PyTree = None
     """Updates that were not taken, and recent losses: a `GuardState`, which a training
     step needs."""
+
+    @property
+    def batches(self) -> jax.Array:
+        """Batches gone through, int32: by the steps done, or passed over."""
+        return self.step + self.offset
 
 
 InitMemory = Callable[[], PyTree]
@@ -106,6 +115,7 @@ def _make_init(
         variables = _init_variables(model, key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
+            offset=jnp.zeros((), jnp.int32),
             params=variables["params"],
             channels=variables["channels"],
             opt_state=tx.init(variables["params"]),

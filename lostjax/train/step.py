@@ -17,7 +17,15 @@ from lostjax.data.batches import Batch
 from lostjax.losses import next_token_loss, weighted_sums
 from lostjax.optim import write_outputs
 from lostjax.train.gradient import GradientOf, final_states, unembed
-from lostjax.train.guard import Guard, GuardState, count_update, is_fit, update_if
+from lostjax.train.guard import (
+    Guard,
+    GuardState,
+    count_update,
+    is_fit,
+    is_spike,
+    spike_limit,
+    update_if,
+)
 from lostjax.train.positions import sum_over_positions
 from lostjax.train.stability import take_readings
 from lostjax.train.state import TrainState
@@ -45,9 +53,10 @@ def make_train_step(
     Returns:
       The step. Its metrics, scalars: `loss` (mean cross entropy in nats, never
       reweighted), the mean of each term before its weight, `gradient_norm` (global
-      norm before clipping), `tokens` (weighted positions), all float32; and of the
-      guard, int32: `skipped` (1 where the update was not taken, else 0),
-      `skipped_in_a_row` and `skipped_total`.
+      norm before clipping), `tokens` (weighted positions), all float32; of the guard
+      `skipped` (1 where the update was not taken, else 0), `skipped_in_a_row`,
+      `skipped_total` and `spiked` (1 where the loss is a spike), all int32, and
+      `spike_limit` (the loss past which it is); and `passed_over` (the state's offset).
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -66,6 +75,11 @@ def make_train_step(
         metrics: Metrics = dict(here.means)
         metrics |= {"gradient_norm": norm, "tokens": here.weight}
         metrics |= _describe_guard(updated.taken, guarded)
+        metrics |= {
+            "spiked": is_spike(guard, state.guard, loss=loss).astype(jnp.int32),
+            "spike_limit": spike_limit(guard, state.guard),
+            "passed_over": state.offset,
+        }
         if here.seen is not None:
             metrics["readings"] = take_readings(
                 here.seen,
@@ -82,6 +96,7 @@ def make_train_step(
             memory = write_outputs(memory, ids_B, here.outputs, epoch=batch.epoch_B)
         after = TrainState(
             step=state.step + 1,
+            offset=state.offset,
             params=updated.params,
             channels=state.channels,
             opt_state=updated.opt_state,

@@ -79,21 +79,32 @@ def commit(directory: Path, step: int) -> None:
     sync(directory)
 
 
-def retain(directory: Path, *, keep: int) -> None:
+def retain(directory: Path, *, keep: int, also: int | None = None) -> None:
     """Delete all but the newest committed steps; what is not committed stays.
 
     Args:
       directory: of checkpoints.
       keep: how many to keep, at least 1.
+      also: a step that stays beside them.
 
     Raises:
       OSError: where one cannot be deleted.
     """
     assert keep >= 1
     for step in list_steps(directory)[:-keep]:
-        gone = directory / f"{step}.deleting"
-        step_dir(directory, step).rename(gone)
-        shutil.rmtree(gone)
+        if step != also:
+            _delete(directory, step)
+
+
+def delete_after(directory: Path, step: int) -> None:
+    """Delete the committed steps after one, the last one first.
+
+    Raises:
+      OSError: where one cannot be deleted.
+    """
+    for later in reversed(list_steps(directory)):
+        if later > step:
+            _delete(directory, later)
 
 
 def set_aside(directory: Path, step: int) -> Path:
@@ -116,6 +127,12 @@ def remove_leftovers(directory: Path) -> None:
     for pattern in ("*.saving*", "*.deleting", "*.orbax-checkpoint-tmp*"):
         for left in directory.glob(pattern):
             shutil.rmtree(left, ignore_errors=True)
+
+
+def _delete(directory: Path, step: int) -> None:
+    gone = directory / f"{step}.deleting"
+    step_dir(directory, step).rename(gone)
+    shutil.rmtree(gone)
 
 
 def _numbered(directory: Path) -> list[int]:

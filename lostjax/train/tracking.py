@@ -12,8 +12,8 @@ class WeightsAndBiases:
 
     Without a key (`wandb login`, WANDB_API_KEY) or a network the run is written to the
     disk, and `wandb sync` uploads it later; WANDB_MODE, where set, decides instead.
-    A resumed run is a new run in the same group, named after its folder, because the
-    server takes no step twice.
+    A run that is resumed or goes back is a new run in the same group, named after its
+    folder, because the server takes no step twice.
 
     Raises:
         ValueError: If wandb is not installed.
@@ -28,19 +28,28 @@ class WeightsAndBiases:
                 "pip install 'lostjax[wandb]', or leave the project out"
             ) from error
         run_dir = Path(run_dir).resolve()
-        name = run_dir.name + (f" from step {resume_step}" if resume_step else "")
-        options: dict[str, Any] = {
+        self._wandb = wandb
+        self._options: dict[str, Any] = {
             "project": project,
             "dir": str(run_dir),
             "group": run_dir.name,
-            "name": name,
+            "name": run_dir.name + (f" from step {resume_step}" if resume_step else ""),
             "settings": wandb.Settings(console="off", silent=True, init_timeout=20),
         }
-        self._run = _start_wandb(wandb, options)
-        self._run.define_metric("*", step_metric="step")
+        self._run = self._start()
+
+    def _start(self) -> Any:
+        run = _start_wandb(self._wandb, self._options)
+        run.define_metric("*", step_metric="step")
+        return run
 
     def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         self._run.log({"step": step} | {k: float(v) for k, v in values.items()})
+
+    def go_back(self, step: int) -> None:
+        self._run.finish()
+        self._options["name"] = f"{self._options['group']} from step {step}"
+        self._run = self._start()
 
     def close(self) -> None:
         self._run.finish()

@@ -9,7 +9,7 @@ mesa    a moving average of the parameters, in the optimiser's state: a forward 
 lagged  a copy of the parameters from some steps ago: the same cost.
 
 lambda(epoch) holds in the window [start, end) of epochs, which are passes over the
-training rows, step x batch_size / rows; outside it the divergence is still measured.
+training rows, batches x batch_size / rows; outside it the divergence is still measured.
 See `losses.trajectory` for the paper, and for what the authors' code does otherwise.
 """
 
@@ -54,7 +54,7 @@ class Trajectory(NamedTuple):
     )
     """(model, state, past, logits_BTV) -> divergences_BT, of any positions."""
     weight: optax.Schedule = optax.constant_schedule(0.0)
-    """Step -> weight of the divergence."""
+    """Batches gone through before -> weight of the divergence."""
     track: tuple[optax.GradientTransformation, ...] = ()
     """What comes last in the optimiser's chain."""
     init_memory: InitMemory = lambda: None
@@ -107,7 +107,7 @@ def build_trajectory(config: TrainConfig, data: Data) -> Trajectory:
         trajectory = _remember_outputs(config, data)
     else:
         trajectory = _compare_with_past_params(objective)
-    return trajectory._replace(weight=lambda step: window(step * epochs_a_step))
+    return trajectory._replace(weight=lambda batches: window(batches * epochs_a_step))
 
 
 def build_track(

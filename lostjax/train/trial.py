@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lostjax.train.config import TrainConfig
+from lostjax.train.config import ConfigError, TrainConfig
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.mesh import place_batch
 from lostjax.train.optimizer import evaluation_variables
@@ -66,6 +66,11 @@ def run_trial(config: TrainConfig) -> Trial:
     Raises:
       ConfigError, DataError: as `train.loop.train` does.
     """
+    if config.guard.spike == "rollback":
+        raise ConfigError(
+            "--guard.spike=rollback: not here, for a run in memory has no checkpoint "
+            "to go back to; skip leaves the spikes' updates out"
+        )
     run = prepare(config)
     state = start_state(run)
     compiled = compile_steps(run, state)

@@ -5,11 +5,13 @@ in, and JSON whose values were exchanged for others. What it may raise is what i
 docstring names, with a message of one line: nothing else, and no end of the process.
 """
 
+import io
 import json
 import struct
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -30,7 +32,7 @@ FEW, MANY = 150, 4000
 WORDS = "We hold these truths to be self-evident, that all are created equal. "
 
 
-def read_bpe(path):
+def read_tokenizer(path):
     tokenizer = load_tokenizer(str(path))
     tokenizer.decode(np.concatenate(tokenizer.encode_batch([WORDS, "é\u2028", ""])))
     assert 0 <= tokenizer.eos_id < tokenizer.vocab_size
@@ -43,6 +45,20 @@ def read_metrics_of(path):
 def read_manifest_of(path):
     damage = find_damage(path.parent)
     assert all("\n" not in line for line in damage)
+
+
+def sentencepiece_bytes():
+    """A model without the usual 240 kB of normalisation, so that all parts are hit."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([WORDS] * 4),
+        model_writer=model,
+        vocab_size=80,
+        hard_vocab_limit=False,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    return model.getvalue()
 
 
 def npy_bytes(tokens):
@@ -64,6 +80,7 @@ def whole(tmp_path_factory):
     texts = [{"text": WORDS}, {"text": "é", "n": 3}]
     return {
         "tokenizer": (folder / "tokenizer.json").read_bytes(),
+        "sentencepiece": sentencepiece_bytes(),
         "configuration": (folder / "config.json").read_bytes(),
         "manifest": (folder / MANIFEST).read_bytes(),
         "metrics": "".join(json.dumps(line) + "\n" for line in lines).encode(),
@@ -76,7 +93,8 @@ def whole(tmp_path_factory):
 
 READERS = {
     # what: (name of the file, reader, what it may raise)
-    "tokenizer": ("tokenizer.json", read_bpe, DataError),
+    "tokenizer": ("tokenizer.json", read_tokenizer, DataError),
+    "sentencepiece": ("tokenizer.model", read_tokenizer, DataError),
     "configuration": ("config.json", load_config, ConfigError),
     "manifest": (MANIFEST, read_manifest_of, ()),
     "metrics": ("metrics.jsonl", read_metrics_of, ValueError),

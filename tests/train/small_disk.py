@@ -65,10 +65,10 @@ def disturb(disk: Path) -> None:
         140: lambda: fill(disk),
     }
 
-    def save_disturbed(self, state, *, step):
+    def save_disturbed(self, state, *, step, also=None):
         self.wait()
         before[step]()
-        save(self, state, step=step)
+        save(self, state, step=step, also=also)
 
     Checkpoints.save = save_disturbed
 

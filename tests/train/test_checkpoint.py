@@ -180,6 +180,23 @@ def test_a_flipped_bit_is_never_read(copied):
         assert checkpoints.all_steps() == [7] and (copied / "8.damaged").exists()
 
 
+def test_the_way_back_is_the_wanted_step_or_the_newest_whole_one(state, copied):
+    with open_checkpoints(copied, keep=1) as checkpoints:
+        assert checkpoints.find_way_back(0) == 0
+        checkpoints.save(state, step=9, also=7)
+        assert checkpoints.find_way_back(7) == 7, "the save under way is done"
+        assert checkpoints.all_steps() == [7, 9]
+        checkpoints.forget_after(7)
+        assert checkpoints.all_steps() == [7]
+        checkpoints.save(state, step=9, also=7)  # anew: it is another state now
+        checkpoints.wait()
+        next((copied / "7").glob("model/*")).unlink()
+        assert checkpoints.find_way_back(7) == 9 and (copied / "7.damaged").exists()
+        next((copied / "9").glob("model/*")).unlink()
+        with pytest.raises(ConfigError, match="no checkpoint is whole"):
+            checkpoints.find_way_back(9)
+
+
 def test_a_save_that_fails_is_said_and_the_next_one_tried(
     state, copied, monkeypatch, capsys
 ):

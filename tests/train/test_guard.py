@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from lostjax.train import programs
+from lostjax.train import programs, rollback
 from lostjax.train.checkpoint import open_checkpoints
 from lostjax.train.config import (
     ConfigError,
@@ -244,8 +244,15 @@ def test_a_run_goes_on_past_bad_steps_and_resumes_bit_for_bit(
     ],
 )
 def test_a_streak_stops_the_run_with_a_report(
-    config, inject, tmp_path, capsys, kind, culprit
+    config, inject, tmp_path, capsys, monkeypatch, kind, culprit
 ):
+    """Of a run that has passed over three batches."""
+
+    def start_late(run):
+        state = start_state(run)
+        return state._replace(offset=jnp.full_like(state.offset, 3))
+
+    monkeypatch.setattr(rollback, "start_state", start_late)
     inject(tuple(range(7, 16)), kind)
     guard = GuardConfig(patience=4)
     outcome = run_in(config, tmp_path / "run", guard=guard)
@@ -257,13 +264,15 @@ def test_a_streak_stops_the_run_with_a_report(
     assert found["first_to_go_bad"].startswith(culprit)
     assert found["bad_gradients"][0].startswith("embed")
     plan = prepare(dataclasses.replace(config, run_dir=None)).data.train
-    batch = plan.batch_at(7)
+    batch = plan.batch_at(7 + 3)
     assert [row["example"] for row in found["examples"]] == batch.example_B.tolist()
     assert [row["epoch"] for row in found["examples"]] == batch.epoch_B.tolist()
     assert f"{batch.example_B[0]} (epoch {batch.epoch_B[0]})" in said
     with open_checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         assert checkpoints.all_steps() == [5, 10]
-    assert len(lines_of(tmp_path / "run")) in (11, 12)
+    lines = lines_of(tmp_path / "run")
+    assert len(lines) in (11, 12)
+    assert {line["passed_over"] for line in lines} == {3}
 
 
 def judge_all(guard, losses):

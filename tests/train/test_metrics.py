@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 
+from lostjax.train.appending import AppendingFile
 from lostjax.train.metrics import (
     CLOCK_FIELDS,
     FanOut,
@@ -71,6 +72,35 @@ def test_a_resumed_run_leaves_the_file_of_an_uninterrupted_one(tmp_path, crash):
     write_run(broken, range(5, 11), resume_step=4)
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("step", [0, 1, 3, 4])
+def test_going_back_leaves_the_lines_until_there(tmp_path, monkeypatch, step):
+    """Also of a disk that is full since the third step."""
+    sink = open_sinks(tmp_path, resume_step=0)
+    for number in range(1, 6):
+        if number == 3:
+            monkeypatch.setattr(AppendingFile, "flush", lambda self: None)
+        sink.write(number, {"loss": 8 / number})
+        sink.write(number, {"eval_loss": 9 / number})
+    sink.go_back(step)
+    there = [line["step"] for line in read_metrics(tmp_path)]
+    assert there == list(range(1, min(step, 2) + 1))
+    monkeypatch.undo()
+    for number in range(step + 1, 7):
+        sink.write(number, {"loss": 80 / number})
+        sink.write(number, {"eval_loss": 90 / number})
+    sink.close()
+    for name, lines in (
+        ("loss", read_metrics(tmp_path)),
+        ("eval_loss", read_evaluations(tmp_path)),
+    ):
+        first = 8 if name == "loss" else 9
+        wanted = [first / n if n <= step else 10 * first / n for n in range(1, 7)]
+        assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+        assert [line[name] for line in lines] == wanted
+    _, starts = read_events(tmp_path)
+    assert starts == [step + 1]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 9])
@@ -183,6 +213,9 @@ def test_one_sink_that_fails_to_close_does_not_keep_others_open():
         closed = False
 
         def write(self, step, values):
+            pass
+
+        def go_back(self, step):
             pass
 
         def close(self):

@@ -167,7 +167,7 @@ def test_full_state_names_arrays_that_keep_all():
 
 def test_schedule_free_is_evaluated_at_its_average():
     params, opt_state = run(name="schedule_free")
-    state = TrainState(jnp.int32(STEPS), params, {}, opt_state)
+    state = TrainState(jnp.int32(STEPS), jnp.int32(0), params, {}, opt_state)
     average = evaluation_variables(state)["params"]
     assert distance(average) != distance(params)
     # y = b1 x + (1 - b1) z, and z is in the state.
@@ -180,7 +180,7 @@ def test_schedule_free_is_evaluated_at_its_average():
 
 def test_others_are_evaluated_as_they_are(frugal):
     params, opt_state = frugal
-    state = TrainState(jnp.int32(STEPS), params, {}, opt_state)
+    state = TrainState(jnp.int32(STEPS), jnp.int32(0), params, {}, opt_state)
     assert evaluation_variables(state)["params"] is params
 
 

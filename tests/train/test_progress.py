@@ -61,6 +61,25 @@ def test_a_resumed_run_counts_the_time_of_its_own_steps():
     assert lines[1].startswith("step 104/108  loss 0.077  left 16 s")
 
 
+def test_a_run_that_goes_back_counts_anew():
+    text, clock = io.StringIO(), Clock()
+    console = Console(file=text, width=40)
+    with Progress(
+        first_step=0, last_step=8, interval=0.0, console=console, clock=clock
+    ) as progress:
+        for step in (1, 2, 3, 4, 3, 4):
+            clock.now += 4.0
+            progress.write(step, {"loss": 1.0, "passed_over": 2 * (clock.now > 16)})
+            if clock.now == 16:
+                clock.now += 1000.0
+                progress.go_back(2)
+    assert text.getvalue().splitlines()[3:] == [
+        "step 4/8  loss 1.000  left 16 s",
+        "step 3/8  loss 1.000  passed over 2",
+        "step 4/8  loss 1.000  passed over 2  left 16 s",
+    ]
+
+
 def test_text_is_printed_as_it_is():
     text = io.StringIO()
     with Progress(first_step=0, last_step=1, console=Console(file=text)) as progress:

@@ -205,10 +205,14 @@ def test_an_alarm_is_said_when_it_begins(tmp_path):
     assert "reach 2e+03 in layer 0" in logged[1].alarms["logits"]
     assert np.isnan(logged[4].readings.attention_logits).all()
     np.testing.assert_array_equal(logged[4].readings.update_rms["layers/a"], [1, 1])
-    # A run that goes on from step 3 writes the rest anew.
+    # A run that goes on from step 3, or goes back to step 2, writes the rest anew.
     log = StabilityLog(tmp_path, resume_step=3, optim=OptimConfig(), say=said.append)
+    assert (tmp_path / "stability.jsonl").read_text().splitlines() == lines[:3]
+    log.go_back(2)
+    log.write(3, readings(logits=[3e3]), gradient_norm=0.5)
     log.close()
     assert (tmp_path / "stability.jsonl").read_text().splitlines() == lines[:3]
+    assert said[-1].startswith("step 3  alarm:")
 
 
 def test_clipping_is_counted_in_the_alarm(tmp_path):

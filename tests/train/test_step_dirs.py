@@ -7,6 +7,7 @@ from lostjax.train.manifest import MANIFEST, find_damage
 from lostjax.train.recovery import find_whole_step, summarise_damage
 from lostjax.train.step_dirs import (
     commit,
+    delete_after,
     list_bare_steps,
     list_set_aside,
     list_steps,
@@ -68,6 +69,18 @@ def test_retention_counts_committed_steps_alone(tmp_path):
     assert list_steps(tmp_path) == [3]
 
 
+def test_a_step_that_is_gone_back_to_stays_and_later_ones_go(tmp_path):
+    save(tmp_path, 1, 2, 3, 4)
+    retain(tmp_path, keep=1, also=2)
+    assert names(tmp_path) == ["2", "4"]
+    retain(tmp_path, keep=1, also=7)
+    assert names(tmp_path) == ["4"]
+    save(tmp_path, 5, 10)
+    (tmp_path / "11").mkdir()
+    delete_after(tmp_path, 4)
+    assert names(tmp_path) == ["11", "4"]
+
+
 def test_leftovers_go_and_what_was_set_aside_stays(tmp_path):
     save(tmp_path, 1, 2)
     set_aside(tmp_path, 2)
@@ -98,6 +111,16 @@ def test_the_newest_whole_step_is_taken_and_newer_ones_set_aside(tmp_path, capsy
     assert "checkpoint 3 is damaged (model/0: bytes 0 to 9 differ)" in said[1]
     assert names(tmp_path) == ["1", "2", "3.damaged", "4.damaged"]
     assert (tmp_path / "3.damaged" / "model" / "0").read_text() == "Weights 3"
+
+
+def test_a_step_that_is_wanted_is_taken_where_it_is_whole(tmp_path, capsys):
+    save(tmp_path, 1, 2, 3)
+    assert find_whole_step(tmp_path, first=2) == 2
+    assert find_whole_step(tmp_path, first=7) == 3
+    damage(tmp_path, 2)
+    assert find_whole_step(tmp_path, first=2) == 3
+    assert "set aside" in capsys.readouterr().err
+    assert names(tmp_path) == ["1", "2.damaged", "3"]
 
 
 def test_where_none_is_whole_they_are_listed_and_nothing_is_touched(tmp_path):

@@ -1,0 +1,105 @@
+"""Going back after a loss spike: to the last checkpoint, and past the batches since.
+
+    spike at step s, checkpoint at c < s:     offset += s - c
+    batch of step k, counted from 0           = batch_at(k + offset)
+
+Parameters, optimiser, schedule, past outputs and the window of losses are those of c
+again; step c + 1 takes the batch after the one that spiked. A loss that is not finite
+is no spike: its update is not taken, and the run goes on.
+
+All that decides is in the state: the offset, the step of the checkpoint (the last that
+was due, not one that a stop signal made), how often the run went back. So a run that
+was killed or stopped, before a spike, in going back or after, does what it would have
+done. What was saved after c is deleted first: nothing goes on from it. Where c itself
+is not whole the newest checkpoint that is takes its place.
+
+Going back costs reading a checkpoint, and the steps from c to s.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lostjax.train.checkpoint import Checkpoints
+from lostjax.train.diagnosis import report_spike
+from lostjax.train.recorder import Recorder
+from lostjax.train.run_dir import refusing_disk_errors
+from lostjax.train.setup import Setup, start_state
+from lostjax.train.state import TrainState
+
+
+class WentBack(NamedTuple):
+    """Where a run is after a spike."""
+
+    state: TrainState
+    """Of the checkpoint, with the offset that passes over the batches since."""
+    exit_code: int | None
+    """Of a run that ends there, for it went back too often; None where it goes on."""
+
+
+def start_at(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:
+    """Make the first state, for step 0, or read that of a checkpoint."""
+    if step:
+        return checkpoints.restore(run.abstract, step=step, mesh=run.mesh)
+    return start_state(run)
+
+
+def set_anchor(state: TrainState, step: int) -> TrainState:
+    """Let spikes from now on go back to a step, whose checkpoint is about to be made.
+
+    Args:
+      state: not used up.
+      step: its step.
+    """
+    anchor = _scalar_like(state.guard.anchor, step)
+    return state._replace(guard=state.guard._replace(anchor=anchor))
+
+
+def find_anchor(run: Setup, state: TrainState) -> int | None:
+    """Give the step whose checkpoint must be kept; None where no spike goes back."""
+    if run.config.guard.spike != "rollback" or int(state.step) >= run.config.steps:
+        return None
+    return int(state.guard.anchor)
+
+
+def go_back(
+    run: Setup, state: TrainState, recorder: Recorder, checkpoints: Checkpoints
+) -> WentBack:
+    """Go back from the spike that the recorder saw; all processes call it.
+
+    Args:
+      run: the run.
+      state: after the spike; it is deleted, for there may be no room for two.
+      recorder: forgets the steps that are done again, unless the run ends here.
+      checkpoints: give the state; forget later ones, unless the run ends here.
+
+    Raises:
+      ConfigError: where there are checkpoints and none is whole, or files cannot be
+        cut or deleted.
+    """
+    spike = recorder.spike
+    assert spike is not None
+    offset, rollbacks = int(state.offset), int(state.guard.rollbacks)
+    first = checkpoints.find_way_back(int(state.guard.anchor))
+    for leaf in jax.tree.leaves(state):
+        leaf.delete()
+    state = start_at(run, checkpoints, first)
+    there = rollbacks - int(state.guard.rollbacks)
+    if there >= run.config.guard.patience:
+        code = report_spike(run, spike, offset=offset, rollbacks=there)
+        return WentBack(state, code)
+    with refusing_disk_errors(run.directory):
+        checkpoints.forget_after(first)
+        recorder.go_back(first)
+    guard = state.guard._replace(
+        rollbacks=_scalar_like(state.guard.rollbacks, rollbacks + 1)
+    )
+    passed_over = _scalar_like(state.offset, offset + spike.step - first)
+    return WentBack(state._replace(offset=passed_over, guard=guard), None)
+
+
+def _scalar_like(leaf: jax.Array, value: int) -> jax.Array:
+    """Put a number where another one lies, on however many processes."""
+    number = np.asarray(value, leaf.dtype)
+    return jax.make_array_from_callback((), leaf.sharding, lambda _: number)

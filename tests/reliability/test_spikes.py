@@ -1,0 +1,260 @@
+"""A run that goes back from loss spikes: by the command line, killed and stopped.
+
+Steps are 24, a checkpoint is due every 6. The spikes come before and at a step whose
+checkpoint is due, right after one, on going back, and in the last step:
+
+    batch (from 0)      9   10   16   23   35
+    at step (from 1)   10    7   12   13   24
+    back to step        6    6    6   12   18
+    passed over then    4    5   11   12   18
+"""
+
+import json
+import os
+import random
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lostjax.train import loop, programs, summary
+from lostjax.train.__main__ import main
+from lostjax.train.diagnosis import STOPPED_FILE
+from lostjax.train.metrics import read_metrics
+from lostjax.train.outcome import Sample
+from lostjax.train.recorder import Recorder
+from lostjax.train.step_dirs import list_steps
+
+SCRIPT = Path(__file__).with_name("spiking.py")
+SPIKES = (9, 10, 16, 23, 35)
+PASSED_OVER = [0] * 6 + [11] * 6 + [12] * 6 + [18] * 6
+GUARD = ["--guard.spike=rollback", "--guard.window=4", "--guard.sigma=40"]
+SPIKE_LINE = re.compile(
+    r"^step (\d+): loss 10\d\d is a spike, above \d+\.\d+: back to step (\d+); "
+    r"(\d+ batch\w*) passed over$",
+    re.MULTILINE,
+)
+
+
+@pytest.fixture(scope="module")
+def words(flags):
+    return [*flags, *GUARD, "--mesh=data:1"]
+
+
+@pytest.fixture(autouse=True)
+def plain_report(monkeypatch):
+    """Leave out what a report compiles."""
+    monkeypatch.setattr(summary, "draw_sample", lambda run, state: Sample("", ""))
+    monkeypatch.setattr(summary, "build_ledger", lambda run, compiled: ())
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Programs by what they were compiled for, once for all runs that need them."""
+    return {}
+
+
+@pytest.fixture
+def spike(monkeypatch, compiled):
+    """Let batches spike: spike(numbers)."""
+    make_spiking = runpy.run_path(str(SCRIPT))["make_spiking"]
+    real, compile_steps = programs.make_gradient, loop.compile_steps
+
+    def begin(batches):
+        made = make_spiking(real, batches)
+        monkeypatch.setattr(programs, "make_gradient", made)
+
+        def compile_once(run, state):
+            key = (tuple(batches), run.config.guard, run.config.mesh)
+            if key not in compiled:
+                compiled[key] = compile_steps(run, state)
+            return compiled[key]
+
+        monkeypatch.setattr(loop, "compile_steps", compile_once)
+
+    return begin
+
+
+class Moments:
+    """Do something before a batch is placed, or after the run went back."""
+
+    def __init__(self, monkeypatch):
+        self.at_batch, self.at_rollback = {}, {}
+        self.placed = []
+        place, go_back = loop.place_batch, Recorder.go_back
+        self._rollbacks = 0
+
+        def placing(*arguments, **named):
+            self.at_batch.pop(len(self.placed), lambda: None)()
+            batch = place(*arguments, **named)
+            self.placed.append(batch)
+            return batch
+
+        def going(recorder, step):
+            go_back(recorder, step)
+            self._rollbacks += 1
+            self.at_rollback.pop(self._rollbacks, lambda: None)()
+
+        monkeypatch.setattr(loop, "place_batch", placing)
+        monkeypatch.setattr(Recorder, "go_back", going)
+
+
+@pytest.fixture
+def moments(monkeypatch):
+    return Moments(monkeypatch)
+
+
+def copy_as_killed(directory, to):
+    """Copy what is on the disk now: all that a process that is killed leaves."""
+    try:
+        shutil.copytree(directory, to)
+    except shutil.Error:  # a save was renamed meanwhile
+        shutil.rmtree(to)
+        copy_as_killed(directory, to)
+
+
+def ask_to_stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_goes_back_from_its_spikes_and_killed_or_not_ends_the_same(
+    words, spike, moments, outcome, tmp_path, capsys
+):
+    spike(SPIKES)
+    whole = tmp_path / "whole"
+    # Right after going back, and some steps later: the lines before are gone.
+    moments.at_rollback[2] = lambda: copy_as_killed(whole, tmp_path / "killed-2")
+    moments.at_batch[25] = lambda: copy_as_killed(whole, tmp_path / "killed-3")
+    assert main([*words, f"--run-dir={whole}"]) == 0
+    said = capsys.readouterr().out
+    assert SPIKE_LINE.findall(said) == [
+        (str(step), str(back), str(passed))
+        for step, back, passed in [
+            (10, 6, "4 batches"),
+            (7, 6, "1 batch"),
+            (12, 6, "6 batches"),
+            (13, 12, "1 batch"),
+            (24, 18, "6 batches"),
+        ]
+    ]
+    assert re.search("^batches passed over +18$", said, re.MULTILINE)
+    metrics = read_metrics(whole)
+    assert [line["step"] for line in metrics] == list(range(1, 25))
+    assert [line["passed_over"] for line in metrics] == PASSED_OVER
+    assert all(line["loss"] < 100 and not line["skipped"] for line in metrics)
+    assert "batches passed over" in (whole / "report.html").read_text()
+    for number in (2, 3):
+        killed = tmp_path / f"killed-{number}"
+        assert main([*words, f"--run-dir={killed}"]) == 0
+        assert outcome(killed) == outcome(whole)
+
+
+def test_a_run_that_is_stopped_goes_back_as_far_as_one_that_is_not(
+    words, spike, moments, outcome, tmp_path
+):
+    """Also where so many stops are between that an older checkpoint would go."""
+    spike(SPIKES)
+    words = [*words, "--keep=1"]
+    assert main([*words, f"--run-dir={tmp_path / 'whole'}"]) == 0
+    stopped = f"--run-dir={tmp_path / 'stopped'}"
+    del moments.placed[:]
+    moments.at_batch = dict.fromkeys((7, 8), ask_to_stop)
+    for step in (8, 9):
+        assert main([*words, stopped]) == 143
+        steps = list_steps(tmp_path / "stopped" / "checkpoints")
+        assert steps == [6, step], "the one that was due stays"
+    # The next step spikes, and that is seen on the way out: it is not saved.
+    moments.at_batch = {9: ask_to_stop}
+    assert main([*words, stopped]) == 143
+    assert list_steps(tmp_path / "stopped" / "checkpoints") == [6, 9]
+    assert main([*words, stopped]) == 0
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
+
+
+def test_spikes_again_and_again_end_the_run(words, spike, moments, tmp_path, capsys):
+    spike(range(9, 100))
+    run, killed = tmp_path / "run", tmp_path / "killed"
+    words = [*words, "--guard.patience=3"]
+    moments.at_rollback[2] = lambda: copy_as_killed(run, killed)
+    assert main([*words, f"--run-dir={run}"]) == 3
+    said = capsys.readouterr()
+    assert len(SPIKE_LINE.findall(said.out)) == 3
+    first = "stopped after step 7: a loss spike again, after going back 3 times to one"
+    assert said.err.startswith(first)
+    found = json.loads((run / STOPPED_FILE).read_text())
+    assert (found["last_step"], found["rollbacks"]) == (7, 3)
+    assert found["loss"] > 1000 and "far above the recent ones" in said.err
+    rows = zip(moments.placed[15].example_B, moments.placed[15].epoch_B, strict=True)
+    assert found["examples"] == [{"example": e, "epoch": o} for e, o in rows]
+    assert list_steps(run / "checkpoints") == [6]
+    assert not (run / "report.html").exists()
+    for again in (run, killed):
+        (run / STOPPED_FILE).unlink(missing_ok=True)
+        assert main([*words, f"--run-dir={again}"]) == 3
+        assert json.loads((again / STOPPED_FILE).read_text()) == found
+
+
+def test_without_spikes_it_is_the_run_that_would_skip_them(words, outcome, tmp_path):
+    for choice in ("skip", "rollback"):
+        here = [word.replace("rollback", choice) for word in words]
+        assert main([*here, f"--run-dir={tmp_path / choice}"]) == 0
+    assert outcome(tmp_path / "skip") == outcome(tmp_path / "rollback")
+
+
+@pytest.fixture
+def start_spiking(start, monkeypatch):
+    """Start the command line in processes of their own, with the spikes."""
+    popen = subprocess.Popen
+
+    def spiking(command, **options):
+        assert command[1:3] == ["-m", "lostjax.train"]
+        spikes = ",".join(map(str, SPIKES))
+        return popen([sys.executable, str(SCRIPT), spikes, *command[3:]], **options)
+
+    monkeypatch.setattr(subprocess, "Popen", spiking)
+    return start
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize(
+    "processes, mesh", [(1, "data:1"), (1, "data:4"), (2, "data:2"), (2, "data:4")]
+)
+def test_killed_at_random_it_ends_the_same(
+    flags, start_spiking, host_flags, outcome, tmp_path, processes, mesh
+):
+    """All processes at once, as by a loss of power."""
+
+    def begin(name):
+        words = [*flags, *GUARD, "--stability.every=4", f"--run-dir={tmp_path / name}"]
+        if processes == 1:
+            return [start_spiking(*words, f"--mesh={mesh}")]
+        each = host_flags(processes, mesh=mesh)
+        return [start_spiking(*words, *extra) for extra in each]
+
+    whole = begin("whole")
+    assert [run.finish() for run in whole] == [0] * processes, whole[0].said()
+    metrics = read_metrics(tmp_path / "whole")
+    assert [line["passed_over"] for line in metrics] == PASSED_OVER
+    rng = random.Random(processes)
+    for _ in range(4):
+        group = begin("killed")
+        seen = rng.randint(0, 5)
+        came = group[0].wait_until(
+            lambda group=group, seen=seen: group[0].said().count("is a spike") >= seen
+        )
+        time.sleep(rng.uniform(0, 0.2))
+        for run in group:
+            run.send(signal.SIGKILL)
+        ends = [run.finish() for run in group]
+        print(f"killed after {seen} spikes ({came}): {ends}")
+    last = begin("killed")
+    assert [run.finish() for run in last] == [0] * processes, last[0].said()
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    readings = [tmp_path / name / "stability.jsonl" for name in ("killed", "whole")]
+    assert readings[0].read_text() == readings[1].read_text()
