@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 NEWEST := .venv-newest
 PLAN := .venv-plan
+# Two processes share the tests, by files: what a file compiles it compiles once.
+PARALLEL := -n 2 --dist loadfile
 
 # A Python 3.12 or 3.13 that really runs (a shim on the path may not), other than the
 # default one: there the newest jax is installed and tried.
@@ -21,7 +23,7 @@ train: $(VENV)/.installed
 	$(VENV)/bin/python -m lostjax.train --mesh=data:8
 
 test: lint
-	$(VENV)/bin/python -m pytest -m "not slow and not torture"
+	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torture"
 	$(MAKE) newest
 
 slow: $(VENV)/.installed-test
@@ -52,7 +54,7 @@ else ifeq ($(NEWEST_PYTHON),)
 else
 	test -x $(NEWEST)/bin/python || $(NEWEST_PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install -q -e '.[test]'
-	$(NEWEST)/bin/python -m pytest -m "newest and not slow and not torture"
+	$(NEWEST)/bin/python -m pytest $(PARALLEL) -m "newest and not slow and not torture"
 endif
 
 $(VENV)/bin/python:
