@@ -5,8 +5,8 @@ checkpoint (`train.rollback`).
 
 After `--guard.patience` updates in a row that were not taken parameters, optimiser
 state and past outputs are those from before the first of them, so that its batch can be
-done once more, with a look at everything on the way. That costs a compilation and a
-pass, and a running step nothing.
+done once more, with a look at everything on the way (`train.first_bad`). That costs two
+compilations and passes, and a running step nothing.
 """
 
 import json
@@ -21,13 +21,15 @@ import numpy as np
 
 from lostjax.data import Batch
 from lostjax.train.files import replace_file
+from lostjax.train.first_bad import Outputs, look_at_outputs, order_backward
 from lostjax.train.guard import spike_limit
 from lostjax.train.hosts import is_first_host
 from lostjax.train.mesh import place_batch, tree_shardings
+from lostjax.train.model import place_model
 from lostjax.train.programs import build_gradient, build_guard
 from lostjax.train.setup import Setup
 from lostjax.train.stability import rms_by_path
-from lostjax.train.state import TrainState
+from lostjax.train.state import TrainState, model_variables
 
 STOPPED_FILE = "stopped.json"
 """The report, in the run's directory."""
@@ -69,9 +71,11 @@ class Diagnosis(NamedTuple):
     """Mean cross entropy in nats."""
     culprit: str
     """What went bad first, in words: the loss, a term, a gradient, an update."""
+    bad_outputs: tuple[str, ...]
+    """What modules gave that is not finite, in the order of computing."""
     bad_gradients: tuple[str, ...]
-    """Paths of the gradients that are not finite, in the tree's order; with the layer
-    from 0 where it is one of several."""
+    """Paths of the gradients that are not finite, from the head down as the backward
+    pass makes them; with the layer from 0 where it is one of several."""
     examples: tuple[tuple[int, int], ...]
     """Number and epoch of each row of the batch."""
     rollbacks: int = 0
@@ -94,14 +98,19 @@ def diagnose(run: Setup, state: TrainState, streak: Streak) -> Diagnosis:
         mesh=run.mesh,
         batch_size=run.config.batch_size,
     )
+    model = place_model(run.model, config=run.config.model, mesh=run.mesh)
+    outputs = look_at_outputs(model, model_variables(state), batch)
     means, gradients, updates = _look(run, state, batch)
-    bad_gradients, bad_updates = _find_bad(gradients), _find_bad(updates)
+    bad_gradients = _find_bad(gradients, outputs)
     loss = float(means["loss"])
     return Diagnosis(
         streak=streak,
         loss=loss,
-        culprit=_name_culprit(means, bad_gradients, bad_updates)
+        culprit=_name_culprit(
+            outputs, means, bad_gradients, _find_bad(updates, outputs)
+        )
         or _describe_spike(run, state, loss),
+        bad_outputs=outputs.bad,
         bad_gradients=tuple(bad_gradients),
         examples=_examples(run, number),
     )
@@ -125,6 +134,7 @@ def report_spike(run: Setup, spike: Spike, *, offset: int, rollbacks: int) -> in
         streak=Streak(spike.step, 1),
         loss=spike.loss,
         culprit=_say_spike(run, spike.loss, f"up to {spike.limit:.4g}"),
+        bad_outputs=(),
         bad_gradients=(),
         examples=_examples(run, spike.step - 1 + offset),
         rollbacks=rollbacks,
@@ -183,6 +193,7 @@ def _as_json(found: Diagnosis) -> dict[str, Any]:
         "rollbacks": found.rollbacks,
         "loss": found.loss if np.isfinite(found.loss) else None,
         "first_to_go_bad": found.culprit,
+        "bad_outputs": list(found.bad_outputs),
         "bad_gradients": list(found.bad_gradients),
         "examples": [{"example": i, "epoch": e} for i, e in found.examples],
     }
@@ -203,19 +214,27 @@ def _look(run: Setup, state: TrainState, batch: Batch) -> tuple[Any, Any, Any]:
     return found
 
 
-def _find_bad(rms: Mapping[str, Any]) -> list[str]:
-    """List what is not finite; an array is a tensor's layers."""
-    bad = []
+def _find_bad(rms: Mapping[str, Any], outputs: Outputs) -> list[str]:
+    """List what is not finite, from the head down; an array is a tensor's layers."""
+    bad: list[tuple[str, int | None]] = []
     for path, values in rms.items():
         for layer in np.flatnonzero(~np.isfinite(values)):
-            bad.append(f"{path}, layer {layer}" if np.ndim(values) else path)
-    return bad
+            bad.append((path, int(layer) if np.ndim(values) else None))
+    return [
+        path if layer is None else f"{path}, layer {layer}"
+        for path, layer in order_backward(bad, outputs.entered)
+    ]
 
 
 def _name_culprit(
-    means: Mapping[str, Any], bad_gradients: list[str], bad_updates: list[str]
+    outputs: Outputs,
+    means: Mapping[str, Any],
+    bad_gradients: list[str],
+    bad_updates: list[str],
 ) -> str:
     """Name the first thing that is not finite, or ''."""
+    if outputs.bad:
+        return outputs.bad[0]
     for name, value in means.items():
         if not np.isfinite(value):
             what = "loss" if name == "loss" else f"term {name} of the objective"

@@ -235,7 +235,7 @@ def test_a_run_goes_on_past_bad_steps_and_resumes_bit_for_bit(
 @pytest.mark.parametrize(
     "kind, culprit",
     [
-        ("gradient", "the gradient of embed"),
+        ("gradient", "the gradient of head"),
         pytest.param(
             "nan",
             "the term fault of the objective, nan",
@@ -262,7 +262,9 @@ def test_a_streak_stops_the_run_with_a_report(
     found = json.loads((tmp_path / "run" / STOPPED_FILE).read_text())
     assert (found["first_step"], found["last_step"]) == (8, 11)
     assert found["first_to_go_bad"].startswith(culprit)
-    assert found["bad_gradients"][0].startswith("embed")
+    assert found["bad_outputs"] == []
+    bad = found["bad_gradients"]
+    assert bad[0].startswith("head") and bad[-1].startswith("embed")
     plan = prepare(dataclasses.replace(config, run_dir=None)).data.train
     batch = plan.batch_at(7 + 3)
     assert [row["example"] for row in found["examples"]] == batch.example_B.tolist()
