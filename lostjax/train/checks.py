@@ -18,6 +18,7 @@ from lostjax.train.config import (
     flag_name,
     get_field,
 )
+from lostjax.train.faults import parse_faults
 from lostjax.train.widths import at_width
 
 _LEAST = {
@@ -114,6 +115,7 @@ def check_config(config: TrainConfig) -> None:
         _check_base_width(config)
     _check_trajectory(config)
     _check_pairs(config.objective)
+    parse_faults(config.guard.fault)
     if config.guard.spike == "rollback" and not config.guard.patience:
         raise ConfigError(
             "--guard.patience=0: must be at least 1 with --guard.spike=rollback; a run "

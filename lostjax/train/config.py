@@ -205,6 +205,9 @@ class GuardConfig:
     """How far: standard deviations of the recent losses above their mean, positive."""
     window: int = 100
     """Steps that recent losses reach back, about; the first so many are no spikes."""
+    fault: str = ""
+    """For tests: batches, counted from 1, that go wrong on purpose, as
+    nan@7,inf@9,gradient@12,spike@15."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from lostjax.data import Batch
 from lostjax.nn import Transformer
 from lostjax.train.config import TrainConfig
+from lostjax.train.faults import parse_faults, put_faults
 from lostjax.train.gradient import GradientOf, make_gradient
 from lostjax.train.guard import Guard
 from lostjax.train.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
@@ -156,7 +157,7 @@ def _configure_gradient(
     watch: bool,
 ) -> GradientOf:
     """Build what a configuration asks of the gradient; the model is bound already."""
-    return make_gradient(
+    gradient = make_gradient(
         model,
         accumulate=config.accumulate,
         terms=build_terms(config.objective, trajectory, model=model),
@@ -166,6 +167,7 @@ def _configure_gradient(
         watch=watch,
         shards=count_batch_shards(mesh),
     )
+    return put_faults(gradient, parse_faults(config.guard.fault))
 
 
 def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:

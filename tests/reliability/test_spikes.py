@@ -3,7 +3,7 @@
 Steps are 24, a checkpoint is due every 6. The spikes come before and at a step whose
 checkpoint is due, right after one, on going back, and in the last step:
 
-    batch (from 0)      9   10   16   23   35
+    batch (from 1)     10   11   17   24   36
     at step (from 1)   10    7   12   13   24
     back to step        6    6    6   12   18
     passed over then    4    5   11   12   18
@@ -13,17 +13,13 @@ import json
 import os
 import random
 import re
-import runpy
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from lostjax.train import loop, programs, summary
+from lostjax.train import loop, summary
 from lostjax.train.__main__ import main
 from lostjax.train.diagnosis import STOPPED_FILE
 from lostjax.train.metrics import read_metrics
@@ -31,8 +27,7 @@ from lostjax.train.outcome import Sample
 from lostjax.train.recorder import Recorder
 from lostjax.train.step_dirs import list_steps
 
-SCRIPT = Path(__file__).with_name("spiking.py")
-SPIKES = (9, 10, 16, 23, 35)
+SPIKES = (10, 11, 17, 24, 36)
 PASSED_OVER = [0] * 6 + [11] * 6 + [12] * 6 + [18] * 6
 GUARD = ["--guard.spike=rollback", "--guard.window=4", "--guard.sigma=40"]
 SPIKE_LINE = re.compile(
@@ -60,25 +55,21 @@ def compiled():
     return {}
 
 
-@pytest.fixture
-def spike(monkeypatch, compiled):
-    """Let batches spike: spike(numbers)."""
-    make_spiking = runpy.run_path(str(SCRIPT))["make_spiking"]
-    real, compile_steps = programs.make_gradient, loop.compile_steps
+@pytest.fixture(autouse=True)
+def compile_once(monkeypatch, compiled):
+    compile_steps = loop.compile_steps
 
-    def begin(batches):
-        made = make_spiking(real, batches)
-        monkeypatch.setattr(programs, "make_gradient", made)
+    def compile_once(run, state):
+        key = (run.config.guard, run.config.mesh)
+        if key not in compiled:
+            compiled[key] = compile_steps(run, state)
+        return compiled[key]
 
-        def compile_once(run, state):
-            key = (tuple(batches), run.config.guard, run.config.mesh)
-            if key not in compiled:
-                compiled[key] = compile_steps(run, state)
-            return compiled[key]
+    monkeypatch.setattr(loop, "compile_steps", compile_once)
 
-        monkeypatch.setattr(loop, "compile_steps", compile_once)
 
-    return begin
+def spike_at(batches):
+    return "--guard.fault=" + ",".join(f"spike@{batch}" for batch in batches)
 
 
 class Moments:
@@ -124,9 +115,9 @@ def ask_to_stop():
 
 
 def test_a_run_goes_back_from_its_spikes_and_killed_or_not_ends_the_same(
-    words, spike, moments, outcome, tmp_path, capsys
+    words, moments, outcome, tmp_path, capsys
 ):
-    spike(SPIKES)
+    words = [*words, spike_at(SPIKES)]
     whole = tmp_path / "whole"
     # Right after going back, and some steps later: the lines before are gone.
     moments.at_rollback[2] = lambda: copy_as_killed(whole, tmp_path / "killed-2")
@@ -156,11 +147,10 @@ def test_a_run_goes_back_from_its_spikes_and_killed_or_not_ends_the_same(
 
 
 def test_a_run_that_is_stopped_goes_back_as_far_as_one_that_is_not(
-    words, spike, moments, outcome, tmp_path
+    words, moments, outcome, tmp_path
 ):
     """Also where so many stops are between that an older checkpoint would go."""
-    spike(SPIKES)
-    words = [*words, "--keep=1"]
+    words = [*words, "--keep=1", spike_at(SPIKES)]
     assert main([*words, f"--run-dir={tmp_path / 'whole'}"]) == 0
     stopped = f"--run-dir={tmp_path / 'stopped'}"
     del moments.placed[:]
@@ -177,10 +167,9 @@ def test_a_run_that_is_stopped_goes_back_as_far_as_one_that_is_not(
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
 
 
-def test_spikes_again_and_again_end_the_run(words, spike, moments, tmp_path, capsys):
-    spike(range(9, 100))
+def test_spikes_again_and_again_end_the_run(words, moments, tmp_path, capsys):
     run, killed = tmp_path / "run", tmp_path / "killed"
-    words = [*words, "--guard.patience=3"]
+    words = [*words, "--guard.patience=3", spike_at(range(10, 101))]
     moments.at_rollback[2] = lambda: copy_as_killed(run, killed)
     assert main([*words, f"--run-dir={run}"]) == 3
     said = capsys.readouterr()
@@ -207,35 +196,22 @@ def test_without_spikes_it_is_the_run_that_would_skip_them(words, outcome, tmp_p
     assert outcome(tmp_path / "skip") == outcome(tmp_path / "rollback")
 
 
-@pytest.fixture
-def start_spiking(start, monkeypatch):
-    """Start the command line in processes of their own, with the spikes."""
-    popen = subprocess.Popen
-
-    def spiking(command, **options):
-        assert command[1:3] == ["-m", "lostjax.train"]
-        spikes = ",".join(map(str, SPIKES))
-        return popen([sys.executable, str(SCRIPT), spikes, *command[3:]], **options)
-
-    monkeypatch.setattr(subprocess, "Popen", spiking)
-    return start
-
-
 @pytest.mark.torture
 @pytest.mark.parametrize(
     "processes, mesh", [(1, "data:1"), (1, "data:4"), (2, "data:2"), (2, "data:4")]
 )
 def test_killed_at_random_it_ends_the_same(
-    flags, start_spiking, host_flags, outcome, tmp_path, processes, mesh
+    flags, start, host_flags, outcome, tmp_path, processes, mesh
 ):
     """All processes at once, as by a loss of power."""
 
     def begin(name):
-        words = [*flags, *GUARD, "--stability.every=4", f"--run-dir={tmp_path / name}"]
+        words = [*flags, *GUARD, spike_at(SPIKES), "--stability.every=4"]
+        words.append(f"--run-dir={tmp_path / name}")
         if processes == 1:
-            return [start_spiking(*words, f"--mesh={mesh}")]
+            return [start(*words, f"--mesh={mesh}")]
         each = host_flags(processes, mesh=mesh)
-        return [start_spiking(*words, *extra) for extra in each]
+        return [start(*words, *extra) for extra in each]
 
     whole = begin("whole")
     assert [run.finish() for run in whole] == [0] * processes, whole[0].said()
