@@ -138,11 +138,13 @@ class _Shapes(NamedTuple):
         return [self.tile(self.inputs), *sums, dgamma]
 
     def out_shapes(self) -> list[jax.ShapeDtypeStruct]:
-        shape = jax.ShapeDtypeStruct
         return [
-            shape((self.tiled_rows, self.inputs), self.dtype),
-            *(shape((self.cores, *sums), self.leaving) for sums in self.sums),
-            shape((self.cores, 1, self.outputs), jnp.float32),
+            jax.ShapeDtypeStruct((self.tiled_rows, self.inputs), self.dtype),
+            *(
+                jax.ShapeDtypeStruct((self.cores, *shape), self.leaving)
+                for shape in self.sums
+            ),
+            jax.ShapeDtypeStruct((self.cores, 1, self.outputs), jnp.float32),
         ]
 
     def scratch(self) -> list[Any]:
@@ -204,7 +206,7 @@ def _cost(
     read = sum(array.nbytes for array in (*passing, *still))
     return pl.CostEstimate(
         flops=4 * x_PM.shape[0] * weights,
-        bytes_accessed=read 
+        bytes_accessed=read
         + x_PM.nbytes
         + x_PM.dtype.itemsize * sum(height * width for height, width in sums),
         transcendentals=h_PR.size,

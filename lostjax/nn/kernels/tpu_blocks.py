@@ -54,8 +54,14 @@ DEEP_ROWS = 256
 GATHERED = 64
 """Rows of which kept channels are gathered at once in a loop of their own."""
 
+BENT = 64
+"""Rows whose activation is brought back at once."""
+
 SUMMED = 288
-"""Most rows of a weight's gradient that one strip adds to: 36 registers of sums."""
+"""Most rows of a weight's gradient that one strip adds to: 36 registers of sums.
+
+Half as many in a step of 128 rows, whose sums come and go with every 128 x 128 product.
+"""
 
 LEAVING = 128
 """Rows of a weight's gradient that leave VMEM at once."""
@@ -154,7 +160,8 @@ def cut_backward(sizes: Sizes, chip: Chip) -> Cut | None:
 
 def strips_per_body(contraction: int, rows: int) -> int:
     """Count the strips of 128 columns that make up one loop body."""
-    instructions = math.ceil(rows / _ROWS_PER_INSTRUCTION) * math.ceil(contraction / LANES)
+    moves = math.ceil(rows / _ROWS_PER_INSTRUCTION)
+    instructions = moves * math.ceil(contraction / LANES)
     return max(1, _INSTRUCTIONS_PER_BODY // instructions)
 
 

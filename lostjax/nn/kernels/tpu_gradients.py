@@ -16,7 +16,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from lostjax.nn.kernels.tpu_blocks import LANES, LEAVING, ROWS, SUMMED, round_up,GATHERED
+from lostjax.nn.kernels.tpu_blocks import (
+    BENT,
+    GATHERED,
+    LANES,
+    LEAVING,
+    ROWS,
+    SUMMED,
+    round_up,
+)
 from lostjax.nn.kernels.tpu_lanes import (
     Ref,
     Rows,
@@ -102,8 +110,12 @@ def bring_back(
     for_rows(ref.rows, partial(_unhide, ref, activation=activation), most=ROWS)
     for_rows(ref.rows, partial(_transpose, ref), most=ROWS)
     for_rows(ref.rows, partial(_widen, ref), most=ROWS)
-    gather = partial(_gather, ref) if sparse else None
-    _add_products(ref.da_sum, ref.dh_t, ref.x, gather)
+    shallow = ref.rows.size <= ROWS
+    if sparse and shallow:
+        gather = partial(_gather, ref, start=0, width=ref.x.shape[1])
+        for_rows(ref.rows, gather, most=GATHERED)
+    beside = partial(_gather, ref) if sparse and not shallow else None
+    _add_products(ref.da_sum, ref.dh_t, ref.x, beside)
     if sparse:
         for_rows(ref.rows, partial(_transpose_kept, ref), most=ROWS)
     _add_products(ref.dbw_sum, ref.narrow_t, ref.g)
@@ -119,11 +131,11 @@ def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
         dz = ref.gamma[0] * _dot_across(ref.g[rows, :], ref.b[columns, :])
-        for first in range(0, rows.size, SUB):
-            few = pl.ds(rows.start + first, min(SUB, rows.size - first))
+        for first in range(0, rows.size, BENT):
+            few = pl.ds(rows.start + first, min(BENT, rows.size - first))
             h = ref.h[few, columns].astype(jnp.float32)
             z, pull = jax.vjp(activation or (lambda h: h), h)
-            (dh,) = pull(dz[first : first + SUB])
+            (dh,) = pull(dz[first : first + BENT])
             ref.dh[few, columns] = dh.astype(dtype)
             ref.z[few, columns] = z.astype(dtype)
 
@@ -175,11 +187,12 @@ def _add_products(
     beside: Callable[[Rows, Start, int], None] | None = None,
 ) -> None:
     n_sums, n_columns = sum_ref.shape
-    size = even_rows(n_sums, most=SUMMED)
+    depth = right_ref.shape[0]
+    size = even_rows(n_sums, most=SUMMED if depth > ROWS else SUMMED // 2)
 
     def block(sums: Rows) -> None:
         share = share_of(
-            pl.ds(0, right_ref.shape[0]),
+            pl.ds(0, depth),
             index_of(sums.start, size),
             pl.cdiv(n_sums, size),
         )
@@ -194,7 +207,7 @@ def _add_products(
                 preferred_element_type=jnp.float32,
             )
 
-        for_strips(n_columns, strip, contraction=right_ref.shape[0], rows=ROWS)
+        for_strips(n_columns, strip, contraction=depth, rows=ROWS)
 
     for_rows(pl.ds(0, n_sums), block, most=size)
 
@@ -235,6 +248,3 @@ def _leave(
 
 def _dot_across(x: jax.Array, y: jax.Array) -> jax.Array:
     return jax.lax.dot_general(x, y, _ROWS_ACROSS, preferred_element_type=jnp.float32)
-
-
-SUB=128

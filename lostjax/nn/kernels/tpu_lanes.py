@@ -39,7 +39,6 @@ def for_strips(
     *,
     contraction: int,
     rows: int,
-    most: int | None = None,
 ) -> None:
     """Run a body for each strip of 128 columns, several to a loop's turn.
 
@@ -51,10 +50,9 @@ def for_strips(
         body: takes a strip's first column and its width; the last may be narrower.
         contraction: depth of the product that the body does.
         rows: rows of that product.
-        most: most strips of a turn; None for as many as make a body long enough.
     """
     n_strips = total // LANES
-    most = most or strips_per_body(contraction, rows)
+    most = strips_per_body(contraction, rows)
     # As few bodies as can be, the longest of those.
     per_turn = min(
         range(min(most, max(n_strips, 1)), 0, -1),
