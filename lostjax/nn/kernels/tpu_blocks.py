@@ -57,6 +57,9 @@ GATHERED = 64
 BENT = 64
 """Rows whose activation is brought back at once."""
 
+TURNED = 256
+"""Rows whose kept channels are transposed at once."""
+
 SUMMED = 288
 """Most rows of a weight's gradient that one strip adds to: 36 registers of sums.
 

@@ -23,6 +23,7 @@ from lostjax.nn.kernels.tpu_blocks import (
     LEAVING,
     ROWS,
     SUMMED,
+    TURNED,
     round_up,
 )
 from lostjax.nn.kernels.tpu_lanes import (
@@ -117,7 +118,7 @@ def bring_back(
     beside = partial(_gather, ref) if sparse and not shallow else None
     _add_products(ref.da_sum, ref.dh_t, ref.x, beside)
     if sparse:
-        for_rows(ref.rows, partial(_transpose_kept, ref), most=ROWS)
+        for_rows(ref.rows, partial(_transpose_kept, ref), most=TURNED)
     _add_products(ref.dbw_sum, ref.narrow_t, ref.g)
 
     @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
