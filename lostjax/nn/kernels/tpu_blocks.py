@@ -21,12 +21,15 @@ only rows pass through. The heuristic:
   step of lost_60m on v5e: 14.0 GB through HBM if each asks for all, 9.8 if not).
 - Within a step, blocks of 128 rows by strips of 128 columns: 16 vector registers hold
   one float32 sum over the whole contraction, and leave room for the next strip's and
-  for the kept channels' way (256 rows, 32 registers: quicker by a tenth, but 350m up
-  spills 176 registers a step). Where inputs are many, 256 rows: there kept channels
-  have a loop of their own, for between products so long they would spill, and the
-  products are long enough to hide the rest.
+  for the kept channels' way (256 rows, 32 registers: a schedule shorter by a tenth, to
+  under what the units can do, but 350m up spills 176 registers a step). Where inputs
+  are many, 256 rows: there kept channels have a loop of their own, for between products
+  so long they would spill, and the products are long enough to hide the rest.
 - Strips are unrolled until a loop's body has about 380 matrix instructions: a shorter
   body shows the units' latency (1.24 of their floor with 96), a longer one spills.
+
+Sizes are those with which v5e's compiler (libtpu 0.0.52) does best by the papers'
+shapes.
 
 A rank and a number of kept channels each fill whole tiles of the matrix units (128 deep
 on v5e and v5p, 256 on v6e): 10 channels cost the output product what 128 would.
