@@ -240,7 +240,7 @@ def kernel_figures(
         useful = flops[name] / peak * clock / steps
         kernels.append(
             dataclasses.asdict(schedule)
-            | {"floor": schedule.floor, "useful": useful, "rows": rows[name]}
+            | {"floor": schedule.floor, "useful": useful, "rows": cuts[name].rows}
         )
     names = [schedule.name.split(".")[0] for schedule in schedules]
     return Figures(

@@ -19,12 +19,17 @@ only rows pass through. The heuristic:
 - A kernel asks for the vector memory that it needs and no more: what it asks for, XLA
   takes from the arrays that it would have kept there from one operation to the next (a
   step of lost_60m on v5e: 14.0 GB through HBM if each asks for all, 9.8 if not).
-- Within a step, blocks of 256 rows by strips of 128 columns: 32 vector registers hold
-  one float32 sum over the whole contraction, which leaves 32 to the matrix units' feed
-  (blocks of 512 rows spill), and outlast the loading of the next 128 x 128 weights.
-- Strips are unrolled until a loop's body has about 512 matrix instructions: a shorter
-  body shows the units' latency (1.24 of their floor with 96), a longer one only
-  takes longer to compile.
+- Within a step, blocks of 128 rows by strips of 128 columns: 16 vector registers hold
+  one float32 sum over the whole contraction, and leave room for the next strip's and
+  for the kept channels' way (256 rows, 32 registers: a schedule shorter by a tenth, to
+  under what the units can do, but 350m up spills 176 registers a step). Where inputs
+  are many, 256 rows: there kept channels have a loop of their own, for between products
+  so long they would spill, and the products are long enough to hide the rest.
+- Strips are unrolled until a loop's body has about 380 matrix instructions: a shorter
+  body shows the units' latency (1.24 of their floor with 96), a longer one spills.
+
+Sizes are those with which v5e's compiler (libtpu 0.0.52) does best by the papers'
+shapes.
 
 A rank and a number of kept channels each fill whole tiles of the matrix units (128 deep
 on v5e and v5p, 256 on v6e): 10 channels cost the output product what 128 would.
@@ -40,21 +45,36 @@ import jax
 LANES = 128
 """Columns of a vector register and of a strip."""
 
-ROWS = 256
+ROWS = 128
 """Rows of a block within a grid step."""
 
+DEEP = 30 * LANES
+"""Most inputs whose kept channels are gathered between the products."""
+
+DEEP_ROWS = 256
+"""Rows of a forward block of more inputs than that."""
+
 GATHERED = 64
-"""Rows of which kept channels are gathered at once: more of them spill."""
+"""Rows of which kept channels are gathered at once in a loop of their own."""
+
+BENT = 64
+"""Rows whose activation is brought back at once."""
+
+TURNED = 256
+"""Rows whose kept channels are transposed at once."""
 
 SUMMED = 288
-"""Most rows of a weight's gradient that one strip adds to: 36 registers of sums."""
+"""Most rows of a weight's gradient that one strip adds to: 36 registers of sums.
+
+Half as many in a step of 128 rows, whose sums come and go with every 128 x 128 product.
+"""
 
 LEAVING = 128
 """Rows of a weight's gradient that leave VMEM at once."""
 
 _MIB = 2**20
 _SPILLS = 4 * _MIB  # and what else the compiler puts there
-_INSTRUCTIONS_PER_BODY = 512
+_INSTRUCTIONS_PER_BODY = 380
 _ROWS_PER_INSTRUCTION = 16
 
 
@@ -144,9 +164,10 @@ def cut_backward(sizes: Sizes, chip: Chip) -> Cut | None:
     return _choose_cut(sizes, chip, _backward_bytes)
 
 
-def strips_per_body(contraction: int) -> int:
+def strips_per_body(contraction: int, rows: int) -> int:
     """Count the strips of 128 columns that make up one loop body."""
-    instructions = ROWS // _ROWS_PER_INSTRUCTION * math.ceil(contraction / LANES)
+    moves = math.ceil(rows / _ROWS_PER_INSTRUCTION)
+    instructions = moves * math.ceil(contraction / LANES)
     return max(1, _INSTRUCTIONS_PER_BODY // instructions)
 
 
@@ -175,14 +196,14 @@ def _weight_bytes(sizes: Sizes) -> int:
 def _forward_bytes(sizes: Sizes, rows: int) -> int:
     m, n, r, _, lanes = _padded(sizes)
     passing = 2 * rows * (m + n + r)
-    kept_back = rows * (r + lanes)
+    kept_back = rows * (r + 2 * lanes)
     return _weight_bytes(sizes) + sizes.itemsize * (passing + kept_back)
 
 
 def _backward_bytes(sizes: Sizes, rows: int) -> int:
     m, n, r, c, lanes = _padded(sizes)
     passing = 2 * rows * (2 * m + n + r)
-    kept_back = rows * (3 * r + c)
+    kept_back = rows * (4 * r + c + lanes)
     leaving = 2 * LEAVING * (m + n)  # float32, if cores share the grid
     sums = 4 * (r * m + (r + c) * n + rows * lanes)
     return (

@@ -8,6 +8,7 @@ the backward pass will want it.
 """
 
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,8 @@ from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
 from lostjax.nn.kernels.tpu_blocks import (
+    DEEP,
+    DEEP_ROWS,
     GATHERED,
     LANES,
     ROWS,
@@ -29,6 +32,9 @@ from lostjax.nn.kernels.tpu_lanes import (
     for_rows,
     for_strips,
     gather_columns,
+    index_of,
+    share_of,
+    words_of,
 )
 from lostjax.typing import Activation, Array, Float
 
@@ -56,18 +62,21 @@ def forward_product(
     n_rows, dtype, rows = x_PM.shape[0], x_PM.dtype, cut.rows
     rank, n_outputs = weights.b_RN.shape
     rows_of = partial(_passing, rows)
+    names = ["gamma", "x", "a", "b", "y", "narrow"]
     widths = (n_outputs, rank) if keep_hidden else (n_outputs,)
     scratch = [pltpu.VMEM((rows, rank), dtype)]
     if weights.values_CN is not None:
-        scratch.append(pltpu.VMEM((rows, weights.values_CN.shape[0]), dtype))
+        n_kept = weights.values_CN.shape[0]
+        scratch += [pltpu.VMEM((rows, n_kept), dtype), words_for(rows, n_kept, dtype)]
+        names += ["values", "kept", "through", "words"]
     inputs = [gamma_of(weights), x_PM, *resident_weights(weights)]
     specs = [pl.BlockSpec(memory_space=pltpu.SMEM), rows_of(x_PM.shape[1])]
+    names += ["hidden"] if keep_hidden else []
     outputs = pl.pallas_call(
         partial(
             _kernel,
+            names=tuple(name for name in _Refs._fields if name in names),
             activation=activation,
-            sparse=weights.values_CN is not None,
-            keep_hidden=keep_hidden,
         ),
         grid=(pl.cdiv(n_rows, rows),),
         in_specs=specs + [resident(weight.shape) for weight in inputs[2:]],
@@ -81,6 +90,12 @@ def forward_product(
         name="lost_forward",
     )(*inputs)
     return tuple(outputs)
+
+
+def words_for(rows: int, n_kept: int, dtype: jnp.dtype) -> Any:
+    """Describe the memory that takes kept channels, see `gather_columns`."""
+    shape = (rows * dtype.itemsize // 4, round_up(n_kept, LANES))
+    return pltpu.VMEM(shape, jnp.int32)
 
 
 def resident(shape: tuple[int, ...]) -> pl.BlockSpec:
@@ -108,54 +123,74 @@ def _passing(rows: int, width: int) -> pl.BlockSpec:
     return pl.BlockSpec((rows, width), lambda step: (step, 0))
 
 
-def _kernel(
-    gamma_ref: Ref,
-    x_ref: Ref,
-    a_ref: Ref,
-    b_ref: Ref,
-    *refs: Ref,
-    activation: Activation | None,
-    sparse: bool,
-    keep_hidden: bool,
-) -> None:
-    rest = iter(refs)
-    values_ref: Ref = next(rest) if sparse else None
-    kept_ref: Ref = next(rest) if sparse else None
-    y_ref: Ref = next(rest)
-    hidden_ref: Ref = next(rest) if keep_hidden else None
-    narrow_ref: Ref = next(rest)
-    through_ref: Ref = next(rest) if sparse else None
-    gamma, dtype = gamma_ref[0], x_ref.dtype
-    (n_inputs, rank), n_outputs = a_ref.shape, b_ref.shape[1]
-    n_kept = values_ref.shape[0] if sparse else 0
+class _Refs(NamedTuple):
+    gamma: Ref
+    x: Ref
+    a: Ref
+    b: Ref
+    values: Ref
+    kept: Ref
+    y: Ref
+    hidden: Ref
+    narrow: Ref
+    through: Ref
+    words: Ref
+
+
+def _kernel(*refs: Ref, names: tuple[str, ...], activation: Activation | None) -> None:
+    ref = _Refs(**dict.fromkeys(_Refs._fields) | dict(zip(names, refs, strict=True)))
+    n_inputs, rank = ref.a.shape
+    n_outputs = ref.b.shape[1]
+    n_kept = 0 if ref.values is None else ref.values.shape[0]
+    deep = n_inputs > DEEP
 
     def block(rows: Rows) -> None:
-        def hide(start: Start, width: int) -> None:
-            columns = pl.ds(start, width)
-            h = _dot(x_ref[rows, :], a_ref[:, columns])
-            if keep_hidden:
-                hidden_ref[rows, columns] = h.astype(dtype)
-            narrow = gamma * (activation(h) if activation else h)
-            narrow_ref[rows, columns] = narrow.astype(dtype)
+        if n_kept and deep:
+            for_rows(rows, partial(_gather, ref), most=GATHERED)
+        hide = partial(_hide, ref, rows, activation=activation)
+        for_strips(rank, hide, contraction=n_inputs, rows=rows.size)
+        if n_kept:
+            _scale_kept(ref, rows)
+        widen = partial(_widen, ref, rows)
+        for_strips(n_outputs, widen, contraction=rank + n_kept, rows=rows.size)
 
-        def gather(few: Rows) -> None:
-            kept = gather_columns(x_ref, few, kept_ref[...])[:, :n_kept]
-            kept = (1 - gamma) * kept.astype(jnp.float32)
-            through_ref[few, :] = kept.astype(dtype)
+    for_rows(pl.ds(0, ref.x.shape[0]), block, most=DEEP_ROWS if deep else ROWS)
 
-        def widen(start: Start, width: int) -> None:
-            columns = pl.ds(start, width)
-            y = _dot(narrow_ref[rows, :], b_ref[:, columns])
-            if sparse:
-                y += _dot(through_ref[rows, :], values_ref[:, columns])
-            y_ref[rows, columns] = y.astype(dtype)
 
-        for_strips(rank, hide, contraction=n_inputs)
-        if sparse:
-            for_rows(rows, gather, most=GATHERED)
-        for_strips(n_outputs, widen, contraction=rank + n_kept)
+def _hide(
+    ref: _Refs, rows: Rows, start: Start, width: int, *, activation: Activation | None
+) -> None:
+    (n_inputs, rank), columns = ref.a.shape, pl.ds(start, width)
+    if ref.values is not None and n_inputs <= DEEP:
+        strip, n_strips = index_of(start, LANES), pl.cdiv(rank, LANES)
+        share = share_of(rows, strip, n_strips)
+        for first in range(0, share.size, GATHERED):  # no loop: between the products
+            size = min(GATHERED, share.size - first)
+            _gather(ref, pl.ds(share.start + first, size))
+    h = _dot(ref.x[rows, :], ref.a[:, columns])
+    if ref.hidden is not None:
+        ref.hidden[rows, columns] = h.astype(ref.hidden.dtype)
+    narrow = ref.gamma[0] * (activation(h) if activation else h)
+    ref.narrow[rows, columns] = narrow.astype(ref.narrow.dtype)
 
-    for_rows(pl.ds(0, x_ref.shape[0]), block, most=ROWS)
+
+def _gather(ref: _Refs, rows: Rows) -> None:
+    gather_columns(ref.x, rows, ref.kept[...], ref.words, (0, ref.x.shape[1]))
+
+
+def _scale_kept(ref: _Refs, rows: Rows) -> None:
+    dtype, n_kept = ref.x.dtype, ref.values.shape[0]
+    kept = pltpu.bitcast(ref.words[words_of(rows, dtype), :], dtype)[:, :n_kept]
+    kept = (1 - ref.gamma[0]) * kept.astype(jnp.float32)
+    ref.through[rows, :] = kept.astype(dtype)
+
+
+def _widen(ref: _Refs, rows: Rows, start: Start, width: int) -> None:
+    columns = pl.ds(start, width)
+    y = _dot(ref.narrow[rows, :], ref.b[:, columns])
+    if ref.values is not None:
+        y += _dot(ref.through[rows, :], ref.values[:, columns])
+    ref.y[rows, columns] = y.astype(ref.y.dtype)
 
 
 def _dot(x: jax.Array, y: jax.Array) -> jax.Array:

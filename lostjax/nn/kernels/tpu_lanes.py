@@ -2,11 +2,12 @@
 
 A kept channel is one column of a tile of x that VMEM already holds. Columns lie along
 the 128 lanes of a vector register, so that a register of 128 chosen columns is made of
-one lane permutation and one select for each register of the row, and so is the way
-back. For 256 rows of 2736 inputs (350m down, v5e) that is 1032 cycles of the compiler's
-schedule, where a one-hot product would keep the matrix units busy for 1408. Written
-between the products instead of in a loop of its own it fills their gaps (4391 cycles in
-all, not 5400), but spills 322 registers.
+one lane permutation and one masked store for each register of the row. For 256 rows of
+2736 inputs (350m down, v5e) the units that permute need 940 cycles, and a one-hot
+product would need 1408 of the matrix units. Between the products (see `share_of`) they
+cost nothing: the permuting units have nothing else to do there, and as each result is
+stored at once, none waits in a register. The way back is as many permutations, with a
+select for each.
 """
 
 from collections.abc import Callable
@@ -25,35 +26,49 @@ Ref = Any
 Rows = Any
 """A slice of the rows of a tile, `pallas.ds(start, size)`."""
 
-_PER_TURN = 16  # registers of a row that one turn of the gather looks at
-
 Start = jax.Array | int
 """A first row or column, known or traced."""
 
+Part = tuple[Start, int]
+"""First column and width of some columns."""
+
 
 def for_strips(
-    total: int, body: Callable[[Start, int], None], *, contraction: int
+    total: int,
+    body: Callable[[Start, int], None],
+    *,
+    contraction: int,
+    rows: int,
 ) -> None:
     """Run a body for each strip of 128 columns, several to a loop's turn.
+
+    Strips beyond the last whole turn run in a loop of their own, one a turn: written
+    out beside each other, the sums of two of them need more registers than there are.
 
     Args:
         total: number of columns.
         body: takes a strip's first column and its width; the last may be narrower.
         contraction: depth of the product that the body does.
+        rows: rows of that product.
     """
-    n_strips = pl.cdiv(total, LANES)
-    turns = pl.cdiv(n_strips, strips_per_body(contraction))
-    per_turn = pl.cdiv(n_strips, turns)
-    whole = total // LANES // per_turn
+    n_strips = total // LANES
+    most = strips_per_body(contraction, rows)
+    # As few bodies as can be, the longest of those.
+    per_turn = min(
+        range(min(most, max(n_strips, 1)), 0, -1),
+        key=lambda each: sum(divmod(n_strips, each)),
+    )
+    turns, rest = divmod(n_strips, per_turn)
+    done = turns * per_turn * LANES
 
     def turn(first: Start) -> None:
         for strip in range(per_turn):
             body(first + strip * LANES, LANES)
 
-    if whole:
-        _repeat(whole, lambda index: turn(_times(index, per_turn * LANES)))
-    for first in range(whole * per_turn * LANES, total, LANES):
-        body(first, min(LANES, total - first))
+    _repeat(turns, lambda index: turn(_times(index, per_turn * LANES)))
+    _repeat(rest, lambda index: body(done + _times(index, LANES), LANES))
+    if narrow := total % LANES:
+        body(total - narrow, narrow)
 
 
 def for_rows(rows: Rows, body: Callable[[Rows], None], *, most: int) -> None:
@@ -73,7 +88,7 @@ def even_rows(n_rows: int, *, most: int) -> int:
 def _repeat(turns: int, body: Callable[[Start], None]) -> None:
     if turns == 1:
         body(0)
-    else:
+    elif turns:
         pl.loop(0, turns)(body)
 
 
@@ -81,45 +96,60 @@ def _times(index: Start, size: int) -> Start:
     return 0 if isinstance(index, int) else pl.multiple_of(index * size, size)
 
 
-def gather_columns(x_ref: Ref, rows: Rows, columns_1C: jax.Array) -> jax.Array:
-    """Gather columns of a tile.
+def index_of(start: Start, size: int) -> Start:
+    """Give the number of a block from its first row or column, a multiple of `size`."""
+    # Not `//`, whose rule for signs asks what device is here.
+    return start // size if isinstance(start, int) else jax.lax.div(start, size)
+
+
+def share_of(rows: Rows, index: Start, count: int) -> Rows:
+    """Choose the share of some rows for one of `count` bodies.
+
+    Shares are equally long; they may overlap, and they leave no row out.
+    """
+    size = min(rows.size, round_up(pl.cdiv(rows.size, count), 16))
+    last = rows.size - size
+    if isinstance(index, int):
+        return pl.ds(rows.start + min(index * size, last), size)
+    first = jnp.minimum(index * size, last)
+    return pl.ds(pl.multiple_of(rows.start + first, 8), size)
+
+
+def words_of(rows: Rows, dtype: jnp.dtype) -> Rows:
+    """Give the 32-bit words that hold some rows: two rows of a 16-bit type in each."""
+    per_word = 4 // dtype.itemsize
+    first = index_of(rows.start, per_word)
+    if not isinstance(first, int):
+        first = pl.multiple_of(first, 8)
+    return pl.ds(first, rows.size // per_word)
+
+
+def gather_columns(
+    x_ref: Ref, rows: Rows, columns_1C: jax.Array, words_ref: Ref, part: Part
+) -> None:
+    """Copy those columns of a tile that lie within a part of it.
 
     Args:
         x_ref: the tile (P, M).
-        rows: which of its rows, a slice of Q.
-        columns_1C: the columns (1, C), C a multiple of 128; negative ones give zeros.
-
-    Returns:
-        An array (Q, C) of the tile's type.
+        rows: which of its rows, a slice.
+        columns_1C: the columns (1, C), C a multiple of 128; negative ones are left out.
+        words_ref: takes them (P, C), as the words of `words_of`.
+        part: first column of the part, a multiple of 128, and its width.
     """
-    dtype, width = x_ref.dtype, x_ref.shape[1]
-    n_words = rows.size * dtype.itemsize // 4  # two 16-bit rows move as one of 32 bits
-    whole = width // LANES // _PER_TURN
-
-    def gather(columns_1W: jax.Array) -> jax.Array:
-        choose = _chooser(columns_1W, n_words)
-
-        def look(register: Start, total: jax.Array) -> jax.Array:
-            part = pltpu.bitcast(_register(x_ref, rows, register), jnp.int32)
-            return choose(part, register, total)
-
-        def turn(index: jax.Array, total: jax.Array) -> jax.Array:
-            for register in range(_PER_TURN):
-                total = look(index * _PER_TURN + register, total)
-            return total
-
-        total = jnp.zeros((n_words, LANES), jnp.int32)
-        if whole > 1:
-            total = jax.lax.fori_loop(0, whole, turn, total)
-        looked = whole * _PER_TURN if whole > 1 else 0
-        for register in range(looked, pl.cdiv(width, LANES)):
-            total = look(register, total)
-        gathered: jax.Array = pltpu.bitcast(total, dtype)
-        return gathered
-
-    firsts = range(0, columns_1C.shape[1], LANES)
-    parts = [gather(columns_1C[:, first : first + LANES]) for first in firsts]
-    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
+    words = words_of(rows, x_ref.dtype)
+    part_start, part_width = part
+    for first in range(0, columns_1C.shape[1], LANES):
+        columns = columns_1C[:, first : first + LANES] - part_start
+        columns = jnp.broadcast_to(columns, (words.size, LANES))
+        lane, register = columns & (LANES - 1), columns >> 7
+        into_ref = words_ref.at[words, first : first + LANES]
+        for start in range(0, part_width, LANES):
+            width = min(LANES, part_width - start)
+            some = _register(x_ref, rows, part_start + start, width)
+            found = jnp.take_along_axis(
+                pltpu.bitcast(some, jnp.int32), lane, axis=1, mode="promise_in_bounds"
+            )
+            pltpu.store(into_ref, found, mask=register == start // LANES)
 
 
 def scatter_strip(narrow_ref: Ref, rows: Rows, sources_1W: jax.Array) -> jax.Array:
@@ -134,31 +164,19 @@ def scatter_strip(narrow_ref: Ref, rows: Rows, sources_1W: jax.Array) -> jax.Arr
     Returns:
         An array (Q, 128).
     """
-    choose = _chooser(sources_1W, rows.size)
+    sources = jnp.broadcast_to(sources_1W, (rows.size, LANES))
+    lane, register = sources & (LANES - 1), sources >> 7
     total = jnp.zeros((rows.size, LANES), narrow_ref.dtype)
-    for register in range(narrow_ref.shape[1] // LANES):
-        total = choose(_register(narrow_ref, rows, register), register, total)
+    for index in range(narrow_ref.shape[1] // LANES):
+        part = narrow_ref[rows, index * LANES : (index + 1) * LANES]
+        found = jnp.take_along_axis(part, lane, axis=1, mode="promise_in_bounds")
+        total = jnp.where(register == index, found, total)
     return total
 
 
-def _chooser(columns_1W: jax.Array, n_rows: int) -> Callable[..., jax.Array]:
-    columns = jnp.broadcast_to(columns_1W, (n_rows, LANES))
-    lane, register = columns & (LANES - 1), columns >> 7
-
-    def choose(part: jax.Array, index: Start, other: jax.Array) -> jax.Array:
-        found = jnp.take_along_axis(part, lane, axis=1, mode="promise_in_bounds")
-        return jnp.where(register == index, found, other)
-
-    return choose
-
-
-def _register(x_ref: Ref, rows: Rows, index: Start) -> jax.Array:
-    if not isinstance(index, int):
-        columns = pl.ds(pl.multiple_of(index * LANES, LANES), LANES)
-        whole: jax.Array = x_ref[rows, columns]
-        return whole
-    part: jax.Array = x_ref[
-        rows, index * LANES : min((index + 1) * LANES, x_ref.shape[1])
-    ]
-    missing = LANES - part.shape[1]
-    return jnp.pad(part, ((0, 0), (0, missing))) if missing else part
+def _register(x_ref: Ref, rows: Rows, start: Start, width: int) -> jax.Array:
+    if not isinstance(start, int):
+        start = pl.multiple_of(start, LANES)
+    some: jax.Array = x_ref[rows, pl.ds(start, width)]
+    missing = LANES - width
+    return jnp.pad(some, ((0, 0), (0, missing))) if missing else some

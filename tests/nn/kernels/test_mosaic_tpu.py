@@ -134,6 +134,12 @@ EDGES = {
         "chip": Chip(V5E.vmem_bytes, cores=2),
     },
     "rank_wider_than_lanes": {"sizes": (16, 200, 40, 144, 0)},
+    "strips_of_the_rank_share_the_gather": {"sizes": (272, 200, 40, 144, 3)},
+    "the_same_in_words_of_two_rows": {
+        "sizes": (272, 200, 40, 144, 3),
+        "dtype": "bfloat16",
+    },
+    "inputs_too_many_to_gather_between_products": {"sizes": (16, 3900, 24, 16, 3)},
 }
 
 

@@ -1,0 +1,251 @@
+"""The TPU kernel of one narrow product, backward: what a step of its grid does.
+
+Each stage goes through all rows of the step before the next one starts, in a loop of
+its own: written out beside each other, two stages need more registers than there are.
+What permutes and transposes stands where the matrix units have much to do and the
+permuting ones nothing: transposes beside g W', the gather beside x' dh. A strip of x is
+in use there as it is, and kept channels are needed only after it.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from lostjax.nn.kernels.tpu_blocks import (
+    BENT,
+    GATHERED,
+    LANES,
+    LEAVING,
+    ROWS,
+    SUMMED,
+    TURNED,
+    round_up,
+)
+from lostjax.nn.kernels.tpu_lanes import (
+    Ref,
+    Rows,
+    Start,
+    even_rows,
+    for_rows,
+    for_strips,
+    gather_columns,
+    index_of,
+    scatter_strip,
+    share_of,
+    words_of,
+)
+from lostjax.typing import Activation
+
+_ROWS_ACROSS = (((1,), (1,)), ((), ()))
+
+
+class Refs(NamedTuple):
+    """What the kernel is given, in this order; without kept channels some is None."""
+
+    gamma: Ref
+    x: Ref
+    h: Ref
+    g: Ref
+    a: Ref
+    b: Ref
+    values: Ref
+    kept: Ref
+    sources: Ref
+    dx: Ref
+    da: Ref
+    dbw: Ref
+    dgamma: Ref
+    da_sum: Ref
+    dbw_sum: Ref
+    dh: Ref
+    z: Ref
+    dh_t: Ref
+    narrow_t: Ref
+    da_out: Ref
+    dbw_out: Ref
+    dkept: Ref
+    words: Ref
+
+    @property
+    def rows(self) -> Rows:
+        """All rows of the step."""
+        return pl.ds(0, self.x.shape[0])
+
+    @property
+    def kept_rows(self) -> Rows:
+        """Which rows of `narrow_t` and of `dbw_sum` are kept channels."""
+        n_kept = 0 if self.values is None else self.values.shape[0]
+        summed = round_up(n_kept, 32 // self.x.dtype.itemsize)
+        return pl.ds(self.narrow_t.shape[0] - summed, n_kept)
+
+
+def name_refs(*, sparse: bool) -> tuple[str, ...]:
+    """Name the fields of `Refs` that there are."""
+    without = () if sparse else ("values", "kept", "sources", "dkept", "words")
+    return tuple(name for name in Refs._fields if name not in without)
+
+
+def bring_back(
+    *refs: Ref, names: tuple[str, ...], activation: Activation | None
+) -> None:
+    """Do one step: its rows of dx, and its part of the weights' gradients.
+
+    Args:
+        refs: see `Refs`.
+        names: which of its fields they are.
+        activation: what stands between the factors; None for nothing.
+    """
+    ref = Refs(**dict.fromkeys(Refs._fields) | dict(zip(names, refs, strict=True)))
+    sparse = ref.values is not None
+
+    @pl.when(pl.program_id(1) == 0)
+    def _() -> None:
+        for sums in (ref.da_sum, ref.dbw_sum, ref.dgamma):
+            sums[...] = jnp.zeros_like(sums)
+
+    for_rows(ref.rows, partial(_unhide, ref, activation=activation), most=ROWS)
+    for_rows(ref.rows, partial(_transpose, ref), most=ROWS)
+    for_rows(ref.rows, partial(_widen, ref), most=ROWS)
+    shallow = ref.rows.size <= ROWS
+    if sparse and shallow:
+        gather = partial(_gather, ref, start=0, width=ref.x.shape[1])
+        for_rows(ref.rows, gather, most=GATHERED)
+    beside = partial(_gather, ref) if sparse and not shallow else None
+    _add_products(ref.da_sum, ref.dh_t, ref.x, beside)
+    if sparse:
+        for_rows(ref.rows, partial(_transpose_kept, ref), most=TURNED)
+    _add_products(ref.dbw_sum, ref.narrow_t, ref.g)
+
+    @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
+    def _() -> None:
+        _finish(ref)
+
+
+def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
+    dtype, (rank, n_outputs) = ref.x.dtype, ref.b.shape
+
+    def strip(start: Start, width: int) -> None:
+        columns = pl.ds(start, width)
+        dz = ref.gamma[0] * _dot_across(ref.g[rows, :], ref.b[columns, :])
+        for first in range(0, rows.size, BENT):
+            few = pl.ds(rows.start + first, min(BENT, rows.size - first))
+            h = ref.h[few, columns].astype(jnp.float32)
+            z, pull = jax.vjp(activation or (lambda h: h), h)
+            (dh,) = pull(dz[first : first + BENT])
+            ref.dh[few, columns] = dh.astype(dtype)
+            ref.z[few, columns] = z.astype(dtype)
+
+    for_strips(rank, strip, contraction=n_outputs, rows=rows.size)
+
+
+def _transpose(ref: Refs, rows: Rows) -> None:
+    def strip(start: Start, width: int) -> None:
+        columns = pl.ds(start, width)
+        ref.dh_t[columns, rows] = ref.dh[rows, columns].T
+        ref.narrow_t[columns, rows] = ref.z[rows, columns].T
+
+    for_strips(ref.z.shape[1], strip, contraction=LANES, rows=rows.size)
+    if ref.values is not None:
+        dkept = _dot_across(ref.g[rows, :], ref.values[...])
+        ref.dkept[rows, : ref.values.shape[0]] = (1 - ref.gamma[0]) * dkept
+
+
+def _widen(ref: Refs, rows: Rows) -> None:
+    n_inputs, rank = ref.a.shape
+
+    def strip(start: Start, width: int) -> None:
+        columns = pl.ds(start, width)
+        dx = _dot_across(ref.dh[rows, :], ref.a[columns, :])
+        if ref.values is not None:
+            sources = ref.sources[:, pl.ds(start, LANES)]
+            dx += scatter_strip(ref.dkept, rows, sources)[:, :width]
+        ref.dx[rows, columns] = dx.astype(ref.dx.dtype)
+
+    for_strips(n_inputs, strip, contraction=rank, rows=rows.size)
+
+
+def _transpose_kept(ref: Refs, rows: Rows) -> None:
+    dtype, n_kept = ref.x.dtype, ref.values.shape[0]
+    kept = pltpu.bitcast(ref.words[words_of(rows, dtype), :], dtype)
+    ref.narrow_t[ref.kept_rows, rows] = kept[:, :n_kept].T
+
+
+def _gather(ref: Refs, share: Rows, start: Start, width: int) -> None:
+    for first in range(0, share.size, GATHERED):  # no loop: between the products
+        few = pl.ds(share.start + first, min(GATHERED, share.size - first))
+        gather_columns(ref.x, few, ref.kept[...], ref.words, (start, width))
+
+
+def _add_products(
+    sum_ref: Ref,
+    left_ref: Ref,
+    right_ref: Ref,
+    beside: Callable[[Rows, Start, int], None] | None = None,
+) -> None:
+    n_sums, n_columns = sum_ref.shape
+    depth = right_ref.shape[0]
+    size = even_rows(n_sums, most=SUMMED if depth > ROWS else SUMMED // 2)
+
+    def block(sums: Rows) -> None:
+        share = share_of(
+            pl.ds(0, depth),
+            index_of(sums.start, size),
+            pl.cdiv(n_sums, size),
+        )
+
+        def strip(start: Start, width: int) -> None:
+            if beside:
+                beside(share, start, width)
+            columns = pl.ds(start, width)
+            sum_ref[sums, columns] += jnp.dot(
+                left_ref[sums, :],
+                right_ref[:, columns],
+                preferred_element_type=jnp.float32,
+            )
+
+        for_strips(n_columns, strip, contraction=depth, rows=ROWS)
+
+    for_rows(pl.ds(0, n_sums), block, most=size)
+
+
+def _finish(ref: Refs) -> None:
+    gamma, first_kept = ref.gamma[0], ref.kept_rows.start
+    n_rank, n_sums = ref.da_sum.shape[0], ref.dbw_sum.shape[0]
+    _leave(ref.da_sum, ref.da_out, ref.da, pl.ds(0, n_rank), 1.0)
+    leave = partial(_leave, ref.dbw_sum, ref.dbw_out, ref.dbw)
+    _add_to_dgamma(ref, ref.dbw_sum, ref.b, 1.0)
+    leave(pl.ds(0, first_kept), gamma)
+    if ref.values is not None:
+        kept = pl.ds(first_kept, n_sums - first_kept)
+        _add_to_dgamma(ref, ref.dbw_sum.at[kept, :], ref.values, -1.0)
+        leave(kept, 1 - gamma)
+
+
+def _add_to_dgamma(ref: Refs, sum_ref: Ref, weights_ref: Ref, sign: float) -> None:
+    def block(rows: Rows) -> None:
+        products = sum_ref[rows, :] * weights_ref[rows, :].astype(jnp.float32)
+        ref.dgamma[...] += sign * jnp.sum(products, axis=0, keepdims=True)
+
+    for_rows(pl.ds(0, weights_ref.shape[0]), block, most=16)
+
+
+def _leave(
+    sum_ref: Ref, out_ref: Ref, hbm_ref: Ref, rows: Rows, factor: jax.Array | float
+) -> None:
+    core = pl.program_id(0)
+
+    def block(rows: Rows) -> None:
+        few = pl.ds(0, rows.size)
+        out_ref[few, :] = (factor * sum_ref[rows, :]).astype(out_ref.dtype)
+        pltpu.sync_copy(out_ref.at[few, :], hbm_ref.at[core, rows, :])
+
+    for_rows(rows, block, most=LEAVING)
+
+
+def _dot_across(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(x, y, _ROWS_ACROSS, preferred_element_type=jnp.float32)
