@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import step as plain
-from step import GUARD, jax_step, make_forms
+from step import GUARD, JaxStep, make_forms
 
 from lostjax.train import step as trainer
 from lostjax.train.guard import Updated
@@ -37,13 +37,13 @@ def main() -> None:
     for name in options.forms.split(";"):
         form = make_forms(256)[name]
         guarded = {
-            "guarded": jax_step(form, guard=GUARD),
-            "and spikes": jax_step(form, guard=GUARD._replace(sigma=6.0)),
+            "guarded": JaxStep(form, guard=GUARD),
+            "and spikes": JaxStep(form, guard=GUARD._replace(sigma=6.0)),
         }
         for run in guarded.values():
             run()  # compiled before the guard is patched out
         with unguarded():
-            bare = jax_step(form)
+            bare = JaxStep(form)
             bare()
         ratios = compare(bare, guarded, repeat=options.repeat)
         for kind, (fastest, median) in ratios.items():

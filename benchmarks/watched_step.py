@@ -10,7 +10,7 @@ run costs (watched / plain - 1) / N more.
 import argparse
 
 import jax
-from step import jax_step, make_forms
+from step import JaxStep, make_forms
 from timing import fastest_in_turn
 
 
@@ -24,8 +24,8 @@ def main() -> None:
     forms = make_forms(256)
     for name in ("dense, products kept", "lost, products kept"):
         steps = {
-            "plain": jax_step(forms[name]),
-            "watched": jax_step(forms[name], watch=True),
+            "plain": JaxStep(forms[name]),
+            "watched": JaxStep(forms[name], watch=True),
         }
         best = fastest_in_turn(steps, repeat=options.repeat)
         ratio = best["watched"] / best["plain"]
