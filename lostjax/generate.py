@@ -8,6 +8,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,8 @@ class Flags:
     """Seed of the sampling."""
     step: int | None = None
     """Step of the checkpoint; default the newest."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the parameters in memory, to which they are rounded."""
     average: bool = False
     """Generate from the moving average of the parameters, which runs with
     --objective.trajectory=mesa keep."""
@@ -83,9 +86,7 @@ def generate(flags: Flags) -> str:
     model = build_model(config.model, vocab_size=tokenizer.vocab_size)
     with open_checkpoints(directory / CHECKPOINTS) as checkpoints:
         step = _choose_step(checkpoints, flags, directory=directory)
-        variables = _read_variables(
-            checkpoints, config, model=model, step=step, average=flags.average
-        )
+        variables = _read_variables(checkpoints, config, flags, model=model, step=step)
     prompt = [tokenizer.eos_id, *tokenizer.encode_batch([flags.prompt])[0]]
     try:
         tokens_BT = sample_tokens(
@@ -124,17 +125,17 @@ def _choose_step(checkpoints: Checkpoints, flags: Flags, *, directory: Path) -> 
 def _read_variables(
     checkpoints: Checkpoints,
     config: TrainConfig,
+    flags: Flags,
     *,
     model: Transformer,
     step: int,
-    average: bool,
 ) -> Variables:
     """Read what to generate from; the optimiser's state only where it is needed."""
     mesh = make_mesh("data:1")
     # Schedule-free's state holds half of the model.
-    if not average and config.optim.name != "schedule_free":
+    if not flags.average and config.optim.name != "schedule_free":
         return checkpoints.restore_model(
-            abstract_variables(model), step=step, mesh=mesh
+            abstract_variables(model), step=step, mesh=mesh, dtype=flags.dtype
         )
     tx, _ = build_optimizer(
         config.optim,
@@ -145,7 +146,9 @@ def _read_variables(
     tx = optax.chain(tx, *track) if track else tx
     abstract = abstract_state(model, tx, key=jax.random.key(0))
     state = checkpoints.restore(abstract, step=step, mesh=mesh)
-    return past_variables(state) if average else evaluation_variables(state)
+    found = past_variables(state) if flags.average else evaluation_variables(state)
+    rounded = jax.tree.map(lambda x: x.astype(flags.dtype), found["params"])
+    return {**found, "params": rounded}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,7 +22,9 @@ def mesa(text_file, cache_dir, tmp_path_factory):
     return directory
 
 
-def test_the_average_is_that_of_the_steps(mesa, monkeypatch):
+@pytest.fixture
+def used(monkeypatch):
+    """The variables that text was made from."""
     used = []
     sample = lostjax.generate.sample_tokens
 
@@ -31,6 +33,10 @@ def test_the_average_is_that_of_the_steps(mesa, monkeypatch):
         return sample(model, variables, **options)
 
     monkeypatch.setattr(lostjax.generate, "sample_tokens", watched)
+    return used
+
+
+def test_the_average_is_that_of_the_steps(mesa, used):
     for words in (["--step=2", "--average"], ["--average"], []):
         assert generate([str(mesa), "--tokens=1", *words]) == 0
     before, average, last = (tree["params"] for tree in used)
@@ -46,6 +52,20 @@ def test_the_average_is_that_of_the_steps(mesa, monkeypatch):
     jax.tree.map(
         np.testing.assert_array_equal, used[1]["channels"], used[2]["channels"]
     )
+
+
+@pytest.mark.parametrize("words", [[], ["--average"]])
+def test_parameters_are_rounded_where_that_is_asked_for(mesa, used, words):
+    for dtype in ("float32", "bfloat16"):
+        assert generate([str(mesa), "--tokens=1", f"--dtype={dtype}", *words]) == 0
+    whole, rounded = (tree["params"] for tree in used)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_array_equal(x.astype("bfloat16"), y),
+        whole,
+        rounded,
+    )
+    types = {leaf.dtype.name for leaf in jax.tree.leaves(rounded)}
+    assert types == {"bfloat16"}
 
 
 def test_a_run_without_an_average_says_so(mesa, tmp_path, capsys):
