@@ -186,7 +186,8 @@ def _read_costs(compiled: Any, axes: Mapping[str, int]) -> Costs | None:
         # A compiler younger than jaxlib may know instructions that jaxlib does not.
         logging.getLogger(__name__).warning(
             "this jaxlib cannot read the compiled program, whose FLOPs, bytes and "
-            "collectives stay unknown: %s",
+            "collectives stay unknown (pip install 'jax[tpu]' brings the libtpu that "
+            "goes with it): %s",
             str(error).partition("\n")[0],
         )
         return None

@@ -140,7 +140,8 @@ def test_a_program_that_cannot_be_read_is_a_plan_without_costs(
     assert json.loads((tmp_path / "plan.json").read_text())[0]["flops"] is None
     assert caplog.messages == [
         "this jaxlib cannot read the compiled program, whose FLOPs, bytes and "
-        "collectives stay unknown: INTERNAL: RET_CHECK failure"
+        "collectives stay unknown (pip install 'jax[tpu]' brings the libtpu that goes "
+        "with it): INTERNAL: RET_CHECK failure"
     ]
 
 
