@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +65,10 @@ def hold_lock(directory: Path) -> Iterator[None]:
             _write_owner(handle, Owner(os.getpid(), socket.gethostname(), _boot()))
             yield
         finally:
-            path.unlink(missing_ok=True)  # before the kernel's lock is let go
+            # Before the kernel's lock is let go. Where the directory cannot be written
+            # any more the file stays: nobody holds it, and how a run ends is its own.
+            with suppress(OSError):
+                path.unlink()
     finally:
         os.close(handle)
 

@@ -63,6 +63,17 @@ def test_a_process_that_ends_lets_go(tmp_path, other):
     assert other.returncode == 0 and not list(tmp_path.iterdir())
 
 
+def test_where_it_cannot_be_removed_it_is_let_go_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch, hold_lock(tmp_path):
+        patch.setattr("pathlib.Path.unlink", refuse)
+    with hold_lock(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_host_is_refused_with_what_to_do(tmp_path):
     (tmp_path / LOCK).write_text(
         json.dumps({"process": 7, "host": "elsewhere", "boot": "another"})
