@@ -6,8 +6,8 @@ One line a checkpoint, the oldest first:
     step 2000  DAMAGED  model/d/0: bytes 0 to 16777216 differ
 
 The exit code is 0 where all are whole, 1 where something is damaged, was set aside or
-has no manifest, 2 where there is no such run. Nothing is changed, and a run that goes
-on meanwhile is not disturbed.
+has no manifest, 2 where there is no such run or it cannot be read. Nothing is changed,
+and a run that goes on meanwhile is not disturbed.
 """
 
 import dataclasses
@@ -52,6 +52,9 @@ def verify(directory: Path) -> list[tuple[str, str, str]]:
     Returns:
       (name, "whole" or what else it is, details) of each checkpoint: committed steps,
       then those without a manifest, then those that were set aside.
+
+    Raises:
+      OSError: where a directory cannot be read.
     """
     place = directory / CHECKPOINTS
     rows = []
@@ -99,7 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
-    rows = verify(directory)
+    try:
+        rows = verify(directory)
+    except OSError as error:
+        where = error.filename or directory
+        print(
+            f"{PROGRAM}: error: {where}: cannot be read: {error.strerror}",
+            file=sys.stderr,
+        )
+        return 2
     if not rows:
         print(f"{directory}: no checkpoint yet")
     widths = [max(len(row[i]) for row in rows) if rows else 0 for i in (0, 1)]

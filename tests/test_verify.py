@@ -70,6 +70,28 @@ def test_a_run_without_checkpoints_is_told_from_no_run(run, capsys):
     assert said.count("\n") == 2
 
 
+OBEY_PERMISSIONS = """
+import ctypes, os, sys
+if os.geteuid() == 0:  # root reads everything: take that right from it
+    PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
+    for right in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+        assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, right, 0, 0, 0) == 0
+os.execv(sys.executable, [sys.executable, "-m", "lostjax.verify", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="capabilities")
+@pytest.mark.parametrize("shut", ["checkpoints", "checkpoints/10"])
+def test_what_may_not_be_read_is_one_line(run, shut):
+    (run / shut).chmod(0o000)
+    command = [sys.executable, "-c", OBEY_PERMISSIONS, str(run)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    (run / shut).chmod(0o700)
+    assert done.returncode == 2 and not done.stdout, done.stderr
+    assert f"{run / shut}" in done.stderr and done.stderr.count("\n") == 1
+    assert done.stderr.endswith("cannot be read: Permission denied\n")
+
+
 def test_the_command_starts_without_jax(run):
     code = (
         "import sys; from lostjax.verify import main; "

@@ -1,13 +1,18 @@
 """What is made once and kept: named by content, and there whole or not at all.
 
-A file or directory is made under a temporary name beside its place and renamed when
-it is complete, so a process that is killed leaves nothing half-written under the name
-that others read, and of two that make the same thing at once one wins.
+A file or directory is made under a temporary name beside its place, forced to the
+disk, and renamed when it is complete, so a process that is killed leaves nothing
+half-written under the name that others read, and of two that make the same thing at
+once one wins.
+
+`NAME.hash` beside it holds the hash of its bytes. They are read whole whenever it is
+opened: what a disk or a power cut changed since is made again, and never used.
 """
 
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +59,9 @@ def hash_file(path: Path) -> str:
 
 
 def cached(path: Path, make: Callable[[Path], None]) -> Path:
-    """Make a file or directory unless it is there.
+    """Make a file or directory unless it is there, with the bytes that it was made of.
+
+    One that is damaged, or has no hash beside it, is made again and that is said.
 
     Args:
       path: its place; the name should hold the hash of all that it depends on.
@@ -66,15 +73,20 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
     Raises:
       DataError: where it cannot be written.
     """
-    if path.exists():
+    if _is_whole(path):
         return path
+    if path.exists():
+        print(
+            f"{path}: is not as it was written, or has no hash; it is made again",
+            file=sys.stderr,
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path.parent)
         with temporary_directory(path.parent) as directory:
             fresh = directory / path.name
             make(fresh)
-            _rename(fresh, path)
+            _put(fresh, path)
     except OSError as error:
         raise DataError(
             f"{path.parent}: the cache cannot be written "
@@ -93,13 +105,57 @@ def temporary_directory(parent: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _rename(fresh: Path, path: Path) -> None:
+def _is_whole(path: Path) -> bool:
+    try:
+        return _hash_of(path).read_text() == _hash_tree(path)
+    except (OSError, ValueError, DataError):
+        return False
+
+
+def _hash_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.hash")
+
+
+def _hash_tree(path: Path) -> str:
+    """Hash a file, or the names and files of a directory."""
+    if not path.is_dir():
+        return hash_file(path)
+    names = sorted(part.relative_to(path).as_posix() for part in path.rglob("*"))
+    files = [name for name in names if (path / name).is_file()]
+    return hash_parts(
+        *(text for name in files for text in (name, hash_file(path / name)))
+    )
+
+
+def _put(fresh: Path, path: Path) -> None:
+    """Let what was made take its place, and its hash the place beside it."""
+    aside = fresh.parent / "aside"
+    aside.mkdir()
+    seal = aside / "hash"
+    seal.write_text(_hash_tree(fresh))
+    for part in (fresh.parent, *fresh.parent.rglob("*")):
+        _sync(part)
+    os.replace(seal, _hash_of(path))
     try:
         os.rename(fresh, path)
-    except OSError:
-        # Another process may have been faster: what it made is the same.
+    except (
+        OSError
+    ):  # a directory is there: another process was faster, or a damaged one
         if not path.exists():
             raise
+        if _is_whole(path):
+            return
+        os.rename(path, aside / "damaged")  # who reads it keeps it until it is closed
+        os.rename(fresh, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _remove_stale(parent: Path) -> None:

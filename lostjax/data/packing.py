@@ -12,6 +12,7 @@ weight 0. A document that a row cuts starts anew there: its position is 0 again.
 
 Only the stream is stored (2 bytes a token up to a vocabulary of 65,536), memory-mapped,
 and the same for every row length. Segments and positions follow from where e stands.
+It is read once on opening, against the hash beside it: see `data.cache`.
 """
 
 import json
@@ -56,7 +57,8 @@ class Rows:
     n_bytes: int
     """UTF-8 bytes of the documents."""
     content_hash: str
-    """Changes with the text, the tokenizer or the row length."""
+    """Changes with the text, the tokenizer or the row length: names what the stream
+    was made of. That it is that stream still is what the cache checks."""
 
     @property
     def n_predicted(self) -> int:

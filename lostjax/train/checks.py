@@ -89,6 +89,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
 }
 """What is allowed, in words and as a test, and the fields that it is asked of."""
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
+
 
 def check_config(config: TrainConfig) -> None:
     """Refuse values that no run can have.
@@ -98,6 +100,11 @@ def check_config(config: TrainConfig) -> None:
     """
     _check_ranges(config)
     check_seed(config.seed)
+    if not _PLAIN_NAME.fullmatch(config.preset):  # a run's directory is called by it
+        raise ConfigError(
+            f"--preset={config.preset[:80]!r}: must be a plain name: letters, digits, "
+            "'_', '-' and '.', the first of them no '.' or '-', 60 at most"
+        )
     if not config.objective.reweight_temperature > 0:
         raise ConfigError(
             "--objective.reweight-temperature="

@@ -40,7 +40,7 @@ def _from_dict(cls: type[Any], values: Any, *, where: str, prefix: str) -> Any:
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise ConfigError(f"{where}: no field is called {prefix}{unknown[0]}")
+        raise ConfigError(f"{where}: no field is called {prefix}{_shown(unknown[0])}")
     made = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
@@ -52,6 +52,10 @@ def _from_dict(cls: type[Any], values: Any, *, where: str, prefix: str) -> Any:
     return cls(**made)
 
 
+def _shown(name: str) -> str:
+    return name if name.isidentifier() else repr(name)
+
+
 def _checked(hint: Any, value: Any, name: str) -> Any:
     """Let a JSON value through where its type is the field's."""
     choices = getattr(hint, "__args__", ())
@@ -60,6 +64,8 @@ def _checked(hint: Any, value: Any, name: str) -> Any:
             raise ConfigError(f"{name}={value!r}: must be one of {', '.join(choices)}")
         return value
     allowed = choices or (hint,)
+    if type(value) is int and abs(value) >= 2**63:
+        raise ConfigError(f"{name}: must be a number of at most 64 bits")
     if float in allowed and type(value) is int:
         value = float(value)
     if type(value) not in allowed:

@@ -100,12 +100,15 @@ def on_first_host(work: Callable[[], int | None]) -> int:
 
 
 @contextmanager
-def leaving_without_the_others() -> Iterator[None]:
+def leaving_without_the_others(last: Callable[[], None]) -> Iterator[None]:
     """Of several processes, end the one that fails in a `with` block at once.
 
     Nothing outside the block is tidied up, for that would wait for processes that are
     dead or, where this one alone failed, for ones that wait for it. `ConfigError` goes
     through: processes refuse together.
+
+    Args:
+      last: what is done before leaving all the same; it waits for nobody.
     """
     try:
         yield
@@ -131,6 +134,7 @@ def leaving_without_the_others() -> Iterator[None]:
         )
         sys.stdout.flush()
         sys.stderr.flush()
+        last()
         os._exit(1)
 
 

@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,12 +62,28 @@ def hold_lock(directory: Path) -> Iterator[None]:
                 f"dead, remove {path} and start again"
             )
         try:
-            _write_owner(handle, Owner(os.getpid(), socket.gethostname(), _boot()))
+            _write_owner(handle, _this_process())
             yield
         finally:
-            path.unlink(missing_ok=True)  # before the kernel's lock is let go
+            # Before the kernel's lock is let go. Where the directory cannot be written
+            # any more the file stays: nobody holds it, and how a run ends is its own.
+            with suppress(OSError):
+                path.unlink()
     finally:
         os.close(handle)
+
+
+def drop_lock(directory: Path) -> None:
+    """Remove this process's lock of a run right before it leaves without tidying up.
+
+    Another process's stays, and so does one that cannot be removed.
+    """
+    with suppress(OSError):
+        handle = os.open(directory / LOCK, os.O_RDONLY)
+        is_own = _read_owner(handle) == _this_process()
+        os.close(handle)
+        if is_own:
+            (directory / LOCK).unlink()
 
 
 def _lock(path: Path) -> int:
@@ -107,6 +123,10 @@ def _is_of_this_host(owner: Owner) -> bool:
     """Say whether this kernel would know if the owner was alive: it locks for it."""
     same_kernel = owner.boot != "" and owner.boot == _boot()
     return owner.host == socket.gethostname() or same_kernel
+
+
+def _this_process() -> Owner:
+    return Owner(os.getpid(), socket.gethostname(), _boot())
 
 
 def _boot() -> str:

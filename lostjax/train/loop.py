@@ -26,6 +26,7 @@ from lostjax.train.hosts import (
     leaving_without_the_others,
     on_first_host,
 )
+from lostjax.train.lock import drop_lock
 from lostjax.train.mesh import place_batch
 from lostjax.train.programs import Compiled, compile_steps
 from lostjax.train.progress import print_summary
@@ -96,7 +97,8 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
             checkpoints = stack.enter_context(
                 open_checkpoints(run.directory / CHECKPOINTS, keep=config.keep)
             )
-        stack.enter_context(leaving_without_the_others())  # what follows is tidied up
+        leaving = leaving_without_the_others(partial(drop_lock, run.directory))
+        stack.enter_context(leaving)  # what follows is tidied up
         first = checkpoints.find_whole_step() or 0
         path = run.directory / REPORT
         if first >= config.steps and on_first_host(path.exists):

@@ -153,7 +153,11 @@ def _parse(values: object) -> dict[str, FileEntry]:
     entries = {}
     for name, (size, pieces) in values["files"].items():
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or type(size) is not int:
+        if path.is_absolute() or ".." in path.parts or str(path) != name:
+            raise ValueError
+        if not name.isprintable():  # no NUL, half a character, or second line
+            raise ValueError
+        if type(size) is not int or not 0 <= size < 2**63:
             raise ValueError
         if len(pieces) != len(_starts(size)):
             raise ValueError
@@ -180,9 +184,10 @@ def _check_piece(path: Path, start: int, digest: str) -> str:
     try:
         if _hash_piece(path, start) == digest:
             return ""
+        size = path.stat().st_size
     except OSError as error:
         return _why(error)
-    return f"bytes {start} to {min(start + PIECE_BYTES, path.stat().st_size)} differ"
+    return f"bytes {start} to {min(start + PIECE_BYTES, size)} differ"
 
 
 def _hash_piece(path: Path, start: int) -> str:

@@ -4,6 +4,10 @@ JAX's persistent compilation cache, in `~/.cache/lostjax/programs` (or under
 `$XDG_CACHE_HOME`). JAX's own settings come first: JAX_COMPILATION_CACHE_DIR names
 another place, JAX_ENABLE_COMPILATION_CACHE=false is without it.
 
+JAX writes an entry in place and never over one that is there: what a process that was
+killed left of one would be warned of, and compiled again, at every start. So those that
+cannot be unpacked are removed first.
+
 A CPU's programs are machine code, so that machines which share a home must not share
 them: they lie apart, by jaxlib's version and the processor's features. For Intel's
 processors there is no cache: XLA writes programs for them that it then takes for
@@ -11,10 +15,14 @@ another machine's, says so at length at every start, and compiles again
 (https://github.com/openxla/xla/issues/44565).
 """
 
+import contextlib
+import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+from jax._src.compilation_cache import decompress_executable
 from jaxlib.version import __version__ as jaxlib_version
 
 from lostjax.data.cache import default_cache_dir, hash_parts
@@ -33,7 +41,18 @@ def keep_programs() -> None:
     name = name_platform()
     if name is not None:
         place = default_cache_dir() / "programs" / name
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            list(pool.map(_remove_unless_whole, place.glob("*-cache")))
         jax.config.update("jax_compilation_cache_dir", str(place))
+
+
+def _remove_unless_whole(entry: Path) -> None:
+    """Remove an entry that JAX could not read: it has no public name for reading."""
+    try:
+        decompress_executable(entry.read_bytes())
+    except Exception:  # zlib's, or zstd's where that is installed
+        with contextlib.suppress(OSError):
+            entry.unlink()
 
 
 def name_platform() -> str | None:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lostjax.data import DataError, Rows, load_tokenizer, pack_documents
+from lostjax.data.cache import _hash_tree
 from lostjax.data.documents import GivenDocuments
 from lostjax.data.packing import join_streams
 from lostjax.data.token_files import TokenFiles
@@ -156,7 +157,9 @@ def test_a_cache_that_cannot_be_made_is_one_clear_line(tmp_path):
 def test_a_broken_cache_is_named(tmp_path):
     documents = GivenDocuments(["abc"])
     pack_documents(documents, BYTES, seq_len=4, cache_dir=tmp_path)
-    (entry,) = (tmp_path / "tokens").iterdir()
+    (seal,) = (tmp_path / "tokens").glob("*.hash")
+    entry = seal.with_suffix("")
     (entry / "tokens.npy").write_bytes(b"\x93NUMPY")
+    seal.write_text(_hash_tree(entry))  # what is damaged by accident is made again
     with pytest.raises(DataError, match="broken cache"):
         pack_documents(documents, BYTES, seq_len=4, cache_dir=tmp_path)

@@ -56,22 +56,30 @@ def _has_lock(run):
     return owner["process"] == run.process.pid
 
 
-def kill_in(phase, run, rng):
-    """Kill a process in a phase, as nearly as can be.
+def freeze_in(phase, run, rng):
+    """Freeze a process in a phase, as nearly as can be.
 
     Returns:
-      The phases that it was in; None where it came to its end before.
+      The phases that it is in; None where it came to its end before, and to a good one.
     """
-    if not run.wait_until(lambda: phase in phases_of(run)):
-        return None
-    time.sleep(rng.uniform(0, PHASES[phase]))
-    run.send(signal.SIGSTOP)
-    if not run.is_frozen():
-        return None
-    hit = phases_of(run)
+    if run.wait_until(lambda: phase in phases_of(run)):
+        time.sleep(rng.uniform(0, PHASES[phase]))
+        run.send(signal.SIGSTOP)
+        if run.is_frozen():
+            return phases_of(run)
+    assert run.finish() == 0, run.said()
+    return None
+
+
+def kill(run):
     run.send(signal.SIGKILL)
-    run.process.wait()
-    return hit
+    assert run.finish() == -signal.SIGKILL
+
+
+def test_a_crash_is_not_taken_for_an_end(start, tmp_path):
+    run = start(f"--run-dir={tmp_path / 'run'}", "--steps=0")
+    with pytest.raises(AssertionError, match="--steps=0: must be at least 1"):
+        freeze_in("step", run, random.Random(0))
 
 
 def test_four_kills_leave_the_run_that_nothing_happened_to(
@@ -80,8 +88,18 @@ def test_four_kills_leave_the_run_that_nothing_happened_to(
     rng = random.Random(4)
     words = [f"--run-dir={tmp_path / 'run'}", "--mesh=data:1", *flags]
     for phase in ("step", "save", "evaluation", "final save"):
+        ends = 0
         run = start(*words)
-        print(f"aimed at {phase}, hit {kill_in(phase, run, rng)}")
+        while phase not in (hit := freeze_in(phase, run, rng) or ()):
+            if hit:
+                run.send(signal.SIGCONT)
+                continue
+            ends += 1
+            assert ends < 8, f"in none of {ends} whole runs was {phase} hit"
+            shutil.rmtree(run.directory)
+            run = start(*words)
+        kill(run)
+        print(f"killed in {hit}; {ends} runs came to their end before")
     last = start(*words)
     assert last.finish() == 0, last.said()
     assert outcome(tmp_path / "run") == outcome(uninterrupted)
@@ -107,17 +125,18 @@ def test_kills_in_every_phase_leave_the_run_that_nothing_happened_to(
                 [name for name in PHASES if counts[name] < 3] or ["step"]
             )
             run = start(*words)
-            hit = kill_in(phase, run, rng)
+            hit = freeze_in(phase, run, rng)
             print(f"seed {seed}, run {runs}: aimed at {phase}, hit {hit}")
             if hit is None:
                 break
+            kill(run)
             kills += 1
             for name in hit & set(counts):
                 counts[name] += 1
         last = start(*words)
         assert last.finish() == 0, last.said()
         assert outcome(directory) == wanted
-        assert kills < 200, counts
+        assert kills < 200 and runs < 100, counts
     print(f"{kills} kills in {runs} runs: {counts}")
 
 

@@ -33,6 +33,8 @@ def test_the_other_of_two_processes_ends_at_once(flags, start, host_flags, tmp_p
     assert code == 1, first.said()
     said = "process 0 of 2 cannot reach another one, which died or lost its network"
     assert said in first.said() and "from its newest checkpoint" in first.said()
+    left = tmp_path / "run" / "lock"
+    assert not left.exists(), "another host would refuse to go on"
 
 
 @pytest.mark.torture

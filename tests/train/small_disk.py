@@ -73,6 +73,19 @@ def disturb(disk: Path) -> None:
     Checkpoints.save = save_disturbed
 
 
+def close(run: Path) -> None:
+    """Let nothing be made or removed in a run's own directory after its first save."""
+    from lostjax.train.checkpoint import Checkpoints
+
+    save = Checkpoints.save
+
+    def save_and_close(self, state, *, step, also=None):
+        save(self, state, step=step, also=also)
+        run.chmod(0o500)
+
+    Checkpoints.save = save_and_close
+
+
 def main(place: Path, words: list[str]) -> None:
     from lostjax.train.__main__ import main as train
     from lostjax.verify import main as verify
@@ -89,6 +102,9 @@ def main(place: Path, words: list[str]) -> None:
     for name in ("full", "no-files", "read-only"):
         happened[name] = say(train, f"--run-dir={place / name / 'run'}", *words)
         happened[name]["left"] = [str(path) for path in (place / name).rglob("*")]
+    from lostjax.train.checkpoint import Checkpoints  # not before `say` has stderr
+
+    save = Checkpoints.save
     run = place / "small" / "run"
     disturb(place / "small")
     happened["small"] = say(train, f"--run-dir={run}", *words)
@@ -96,6 +112,15 @@ def main(place: Path, words: list[str]) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     happened["steps"] = [json.loads(line)["step"] for line in lines]
     happened["checkpoints"] = sorted(p.name for p in (run / "checkpoints").iterdir())
+    Checkpoints.save = save
+    run = place / "closed"
+    close(run)
+    happened["closed"] = say(train, f"--run-dir={run}", *words)
+    run.chmod(0o700)
+    happened["closed"]["left"] = sorted(path.name for path in run.iterdir())
+    Checkpoints.save = save
+    happened["opened"] = say(train, f"--run-dir={run}", *words)
+    happened["opened"]["left"] = sorted(path.name for path in run.iterdir())
     print(json.dumps(happened))
 
 

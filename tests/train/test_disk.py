@@ -88,6 +88,15 @@ def test_a_final_save_that_fails_is_an_exit_code_and_older_steps_stand(happened)
     assert happened["verify"]["code"] == 0, happened["verify"]["out"]
 
 
+def test_a_run_whose_directory_is_closed_to_it_ends_as_planned(happened):
+    closed, opened = happened["closed"], happened["opened"]
+    assert closed["code"] == 1 and "Traceback" not in closed["err"], closed["err"]
+    assert "report.html: cannot be written: Permission denied" in closed["err"]
+    assert "lock" in closed["left"] and "report.html" not in closed["left"]
+    assert opened["code"] == 0, opened["err"]
+    assert "lock" not in opened["left"] and "report.html" in opened["left"]
+
+
 class Disk:
     """A file on a disk with room for so many bytes."""
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from lostjax.train.config import ConfigError
-from lostjax.train.lock import LOCK, hold_lock
+from lostjax.train.lock import LOCK, drop_lock, hold_lock
 
 HOLD = """
 import sys, pathlib
@@ -61,6 +61,27 @@ def test_a_living_process_is_named_and_a_dead_one_taken_over(tmp_path, other):
 def test_a_process_that_ends_lets_go(tmp_path, other):
     other.communicate("")
     assert other.returncode == 0 and not list(tmp_path.iterdir())
+
+
+def test_where_it_cannot_be_removed_it_is_let_go_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    with monkeypatch.context() as patch, hold_lock(tmp_path):
+        patch.setattr("pathlib.Path.unlink", refuse)
+    with hold_lock(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_who_leaves_in_haste_drops_its_own_lock_alone(tmp_path, other):
+    drop_lock(tmp_path)
+    assert (tmp_path / LOCK).exists()
+    other.communicate("")
+    drop_lock(tmp_path)
+    with hold_lock(tmp_path):
+        drop_lock(tmp_path)
+        assert not (tmp_path / LOCK).exists()
 
 
 def test_another_host_is_refused_with_what_to_do(tmp_path):

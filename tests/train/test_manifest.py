@@ -53,6 +53,26 @@ def test_a_bit_flipped_in_any_byte_is_found(directory):
     assert find_damage(directory) == []
 
 
+@pytest.mark.parametrize(
+    "name, size",
+    [
+        ("d", 10**30),
+        ("d", -1),
+        ("a\x00", 0),
+        ("a\ud800", 0),
+        ("", 0),
+        ("a/", 0),
+        ("a//0", 0),
+        ("two\nlines", 0),
+        ("../d", 0),
+    ],
+)
+def test_a_forged_manifest_is_damage_in_one_line(directory, name, size):
+    text = manifest._text({name: manifest.FileEntry(size, ())})
+    (directory / MANIFEST).write_bytes(text.encode())
+    assert find_damage(directory) == ["manifest.json is of no known format"]
+
+
 def test_the_damaged_piece_is_named(directory):
     path = directory / "a/b/c"
     content = bytearray(path.read_bytes())

@@ -66,7 +66,9 @@ def test_it_lies_in_the_users_cache_and_settings_come_first(processors, settings
     assert jax.config.jax_compilation_cache_dir == "elsewhere"
 
 
-def test_a_second_process_finds_the_program_and_says_nothing(tmp_path):
+def test_a_second_process_finds_the_program_also_after_a_kill_and_says_nothing(
+    tmp_path,
+):
     if name_platform() is None:
         pytest.skip("no cache on this processor")
     script = (
@@ -82,15 +84,25 @@ def test_a_second_process_finds_the_program_and_says_nothing(tmp_path):
     unset = ("JAX_COMPILATION_CACHE_DIR",)
     environment = {k: v for k, v in os.environ.items() if k not in unset}
     environment["XDG_CACHE_HOME"] = str(tmp_path)
-    said = [
-        subprocess.run(
+
+    def start():
+        return subprocess.run(
             [sys.executable, "-c", script],
             env=environment,
             capture_output=True,
             text=True,
             check=True,
         )
-        for _ in range(2)
-    ]
-    assert [one.stdout for one in said] == ["False\n", "True\n"]
-    assert [one.stderr for one in said] == ["", ""]
+
+    said = [start(), start()]
+    entries = list((tmp_path / "lostjax" / "programs").rglob("*-cache"))
+    for number, entry in enumerate(entries):  # as a kill while writing leaves them
+        content = entry.read_bytes()
+        entry.write_bytes(b"" if number % 2 else content[: len(content) // 2])
+    assert entries
+    said += [start(), start()]
+    assert [one.stdout for one in said] == ["False\n", "True\n"] * 2
+    assert [one.stderr for one in said] == [""] * 4
+    assert sorted(entries) == sorted(
+        (tmp_path / "lostjax" / "programs").rglob("*-cache")
+    )
