@@ -13,11 +13,11 @@ from lostjax.plan.__main__ import main
 from lostjax.plan.estimate import make_plan
 from lostjax.plan.search import estimate as estimate_candidate
 from lostjax.plan.search import search_plans
-from lostjax.plan.table import state_fit
+from lostjax.plan.table import note_plans, state_fit
 from lostjax.plan.targets import Target, find_target
 from lostjax.train import platform
 from lostjax.train.chips import CHIPS, Chip
-from lostjax.train.config import ConfigError, ModelConfig
+from lostjax.train.config import ConfigError, ModelConfig, replace_in
 from lostjax.train.model import build_model
 from lostjax.train.presets import get_preset
 
@@ -92,6 +92,19 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     assert ours["configuration"]["model.rank"] == SMOKE.model.rank
     page = (tmp_path / "plan.html").read_text()
     assert "smoke against smoke" in page and "HBM bytes" in page
+
+
+def test_what_a_plan_cannot_count_is_said(tmp_path, capsys, plans):
+    """GaLore chooses its subspace now and then, by an SVD: a loop on some hardware."""
+    words = ["--preset=smoke", "--mesh=data:1", "--optim=galore", f"--out={tmp_path}"]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a subspace every --optim.update-gap=200 steps" in said
+    (written,) = json.loads((tmp_path / "plan.json").read_text())
+    assert 0 < written["least_hbm_bytes"] < 0.99 * written["hbm_bytes"]
+    costs = plans[2].costs._replace(uncounted=("a", "b", "c", "d"))
+    noted = note_plans([plans[2]._replace(costs=costs)])
+    assert [note for note in noted if "a, b, c and 1 more." in note]
 
 
 def test_what_does_not_fit_is_exit_code_3(tmp_path, capsys, monkeypatch):
@@ -261,3 +274,16 @@ def test_a_tpus_compiler_plans_a_step(product):
         "fsdp",
         "data+fsdp",
     }
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs libtpu: pip install libtpu",
+)
+def test_a_tpus_svd_iterates_and_does_not_end_a_plan():
+    config = replace_in(
+        dataclasses.replace(SMOKE, mesh="data:1"), "optim", name="galore"
+    )
+    plan = make_plan(config, find_target("v5e:2x2"))
+    assert plan.costs.uncounted and all("svd" in name for name in plan.costs.uncounted)
+    assert plan.costs.least_flops == pytest.approx(plan.model_flops, rel=0.25)
