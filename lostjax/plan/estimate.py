@@ -23,7 +23,7 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
 
-from lostjax.data import load_tokenizer, prepare_data
+from lostjax.data import count_tokens, prepare_data
 from lostjax.nn import activation_bytes
 from lostjax.plan.costs import Costs, count_costs
 from lostjax.plan.hlo_text import parse_program
@@ -226,10 +226,7 @@ def _read_text(config: TrainConfig) -> tuple[int, Trajectory]:
             cache_dir=data.cache_dir,
         )
         return prepared.vocab_size, build_trajectory(config, prepared)
-    kind, _, size = data.tokenizer.partition(":")
-    if kind == "bpe" and size.isdigit():
-        return int(size), Trajectory()
-    return load_tokenizer(data.tokenizer).vocab_size, Trajectory()
+    return count_tokens(data.tokenizer), Trajectory()
 
 
 def _compile(lowered: Any) -> tuple[Any | None, float]:

@@ -14,6 +14,7 @@ from lostjax.data import (
     DataError,
     Tokenizer,
     bpe_tokenizer,
+    count_tokens,
     load_saved_tokenizer,
     load_tokenizer,
     save_tokenizer,
@@ -152,6 +153,8 @@ def test_a_file_may_call_its_end_of_text_otherwise(tmp_path):
         ("bpe:256", "from 257"),
         ("bpe:many", "must be an integer"),
         ("bpe:", "must be an integer"),
+        ("bpe:²", "must be an integer"),
+        ("bpe:" + "9" * 5000, r"9\.\.\.': SIZE of bpe:SIZE must be an integer"),
         ("byte", "did you mean bytes"),
         ("bpe4096", "did you mean bpe:4096"),
         ("{}/none.json", "existing tokenizer.json"),
@@ -169,6 +172,14 @@ def test_a_bad_tokenizer_is_one_clear_line(tmp_path, spec, message):
     with pytest.raises(DataError, match=message) as caught:
         load_tokenizer(spec.replace("{}", str(tmp_path)), [PROSE], cache_dir=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_is_counted_without_text(tmp_path):
+    assert count_tokens("bpe:4096") == 4096 and count_tokens("bytes") == 257
+    bpe_tokenizer.train_bpe(300, [PROSE]).save(tmp_path / "t.json")
+    assert count_tokens(str(tmp_path / "t.json")) == 300
+    with pytest.raises(DataError, match="SIZE of bpe:SIZE"):
+        count_tokens("bpe:" + "9" * 5000)
 
 
 def test_no_text_trains_no_tokenizer(tmp_path):

@@ -192,7 +192,8 @@ def test_estimates_see_what_cuts_memory_and_what_recomputes():
 
 @pytest.mark.parametrize(
     "name",
-    ["v9:2x2", "v5e", "v5e:4", "v5p:4x4", "v5e:4xx4", "v5e:4xb", "h100:9", "h100", ""],
+    ["v9:2x2", "v5e", "v5e:4", "v5p:4x4", "v5e:4xx4", "v5e:4xb", "h100:9", "h100", ""]
+    + ["v5e:0x4", "v5e:²x2", "v5e:65x1", "v5p:2x2x0", "v5e:" + "9" * 5000 + "x1"],
 )
 def test_an_unknown_topology_lists_those_that_there_are(name):
     with pytest.raises(
@@ -227,6 +228,9 @@ def test_a_missing_compiler_is_one_line(name, module, command, monkeypatch):
         (["--search=2", "--against=tiny"], "one at a time"),
         (["--against=lost_8b"], "lost_7b"),
         (["--mesh=data:64"], "needs 64 devices"),
+        (["--mesh=data:100000"], "of a CPU at most 1024 are made"),
+        (["--data.tokenizer=bpe:" + "9" * 5000], "SIZE of bpe:SIZE must be"),
+        (["--data.tokenizer=bpe:²"], "SIZE of bpe:SIZE must be"),
         (["--topolgy=here"], "did you mean --topology?"),
     ],
 )
