@@ -35,7 +35,6 @@ from lostjax.train.state import (
 )
 from lostjax.train.trajectory import Trajectory, build_trajectory
 
-
 MOST_CPU_DEVICES = 1024
 """More of them take minutes to make, and have nothing to run on."""
 
