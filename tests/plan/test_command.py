@@ -7,8 +7,8 @@ import json
 import jax
 import pytest
 
-from lostjax.nn import count_flops
-from lostjax.plan import estimate, targets
+from lostjax.nn import count_flops, count_parameters
+from lostjax.plan import estimate, search, targets
 from lostjax.plan.__main__ import main
 from lostjax.plan.estimate import make_plan
 from lostjax.plan.search import estimate as estimate_candidate
@@ -19,6 +19,7 @@ from lostjax.train import platform
 from lostjax.train.chips import CHIPS, Chip
 from lostjax.train.config import ConfigError, ModelConfig, replace_in
 from lostjax.train.model import build_model
+from lostjax.train.positions import count_parts
 from lostjax.train.presets import get_preset
 
 SMOKE = get_preset("smoke")
@@ -179,15 +180,77 @@ def test_search_compiles_the_promising_ones_and_sorts_them():
         search_plans(config, here(), count=1, say=print)
 
 
-def test_estimates_see_what_cuts_memory_and_what_recomputes():
-    def made(mesh, remat):
-        model = dataclasses.replace(SMOKE.model, remat=remat)
-        config = dataclasses.replace(SMOKE, mesh=mesh, model=model)
-        return estimate_candidate(config, SMALL_CHIP._replace(network=1e15))
+def estimated(mesh="data:1", *, network=1e15, **parts):
+    """Estimate smoke with some values of its parts, given as part=dict."""
+    config = dataclasses.replace(SMOKE, mesh=mesh, **parts.pop("run", {}))
+    for part, values in parts.items():
+        config = replace_in(config, part, **values)
+    chip = SMALL_CHIP._replace(network=network)
+    return estimate_candidate(config, here(chip=chip))
 
-    assert made("fsdp:4", "none").bytes < 0.5 * made("data:1", "none").bytes
-    assert made("data:1", "full").bytes < made("data:1", "none").bytes
-    assert made("data:1", "full").seconds > made("data:1", "none").seconds
+
+def test_estimates_see_what_cuts_memory_and_what_recomputes():
+    whole = estimated(model={"remat": "none"})
+    assert estimated("fsdp:4", model={"remat": "none"}).bytes < 0.5 * whole.bytes
+    again = estimated(model={"remat": "full"})
+    assert again.bytes < whole.bytes and again.seconds > whole.seconds
+
+
+def test_estimates_know_the_optimizer_and_the_vocabulary():
+    adam = estimated()
+    sign = estimated(optim={"name": "sign_sgd"})
+    model = build_model(SMOKE.model, vocab_size=257)
+    n_parameters = count_parameters(model).total
+    assert adam.held - sign.held == pytest.approx(8 * n_parameters, abs=100)
+    # Embedding and head with both moments.
+    more = estimated(data={"tokenizer": "bpe:1000"}).held - adam.held
+    assert more == 3 * 4 * 2 * SMOKE.model.d_model * (1000 - 257)
+
+
+def test_an_estimate_is_near_what_the_compiler_makes_of_micro_batches():
+    run = {"batch_size": 512, "accumulate": 64}
+    candidate = estimated(run=run)
+    peak = make_plan(candidate.config, here()).memory.peak
+    assert 0.5 * peak < candidate.bytes < 1.5 * peak
+    assert estimated(run={"batch_size": 512}).bytes > 10 * candidate.bytes
+
+
+def test_logits_are_those_of_one_part(monkeypatch):
+    run, data = {"batch_size": 256}, {"tokenizer": "bpe:5000"}
+    parts = count_parts((256, SMOKE.data.seq_len, SMOKE.model.d_model), shards=1)
+    assert parts > 1
+    found = estimated(run=run, data=data).bytes
+    monkeypatch.setattr(search, "count_parts", lambda shape, *, shards: 1)
+    rest = estimated(run=run, data=data).bytes - found
+    assert rest == pytest.approx(
+        (1 - 1 / parts) * 8 * 5000 * 256 * SMOKE.data.seq_len, rel=1e-6
+    )
+
+
+def test_search_leaves_the_model_as_it_is(monkeypatch, plans):
+    """87 channels do not fall into two groups, and need not."""
+    compiled = []
+    monkeypatch.setattr(
+        search, "make_plan", lambda config, target: compiled.append(config) or plans[2]
+    )
+    said = []
+    config = replace_in(SMOKE, "model", d_hidden=87)
+    target = here(chip=SMALL_CHIP._replace(memory=1e9))
+    search_plans(config, target, count=1000, say=said.append)
+    assert any("tensor:2" in each.mesh for each in compiled)
+    assert {each.model.channel_groups for each in compiled} == {1}
+    assert not [line for line in said if line.startswith("left out")]
+
+
+def test_search_says_once_why_some_candidates_cannot_be(monkeypatch):
+    def refuse(config, target):
+        raise ConfigError("--model: not on any mesh")
+
+    monkeypatch.setattr(search, "estimate", refuse)
+    said = []
+    with pytest.raises(ConfigError, match="see the reasons above"):
+        search_plans(SMOKE, here(chip=SMALL_CHIP), count=1, say=said.append)
+    assert said == ["left out: --model: not on any mesh"]
 
 
 @pytest.mark.parametrize(
