@@ -23,6 +23,11 @@ _NOTE = (
 )
 
 
+POOL = 0.75
+"""Share of a GPU's memory that JAX sets aside unless XLA_CLIENT_MEM_FRACTION says
+another (docs.jax.dev, GPU memory allocation; the older name, with PYTHON_ in it, is
+deprecated)."""
+
 MANY = 3
 """Loops that are named; of more the number is told."""
 
@@ -61,7 +66,7 @@ def note_plans(plans: Sequence[Plan]) -> list[str]:
     """
     notes = [_NOTE]
     for plan in plans:
-        found = [*_note_branches(plan), *_note_loops(plan)]
+        found = [*_note_branches(plan), *_note_loops(plan), *_note_pool(plan)]
         name = f"{plan.name}: " if len(plans) > 1 else ""
         notes += [note for note in (name + each for each in found) if note not in notes]
     return notes
@@ -94,6 +99,24 @@ def _note_loops(plan: Plan) -> Iterator[str]:
             "Loops whose trips depend on data count once, so that FLOPs and bytes are "
             f"too low by what they repeat: {named}{more}."
         )
+
+
+def _note_pool(plan: Plan) -> Iterator[str]:
+    """Tell what lets JAX use the memory that a plan counts on, on GPUs."""
+    memory = plan.memory
+    if not plan.device.startswith("NVIDIA") or memory.capacity is None:
+        return
+    note = (
+        f"On a GPU JAX sets {POOL:.0%} of the memory aside at its start, here "
+        f"{format_bytes(POOL * memory.capacity)}"
+    )
+    if memory.fits and memory.peak > POOL * memory.capacity:
+        share = math.ceil(100 * memory.peak / memory.capacity)
+        note += (
+            f": this run needs XLA_CLIENT_MEM_FRACTION={share / 100} or more in its "
+            "environment"
+        )
+    yield f"{note}."
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:

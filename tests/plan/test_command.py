@@ -164,6 +164,24 @@ def test_a_plan_that_fits_says_by_how_much(plans):
     assert state_fit(plans[2]._replace(memory=memory)) == "no, 2.50 MB too much"
 
 
+@pytest.mark.parametrize(
+    "device, peak, needs",
+    [
+        ("NVIDIA H100 80GB HBM3", 76.3e9, "XLA_CLIENT_MEM_FRACTION=0.96 or more"),
+        ("NVIDIA H100 80GB HBM3", 59e9, None),
+        ("NVIDIA H100 80GB HBM3", 81e9, None),
+        ("TPU v5 lite", 76.3e9, None),
+    ],
+)
+def test_a_gpu_plan_says_what_jax_sets_aside(plans, device, peak, needs):
+    memory = plans[2].memory._replace(peak=peak, capacity=80e9)
+    notes = note_plans([plans[2]._replace(device=device, memory=memory)])
+    told = [note for note in notes if "60.0 GB" in note]
+    assert len(told) == device.startswith("NVIDIA")
+    assert any("MEM_FRACTION" in note for note in notes) == (needs is not None)
+    assert needs is None or needs in told[0]
+
+
 def test_search_compiles_the_promising_ones_and_sorts_them():
     said = []
     config = dataclasses.replace(SMOKE, batch_size=16)
