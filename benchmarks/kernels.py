@@ -48,11 +48,11 @@ SIZES = {
     "1b": (2048, 5461, 512),
     "7b": (4096, 11008, 1024),
 }
-# Chips: cycles a second of the matrix units, FLOPs and bytes of HBM a second.
+# Chips: blocks, cycles a second of the matrix units, published peaks.
 CHIPS = {
-    "v5e": (tpu_blocks.V5E, 1.5e9, 197e12, 819e9),
-    "v5p": (tpu_blocks.V5P, 1.75e9, 459e12, 2765e9),
-    "v6e": (tpu_blocks.V6E, 1.75e9, 918e12, 1640e9),
+    "v5e": (tpu_blocks.V5E, 1.5e9, PUBLISHED["TPU v5e"]),
+    "v5p": (tpu_blocks.V5P, 1.75e9, PUBLISHED["TPU v5p"]),
+    "v6e": (tpu_blocks.V6E, 1.75e9, PUBLISHED["TPU v6e"]),
 }
 GPU = "h100"
 
@@ -220,7 +220,7 @@ def kernel_figures(
     layer: Layer, chip: str, which: str, schedules: list[Schedule]
 ) -> Figures:
     """Count a kernel's bytes by formula, its time by schedule and bytes."""
-    tpu, clock, peak, bandwidth = CHIPS[chip]
+    tpu, clock, published = CHIPS[chip]
     p, ends = layer.rows, layer.inputs + layer.outputs
     hidden = layer.rank if which == "training" else 0
     flops = {"lost_forward": 2 * p * layer.weights}
@@ -236,8 +236,8 @@ def kernel_figures(
         name = schedule.name.split(".")[0]
         steps = p / (cuts[name].rows * tpu.cores)
         cycles = max(schedule.bundles, schedule.floor)
-        seconds += max(steps * cycles / clock, bytes_of[name] / bandwidth)
-        useful = flops[name] / peak * clock / steps
+        seconds += max(steps * cycles / clock, bytes_of[name] / published.bandwidth)
+        useful = flops[name] / published.flops * clock / steps
         kernels.append(
             dataclasses.asdict(schedule)
             | {"floor": schedule.floor, "useful": useful, "rows": cuts[name].rows}

@@ -8,6 +8,7 @@ from lostjax.data.prepare import Data, prepare_data
 from lostjax.data.token_files import TokenFiles
 from lostjax.data.tokenizer import (
     Tokenizer,
+    count_tokens,
     load_saved_tokenizer,
     load_tokenizer,
     save_tokenizer,
@@ -23,6 +24,7 @@ __all__ = [
     "Rows",
     "TokenFiles",
     "Tokenizer",
+    "count_tokens",
     "load_saved_tokenizer",
     "load_tokenizer",
     "open_corpus",

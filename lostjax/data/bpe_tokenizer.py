@@ -9,9 +9,11 @@ Unsupervised Multitask Learners", 2019. The `tokenizers` library does the work: 
 take it about 3 seconds to learn 4,096 tokens from and 3 to encode, on two cores.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,9 @@ EOS = "<|endoftext|>"
 
 _EOS_NAMES = (EOS, "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
 _LONG = 1 << 20
+_ROOM = 16
+_LEAST_ROOM = 1 << 16
+"""Ids may have gaps: they stay below so many a token, or below this in all."""
 # Where byte-level pre-tokenisation always cuts: before a newline that ends a line.
 _LINE_END = re.compile(r"(?<=\S)(?=\n)")
 
@@ -143,15 +148,48 @@ def byte_symbols() -> list[str]:
 def read_tokenizer_json(path: Path) -> BpeTokenizer:
     """Read a tokenizer.json.
 
+    Its ids are looked at first: the library makes tables as long as the largest, and
+    ends the process where there is no memory for them. It then gets what was looked at,
+    not the file, which may say a thing twice.
+
     Raises:
-      DataError: where it is something else, or has no end-of-text token.
+      DataError: where it is something else, has no end-of-text token, or ids far above
+        the number of its tokens.
     """
     try:
-        inner = HuggingFaceTokenizer.from_file(str(path))
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a tokenizer.json: {first_line(error)}") from error
+    ids = _find_ids(values)
+    if ids and max(ids) >= (most := max(_LEAST_ROOM, _ROOM * len(ids))):
+        raise DataError(
+            f"{path}: id {max(ids)} is too large: for {len(ids)} tokens ids must be "
+            f"below {most}"
+        )
+    try:
+        inner = HuggingFaceTokenizer.from_str(json.dumps(values))
     # The library raises plain Exception for whatever is wrong with a file.
     except Exception as error:
         raise DataError(f"{path}: not a tokenizer.json: {first_line(error)}") from error
     return BpeTokenizer(inner, name=str(path))
+
+
+def _find_ids(values: Any) -> list[int]:
+    """List the ids of a tokenizer.json, whatever else is wrong with it."""
+
+    def look(owner: Any, name: str) -> Any:
+        return owner.get(name) if isinstance(owner, dict) else None
+
+    vocabulary = look(look(values, "model"), "vocab")
+    added = look(values, "added_tokens")
+    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else []
+    if isinstance(vocabulary, list):  # tokens in the order of their ids
+        ids = list(range(len(vocabulary)))
+    if isinstance(added, list):
+        ids += [look(token, "id") for token in added]
+    return [number for number in ids if isinstance(number, int)]
 
 
 def _some(documents: Iterable[str]) -> Iterator[str]:

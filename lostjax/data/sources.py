@@ -33,8 +33,10 @@ from lostjax.data.token_files import TokenFiles, open_tokens
 SOTU_HELDOUT_YEAR = 2011
 """State of the Union messages from this year on are held out."""
 
-_WEIGHTED = re.compile(r"\s*(\d+\.?\d*|\.\d+)\*(.+)", re.DOTALL)
-_YEARS = re.compile(r"(\d{4})(?:-(\d{4}))?")
+_WEIGHTED = re.compile(
+    r"\s*([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})\*(.+)", re.DOTALL
+)
+_YEARS = re.compile(r"([0-9]{4})(?:-([0-9]{4}))?")
 _TOKEN_KINDS = frozenset({".npy", ".bin"})
 
 

@@ -4,6 +4,7 @@ The tokenizer that made them has to be given too. Documents end at its end-of-te
 token; an array without any is one document.
 """
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -51,9 +52,8 @@ class TokenFiles:
             first, last = (round(part * whole.size) for part in (self.start, self.stop))
             tokens = whole[first:last]
             _check_ids(tokens, path=path, first=first, vocab_size=vocab_size)
-            ends = [*np.flatnonzero(tokens == eos_id).tolist(), tokens.size]
             begin = 0
-            for end in ends:
+            for end in itertools.chain(_find_ends(tokens, eos_id), [tokens.size]):
                 if end > begin:
                     yield tokens[begin:end]
                 begin = end + 1
@@ -96,6 +96,13 @@ def _open_bin(path: Path) -> NDArray[np.integer]:
     if size % 2:
         raise DataError(f"{path}: {size} bytes are not a whole number of uint16 ids")
     return np.memmap(path, dtype="<u2", mode="r")
+
+
+def _find_ends(tokens: NDArray[np.integer], eos_id: int) -> Iterator[int]:
+    """Find the end-of-text tokens, a block at a time: a file may exceed the memory."""
+    for start in range(0, tokens.size, _BLOCK):
+        block = tokens[start : start + _BLOCK]
+        yield from (start + np.flatnonzero(block == eos_id)).tolist()
 
 
 def _check_ids(

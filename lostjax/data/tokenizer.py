@@ -27,6 +27,7 @@ from lostjax.data.cache import (
 )
 from lostjax.data.documents import Chain, GivenDocuments, TextDocuments
 from lostjax.data.errors import DataError, nearest_hint
+from lostjax.numerals import read_whole
 
 
 @runtime_checkable
@@ -100,6 +101,20 @@ def load_tokenizer(
     return read_tokenizer_json(path)
 
 
+def count_tokens(spec: str) -> int:
+    """Give the vocabulary's size without text: bpe:SIZE is taken at its word.
+
+    Args:
+      spec: as of `load_tokenizer`.
+
+    Raises:
+      DataError: an unknown spec, a missing or broken file.
+    """
+    if spec.startswith("bpe:"):
+        return _parse_size(spec)
+    return load_tokenizer(spec).vocab_size
+
+
 def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> Path:
     """Write DIRECTORY/tokenizer.json, or .model for SentencePiece, in one step.
 
@@ -127,13 +142,14 @@ def load_saved_tokenizer(directory: str | Path) -> Tokenizer:
 
 
 def _parse_size(spec: str) -> int:
-    text = spec.removeprefix("bpe:")
-    if not text.isascii() or not text.isdigit() or not 257 <= int(text) <= 1 << 20:
+    size = read_whole(spec.removeprefix("bpe:"), least=257, most=1 << 20)
+    if size is None:
+        shown = spec if len(spec) <= 40 else spec[:40] + "..."
         raise DataError(
-            f"tokenizer {spec!r}: SIZE of bpe:SIZE must be an integer from 257 "
+            f"tokenizer {shown!r}: SIZE of bpe:SIZE must be an integer from 257 "
             "(all bytes and end of text) to 1048576, as bpe:4096"
         )
-    return int(text)
+    return size
 
 
 def _as_documents(documents: Iterable[str]) -> TextDocuments:

@@ -20,7 +20,7 @@ from rich.table import Table
 from lostjax.data import DataError
 from lostjax.plan.estimate import Plan, make_plan
 from lostjax.plan.search import search_plans
-from lostjax.plan.table import NOTE, compare_plans, plan_values, write_page
+from lostjax.plan.table import compare_plans, note_plans, plan_values, write_page
 from lostjax.plan.targets import find_target
 from lostjax.train.__main__ import config_of, parse_run_flags
 from lostjax.train.config import ConfigError, TrainConfig
@@ -98,7 +98,8 @@ def _print(plans: Sequence[Plan], console: Console) -> None:
     for line in compare_plans(plans):
         table.add_row(line.name, *line.cells)
     console.print(table, highlight=False)
-    console.print(f"\n{NOTE}", highlight=False)
+    for note in note_plans(plans):
+        console.print(f"\n{note}", highlight=False, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,13 +12,16 @@ as often as it runs.
     collectives  a ring's bytes, sent and received once: (n - 1) / n of the whole array
                  for gathers, scatters and all-to-all, twice that for all-reduce
 
-All three are static: nothing of them is measured.
+All three are static: nothing of them is measured. What a program decides while it runs
+is not in its text: every branch of a condition counts, and a loop that runs until its
+data tell it to stop counts once. `Costs` says how much of either there is.
 """
 
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +43,12 @@ class Costs(NamedTuple):
     flops: float
     hbm_bytes: float
     collectives: tuple[Collective, ...]
+    least_flops: float
+    """Where of every condition only the branch of fewest FLOPs runs."""
+    least_hbm_bytes: float
+    """Where of every condition only the branch of fewest bytes runs."""
+    uncounted: tuple[str, ...]
+    """Loops whose trips depend on data, as JAX names them; their bodies count once."""
 
     @property
     def network_bytes(self) -> float:
@@ -53,18 +62,65 @@ def count_costs(program: Program, *, axes: Mapping[str, int]) -> Costs:
     Args:
       program: compiled, for one of the devices.
       axes: mesh axis to size, in the order of the devices.
-
-    Raises:
-      ValueError: where a loop's trip count is not known.
     """
-    flops = hbm_bytes = 0.0
-    for computation, times in program.walk():
+
+    def count_flops(computation: Computation) -> float:
+        own = (_count_flops(computation, each) for each in computation.instructions)
+        fused = (
+            count_flops(program.computations[called])
+            for each in computation.instructions
+            if each.opcode in ("fusion", "custom-call")
+            for called in each.called
+        )
+        return math.fsum(itertools.chain(own, fused))
+
+    def count_bytes(computation: Computation) -> float:
+        return math.fsum(
+            _count_bytes(program, computation, each)
+            for each in computation.instructions
+        )
+
+    return Costs(
+        flops=_add_up(program, count_flops, branches=math.fsum),
+        hbm_bytes=_add_up(program, count_bytes, branches=math.fsum),
+        collectives=find_collectives(program, axes),
+        least_flops=_add_up(program, count_flops, branches=min),
+        least_hbm_bytes=_add_up(program, count_bytes, branches=min),
+        uncounted=program.uncounted_loops(),
+    )
+
+
+def _add_up(
+    program: Program,
+    count: Callable[[Computation], float],
+    *,
+    branches: Callable[[list[float]], float],
+) -> float:
+    """Add up what computations cost by themselves, as often as they run.
+
+    Args:
+      program: compiled.
+      count: what a computation costs, without those that it calls.
+      branches: makes one number of those of a condition's branches.
+    """
+
+    @cache
+    def of(name: str) -> float:
+        computation = program.computations[name]
+        total = count(computation)
         for each in computation.instructions:
-            hbm_bytes += times * _count_bytes(program, computation, each)
-    for computation, times in program.walk_all():
-        for each in computation.instructions:
-            flops += times * _count_flops(computation, each)
-    return Costs(flops, hbm_bytes, find_collectives(program, axes))
+            if each.opcode == "while":
+                body = each.attribute("body")
+                assert body is not None
+                trips = program.trip_count(each, within=computation)
+                total += (1 if trips is None else trips) * of(body)
+            elif each.opcode == "conditional":
+                total += branches([of(called) for called in each.called])
+            elif each.opcode in ("call", "async-start"):
+                total += math.fsum(map(of, each.called))
+        return total
+
+    return of(program.entry)
 
 
 # FLOPs

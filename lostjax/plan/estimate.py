@@ -23,8 +23,8 @@ import numpy as np
 import optax
 from jax.sharding import AxisType, Mesh
 
-from lostjax.data import load_tokenizer, prepare_data
-from lostjax.nn import activation_bytes
+from lostjax.data import count_tokens, prepare_data
+from lostjax.nn import Transformer, activation_bytes
 from lostjax.plan.costs import Costs, count_costs
 from lostjax.plan.hlo_text import parse_program
 from lostjax.plan.targets import Target
@@ -116,6 +116,33 @@ class Plan(NamedTuple):
         return self.model_flops / (self.times.step * self.peak_flops)
 
 
+class Described(NamedTuple):
+    """What a run's step is made of, before it lies on a mesh."""
+
+    model: Transformer
+    tx: optax.GradientTransformation
+    trajectory: Trajectory
+    state: TrainState
+    """Shapes and types."""
+
+
+def describe_run(config: TrainConfig) -> Described:
+    """Build what a run's step is made of, as the run itself would.
+
+    Args:
+      config: already checked; its mesh does not matter.
+
+    Raises:
+      ConfigError, DataError: as `make_plan` does.
+    """
+    vocab_size, trajectory = _read_text(config)
+    model = build_model(config.model, vocab_size=vocab_size)
+    multipliers = build_multipliers(config.model, vocab_size=vocab_size)
+    tx, _ = build_optimizer(config.optim, steps=config.steps, multipliers=multipliers)
+    tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
+    return Described(model, tx, trajectory, describe_state(model, tx, trajectory))
+
+
 def make_plan(config: TrainConfig, target: Target) -> Plan:
     """Compile a configuration's training step for some hardware.
 
@@ -131,24 +158,21 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
       ConfigError, DataError: as the run itself would.
     """
     check_config(config)
-    mesh = _lay_mesh(config, target)
+    mesh = lay_mesh(config, target)
     check_batch(config, mesh)
-    vocab_size, trajectory = _read_text(config)
-    model = build_model(config.model, vocab_size=vocab_size)
-    multipliers = build_multipliers(config.model, vocab_size=vocab_size)
-    tx, _ = build_optimizer(config.optim, steps=config.steps, multipliers=multipliers)
-    tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
-    state = place_shapes(describe_state(model, tx, trajectory), mesh)
+    made = describe_run(config)
+    model = made.model
+    state = place_shapes(made.state, mesh)
     began = time.monotonic()
     lowered = lower_step(
-        config, state, mesh=mesh, model=model, tx=tx, trajectory=trajectory
+        config, state, mesh=mesh, model=model, tx=made.tx, trajectory=made.trajectory
     )
     compiled, peak = _compile(lowered)
     seconds = time.monotonic() - began
     length = config.data.seq_len
     axes = dict(mesh.shape)
     rows = config.batch_size // config.accumulate // count_batch_shards(mesh)
-    per_token = count_step_flops(config, model, trajectory)
+    per_token = count_step_flops(config, model, made.trajectory)
     costs = None if compiled is None else _read_costs(compiled, axes)
     chip = target.chip
     return Plan(
@@ -194,7 +218,7 @@ def _read_costs(compiled: Any, axes: Mapping[str, int]) -> Costs | None:
     return count_costs(parse_program(text), axes=axes)
 
 
-def _lay_mesh(config: TrainConfig, target: Target) -> Mesh:
+def lay_mesh(config: TrainConfig, target: Target) -> Mesh:
     """Lay a configuration's mesh on a target's devices."""
     found = f"{len(target.devices)} x {target.kind}"
     axes = resolve_mesh(config.mesh, n_devices=len(target.devices), found=found)
@@ -227,10 +251,7 @@ def _read_text(config: TrainConfig) -> tuple[int, Trajectory]:
             cache_dir=data.cache_dir,
         )
         return prepared.vocab_size, build_trajectory(config, prepared)
-    kind, _, size = data.tokenizer.partition(":")
-    if kind == "bpe" and size.isdigit():
-        return int(size), Trajectory()
-    return load_tokenizer(data.tokenizer).vocab_size, Trajectory()
+    return count_tokens(data.tokenizer), Trajectory()
 
 
 def _compile(lowered: Any) -> tuple[Any | None, float]:

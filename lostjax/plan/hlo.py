@@ -3,7 +3,8 @@
 A loop's body stands in a program once. How often it runs is in the loop's own
 attributes (CPU, GPU), or follows from where its counter starts, what its body adds to
 it and the constant that it stays below (TPU, which steps by two where a loop passes
-pieces around a ring in both directions).
+pieces around a ring in both directions). Where that depends on data, as in an iteration
+that stops when it has converged, the loop counts once, and is named.
 """
 
 import math
@@ -71,6 +72,12 @@ class Instruction:
         return tuple(names)
 
     @property
+    def origin(self) -> str:
+        """What it was made from, as JAX names it; its own name where nothing says."""
+        found = re.search(r'op_name="([^"]*)"', self.attributes)
+        return found[1] if found else self.name
+
+    @property
     def element(self) -> int:
         """Which element of a tuple a `get-tuple-element` gives."""
         found = re.search(r"\bindex=(\d+)", self.attributes)
@@ -133,7 +140,8 @@ class Program:
 
         Those are the entry, and what loops, calls and branches run; not the insides of
         fusions, reductions and the like. A computation that is called from two places
-        comes twice. Of a conditional's branches every one is taken to run.
+        comes twice. Of a conditional's branches every one is taken to run, and a loop
+        whose trips are not known to run once.
         """
         yield from self._walk(self.entry, 1.0)
 
@@ -144,9 +152,8 @@ class Program:
             if each.opcode == "while":
                 body = each.attribute("body")
                 assert body is not None
-                yield from self._walk(
-                    body, times * self.trip_count(each, within=computation)
-                )
+                trips = self.trip_count(each, within=computation)
+                yield from self._walk(body, times * (1 if trips is None else trips))
             elif each.opcode in ("call", "conditional", "async-start"):
                 for called in each.called:
                     yield from self._walk(called, times)
@@ -165,15 +172,26 @@ class Program:
                 for called in each.called:
                     yield from self._inside(self.computations[called], times)
 
-    def trip_count(self, loop: Instruction, *, within: Computation) -> int:
+    def uncounted_loops(self) -> tuple[str, ...]:
+        """Name what the loops were made from whose trips are not known, each once."""
+        loops = (
+            each.origin
+            for computation, _ in self.walk()
+            for each in computation.instructions
+            if each.opcode == "while"
+            and self.trip_count(each, within=computation) is None
+        )
+        return tuple(dict.fromkeys(loops))
+
+    def trip_count(self, loop: Instruction, *, within: Computation) -> int | None:
         """Count how often a loop runs.
 
         Args:
           loop: a `while`.
           within: the computation that it stands in.
 
-        Raises:
-          ValueError: where neither the loop nor its condition says so.
+        Returns:
+          The count; None where neither the loop nor its condition says it.
         """
         known = re.search(r'known_trip_count[^}]*"n":"?(\d+)', loop.attributes)
         if known:
@@ -187,7 +205,7 @@ class Program:
             start = _read_start(within, loop, index)
             if start is not None and step:
                 return max(0, -((start - bound) // step))
-        raise ValueError(f"loop {loop.name}: its trip count is not a constant")
+        return None
 
 
 def _read_bound(condition: Computation) -> tuple[int, int] | None:

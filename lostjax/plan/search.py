@@ -1,23 +1,47 @@
 """Which mesh, batch size and remat policy? Estimate many, compile the promising ones.
 
-Compiling takes a minute, an estimate a second: every candidate's memory is estimated
-from its shapes, those that cannot fit are left out, and the rest are compiled in the
-order of their estimated seconds a token until enough were.
+Compiling takes a minute, an estimate a second at most: of every candidate the state's
+shapes, what autodiff keeps of a micro-batch, and the logits of the positions that the
+head scores at a time are what the run itself would have. Those whose state alone is too
+large are left out. The rest are compiled until enough were: first those that are likely
+to fit, by their estimated seconds a token, then the others, the smallest first, for
+compilers differ in what they keep (a TPU's may never write the logits).
 """
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache, partial
+from typing import NamedTuple, TypeVar
 
-from lostjax.nn import activation_bytes, count_flops, count_parameters
-from lostjax.plan.estimate import Plan, make_plan
+from lostjax.nn import activation_bytes, count_flops
+from lostjax.plan.estimate import (
+    Described,
+    Plan,
+    describe_run,
+    lay_mesh,
+    make_plan,
+    shard_bytes,
+)
 from lostjax.plan.targets import Target
+from lostjax.train.checks import check_config
 from lostjax.train.chips import Chip
-from lostjax.train.config import ConfigError, ModelConfig, RematName, TrainConfig
+from lostjax.train.config import (
+    ConfigError,
+    ModelConfig,
+    RematName,
+    TrainConfig,
+    replace_in,
+)
+from lostjax.train.mesh import count_batch_shards, place_shapes
 from lostjax.train.model import build_model
+from lostjax.train.positions import count_parts
+from lostjax.train.programs import abstract_batch
+from lostjax.train.quantities import format_bytes
+from lostjax.train.setup import check_batch, count_bytes, count_step_flops
+
+T = TypeVar("T")
 
 REMAT: tuple[RematName, ...] = ("none", "products", "bottleneck", "full")
 EXTRA_FORWARD = {"none": 0.0, "products": 0.1, "bottleneck": 0.6, "full": 1.0}
@@ -26,15 +50,18 @@ TENSOR = (1, 2, 4, 8)
 BATCHES = (0.25, 0.5, 1, 2, 4)
 """Batch sizes that are tried, relative to the configuration's."""
 SLACK = 1.5
-"""Candidates are left out whose estimated memory is this many times too large."""
+"""Candidates come last whose estimated memory is this many times too large."""
 
 
 class Candidate(NamedTuple):
     """A configuration, and what it is likely to need."""
 
     config: TrainConfig
+    held: float
+    """Bytes of state and batch on a device: whatever the compiler does, they are there.
+    """
     bytes: float
-    """On a device."""
+    """On a device, with gradients, activations and logits."""
     seconds: float
     """For a token, on all devices together."""
 
@@ -48,82 +75,119 @@ def search_plans(
       config: what would be trained; its mesh, batch size and remat policy are replaced.
       target: hardware whose figures are known.
       count: how many to compile, at least 1.
-      say: takes a line for each.
+      say: takes a line for each, and one for each reason why some cannot be.
 
     Returns:
       The plans, those that fit first, and among them the least time a token first.
 
     Raises:
       ConfigError: where nothing is known of the hardware, or nothing can fit.
+      DataError: as the run itself would.
     """
     chip = target.chip
     if chip is None:
         raise ConfigError(
             f"--search: no published figures of {target.kind}; name a --topology"
         )
-    made = (estimate(each, chip) for each in _vary(config, len(target.devices)))
-    candidates = [each for each in made if each.bytes <= SLACK * chip.memory]
-    if not candidates:
-        raise ConfigError(
-            f"--search: nothing fits {target.name}: even cut over all of its "
-            "devices the state or one row's activations are too large"
-        )
-    candidates.sort(key=lambda each: each.seconds)
-    plans = []
-    for each in candidates[:count]:
-        found = make_plan(each.config, target)
-        plans.append(found)
-        fits = "fits" if found.memory.fits else "does not fit"
-        say(
-            f"{each.config.mesh}  batch {each.config.batch_size}  "
-            f"{each.config.model.remat}: {fits}"
-        )
+    check_config(config)
+    attempt = partial(_attempt, say=say, said=set())
+    made = [
+        attempt(partial(estimate, each, target))
+        for each in _vary(config, len(target.devices))
+    ]
+    candidates = [each for each in made if each is not None]
+    small = [each for each in candidates if each.held <= chip.memory]
+    small.sort(key=partial(_promise, chip=chip))
+    plans: list[Plan] = []
+    for each in small:
+        if len(plans) == count:
+            break
+        found = attempt(partial(make_plan, each.config, target))
+        if found is not None:
+            plans.append(found)
+            fits = "fits" if found.memory.fits else "does not fit"
+            say(
+                f"{each.config.mesh}  batch {each.config.batch_size}  "
+                f"{each.config.model.remat}: {fits}"
+            )
+    if not plans:
+        raise ConfigError(_explain(candidates, small, target))
     return sorted(plans, key=_order)
 
 
-def estimate(config: TrainConfig, chip: Chip) -> Candidate:
-    """Estimate a candidate from its shapes alone."""
-    sizes = dict(part.split(":") for part in config.mesh.split(","))
-    data, fsdp, tensor = (
-        int(sizes.get(axis, 1)) for axis in ("data", "fsdp", "tensor")
+def estimate(config: TrainConfig, target: Target) -> Candidate:
+    """Estimate what a candidate needs from its shapes alone.
+
+    Args:
+      config: a candidate.
+      target: hardware whose figures are known.
+
+    Raises:
+      ConfigError, DataError: as `make_plan` does, before it compiles.
+    """
+    chip = target.chip
+    assert chip is not None
+    check_config(config)
+    mesh = lay_mesh(config, target)
+    check_batch(config, mesh)
+    made = _describe(_alike(config))
+    model, length = made.model, config.data.seq_len
+    shards, tensor = count_batch_shards(mesh), mesh.shape["tensor"]
+    rows = config.batch_size // config.accumulate  # of a micro-batch, on all shards
+    parts = count_parts((rows, length, model.d_model), shards=shards)
+    # Logits and their gradient, float32, of the positions that are scored at a time.
+    logits = 2 * 4 * model.vocab_size * (rows // shards) * length // parts
+    kept = (rows // shards) * _row_bytes(config.model, model.vocab_size, length)
+    state = place_shapes(made.state, mesh)
+    batch = count_bytes(abstract_batch(config, None)) // shards
+    held = shard_bytes(state) + batch
+    gradients = shard_bytes(state.params)
+    return Candidate(
+        config,
+        held,
+        held + gradients + (kept + logits) / tensor,
+        _count_seconds(config, made, dict(mesh.shape), chip),
     )
-    shards, length, vocab_size = data * fsdp, config.data.seq_len, _vocabulary(config)
-    one_row = _measure(
-        dataclasses.replace(config.model, channel_groups=1), vocab_size, length
-    )
-    rows = config.batch_size / shards
-    kept = one_row.activations * rows / tensor
-    logits = 2 * 4 * rows * length * vocab_size / tensor
-    # Parameters, gradients and two moments, float32.
-    state = 16 * one_row.parameters / (fsdp * tensor)
-    compute = one_row.flops / (chip.flops * shards * tensor)
-    tokens = config.batch_size * length
-    gathers = 3 * 2 * one_row.parameters / tensor * (fsdp > 1)
-    reduces = 2 * 4 * one_row.parameters / (fsdp * tensor) * (data > 1)
+
+
+def _count_seconds(
+    config: TrainConfig, made: Described, mesh: Mapping[str, int], chip: Chip
+) -> float:
+    """Count the seconds of a token: those of computing or of the network, if longer."""
+    data, fsdp, tensor = (mesh[axis] for axis in ("data", "fsdp", "tensor"))
+    tokens = config.batch_size * config.data.seq_len
+    again = EXTRA_FORWARD[config.model.remat]
+    forward = count_flops(made.model, length=config.data.seq_len).forward
+    flops = count_step_flops(config, made.model, made.trajectory) + again * forward
+    compute = flops / (chip.flops * math.prod(mesh.values()))
+    n_parameters = count_bytes(made.state.params) / 4
+    # Each micro-batch gathers the parameters, forward and backward, in two bytes.
+    gathers = config.accumulate * 3 * 2 * n_parameters / tensor * (fsdp > 1)
+    reduces = 2 * 4 * n_parameters / (fsdp * tensor) * (data > 1)
     width = config.model.n_layers * config.model.d_model
-    stream = 8 * width * rows * length * (tensor > 1)
+    stream = 8 * width * tokens / (data * fsdp) * (tensor > 1)
     network = (gathers + reduces + stream) / chip.network / tokens
-    return Candidate(config, state + kept + logits, max(compute, network))
+    return max(compute, network)
 
 
-class _Row(NamedTuple):
-    """What one row of a batch needs, on one device."""
+def _alike(config: TrainConfig) -> TrainConfig:
+    """Give one configuration for all those of the same state.
 
-    parameters: int
-    activations: int
-    flops: float
-    """For each token, with what the remat policy computes again."""
+    The past that a run may keep of its text depends on the rows of a step.
+    """
+    rows = 1 if config.objective.trajectory == "none" else config.batch_size
+    config = dataclasses.replace(config, mesh="data:1", batch_size=rows, accumulate=1)
+    return replace_in(config, "model", remat="none")
+
+
+_describe = lru_cache(describe_run)
 
 
 @lru_cache
-def _measure(config: ModelConfig, vocab_size: int, length: int) -> _Row:
+def _row_bytes(config: ModelConfig, vocab_size: int, length: int) -> int:
+    """Count what autodiff keeps of one row."""
     model = build_model(config, vocab_size=vocab_size)
-    flops = count_flops(model, length=length)
-    return _Row(
-        count_parameters(model).total,
-        activation_bytes(model, batch_size=1, length=length),
-        flops.train + EXTRA_FORWARD[config.remat] * flops.forward,
-    )
+    return activation_bytes(model, batch_size=1, length=length)
 
 
 def _vary(config: TrainConfig, n_devices: int) -> Iterator[TrainConfig]:
@@ -135,21 +199,50 @@ def _vary(config: TrainConfig, n_devices: int) -> Iterator[TrainConfig]:
             batch = round(config.batch_size * factor)
             if batch % (rest * config.accumulate) or batch < 1:
                 continue
-            yield dataclasses.replace(
+            varied = dataclasses.replace(
                 config,
                 mesh=f"data:{rest // fsdp},fsdp:{fsdp},tensor:{tensor}",
                 batch_size=batch,
-                model=dataclasses.replace(
-                    config.model,
-                    remat=remat,
-                    channel_groups=max(tensor, config.model.channel_groups),
-                ),
             )
+            yield replace_in(varied, "model", remat=remat)
 
 
-def _vocabulary(config: TrainConfig) -> int:
-    kind, _, size = config.data.tokenizer.partition(":")
-    return int(size) if kind == "bpe" and size.isdigit() else 32_000
+def _attempt(
+    make: Callable[[], T], *, say: Callable[[str], object], said: set[str]
+) -> T | None:
+    """Make something; where it cannot be, say why, every reason once."""
+    try:
+        return make()
+    except ConfigError as error:
+        reason = str(error)
+    if reason not in said:
+        said.add(reason)
+        say(f"left out: {reason}")
+    return None
+
+
+def _explain(
+    candidates: list[Candidate], small: list[Candidate], target: Target
+) -> str:
+    """Say why nothing was planned."""
+    if not candidates:
+        return (
+            f"--search: no mesh of {target.name}, batch size and remat policy can be "
+            "for this configuration; see the reasons above"
+        )
+    if small:
+        return "--search: what would fit cannot be planned; see the reasons above"
+    least = min(candidates, key=lambda each: each.held)
+    return (
+        f"--search: nothing fits {target.name}: the smallest of {len(candidates)}, "
+        f"{least.config.mesh}, has {format_bytes(least.held)} of state a device"
+    )
+
+
+def _promise(candidate: Candidate, chip: Chip) -> tuple[bool, float]:
+    """Sort what is likely to fit by time, and the rest by size behind it."""
+    is_large = candidate.bytes > SLACK * chip.memory
+    return is_large, candidate.bytes if is_large else candidate.seconds
 
 
 def _order(plan: Plan) -> tuple[bool, float]:

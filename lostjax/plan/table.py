@@ -1,7 +1,7 @@
 """Plans side by side: as rows of text, as JSON, and as a page."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lostjax.plan.estimate import Plan
@@ -15,12 +15,21 @@ from lostjax.train.quantities import (
     format_seconds,
 )
 
-NOTE = (
+_NOTE = (
     "Bytes and FLOPs are per device and step, read from the compiled program: static. "
     "What is marked est. is estimated: times from the chip's published peaks, as if "
     "computing, memory and network overlapped perfectly, so a step takes longer; "
     "activations from what autodiff keeps before the compiler fuses."
 )
+
+
+POOL = 0.75
+"""Share of a GPU's memory that JAX sets aside unless XLA_CLIENT_MEM_FRACTION says
+another (docs.jax.dev, GPU memory allocation; the older name, with PYTHON_ in it, is
+deprecated)."""
+
+MANY = 3
+"""Loops that are named; of more the number is told."""
 
 
 class Line(NamedTuple):
@@ -49,6 +58,67 @@ def state_fit(plan: Plan) -> str:
     return f"yes, {room} to spare" if memory.fits else f"no, {room} too much"
 
 
+def note_plans(plans: Sequence[Plan]) -> list[str]:
+    """Say what the figures are, and what they do not know of these plans.
+
+    Returns:
+      Paragraphs: one of all plans, then one for each thing to know of a plan.
+    """
+    notes = [_NOTE]
+    for plan in plans:
+        found = [*_note_branches(plan), *_note_loops(plan), *_note_pool(plan)]
+        name = f"{plan.name}: " if len(plans) > 1 else ""
+        notes += [note for note in (name + each for each in found) if note not in notes]
+    return notes
+
+
+def _note_branches(plan: Plan) -> Iterator[str]:
+    """Tell what is counted that a step may leave out, where that is 1 % or more."""
+    costs, optim = plan.costs, plan.config.optim
+    if costs is None or (
+        costs.least_flops > 0.99 * costs.flops
+        and costs.least_hbm_bytes > 0.99 * costs.hbm_bytes
+    ):
+        return
+    what = "an update where it is finite"
+    if optim.name in ("frugal", "galore"):
+        what += f", a subspace every --optim.update-gap={optim.update_gap} steps"
+    yield (
+        f"All branches of conditions count in every step ({what}): with the least of "
+        f"them alone it is {format_flops(costs.least_flops)} and "
+        f"{format_bytes(costs.least_hbm_bytes)}."
+    )
+
+
+def _note_loops(plan: Plan) -> Iterator[str]:
+    loops = () if plan.costs is None else plan.costs.uncounted
+    if loops:
+        named = ", ".join(loops[:MANY])
+        more = f" and {len(loops) - MANY} more" if len(loops) > MANY else ""
+        yield (
+            "Loops whose trips depend on data count once, so that FLOPs and bytes are "
+            f"too low by what they repeat: {named}{more}."
+        )
+
+
+def _note_pool(plan: Plan) -> Iterator[str]:
+    """Tell what lets JAX use the memory that a plan counts on, on GPUs."""
+    memory = plan.memory
+    if not plan.device.startswith("NVIDIA") or memory.capacity is None:
+        return
+    note = (
+        f"On a GPU JAX sets {POOL:.0%} of the memory aside at its start, here "
+        f"{format_bytes(POOL * memory.capacity)}"
+    )
+    if memory.fits and memory.peak > POOL * memory.capacity:
+        share = math.ceil(100 * memory.peak / memory.capacity)
+        note += (
+            f": this run needs XLA_CLIENT_MEM_FRACTION={share / 100} or more in its "
+            "environment"
+        )
+    yield f"{note}."
+
+
 def plan_values(plan: Plan) -> dict[str, Any]:
     """Give a plan as JSON holds it."""
     return {
@@ -64,6 +134,9 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "collectives": [
             each._asdict() for each in (plan.costs.collectives if plan.costs else ())
         ],
+        "least_flops": None if plan.costs is None else plan.costs.least_flops,
+        "least_hbm_bytes": None if plan.costs is None else plan.costs.least_hbm_bytes,
+        "uncounted_loops": [] if plan.costs is None else list(plan.costs.uncounted),
         "times": None if plan.times is None else plan.times._asdict(),
         "binding": None if plan.times is None else plan.times.binding,
         "step_seconds": None if plan.times is None else plan.times.step,
@@ -88,7 +161,7 @@ def write_page(plans: Sequence[Plan]) -> str:
                 head=("", *(plan.name for plan in plans)),
                 rows=[(line.name, *line.cells) for line in lines],
             ),
-            element("p", NOTE, css="note"),
+            *(element("p", note, css="note") for note in note_plans(plans)),
         ),
     )
 

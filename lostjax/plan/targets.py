@@ -12,15 +12,20 @@ import importlib.util
 import math
 import os
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 
+from lostjax.numerals import read_whole
 from lostjax.train.chips import Chip, find_chip
 from lostjax.train.config import ConfigError
 
 TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 """Generations of TPUs, and the dimensions of their slices."""
+
+LONGEST = 64
+"""Most chips along a dimension: no pod has more, and libtpu does not survive 0."""
 
 EXAMPLES = "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1, v4:2x2x1, h100:8, here"
 
@@ -90,13 +95,14 @@ def find_target(name: str) -> Target:
         return Target(name, devices, find_chip(devices[0].device_kind))
     if kind == "h100" and re.fullmatch(r"[1-8]", shape):
         return _find_h100(name, int(shape))
-    dims = shape.split("x")
-    if kind in TPUS and len(dims) == TPUS[kind] and all(map(str.isdigit, dims)):
-        return _find_tpu(name, kind, math.prod(map(int, dims)))
+    dims = [read_whole(size, least=1, most=LONGEST) for size in shape.split("x")]
+    sizes = [size for size in dims if size is not None]
+    if kind in TPUS and len(dims) == len(sizes) == TPUS[kind]:
+        return _find_tpu(name, kind, sizes)
     raise ConfigError(f"--topology={name}: not known; write such as {EXAMPLES}")
 
 
-def _find_tpu(name: str, kind: str, n_chips: int) -> Target:
+def _find_tpu(name: str, kind: str, sizes: Sequence[int]) -> Target:
     _need("libtpu", name)
     # Without these libtpu asks a cloud's metadata server, waits, and logs that it did.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -106,7 +112,9 @@ def _find_tpu(name: str, kind: str, n_chips: int) -> Target:
     from jax.experimental import topologies
 
     try:
-        found = topologies.get_topology_desc(topology_name=name, platform="tpu")
+        found = topologies.get_topology_desc(
+            topology_name=f"{kind}:{'x'.join(map(str, sizes))}", platform="tpu"
+        )
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].partition(": ")[2]
         raise ConfigError(
@@ -116,7 +124,7 @@ def _find_tpu(name: str, kind: str, n_chips: int) -> Target:
     devices: tuple[Any, ...] = tuple(found.devices)
     chip = find_chip(devices[0].device_kind)
     if chip is not None and kind == "v4":  # compiled for cores, of which a chip has two
-        share = n_chips / len(devices)
+        share = math.prod(sizes) / len(devices)
         chip = Chip(*(share * figure for figure in chip))
     return Target(name, devices, chip)
 

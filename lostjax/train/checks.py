@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 
+from lostjax.numerals import read_whole
 from lostjax.train.config import (
     ConfigError,
     ModelConfig,
@@ -44,6 +45,12 @@ _LEAST = {
     "objective.trajectory_top_k": 1,
     "objective.trajectory_lag_steps": 1,
 }
+
+LARGEST = 2**31 - 1
+"""Of all whole numbers but the seed: steps, rows and sizes are int32 on devices."""
+
+_MOST = {"optim.stagger": 1024}
+"""Where something is made for each."""
 
 _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must lie in [0, 1]": (
@@ -116,6 +123,11 @@ def check_config(config: TrainConfig) -> None:
             f"--accumulate={config.accumulate}: must divide --batch-size="
             f"{config.batch_size}"
         )
+    if config.batch_size * config.data.seq_len > LARGEST:
+        raise ConfigError(
+            f"--batch-size={config.batch_size}: with --data.seq-len="
+            f"{config.data.seq_len} a step has more than {LARGEST} tokens"
+        )
     _check_optim(config.optim)
     _check_model(config.model)
     if config.model.base_width:
@@ -153,6 +165,9 @@ def _check_ranges(config: TrainConfig) -> None:
         value = get_field(config, name)
         if value < low:
             raise ConfigError(f"{flag_name(name)}={value}: must be at least {low}")
+        most = _MOST.get(name, LARGEST)
+        if value > most:
+            raise ConfigError(f"{flag_name(name)}={value}: must be at most {most}")
     for words, (allowed, names) in _RANGES.items():
         for name in names:
             value = get_field(config, name)
@@ -268,11 +283,14 @@ def parse_profile(text: str, *, steps: int) -> tuple[int, int]:
     Raises:
       ConfigError: where it is not two steps in order.
     """
-    start, _, stop = text.partition(":")
-    if not (start.isdigit() and stop.isdigit()):
-        raise ConfigError(f"--profile={text}: must be START:STOP, such as 10:13")
-    if not int(start) < int(stop) <= steps:
+    first, _, last = text.partition(":")
+    start, stop = read_whole(first), read_whole(last)
+    if start is None or stop is None:
+        raise ConfigError(
+            f"--profile={text}: must be START:STOP, such as 10:13, below 2^31"
+        )
+    if not start < stop <= steps:
         raise ConfigError(
             f"--profile={text}: must have START < STOP <= --steps={steps}"
         )
-    return int(start), int(stop)
+    return start, stop

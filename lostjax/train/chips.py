@@ -33,9 +33,10 @@ CHIPS: dict[str, Chip] = {
     # 4800 Gbps over six ports.
     "TPU v5": Chip(459e12, 95 * GIB, 2765e9, 200e9),
     "TPU v5p": Chip(459e12, 95 * GIB, 2765e9, 200e9),
-    # 3200 Gbps over four ports.
-    "TPU v6 lite": Chip(918e12, 32 * GIB, 1600e9, 200e9),
-    "TPU v6e": Chip(918e12, 32 * GIB, 1600e9, 200e9),
+    # 800 GB/s over four ports, both ways together. Of HBM the page said 1640, 1600 and
+    # now says 1638 GB/s (docs.cloud.google.com/tpu/docs/v6e).
+    "TPU v6 lite": Chip(918e12, 32 * GIB, 1638e9, 200e9),
+    "TPU v6e": Chip(918e12, 32 * GIB, 1638e9, 200e9),
     # A chip is two devices; 192 GiB, 2307 TFLOP/s and 7380 GB/s are a chip's.
     "TPU7x": Chip(1153.5e12, 96 * GIB, 3690e9, 100e9),
     "NVIDIA A100": Chip(312e12, 80e9, 2039e9, 300e9),

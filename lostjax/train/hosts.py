@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lostjax.numerals import read_whole
 from lostjax.train.config import ConfigError, HostsConfig
 
 SILENT_SECONDS = 60
@@ -177,10 +178,13 @@ def _check(hosts: HostsConfig) -> None:
                 "and --hosts.index are given together or not at all"
             )
     assert hosts.coordinator and hosts.processes is not None
-    if not hosts.coordinator.rpartition(":")[2].isdigit():
+    port = hosts.coordinator.rpartition(":")[2]
+    if read_whole(port, least=1, most=2**16 - 1) is None:
         raise ConfigError(f"--hosts.coordinator={hosts.coordinator}: must be HOST:PORT")
-    if hosts.processes < 1:
-        raise ConfigError(f"--hosts.processes={hosts.processes}: must be at least 1")
+    if not 1 <= hosts.processes < 2**31:
+        raise ConfigError(
+            f"--hosts.processes={hosts.processes}: must be at least 1, and below 2^31"
+        )
     if hosts.index is None or not 0 <= hosts.index < hosts.processes:
         raise ConfigError(
             f"--hosts.index={hosts.index}: must lie in [0, {hosts.processes})"
@@ -198,4 +202,4 @@ def _is_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0
+    return read_whole(text or "") or 0

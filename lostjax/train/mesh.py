@@ -21,6 +21,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch
+from lostjax.numerals import read_whole
 from lostjax.train.config import ConfigError
 from lostjax.typing import PyTree
 
@@ -79,12 +80,13 @@ def parse_mesh(text: str) -> dict[str, int]:
             )
         if axis in sizes:
             raise ConfigError(f"--mesh={text}: axis {axis} is given twice")
-        if not re.fullmatch(r"-1|[1-9][0-9]*", size):
+        number = -1 if size == "-1" else read_whole(size, least=1)
+        if number is None:
             raise ConfigError(
                 f"--mesh={text}: the size of {axis} is {size!r}; it must be a positive "
-                "number, or -1 for the rest of the devices"
+                "number below 2^31, or -1 for the rest of the devices"
             )
-        sizes[axis] = int(size)
+        sizes[axis] = number
     if list(sizes.values()).count(-1) > 1:
         raise ConfigError(f"--mesh={text}: only one axis can be -1, the rest")
     return sizes

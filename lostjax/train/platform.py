@@ -28,6 +28,13 @@ def settle_platform() -> None:
         jax.config.update("jax_platforms", "cpu")
 
 
+def runs_on_cpu() -> bool:
+    """Say whether the CPU is what devices will be, without asking for one."""
+    if chosen := _chosen():
+        return chosen.split(",")[0] == "cpu"
+    return not has_accelerator()
+
+
 def has_accelerator() -> bool:
     """Look for the files of accelerators, and for Google's devices on the PCI bus."""
     if any(glob.glob(pattern) for pattern in _DEVICE_FILES):
@@ -37,8 +44,12 @@ def has_accelerator() -> bool:
 
 
 def _is_chosen() -> bool:
+    return bool(_chosen())
+
+
+def _chosen() -> str:
     chosen = getattr(jax.config, "jax_platforms", None)
-    return bool(os.environ.get("JAX_PLATFORMS") or chosen)
+    return chosen or os.environ.get("JAX_PLATFORMS") or ""
 
 
 def _is_installed(module: str) -> bool:

@@ -24,7 +24,7 @@ from lostjax.train.mesh import (
 )
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer
-from lostjax.train.platform import settle_platform
+from lostjax.train.platform import runs_on_cpu, settle_platform
 from lostjax.train.program_cache import keep_programs
 from lostjax.train.run_dir import check_same_data, choose_run_dir
 from lostjax.train.state import (
@@ -34,6 +34,9 @@ from lostjax.train.state import (
     init_state,
 )
 from lostjax.train.trajectory import Trajectory, build_trajectory
+
+MOST_CPU_DEVICES = 1024
+"""More of them take minutes to make, and have nothing to run on."""
 
 
 class Setup(NamedTuple):
@@ -142,10 +145,20 @@ def describe_state(
 
 
 def provide_devices(config: TrainConfig) -> None:
-    """Make as many CPU devices as the mesh names; other platforms ignore it."""
+    """Make as many CPU devices as the mesh names; other platforms ignore it.
+
+    Raises:
+      ConfigError: where these are more than a machine could ever serve.
+    """
     settle_platform()
     sizes = [size for size in parse_mesh(config.mesh).values() if size > 0]
     local = math.prod(sizes) // (config.hosts.processes or 1)
+    if local > MOST_CPU_DEVICES and runs_on_cpu():
+        raise ConfigError(
+            f"--mesh={config.mesh}: needs {local} devices here, and of a CPU at most "
+            f"{MOST_CPU_DEVICES} are made"
+        )
+    local = min(local, MOST_CPU_DEVICES)
     # Devices of a busy CPU wait for each other longer than XLA's 40 s, after which it
     # would abort the process.
     patience = "--xla_cpu_collective_call_terminate_timeout_seconds=3600"

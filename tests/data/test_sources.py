@@ -152,6 +152,7 @@ def write_bad_files(folder):
         ("sotu,{}/good.txt", "'sotu' has no weight"),
         ("0.5*sotu,{}/good.txt", "good.txt' has no weight"),
         ("0*sotu,1*{}/good.txt", "weight 0 must be above 0"),
+        ("9" * 5000 + "*sotu,1*sotu", "has no weight"),
         ("1*", "no such|no weight|1\\*: "),
     ],
 )

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lostjax.data import DataError
+from lostjax.data import DataError, token_files
 from lostjax.data.token_files import TokenFiles, open_tokens
 
 
@@ -29,6 +30,26 @@ def test_bin_is_uint16(tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(np.array([1, 9, 2], "<u2").tobytes())
     assert documents(path) == [[1], [2]]
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 8])
+def test_blocks_end_anywhere(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(token_files, "_BLOCK", block)
+    path = tmp_path / "a.npy"
+    np.save(path, np.array([9, 1, 2, 9, 9, 3, 9, 4]))
+    assert documents(path) == [[1, 2], [3], [4]]
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(token_files, "_BLOCK", 1 << 12)
+    path = tmp_path / "a.bin"
+    np.zeros(1 << 20, "<u2").tofile(path)
+    files = TokenFiles((path,))
+    tracemalloc.start()
+    (only,) = files.documents(eos_id=9, vocab_size=10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert only.size == 1 << 20 and peak < 200_000
 
 
 def test_stretches_join_to_the_whole(tmp_path):

@@ -1,5 +1,6 @@
 """What is encoded comes back, and text never becomes the end-of-text token."""
 
+import json
 import sys
 
 import numpy as np
@@ -14,6 +15,7 @@ from lostjax.data import (
     DataError,
     Tokenizer,
     bpe_tokenizer,
+    count_tokens,
     load_saved_tokenizer,
     load_tokenizer,
     save_tokenizer,
@@ -152,6 +154,8 @@ def test_a_file_may_call_its_end_of_text_otherwise(tmp_path):
         ("bpe:256", "from 257"),
         ("bpe:many", "must be an integer"),
         ("bpe:", "must be an integer"),
+        ("bpe:²", "must be an integer"),
+        ("bpe:" + "9" * 5000, r"9\.\.\.': SIZE of bpe:SIZE must be an integer"),
         ("byte", "did you mean bytes"),
         ("bpe4096", "did you mean bpe:4096"),
         ("{}/none.json", "existing tokenizer.json"),
@@ -169,6 +173,54 @@ def test_a_bad_tokenizer_is_one_clear_line(tmp_path, spec, message):
     with pytest.raises(DataError, match=message) as caught:
         load_tokenizer(spec.replace("{}", str(tmp_path)), [PROSE], cache_dir=tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_is_counted_without_text(tmp_path):
+    assert count_tokens("bpe:4096") == 4096 and count_tokens("bytes") == 257
+    bpe_tokenizer.train_bpe(300, [PROSE]).save(tmp_path / "t.json")
+    assert count_tokens(str(tmp_path / "t.json")) == 300
+    with pytest.raises(DataError, match="SIZE of bpe:SIZE"):
+        count_tokens("bpe:" + "9" * 5000)
+
+
+def words_json(folder):
+    """A tokenizer.json as text, whose end-of-text token has the id 1."""
+    words = models.WordLevel({"a": 0, "</s>": 1, "?": 2}, "?")
+    HuggingFaceTokenizer(words).save(str(folder / "t.json"))
+    return json.dumps(json.loads((folder / "t.json").read_text()))
+
+
+@pytest.mark.parametrize("number", [65_536, 400_000_000, 4_294_967_290, 10**30])
+def test_an_id_far_above_the_number_of_tokens_is_refused(tmp_path, number):
+    """The library would make a table of so many rows, and end the process."""
+    text = words_json(tmp_path).replace('"</s>": 1', f'"</s>": {number}')
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(DataError, match=f"t.json: id {number} is too large") as caught:
+        load_tokenizer(str(tmp_path / "t.json"))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_id_with_gaps_below_is_taken(tmp_path):
+    text = words_json(tmp_path).replace('"</s>": 1', '"</s>": 65535')
+    (tmp_path / "t.json").write_text(text)
+    assert load_tokenizer(str(tmp_path / "t.json")).vocab_size == 65_536
+
+
+def test_the_library_gets_the_ids_that_were_looked_at(tmp_path):
+    """Of a name that comes twice the last counts, whoever reads it."""
+    twice = '"</s>": 4294967290, "</s>": 1'
+    (tmp_path / "t.json").write_text(words_json(tmp_path).replace('"</s>": 1', twice))
+    assert load_tokenizer(str(tmp_path / "t.json")).vocab_size == 3
+
+
+@pytest.mark.parametrize("number", [70_000, 4_294_967_290])
+def test_an_added_token_far_above_is_refused(tmp_path, bpe, number):
+    path = bpe.save(tmp_path / "t.json")
+    values = json.loads(path.read_text())
+    values["added_tokens"][0]["id"] = number
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=f"id {number} is too large: for 301 tokens"):
+        load_tokenizer(str(path))
 
 
 def test_no_text_trains_no_tokenizer(tmp_path):

@@ -7,18 +7,19 @@ import json
 import jax
 import pytest
 
-from lostjax.nn import count_flops
-from lostjax.plan import estimate, targets
+from lostjax.nn import count_flops, count_parameters
+from lostjax.plan import estimate, search, targets
 from lostjax.plan.__main__ import main
 from lostjax.plan.estimate import make_plan
 from lostjax.plan.search import estimate as estimate_candidate
 from lostjax.plan.search import search_plans
-from lostjax.plan.table import state_fit
+from lostjax.plan.table import note_plans, state_fit
 from lostjax.plan.targets import Target, find_target
 from lostjax.train import platform
 from lostjax.train.chips import CHIPS, Chip
-from lostjax.train.config import ConfigError, ModelConfig
+from lostjax.train.config import ConfigError, ModelConfig, replace_in
 from lostjax.train.model import build_model
+from lostjax.train.positions import count_parts
 from lostjax.train.presets import get_preset
 
 SMOKE = get_preset("smoke")
@@ -94,6 +95,19 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     assert "smoke against smoke" in page and "HBM bytes" in page
 
 
+def test_what_a_plan_cannot_count_is_said(tmp_path, capsys, plans):
+    """GaLore chooses its subspace now and then, by an SVD: a loop on some hardware."""
+    words = ["--preset=smoke", "--mesh=data:1", "--optim=galore", f"--out={tmp_path}"]
+    assert main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "a subspace every --optim.update-gap=200 steps" in said
+    (written,) = json.loads((tmp_path / "plan.json").read_text())
+    assert 0 < written["least_hbm_bytes"] < 0.99 * written["hbm_bytes"]
+    costs = plans[2].costs._replace(uncounted=("a", "b", "c", "d"))
+    noted = note_plans([plans[2]._replace(costs=costs)])
+    assert [note for note in noted if "a, b, c and 1 more." in note]
+
+
 def test_what_does_not_fit_is_exit_code_3(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(CHIPS, "cpu", SMALL_CHIP)
     words = ["--preset=smoke", "--mesh=data:1", f"--out={tmp_path}"]
@@ -151,6 +165,24 @@ def test_a_plan_that_fits_says_by_how_much(plans):
     assert state_fit(plans[2]._replace(memory=memory)) == "no, 2.50 MB too much"
 
 
+@pytest.mark.parametrize(
+    "device, peak, needs",
+    [
+        ("NVIDIA H100 80GB HBM3", 76.3e9, "XLA_CLIENT_MEM_FRACTION=0.96 or more"),
+        ("NVIDIA H100 80GB HBM3", 59e9, None),
+        ("NVIDIA H100 80GB HBM3", 81e9, None),
+        ("TPU v5 lite", 76.3e9, None),
+    ],
+)
+def test_a_gpu_plan_says_what_jax_sets_aside(plans, device, peak, needs):
+    memory = plans[2].memory._replace(peak=peak, capacity=80e9)
+    notes = note_plans([plans[2]._replace(device=device, memory=memory)])
+    told = [note for note in notes if "60.0 GB" in note]
+    assert len(told) == device.startswith("NVIDIA")
+    assert any("MEM_FRACTION" in note for note in notes) == (needs is not None)
+    assert needs is None or needs in told[0]
+
+
 def test_search_compiles_the_promising_ones_and_sorts_them():
     said = []
     config = dataclasses.replace(SMOKE, batch_size=16)
@@ -167,20 +199,83 @@ def test_search_compiles_the_promising_ones_and_sorts_them():
         search_plans(config, here(), count=1, say=print)
 
 
-def test_estimates_see_what_cuts_memory_and_what_recomputes():
-    def made(mesh, remat):
-        model = dataclasses.replace(SMOKE.model, remat=remat)
-        config = dataclasses.replace(SMOKE, mesh=mesh, model=model)
-        return estimate_candidate(config, SMALL_CHIP._replace(network=1e15))
+def estimated(mesh="data:1", *, network=1e15, **parts):
+    """Estimate smoke with some values of its parts, given as part=dict."""
+    config = dataclasses.replace(SMOKE, mesh=mesh, **parts.pop("run", {}))
+    for part, values in parts.items():
+        config = replace_in(config, part, **values)
+    chip = SMALL_CHIP._replace(network=network)
+    return estimate_candidate(config, here(chip=chip))
 
-    assert made("fsdp:4", "none").bytes < 0.5 * made("data:1", "none").bytes
-    assert made("data:1", "full").bytes < made("data:1", "none").bytes
-    assert made("data:1", "full").seconds > made("data:1", "none").seconds
+
+def test_estimates_see_what_cuts_memory_and_what_recomputes():
+    whole = estimated(model={"remat": "none"})
+    assert estimated("fsdp:4", model={"remat": "none"}).bytes < 0.5 * whole.bytes
+    again = estimated(model={"remat": "full"})
+    assert again.bytes < whole.bytes and again.seconds > whole.seconds
+
+
+def test_estimates_know_the_optimizer_and_the_vocabulary():
+    adam = estimated()
+    sign = estimated(optim={"name": "sign_sgd"})
+    model = build_model(SMOKE.model, vocab_size=257)
+    n_parameters = count_parameters(model).total
+    assert adam.held - sign.held == pytest.approx(8 * n_parameters, abs=100)
+    # Embedding and head with both moments.
+    more = estimated(data={"tokenizer": "bpe:1000"}).held - adam.held
+    assert more == 3 * 4 * 2 * SMOKE.model.d_model * (1000 - 257)
+
+
+def test_an_estimate_is_near_what_the_compiler_makes_of_micro_batches():
+    run = {"batch_size": 512, "accumulate": 64}
+    candidate = estimated(run=run)
+    peak = make_plan(candidate.config, here()).memory.peak
+    assert 0.5 * peak < candidate.bytes < 1.5 * peak
+    assert estimated(run={"batch_size": 512}).bytes > 10 * candidate.bytes
+
+
+def test_logits_are_those_of_one_part(monkeypatch):
+    run, data = {"batch_size": 256}, {"tokenizer": "bpe:5000"}
+    parts = count_parts((256, SMOKE.data.seq_len, SMOKE.model.d_model), shards=1)
+    assert parts > 1
+    found = estimated(run=run, data=data).bytes
+    monkeypatch.setattr(search, "count_parts", lambda shape, *, shards: 1)
+    rest = estimated(run=run, data=data).bytes - found
+    assert rest == pytest.approx(
+        (1 - 1 / parts) * 8 * 5000 * 256 * SMOKE.data.seq_len, rel=1e-6
+    )
+
+
+def test_search_leaves_the_model_as_it_is(monkeypatch, plans):
+    """87 channels do not fall into two groups, and need not."""
+    compiled = []
+    monkeypatch.setattr(
+        search, "make_plan", lambda config, target: compiled.append(config) or plans[2]
+    )
+    said = []
+    config = replace_in(SMOKE, "model", d_hidden=87)
+    target = here(chip=SMALL_CHIP._replace(memory=1e9))
+    search_plans(config, target, count=1000, say=said.append)
+    assert any("tensor:2" in each.mesh for each in compiled)
+    assert {each.model.channel_groups for each in compiled} == {1}
+    assert not [line for line in said if line.startswith("left out")]
+
+
+def test_search_says_once_why_some_candidates_cannot_be(monkeypatch):
+    def refuse(config, target):
+        raise ConfigError("--model: not on any mesh")
+
+    monkeypatch.setattr(search, "estimate", refuse)
+    said = []
+    with pytest.raises(ConfigError, match="see the reasons above"):
+        search_plans(SMOKE, here(chip=SMALL_CHIP), count=1, say=said.append)
+    assert said == ["left out: --model: not on any mesh"]
 
 
 @pytest.mark.parametrize(
     "name",
-    ["v9:2x2", "v5e", "v5e:4", "v5p:4x4", "v5e:4xx4", "v5e:4xb", "h100:9", "h100", ""],
+    ["v9:2x2", "v5e", "v5e:4", "v5p:4x4", "v5e:4xx4", "v5e:4xb", "h100:9", "h100", ""]
+    + ["v5e:0x4", "v5e:²x2", "v5e:65x1", "v5p:2x2x0", "v5e:" + "9" * 5000 + "x1"],
 )
 def test_an_unknown_topology_lists_those_that_there_are(name):
     with pytest.raises(
@@ -215,6 +310,9 @@ def test_a_missing_compiler_is_one_line(name, module, command, monkeypatch):
         (["--search=2", "--against=tiny"], "one at a time"),
         (["--against=lost_8b"], "lost_7b"),
         (["--mesh=data:64"], "needs 64 devices"),
+        (["--mesh=data:100000"], "of a CPU at most 1024 are made"),
+        (["--data.tokenizer=bpe:" + "9" * 5000], "SIZE of bpe:SIZE must be"),
+        (["--data.tokenizer=bpe:²"], "SIZE of bpe:SIZE must be"),
         (["--topolgy=here"], "did you mean --topology?"),
     ],
 )
@@ -262,3 +360,16 @@ def test_a_tpus_compiler_plans_a_step(product):
         "fsdp",
         "data+fsdp",
     }
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="needs libtpu: pip install libtpu",
+)
+def test_a_tpus_svd_iterates_and_does_not_end_a_plan():
+    config = replace_in(
+        dataclasses.replace(SMOKE, mesh="data:1"), "optim", name="galore"
+    )
+    plan = make_plan(config, find_target("v5e:2x2"))
+    assert plan.costs.uncounted and all("svd" in name for name in plan.costs.uncounted)
+    assert plan.costs.least_flops == pytest.approx(plan.model_flops, rel=0.25)

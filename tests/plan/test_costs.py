@@ -289,9 +289,49 @@ def test_a_loop_runs_from_its_start_by_its_step_to_its_bound(start, step, bound,
         ("add(%i.1, %step)", "add(%i.1, %i.1)"),
     ],
 )
-def test_a_loop_without_a_known_count_is_an_error(known, unknown):
-    with pytest.raises(ValueError, match="loop loop: its trip count"):
-        count_costs(parse_program(TPU.replace(known, unknown)), axes=ONE)
+def test_a_loop_without_a_known_count_counts_once_and_is_named(known, unknown):
+    found = count_costs(parse_program(TPU.replace(known, unknown)), axes=ONE)
+    assert found.flops == 2 * 64 * 96 * 32
+    assert found.uncounted == ("loop",)
+    assert not count_costs(parse_program(TPU), axes=ONE).uncounted
+
+
+def test_a_loop_that_stops_by_its_data_is_named_as_jax_names_it():
+    def halve(x_PD, weight_DD):
+        return jax.lax.while_loop(
+            lambda x: jnp.max(jnp.abs(x)) > 1, lambda x: x @ weight_DD, x_PD
+        )
+
+    found = costs_of(
+        halve,
+        jax.ShapeDtypeStruct((ROWS, D), jnp.float32),
+        jax.ShapeDtypeStruct((D, D), jnp.float32),
+    )
+    assert found.flops == 2 * ROWS * D * D
+    assert found.uncounted == ("jit(halve)/while",)
+
+
+def test_all_branches_count_and_the_lightest_are_told():
+    def step(due, x_PD, weight_DD):
+        twice = jax.lax.cond(
+            due, lambda: x_PD @ weight_DD @ weight_DD, lambda: x_PD + 1.0
+        )
+        return jax.lax.cond(
+            due, lambda: jnp.tanh(twice) @ weight_DD, lambda: twice @ weight_DD.T
+        )
+
+    once = 2 * ROWS * D * D
+    found = costs_of(
+        step,
+        jax.ShapeDtypeStruct((), jnp.bool_),
+        jax.ShapeDtypeStruct((ROWS, D), jnp.float32),
+        jax.ShapeDtypeStruct((D, D), jnp.float32),
+    )
+    assert (found.flops, found.least_flops) == (4 * once, once)
+    assert found.least_hbm_bytes < 0.75 * found.hbm_bytes
+    plain = costs_of(layers, *shapes(3))
+    assert plain.least_flops == plain.flops
+    assert plain.least_hbm_bytes == plain.hbm_bytes
 
 
 def test_other_text_is_no_program():

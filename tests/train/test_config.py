@@ -82,6 +82,17 @@ BAD = [
     ("seed", 2**32, "--seed=4294967296"),
     ("profile", "3", "START:STOP"),
     ("profile", "3:3", "START < STOP"),
+    ("profile", "²:3", "START:STOP"),
+    ("profile", "1:" + "9" * 5000, "START:STOP"),
+    ("steps", 3_000_000_000, "--steps=3000000000: must be at most 2147483647"),
+    ("batch_size", 2**31, "--batch-size=2147483648: must be at most"),
+    ("accumulate", 2**31, "--accumulate=2147483648: must be at most"),
+    ("model.d_model", 10**30, "--model.d-model=10+: must be at most"),
+    ("guard.patience", 2**31, "--guard.patience=2147483648: must be at most"),
+    ("guard.window", 2**31, "--guard.window=2147483648: must be at most"),
+    ("optim.update_gap", 2**31, "--optim.update-gap=2147483648: must be at most"),
+    ("optim.stagger", 2_000, "--optim.stagger=2000: must be at most 1024"),
+    ("batch_size", 2**24, "--batch-size=16777216: with --data.seq-len=128 a step has"),
 ]
 
 

@@ -36,6 +36,8 @@ def test_meshes_are_read(text, sizes):
         ("data:0", "the size of data is '0'"),
         ("data:-2", "the size of data is '-2'"),
         ("data:x", "the size of data is 'x'"),
+        ("data:²", "the size of data is '²'"),
+        ("data:" + "9" * 5000, "the size of data is '9+'; it must be a positive"),
         ("data:2,data:4", "axis data is given twice"),
         ("data:-1,fsdp:-1", "only one axis can be -1"),
         ("", "no axis is called ''"),
