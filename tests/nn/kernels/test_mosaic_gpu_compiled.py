@@ -1,6 +1,7 @@
 """NVIDIA's own compiler takes the kernels: on any x86 Linux, without a GPU."""
 
 import importlib.util
+import logging
 import re
 import warnings
 from functools import partial
@@ -14,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
+from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.gpu_blocks import choose_tiles
 from lostjax.nn.kernels.mosaic_gpu import mosaic_products
 from lostjax.plan.targets import find_target
@@ -23,19 +25,23 @@ if importlib.util.find_spec("jax_cuda12_plugin") is None:
     warnings.warn(pytest.PytestWarning(message), stacklevel=1)
     pytest.skip(message, allow_module_level=True)
 
-# Width, hidden width and rank of the papers' LLaMA shapes; 1b's MLP has no kernel.
+# Width, hidden width and rank of the papers' LLaMA shapes: gate and up, down, and the
+# square q, k, v and o. The MLP of 1b has no kernel.
 SIZES = {
     "60m": (512, 1376, 128),
     "130m": (768, 2048, 256),
     "350m": (1024, 2736, 256),
+    "1b": (2048, 5461, 512),
     "7b": (4096, 11008, 1024),
 }
-LAYERS = {"1b attention": (2048, 2048, 512)}
+LAYERS = {}
 for name, (width, hidden, rank) in SIZES.items():
     LAYERS |= {
         f"{name} up": (width, hidden, rank),
         f"{name} down": (hidden, width, rank),
+        f"{name} square": (width, width, rank),
     }
+WITHOUT = {layer: LAYERS.pop(layer) for layer in ("1b up", "1b down")}
 # Bytes that a thread may spill, once a tile, between the products.
 SPILLS = 64
 
@@ -100,3 +106,13 @@ def test_a_small_shape_is_lowered_to_the_kernels(activation, loud_ptxas):
 def test_every_paper_shape_is_lowered_to_the_kernels(layer, loud_ptxas):
     program = compile_training(*LAYERS[layer], n_rows=8192)
     assert_both_kernels(program, loud_ptxas())
+
+
+@pytest.mark.parametrize("layer", WITHOUT)
+def test_a_width_that_16_does_not_divide_is_xlas_and_the_log_says_so(layer, caplog):
+    log_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        program = compile_training(*WITHOUT[layer], n_rows=8192)
+    assert "mosaic_gpu" not in program
+    (record,) = [each for each in caplog.records if each.name.startswith("lostjax")]
+    assert "a width of 5461 is no multiple of 16" in record.message
