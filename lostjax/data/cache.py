@@ -10,6 +10,7 @@ opened: what a disk or a power cut changed since is made again, and never used.
 """
 
 import contextlib
+import fcntl
 import os
 import shutil
 import sys
@@ -99,10 +100,14 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
 def temporary_directory(parent: Path) -> Iterator[Path]:
     """Make `PARENT/.making-...` for a `with` block."""
     directory = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
+    handle = os.open(directory, os.O_RDONLY)
     try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+        os.close(handle)
 
 
 def _is_whole(path: Path) -> bool:
@@ -163,4 +168,14 @@ def _remove_stale(parent: Path) -> None:
     for left in parent.glob(".making-*"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
+                _remove_unless_in_use(left)
+
+
+def _remove_unless_in_use(left: Path) -> None:
+    """Ask the kernel whether the maker lives: the clock may have been set."""
+    handle = os.open(left, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(left, ignore_errors=True)
+    finally:
+        os.close(handle)

@@ -23,6 +23,7 @@ stop the run: see `lostjax.train.appending`.
 import importlib
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -106,7 +107,9 @@ class TensorBoard:
     """A sink that writes TensorBoard event files, through tensorboardX.
 
     On resume TensorBoard is told to forget the later steps. Numbers that are not finite
-    are left out: its curves show a gap.
+    are left out: its curves show a gap. Events are written as they come: tensorboardX's
+    thread for it dies of a full disk or of a clock that was set back a month, and then
+    a run would wait for room in its queue for ever.
     """
 
     def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
@@ -116,26 +119,36 @@ class TensorBoard:
     def _open(self, step: int, *, is_new: bool) -> Any:
         # Imported late: it loads torch wherever torch is installed.
         tensorboard = importlib.import_module("tensorboardX")
-        # Its own files stop its thread when the disk is full, and then the run, which
-        # would wait for room in the thread's queue.
         tensorboard.record_writer.register_writer_factory("append", _AppendingFiles())
-        return tensorboard.SummaryWriter(
-            f"append:{self._folder}",
-            purge_step=None if is_new else step + 1,
-            # Files are named by the second: a quick resume must not overwrite.
+        self._folder.mkdir(parents=True, exist_ok=True)
+        writer = tensorboard.event_file_writer.EventsWriter(
+            f"append:{self._folder / 'events'}",
+            # Files are named by the second: a quick resume must not share one.
             filename_suffix=f".from-{step}",
         )
+        if not is_new:
+            protocol = importlib.import_module("tensorboardX.proto.event_pb2")
+            start = protocol.SessionLog(status=protocol.SessionLog.START)
+            self._put(writer, step + 1, session_log=start)
+        return writer
+
+    def _put(self, writer: Any, step: int, **content: Any) -> None:
+        protocol = importlib.import_module("tensorboardX.proto.event_pb2")
+        event = protocol.Event(step=step, wall_time=time.time(), **content)
+        writer.write_event(event)
 
     def go_back(self, step: int) -> None:
         self._writer.close()
         self._writer = self._open(step, is_new=False)
 
     def write(self, step: int, values: Values) -> None:
-        for name, value in values.items():
-            if math.isfinite(number := float(value)):
-                tag = name.removeprefix("eval_")
-                room = "eval" if is_evaluation(values) else "train"
-                self._writer.add_scalar(f"{room}/{tag}", number, step)
+        room = "eval" if is_evaluation(values) else "train"
+        scalars = [
+            {"tag": f"{room}/{name.removeprefix('eval_')}", "simple_value": number}
+            for name, value in values.items()
+            if math.isfinite(number := float(value))
+        ]
+        self._put(self._writer, step, summary={"value": scalars})
 
     def close(self) -> None:
         self._writer.close()
@@ -146,9 +159,6 @@ class _AppendingFiles:
 
     def open(self, path: str) -> AppendingFile:
         return AppendingFile(Path(path.removeprefix("append:")))
-
-    def directory_check(self, path: str) -> None:
-        Path(path.removeprefix("append:")).mkdir(parents=True, exist_ok=True)
 
 
 class FanOut:

@@ -81,7 +81,7 @@ class Recorder:
         seconds, self._last = now - self._last, now
         if math.isnan(self._first_step_seconds):
             self._first_step_seconds = now - self._started
-        rate = values["tokens"] / seconds
+        rate = values["tokens"] / seconds if seconds else math.nan  # a coarse clock
         # The schedule goes on with the updates that are taken.
         before = step - 1 - int(values["skipped_total"] - values["skipped"])
         values["learning_rate"] = float(self._run.schedule(before))

@@ -12,8 +12,9 @@ import datetime
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from lostjax.train.config import ConfigError, TrainConfig, diff_configs
@@ -36,16 +37,21 @@ DATA_FILE = "data.json"
 
 
 def find_run(name: str, *, runs: Path = RUNS) -> Path:
-    """Find an existing run by its directory, or the `latest` one.
+    """Find an existing run by its directory, or the `latest` one, which is said.
+
+    Which of those in `runs` was made last is told by the dates of their files, which
+    `hold_run_dir` keeps in order also where the clock was set back.
 
     Raises:
       ConfigError: where there is no such run.
     """
     if name == "latest":
-        made = sorted(runs.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
-        if not made:
+        dates = _dates(runs)
+        if not dates:
             raise ConfigError(f"latest: there is no run in {runs.absolute()}")
-        return made[-1].parent
+        latest = max(dates, key=lambda directory: dates[directory])
+        print(f"latest: {latest}", file=sys.stderr)
+        return latest
     try:
         found = (Path(name) / "config.json").is_file()
     except PermissionError:
@@ -53,6 +59,24 @@ def find_run(name: str, *, runs: Path = RUNS) -> Path:
     if not found:
         raise ConfigError(f"{name}: no run is there (no config.json)")
     return Path(name)
+
+
+def _dates(runs: Path) -> dict[Path, int]:
+    """List the runs in a directory with when they were made, in ns."""
+    dates = {}
+    for path in runs.glob("*/config.json"):
+        with suppress(FileNotFoundError):  # it was removed meanwhile
+            dates[path.parent] = path.stat().st_mtime_ns
+    return dates
+
+
+def _date_last(directory: Path) -> None:
+    """Date a new run after those beside it, whatever the clock says."""
+    others = _dates(directory.parent)
+    mine = others.pop(directory)
+    last = max(others.values(), default=0)
+    if mine <= last:
+        os.utime(directory / "config.json", ns=(last + 10**9, last + 10**9))
 
 
 def choose_run_dir(config: TrainConfig) -> Path:
@@ -187,6 +211,8 @@ def hold_run_dir(
                 _check_room(directory, config, needed=needed)
                 if not (directory / "config.json").exists():
                     save_config(directory / "config.json", config)
+                    if directory.absolute().parent == RUNS.absolute():
+                        _date_last(directory)
                 if not (directory / DATA_FILE).exists():
                     text = json.dumps(dict(identity), indent=2) + "\n"
                     replace_file(directory / DATA_FILE, text.encode())

@@ -82,6 +82,21 @@ def test_a_whole_one_is_not_made_again_and_another_makers_is_taken(
     assert not capsys.readouterr().err
 
 
+def test_what_is_being_made_is_left_alone_though_it_looks_old(tmp_path):
+    old = tmp_path / ".making-by-a-dead-process"
+    old.mkdir()
+
+    def make_slowly(path):
+        for left in tmp_path.glob(".making-*"):
+            os.utime(left, (0, 0))
+        cached(tmp_path / "other", make_file)
+        make_file(path)
+
+    cached(tmp_path / "it", make_slowly)
+    assert not old.exists()
+    assert (tmp_path / "it").read_bytes() == b"first"
+
+
 @pytest.mark.parametrize("make", [make_file, make_directory])
 def test_bytes_and_hash_are_on_the_disk_before_they_get_their_names(
     tmp_path, monkeypatch, make

@@ -15,20 +15,21 @@ import pytest
 from lostjax.train.metrics import CLOCK_FIELDS, read_evaluations, read_metrics
 
 ROOT = Path(__file__).parents[2]
+TRAIN = ("-m", "lostjax.train")
 STEPS, SAVE_EVERY, EVALUATE_EVERY = 24, 6, 3
 
 
 class Started:
     """A run's process, and what it said."""
 
-    def __init__(self, words, *, log, environment):
+    def __init__(self, words, *, log, environment, program=TRAIN):
         self.directory = Path(
             next(word for word in words if word.startswith("--run-dir="))[10:]
         )
         self._log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "lostjax.train", *words],
+                [sys.executable, *program, *words],
                 cwd=ROOT,
                 env=environment,
                 stdout=file,
@@ -82,6 +83,7 @@ def environment(tmp_path_factory):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
 
 
@@ -90,9 +92,10 @@ def start(environment, tmp_path):
     """Start the command line; what still runs at the end of the test is killed."""
     started = []
 
-    def begin(*words):
+    def begin(*words, program=TRAIN):
         log = tmp_path / f"log-{len(started)}"
-        started.append(Started(words, log=log, environment=environment))
+        options = {"log": log, "environment": environment, "program": program}
+        started.append(Started(words, **options))
         return started[-1]
 
     yield begin

@@ -1,13 +1,16 @@
 """Run directories: which are taken, which refused, and that refusing leaves none."""
 
 import dataclasses
+import os
 import shutil
+import time
 
 import pytest
 
 from lostjax.train.config import ConfigError, TrainConfig
 from lostjax.train.config_file import load_config
 from lostjax.train.run_dir import (
+    RUNS,
     check_same_data,
     choose_run_dir,
     find_run,
@@ -34,6 +37,21 @@ def test_a_new_run_gets_a_new_directory(tmp_path, monkeypatch):
     assert first != second and first.parent.name == "runs"
     assert load_config(first / "config.json") == TrainConfig()
     assert find_run("latest") == first
+
+
+def test_latest_is_the_run_made_last_though_the_clock_was_set_back(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b", "c", "a"):
+        directory = RUNS / name
+        make_run(directory, config_for(directory))
+        assert find_run("latest") == directory
+        assert capsys.readouterr().err == f"latest: {directory}\n"
+        ahead = time.time() + 1e6  # and the next one is made by the right clock
+        os.utime(directory / "config.json", (ahead, ahead))
+    make_run(RUNS / "b", config_for(RUNS / "b"))  # went on; was not made anew
+    assert find_run("latest") == RUNS / "a"
 
 
 def test_the_same_run_is_taken_and_another_refused(tmp_path):
