@@ -7,7 +7,7 @@ import json
 import jax
 import pytest
 
-from lostjax.nn import count_flops, count_parameters
+from lostjax.nn import activation_bytes, count_flops, count_parameters
 from lostjax.plan import estimate, search, targets
 from lostjax.plan.__main__ import main
 from lostjax.plan.estimate import make_plan
@@ -54,7 +54,43 @@ def test_flops_of_two_and_four_layers_scale(plans):
     two_layers = 3 * (flops.linear + flops.scores) * SMOKE.batch_size * 64
     grown = plans[4].costs.flops - plans[2].costs.flops
     assert grown == pytest.approx(two_layers, rel=0.06)
-    assert plans[4].costs.hbm_bytes > 1.3 * plans[2].costs.hbm_bytes
+
+
+@pytest.fixture(scope="module")
+def cut_plans():
+    """Plans of two, four and six layers, cut over data and fsdp."""
+    made = {n: with_layers(n, remat="none") for n in (2, 4, 6)}
+    return {
+        n: make_plan(dataclasses.replace(config, mesh="data:2,fsdp:2"), here())
+        for n, config in made.items()
+    }
+
+
+@pytest.mark.parametrize("figure", ["flops", "hbm_bytes", "network_bytes"])
+def test_the_next_two_layers_cost_what_the_last_two_did(cut_plans, figure):
+    two, four, six = (getattr(plan.costs, figure) for plan in cut_plans.values())
+    assert six - four == pytest.approx(four - two, rel=0.01)
+
+
+def test_two_layers_more_send_and_move_what_they_hold(cut_plans):
+    """Bounds either way: a count of ten times as much would grow as evenly."""
+    models = {
+        n: build_model(plan.config.model, vocab_size=257)
+        for n, plan in cut_plans.items()
+    }
+    held = 4 * (count_parameters(models[4]).total - count_parameters(models[2]).total)
+    sent = cut_plans[4].costs.network_bytes - cut_plans[2].costs.network_bytes
+    # Over fsdp the half of them is gathered, forward and backward, and gradients are
+    # summed whole (a CPU does not scatter them); over data the half is.
+    assert sent == pytest.approx((1 + 1 + 1 / 2) * held, rel=0.03)
+    rows = SMOKE.batch_size // 4
+    kept = [activation_bytes(models[n], batch_size=rows, length=64) for n in (2, 4)]
+    moved = cut_plans[4].costs.hbm_bytes - cut_plans[2].costs.hbm_bytes
+    # What is kept is written and read again, and so is what comes between.
+    assert 4 < moved / (kept[1] - kept[0]) < 20
+    assert cut_plans[4].costs.flops - cut_plans[2].costs.flops == pytest.approx(
+        (cut_plans[4].model_flops - cut_plans[2].model_flops), rel=0.06
+    )
 
 
 def test_memory_is_that_of_the_state(plans):
@@ -73,10 +109,10 @@ def test_times_follow_from_the_chip(plans):
     assert plan.times.binding == "memory" and 0 < plan.mfu < 1
 
 
-def test_sharding_cuts_the_state_and_adds_collectives():
+def test_sharding_cuts_the_state_and_adds_collectives(plans):
     config = dataclasses.replace(SMOKE, mesh="data:2,fsdp:4")
     plan = make_plan(config, here())
-    whole = make_plan(dataclasses.replace(SMOKE, mesh="data:1"), here())
+    whole = plans[2]
     assert plan.memory.parameters < 0.4 * whole.memory.parameters
     kinds = {(each.kind, each.axes) for each in plan.costs.collectives}
     assert ("all-reduce", "data") in kinds and ("all-gather", "fsdp") in kinds
