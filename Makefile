@@ -17,13 +17,19 @@ NEWEST_PYTHON := $(shell for python in python3.12 python3.13 \
 	>/dev/null 2>&1 && echo $$python && break; done)
 DEFAULT_IS_NEW := $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 12))')
 
-.PHONY: train test slow torture kernels lint newest clean
+# What the vendors' compilers take of this, every time: one shape for each chip.
+COMPILED := tests/nn/kernels/test_mosaic_tpu_compiled.py \
+	tests/nn/kernels/test_mosaic_gpu_compiled.py \
+	tests/plan/test_command.py::test_a_tpus_compiler_plans_a_step
+
+.PHONY: train test slow torture compiled kernels lint newest clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m lostjax.train --mesh=data:8
 
 test: lint
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torture"
+	$(MAKE) compiled
 	$(MAKE) newest
 
 slow: $(VENV)/.installed-test
@@ -33,12 +39,24 @@ slow: $(VENV)/.installed-test
 torture: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m torture
 
-# Compiles every kernel for TPUs and the H100, none needed; in an environment of its
-# own, for an installed libtpu or CUDA changes how JAX starts.
-kernels:
+# The kernels by the TPU's and NVIDIA's own compilers, no hardware needed; in an
+# environment of its own, for an installed libtpu or CUDA changes how JAX starts.
+compiled:
+ifeq ($(shell uname -sm),Linux x86_64)
+	$(MAKE) $(PLAN)/.installed
+	$(PLAN)/bin/python -m pytest -m "not slow and not torture" $(COMPILED)
+else
+	@echo "no compiler of TPUs and H100s for $(shell uname -sm): no kernel is compiled"
+endif
+
+# Every paper shape.
+kernels: $(PLAN)/.installed
+	$(PLAN)/bin/python -m pytest tests/nn/kernels
+
+$(PLAN)/.installed: setup.cfg pyproject.toml
 	test -x $(PLAN)/bin/python || $(PYTHON) -m venv $(PLAN)
 	$(PLAN)/bin/python -m pip install -q -e '.[test,plan]'
-	$(PLAN)/bin/python -m pytest tests/nn/kernels
+	touch $@
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

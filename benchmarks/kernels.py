@@ -4,22 +4,24 @@
 
 Nothing runs, no TPU or GPU is needed, but their compilers are (`pip install -e
 '.[plan]'`; the H100 needs no libtpu, the TPUs need no CUDA). For the MLP
-up (d -> f) and down (f -> d) matrices of the papers' sizes, in bfloat16, forward and in
-training (forward, then gradients of the rows and of all weights):
+up (d -> f) and down (f -> d) matrices of the papers' sizes and the square one (d -> d)
+of their attention, in bfloat16, forward and in training (forward, then gradients of the
+rows and of all weights):
 
     kernel       lostjax.nn.kernels.mosaic_tpu, or mosaic_gpu
     one product  XLA's own compilation of lostjax.nn.kernels.bottleneck
     unfused      XLA's of the equation as it reads: two products, scaled and added
     dense        XLA's of one full matrix
 
-`HBM` is bytes by formula for a kernel and by cost analysis for XLA's forms, `us` their
-least time: for a kernel the larger of schedule and bytes at the chip's published rate,
-for the others the compiler's `optimal_seconds`. `bundles` are cycles of a steady grid
-step, `of floor` over what its matrix instructions alone would take, `of FLOPs` over
-what their useful part would, `spills` the registers that a step spills. On the H100
-`HBM` is counted alike in all programs (`lostjax.plan.costs`), `us` is the larger of
-FLOPs and bytes at published rates (a kernel's FLOPs those of its tiles, on as many
-multiprocessors as have one), `registers` and `spills` (bytes) are those of one thread.
+`GFLOP` is the products' useful part by formula, without padding. `HBM` is bytes by
+formula for a kernel and by cost analysis for XLA's forms, `us` their least time: for a
+kernel the larger of schedule and bytes at the chip's published rate, for the others the
+compiler's `optimal_seconds`. `bundles` are cycles of a steady grid step, `of floor`
+over what its matrix instructions alone would take, `of FLOPs` over what their useful
+part would, `spills` the registers that a step spills. On the H100 `HBM` is counted
+alike in all programs (`lostjax.plan.costs`), `us` is the larger of FLOPs and bytes at
+published rates (a kernel's FLOPs those of its tiles, on as many multiprocessors as have
+one), `registers` and `spills` (bytes) are those of one thread.
 All of it is static: a compiler's account, never a measured speed.
 """
 
@@ -103,13 +105,18 @@ def main() -> None:
         else f"{'bundles':>8}{'of floor':>9}{'of FLOPs':>9}{'spills':>7}"
     )
     print(
-        f"{'layer':<10}{'pass':<10}{'form':<13}{'GFLOP':>8}{'HBM MB':>8}{'us':>8}"
+        f"{'layer':<12}{'pass':<10}{'form':<13}{'GFLOP':>8}{'HBM MB':>8}{'us':>8}"
         f"  {'kernel':<15}{told}"
     )
     everything = []
     for size in options.sizes.split(","):
         width, hidden, rank = SIZES[size]
-        for name, ends in (("up", (width, hidden)), ("down", (hidden, width))):
+        matrices = {
+            "up": (width, hidden),
+            "down": (hidden, width),
+            "square": (width, width),
+        }
+        for name, ends in matrices.items():
             kept = max(1, ends[0] // 100)
             layer = Layer(f"{size} {name}", options.rows, *ends, rank, kept)
             for figures in compile_layer(layer, options.chip, options.passes):
@@ -260,7 +267,7 @@ def gpu_figures(
     """Count any form's bytes in its program, its time by published rates."""
     costs, kernels = compile_for_h100(step, *arguments(layer, form, which))
     if form == "kernel" and len(kernels) != (2 if which == "training" else 1):
-        print(f"{layer.name:<10}{which:<10}no kernel was lowered: the log says why")
+        print(f"{layer.name:<12}{which:<10}no kernel was lowered: the log says why")
         return None
     gigaflops = count_gigaflops(layer, which, form)
     published = PUBLISHED["NVIDIA H100"]
@@ -320,7 +327,7 @@ def xla_figures(layer: Layer, which: str, form: str, cost: dict[str, Any]) -> Fi
 def print_row(figures: Figures) -> None:
     """Print one form, a line for each of its kernels."""
     row = (
-        f"{figures.layer:<10}{figures.passes:<10}{figures.form:<13}"
+        f"{figures.layer:<12}{figures.passes:<10}{figures.form:<13}"
         f"{figures.gigaflops:>8.1f}{figures.hbm_megabytes:>8.1f}"
         f"{figures.microseconds:>8.0f}"
     )

@@ -179,7 +179,7 @@ def test_so_they_are_for_any_shape(sizes, gamma, activation):
 
 
 @pytest.mark.torture
-@settings(few, max_examples=40)
+@settings(few, max_examples=30)
 @drawn
 def test_so_they_are_for_many_shapes(sizes, gamma, activation):
     assert_same(sizes, mode=FILLING, gamma=gamma, activation=activation)

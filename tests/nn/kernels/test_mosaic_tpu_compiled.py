@@ -40,7 +40,7 @@ SIZES = {
     "7b": (4096, 11008, 1024),
 }
 # A v5p's VMEM does not hold these beside float32 sums of their gradients.
-FORWARD_ONLY = {("v5p:2x2x1", "7b", "up"), ("v5p:2x2x1", "7b", "down")}
+FORWARD_ONLY = {("v5p:2x2x1", "7b")}
 
 
 def kernels_in_training(topology, n_inputs, n_outputs, rank, *, n_rows):
@@ -116,4 +116,4 @@ def test_every_paper_shape_is_lowered_to_the_kernels(topology, size, way):
     ends = {"up": (width, hidden), "down": (hidden, width), "square": (width, width)}
     calls = kernels_in_training(topology, *ends[way], rank, n_rows=8192)
     both = ["lost_backward", "lost_forward"]
-    assert calls == (both[1:] if (topology, size, way) in FORWARD_ONLY else both)
+    assert calls == (both[1:] if (topology, size) in FORWARD_ONLY else both)
