@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from lostjax.data import Batch
+from lostjax.numerals import read_whole
 from lostjax.train.config import ConfigError
 from lostjax.train.gradient import Gradient, GradientOf
 from lostjax.train.state import TrainState
@@ -39,14 +40,14 @@ def parse_faults(text: str) -> Faults:
     """
     faults: dict[str, tuple[int, ...]] = {}
     for each in filter(None, text.split(",")):
-        kind, _, batch = each.partition("@")
-        is_number = batch.isascii() and batch.isdigit() and len(batch) < 10
-        if kind not in KINDS or not is_number or int(batch) < 1:
+        kind, _, text_of_batch = each.partition("@")
+        batch = read_whole(text_of_batch, least=1)
+        if kind not in KINDS or batch is None:
             raise ConfigError(
                 f"--guard.fault={text}: {each!r} is no fault; write a kind "
                 f"({', '.join(KINDS)}), @, and a batch from 1, as nan@7,spike@15"
             )
-        faults[kind] = (*faults.get(kind, ()), int(batch))
+        faults[kind] = (*faults.get(kind, ()), batch)
     return faults
 
 
