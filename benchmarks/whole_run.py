@@ -1,10 +1,11 @@
 """What a run's care costs: `lostjax.train`'s loop against its bare step, in turn.
 
-    python benchmarks/whole_run.py [--segments 8] [--steps 8] [--rows 16]
+    python benchmarks/whole_run.py [--segments 8] [--steps 8] [--every 8] [--rows 16]
 
-The run is a real one: data, guard, signals, metrics, TensorBoard, and a checkpoint with
-its hashes in the middle of every segment. After each segment the same step without the
-guard runs as often on a batch that is there already, and nothing else. The model is
+The run is a real one: data, guard, signals, metrics, TensorBoard, and, where `--every`
+is as `--steps`, a checkpoint with its hashes in the middle of every segment. After each
+segment the same step without the guard runs as often on a batch that is there already,
+and nothing else. The model is
 that of `benchmarks/step.py` (D256 L6 V4096, rows of 256 tokens), LOST with its products
 kept. Each segment is compared with the bare one that follows it.
 """
@@ -90,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--segments", type=int, default=8, help="pairs to compare")
     parser.add_argument("--steps", type=int, default=8, help="steps of a segment")
+    parser.add_argument("--every", type=int, default=8, help="steps of a checkpoint")
     parser.add_argument("--rows", type=int, default=16, help="rows in a batch")
     options = parser.parse_args()
     preset = get_preset("tiny")
@@ -101,7 +103,7 @@ def main() -> None:
             batch_size=options.rows,
             mesh="data:1",
             steps=options.steps * (options.segments + 2),
-            checkpoint_every=options.steps,
+            checkpoint_every=options.every,
             eval_every=0,
             run_dir=f"{directory}/run",
         )

@@ -143,9 +143,8 @@ def _put(fresh: Path, path: Path) -> None:
     os.replace(seal, _hash_of(path))
     try:
         os.rename(fresh, path)
-    except (
-        OSError
-    ):  # a directory is there: another process was faster, or a damaged one
+    except OSError:
+        # A directory is there: another process was faster, or it is a damaged one.
         if not path.exists():
             raise
         if _is_whole(path):
