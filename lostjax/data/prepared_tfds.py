@@ -6,7 +6,7 @@ A data set must have been written as array_record: `download_and_prepare` with
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -99,17 +99,22 @@ def open_prepared(
     features = sorted(getattr(builder.info.features, "keys", list)())
     if features and field not in features:
         raise DataError(
-            f"{directory}: no field {field!r} (its fields: {', '.join(features)}); "
+            f"{directory}: no field {field!r} (its fields: {_list(features)}); "
             f"choose one with tfds:{name}#FIELD"
         )
     if "train" not in splits:
-        raise DataError(
-            f"{directory}: no split 'train' (its splits: {', '.join(splits) or 'none'})"
-        )
+        raise DataError(f"{directory}: no split 'train' (its splits: {_list(splits)})")
     held = next((split for split in HELDOUT_SPLITS if split in splits), None)
     return PreparedDataset(directory, "train", field), (
         None if held is None else PreparedDataset(directory, held, field)
     )
+
+
+def _list(names: Sequence[str]) -> str:
+    """List names that somebody else chose, in one line."""
+    shown = [name if name.isprintable() else ascii(name) for name in names[:16]]
+    more = [f"{len(names) - 16} more"] if len(names) > 16 else []
+    return ", ".join([*shown, *more]) or "none"
 
 
 def _find(name: str) -> Path:

@@ -8,13 +8,16 @@ docstring names, with a message of one line: nothing else, and no end of the pro
 import io
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import sentencepiece
+import tensorflow_datasets as tfds
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lostjax.data import open_corpus
 from lostjax.data.bpe_tokenizer import train_bpe
 from lostjax.data.documents import JsonLines, TextFiles
 from lostjax.data.errors import DataError
@@ -76,6 +79,36 @@ def sentencepiece_bytes():
     return model.getvalue()
 
 
+def read_prepared(path):
+    corpus = open_corpus(f"tfds:{path.parent}")
+    list(corpus.train)
+
+
+class BrokenSpeeches(tfds.core.GeneratorBasedBuilder):
+    """A data set of a few texts."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = tfds.features.FeaturesDict({"text": tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        yield from enumerate([{"text": WORDS}, {"text": "é"}])
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """The files of a prepared TFDS data set by name."""
+    folder = tmp_path_factory.mktemp("tfds")
+    made = BrokenSpeeches(data_dir=str(folder), file_format="array_record")
+    made.download_and_prepare()
+    return {path.name: path.read_bytes() for path in Path(made.data_path).iterdir()}
+
+
 def npy_bytes(tokens):
     header = f"{{'descr': '{tokens.dtype.str}', 'fortran_order': False, "
     header = (header + f"'shape': {tokens.shape}}}").ljust(117) + "\n"
@@ -84,7 +117,7 @@ def npy_bytes(tokens):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, prepared):
     """Files that are as they should be, by name of what they are given to."""
     folder = tmp_path_factory.mktemp("whole")
     train_bpe(300, [WORDS]).save(folder / "tokenizer.json")
@@ -102,6 +135,8 @@ def whole(tmp_path_factory):
         "metrics": "".join(json.dumps(line) + "\n" for line in lines).encode(),
         "json lines": "".join(json.dumps(line) + "\n" for line in texts).encode(),
         "text": WORDS.encode(),
+        "TFDS features": prepared["features.json"],
+        "TFDS metadata": prepared["dataset_info.json"],
         "tokens": npy_bytes(np.arange(40, dtype=np.uint16)),
         "raw tokens": np.arange(40, dtype="<u2").tobytes(),
     }
@@ -117,6 +152,8 @@ READERS = {
     "metrics": ("metrics.jsonl", read_metrics_of, ValueError),
     "json lines": ("a.jsonl", lambda path: list(JsonLines((path,))), DataError),
     "text": ("a.txt", lambda path: list(TextFiles((path,))), DataError),
+    "TFDS features": ("features.json", read_prepared, DataError),
+    "TFDS metadata": ("dataset_info.json", read_prepared, DataError),
     "tokens": ("a.npy", lambda path: open_tokens(path).sum(), DataError),
     "raw tokens": ("a.bin", lambda path: open_tokens(path).sum(), DataError),
 }
@@ -176,6 +213,12 @@ def exchange(draw, whole):
     return json.dumps(whole).encode("utf-8", "surrogatepass")
 
 
+def put_beside(what, prepared, folder):
+    """Write the rest of the files of a TFDS data set."""
+    for name, data in prepared.items() if what.startswith("TFDS") else ():
+        (folder / name).write_bytes(data)
+
+
 def check(what, whole, folder, *, examples):
     name, read, errors = READERS[what]
     path = folder / name
@@ -204,13 +247,15 @@ def check(what, whole, folder, *, examples):
 
 
 @pytest.mark.parametrize("what", READERS)
-def test_a_broken_file_is_read_or_refused_in_one_line(what, whole, tmp_path):
+def test_a_broken_file_is_read_or_refused_in_one_line(what, whole, prepared, tmp_path):
+    put_beside(what, prepared, tmp_path)
     check(what, whole, tmp_path, examples=FEW)
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("what", READERS)
-def test_thousands_of_broken_files_are(what, whole, tmp_path):
+def test_thousands_of_broken_files_are(what, whole, prepared, tmp_path):
+    put_beside(what, prepared, tmp_path)
     check(what, whole, tmp_path, examples=MANY)
 
 
