@@ -150,3 +150,15 @@ def test_nothing_is_imported_on_a_data_sets_word(speeches, tmp_path, monkeypatch
     with pytest.raises(DataError, match="names the class 'crafted.Feature'"):
         open_prepared(str(copy))
     assert not touched.exists()
+
+
+def test_names_that_somebody_chose_are_told_in_one_line(speeches, tmp_path):
+    crafted = shutil.copytree(speeches, tmp_path / "crafted")
+    path = crafted / "features.json"
+    found = json.loads(path.read_text())
+    fields = found["featuresDict"]["features"]
+    fields["a\nb"] = fields.pop("text")
+    path.write_text(json.dumps(found))
+    with pytest.raises(DataError, match=r"its fields: 'a\\nb', count\)") as refused:
+        open_prepared(str(crafted))
+    assert "\n" not in str(refused.value)
