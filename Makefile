@@ -20,6 +20,7 @@ DEFAULT_IS_NEW := $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3
 # What the vendors' compilers take of this, every time: one shape for each chip.
 COMPILED := tests/nn/kernels/test_mosaic_tpu_compiled.py \
 	tests/nn/kernels/test_mosaic_gpu_compiled.py \
+	tests/nn/kernels/test_fused_attention_compiled.py \
 	tests/plan/test_command.py::test_a_tpus_compiler_plans_a_step
 
 .PHONY: train test slow torture compiled kernels lint newest clean

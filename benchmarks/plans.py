@@ -1,6 +1,7 @@
 """The largest batch that fits some hardware: dense, LOST, and LOST with FRUGAL.
 
     python benchmarks/plans.py --topology h100:1 --size 1b
+    python benchmarks/plans.py --topology h100:1 --size 1b --attention cudnn
     python benchmarks/plans.py --topology v5e:4x4 --mesh fsdp:16 --size 7b
 
 Doubles the rows of a step until they do not fit (or halves them until they do),
@@ -14,6 +15,7 @@ import dataclasses
 
 from lostjax.plan.estimate import Memory, Plan, make_plan
 from lostjax.plan.targets import find_target
+from lostjax.train.config import AttentionName
 from lostjax.train.platform import settle_platform
 from lostjax.train.presets import get_preset
 
@@ -25,7 +27,9 @@ HEADS = (
 )  # fmt: skip
 
 
-def find_largest(form: str, *, size: str, mesh: str, topology: str) -> Plan | None:
+def find_largest(
+    form: str, *, size: str, mesh: str, topology: str, attention: AttentionName
+) -> Plan | None:
     """Find the most rows of a step that fit, a power of two on each device."""
     target = find_target(topology)
     preset = get_preset(f"{'llama' if form.startswith('dense') else 'lost'}_{size}")
@@ -34,7 +38,7 @@ def find_largest(form: str, *, size: str, mesh: str, topology: str) -> Plan | No
         preset,
         mesh=mesh,
         # Every model recomputes all that it can: it is memory that is compared.
-        model=dataclasses.replace(preset.model, remat="full"),
+        model=dataclasses.replace(preset.model, remat="full", attention=attention),
         optim=dataclasses.replace(preset.optim, name=name),
     )
     best, rows = None, START * len(target.devices)
@@ -80,6 +84,7 @@ def main() -> None:
     parser.add_argument("--topology", default="h100:1")
     parser.add_argument("--mesh", default="data:1")
     parser.add_argument("--size", default="1b")
+    parser.add_argument("--attention", default="xla", help="xla, cudnn or splash")
     options = parser.parse_args()
     settle_platform()
     rows = [describe(form, find_largest(form, **vars(options))) for form in FORMS]

@@ -5,12 +5,14 @@
 q and k are first rotated by their position (RoPE: Su et al., RoFormer, 2021, arXiv
 2104.09864), in LLaMA's half-split layout: component i of a head turns together with
 component i + K/2. A row may hold several packed documents, told apart by segment ids.
-The softmax is `jax.nn.dot_product_attention`'s, in float32.
+The softmax is `jax.nn.dot_product_attention`'s, in float32; kernels that mean the same
+may take its place (`lostjax.nn.kernels.fused_attention`).
 
 Cost per token and layer beside the four matrices: 4 T D FLOPs forward (the whole
 square of scores is made, masked), and H T saved probabilities.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -25,7 +27,8 @@ from lostjax.nn.projection import project
 from lostjax.typing import Array, Float, Int
 
 ATTENDED = "attended"
-"""The `checkpoint_name` of what attention puts out, before the matrix o."""
+"""The `checkpoint_name` of what attention puts out, before the matrix o. Every form
+gives it, to whatever else its backward pass wants too."""
 
 HIDDEN = -1e30
 """Added to a score that must not count."""
@@ -42,6 +45,32 @@ class Rotation(NamedTuple):
     """Cosines, (B or 1, T, K/2), float32."""
     sin_BTK: Array
     """Sines, same shape."""
+
+
+class Seen(NamedTuple):
+    """What every query may see, said twice: kernels hide scores by documents."""
+
+    bias: Array
+    """Added to the scores, see `causal_bias`; (B or 1, 1, T query, S key), float32."""
+    segments_BT: Array | None
+    """Document ids within each row; None for one document a row."""
+
+
+Attend = Callable[[Array, Array, Array, Seen], jax.Array]
+"""`attend(q_BTHK, k_BTHK, v_BTHK, seen)`: softmax_s(q_t . k_s / sqrt(K)) v_s over what
+is seen, (B, T, H, K), in q's dtype."""
+
+
+def plain_attention(
+    q_BTHK: Float[Array, "B T H K"],
+    k_BSHK: Float[Array, "B S H K"],
+    v_BSHK: Float[Array, "B S H K"],
+    seen: Seen,
+) -> jax.Array:
+    """Attend by XLA's own products: what every other form means."""
+    y_BTHK = jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, bias=seen.bias)
+    named: jax.Array = checkpoint_name(y_BTHK, ATTENDED)
+    return named
 
 
 def rotary_angles(
@@ -109,7 +138,7 @@ def _as_bias(seen: Array) -> Array:
     return jnp.where(seen, 0.0, HIDDEN).astype(jnp.float32)
 
 
-def _largest_score(q_BTHK: Array, k_BSHK: Array, bias: Array | None) -> Array:
+def _largest_score(q_BTHK: Array, k_BSHK: Array, bias: Array) -> Array:
     """Find the size of the largest score that counts; a second product of q and k."""
     q_BTHK, k_BSHK = jax.lax.stop_gradient((q_BTHK, k_BSHK))
     scores_BHTS = jnp.abs(
@@ -117,8 +146,7 @@ def _largest_score(q_BTHK: Array, k_BSHK: Array, bias: Array | None) -> Array:
             "BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32
         )
     )
-    if bias is not None:
-        scores_BHTS = jnp.where(bias > HIDDEN / 2, scores_BHTS, 0.0)
+    scores_BHTS = jnp.where(bias > HIDDEN / 2, scores_BHTS, 0.0)
     return jnp.max(scores_BHTS) / jnp.sqrt(q_BTHK.shape[-1])
 
 
@@ -132,13 +160,14 @@ class Attention(nn.Module):
     dtype: DTypeLike = jnp.float32
     channel_groups: int = 1
     cache_length: int = 0
+    attend: Attend = plain_attention
 
     @nn.compact
     def __call__(
         self,
         x_BTD: Float[Array, "B T D"],
         rotation: Rotation,
-        bias: Float[Array, "#B 1 T T"] | None,
+        seen: Seen | None,
         start: Int[Array, ""] | None,
     ) -> Float[Array, "B T D"]:
         """Let every position gather from the earlier ones of its document.
@@ -146,7 +175,7 @@ class Attention(nn.Module):
         Args:
             x_BTD: normed residual stream.
             rotation: of the positions of x.
-            bias: from `causal_bias`; None with a cache, which makes its own.
+            seen: by each position of x; None with a cache, which sees by itself.
             start: with a cache, how many positions it already holds; else None.
 
         Returns:
@@ -163,12 +192,14 @@ class Attention(nn.Module):
             q = RMSNorm(self.norm_eps, dtype=self.dtype, name="q_norm")(q)
             k = RMSNorm(self.norm_eps, dtype=self.dtype, name="k_norm")(k)
         q, k = rotate(q, rotation), rotate(k, rotation)
+        attend = self.attend
         if start is not None:
-            k, v, bias = self._remember(k, v, start)
+            k, v, seen = self._remember(k, v, start)
+            attend = plain_attention  # few queries, many keys
+        assert seen is not None
         if self.is_mutable_collection("intermediates"):
-            self.sow("intermediates", MAX_LOGIT, _largest_score(q, k, bias))
-        y_BTHK = jax.nn.dot_product_attention(q, k, v, bias=bias)
-        y_BTHK = checkpoint_name(y_BTHK, ATTENDED)
+            self.sow("intermediates", MAX_LOGIT, _largest_score(q, k, seen.bias))
+        y_BTHK = attend(q, k, v, seen)
         output = self.linear(
             features=D, name="o", channel_groups=self.channel_groups, dtype=self.dtype
         )
@@ -176,8 +207,8 @@ class Attention(nn.Module):
 
     def _remember(
         self, k_BTHK: Array, v_BTHK: Array, start: Array
-    ) -> tuple[Array, Array, Array]:
-        """Write keys and values into the cache; return all of it and its bias."""
+    ) -> tuple[Array, Array, Seen]:
+        """Write keys and values into the cache; return all of it, and what is seen."""
         B, T, H, K = k_BTHK.shape
         shape = (B, self.cache_length, H, K)
         keys = self.variable("cache", "keys", jnp.zeros, shape, k_BTHK.dtype)
@@ -186,4 +217,4 @@ class Attention(nn.Module):
         keys.value = jax.lax.dynamic_update_slice(keys.value, k_BTHK, at)
         values.value = jax.lax.dynamic_update_slice(values.value, v_BTHK, at)
         seen_TS = jnp.arange(self.cache_length) <= start + jnp.arange(T)[:, None]
-        return keys.value, values.value, _as_bias(seen_TS)[None, None]
+        return keys.value, values.value, Seen(_as_bias(seen_TS)[None, None], None)

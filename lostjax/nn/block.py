@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from lostjax.nn.attention import Attention, Rotation
+from lostjax.nn.attention import Attend, Attention, Rotation, Seen
 from lostjax.nn.making import MakeLinear
 from lostjax.nn.norm import RMSNorm
 from lostjax.nn.projection import project
@@ -64,13 +64,14 @@ class Block(nn.Module):
     channel_groups: int
     constrain: Callable[[Array], Array]
     cache_length: int
+    attend: Attend
 
     @nn.compact
     def __call__(
         self,
         x_BTD: Array,
         rotation: Rotation,
-        bias: Array | None,
+        seen: Seen | None,
         start: Array | None,
     ) -> tuple[Array, None]:
         """Return the residual stream after this block, and nothing to stack."""
@@ -82,6 +83,7 @@ class Block(nn.Module):
             dtype=self.dtype,
             channel_groups=self.channel_groups,
             cache_length=self.cache_length,
+            attend=self.attend,
             name="attention",
         )
         mlp = MLP(
@@ -93,6 +95,6 @@ class Block(nn.Module):
             name="mlp",
         )
         h_BTD = RMSNorm(self.norm_eps, self.dtype, name="attention_norm")(x_BTD)
-        x_BTD = x_BTD + attention(h_BTD, rotation, bias, start)
+        x_BTD = x_BTD + attention(h_BTD, rotation, seen, start)
         h_BTD = RMSNorm(self.norm_eps, self.dtype, name="mlp_norm")(x_BTD)
         return self.constrain(x_BTD + mlp(h_BTD)), None

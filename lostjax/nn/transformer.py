@@ -25,7 +25,10 @@ from jax.typing import DTypeLike
 
 from lostjax.nn.attention import (
     ATTENDED,
+    Attend,
+    Seen,
     causal_bias,
+    plain_attention,
     rotary_angles,
 )
 from lostjax.nn.block import Block
@@ -79,6 +82,7 @@ class Transformer(nn.Module):
         constrain: applied to the residual stream (B, T, D) after the embedding and
             after each block, as to pin its sharding.
         cache_length: 0, or how many positions the KV cache holds.
+        attend: lets queries gather values, but where there is a cache.
     """
 
     vocab_size: int
@@ -97,6 +101,7 @@ class Transformer(nn.Module):
     channel_groups: int = 1
     constrain: Callable[[Array], Array] = keep_as_is
     cache_length: int = 0
+    attend: Attend = plain_attention
 
     def setup(self) -> None:
         """Name the head; everything else is made where it is used."""
@@ -153,9 +158,9 @@ class Transformer(nn.Module):
         rotation = rotary_angles(
             positions_BT, d_head=self.d_model // self.n_heads, theta=self.rope_theta
         )
-        bias = None
+        seen = None
         if not self.cache_length:
-            bias = causal_bias(T, segments_BT=segments_BT)
+            seen = Seen(causal_bias(T, segments_BT=segments_BT), segments_BT)
         embed = nn.Embed(
             self.vocab_size,
             self.d_model,
@@ -164,7 +169,7 @@ class Transformer(nn.Module):
             name="embed",
         )
         x_BTD = self.constrain(embed(tokens_BT))
-        x_BTD, _ = self._blocks()(x_BTD, rotation, bias, start)
+        x_BTD, _ = self._blocks()(x_BTD, rotation, seen, start)
         final_norm = RMSNorm(self.norm_eps, self.dtype, name="final_norm")
         states_BTD: Array = final_norm(x_BTD)
         return states_BTD
@@ -206,6 +211,7 @@ class Transformer(nn.Module):
             channel_groups=self.channel_groups,
             constrain=self.constrain,
             cache_length=self.cache_length,
+            attend=self.attend,
             name="layers",
         )
 

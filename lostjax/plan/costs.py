@@ -4,8 +4,7 @@ XLA's own cost analysis counts a loop's body once, whatever its trip count, so a
 whose layers are a scan would cost as much as one layer. Here every computation counts
 as often as it runs.
 
-    FLOPs        2 for each multiply-add of dots and convolutions (how TPUs write dots),
-                 and what Pallas kernels say of themselves; nothing elementwise
+    FLOPs        2 for each multiply-add of products (see `flops`); nothing elementwise
     HBM bytes    operands and results of every scheduled instruction; of a fusion that
                  slices an operand the slice, of one that updates a part the part; what
                  lies in a TPU's VMEM is free
@@ -19,14 +18,12 @@ data tell it to stop counts once. `Costs` says how much of either there is.
 
 import itertools
 import math
-import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import NamedTuple
 
-import numpy as np
-
 from lostjax.plan.collectives import KINDS, Collective, find_collectives
+from lostjax.plan.flops import count_flops
 from lostjax.plan.hlo import Computation, Instruction, Program, Shape
 
 _FREE = frozenset({
@@ -64,10 +61,10 @@ def count_costs(program: Program, *, axes: Mapping[str, int]) -> Costs:
       axes: mesh axis to size, in the order of the devices.
     """
 
-    def count_flops(computation: Computation) -> float:
-        own = (_count_flops(computation, each) for each in computation.instructions)
+    def count_products(computation: Computation) -> float:
+        own = (count_flops(computation, each) for each in computation.instructions)
         fused = (
-            count_flops(program.computations[called])
+            count_products(program.computations[called])
             for each in computation.instructions
             if each.opcode in ("fusion", "custom-call")
             for called in each.called
@@ -81,10 +78,10 @@ def count_costs(program: Program, *, axes: Mapping[str, int]) -> Costs:
         )
 
     return Costs(
-        flops=_add_up(program, count_flops, branches=math.fsum),
+        flops=_add_up(program, count_products, branches=math.fsum),
         hbm_bytes=_add_up(program, count_bytes, branches=math.fsum),
         collectives=find_collectives(program, axes),
-        least_flops=_add_up(program, count_flops, branches=min),
+        least_flops=_add_up(program, count_products, branches=min),
         least_hbm_bytes=_add_up(program, count_bytes, branches=min),
         uncounted=program.uncounted_loops(),
     )
@@ -121,86 +118,6 @@ def _add_up(
         return total
 
     return of(program.entry)
-
-
-# FLOPs
-
-
-def _count_flops(computation: Computation, each: Instruction) -> float:
-    if each.opcode == "dot":
-        left = _shape(computation, each.operands[0])
-        inner = [left.dims[axis] for axis in each.numbers("lhs_contracting_dims")]
-        return 2.0 * each.shapes[0].size * math.prod(inner)
-    if each.opcode == "convolution":
-        return _count_convolution(computation, each)
-    if each.opcode == "custom-call":
-        said = re.search(r'"cost_estimate":\s*\{[^}]*"flops":"?(\d+)', each.attributes)
-        if said:
-            return float(said[1])
-        if "cublas$gemm" in each.attributes or "cublas$lt$matmul" in each.attributes:
-            return _count_gemm(computation, each)
-    return 0.0
-
-
-def _count_gemm(computation: Computation, each: Instruction) -> float:
-    """Count a product that cuBLAS makes; its dimension numbers are its own JSON."""
-    found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', each.attributes)
-    left = _shape(computation, each.operands[0])
-    axes = re.findall(r"\d+", found[1]) if found else []
-    return 2.0 * each.shapes[0].size * math.prod(left.dims[int(axis)] for axis in axes)
-
-
-def _count_convolution(computation: Computation, each: Instruction) -> float:
-    """Count a convolution's multiply-adds, those with padding left out.
-
-    A TPU's compiler writes batched products as convolutions whose windows fit at one
-    place each: what is counted are pairs of an output and an input that exist.
-    """
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.attributes)
-    assert labels is not None
-    left, kernel = (_shape(computation, name) for name in each.operands[:2])
-    out = each.shapes[0]
-    features = out.dims[labels[3].index("b")] * out.dims[labels[3].index("f")]
-    inner = kernel.dims[labels[2].index("i")]
-    window = _read_window(each.attributes)
-    places = 1
-    for axis in range(len(labels[1]) - 2):
-        places *= _count_places(
-            window.get(axis, {}),
-            inputs=left.dims[labels[1].index(str(axis))],
-            size=kernel.dims[labels[2].index(str(axis))],
-            outputs=out.dims[labels[3].index(str(axis))],
-        )
-    return 2.0 * features * inner * places
-
-
-def _read_window(attributes: str) -> dict[int, dict[str, tuple[int, ...]]]:
-    """Read `window={size=3x1 pad=1_1x0_0}` as {axis: {name: numbers}}."""
-    found = re.search(r"window=\{([^}]*)\}", attributes)
-    window: dict[int, dict[str, tuple[int, ...]]] = {}
-    for part in found[1].split() if found else []:
-        name, _, values = part.partition("=")
-        for axis, value in enumerate(values.split("x")):
-            numbers = tuple(map(int, value.split("_")))
-            window.setdefault(axis, {})[name] = numbers
-    return window
-
-
-def _count_places(
-    window: Mapping[str, tuple[int, ...]], *, inputs: int, size: int, outputs: int
-) -> int:
-    """Count pairs of an output place and a window place that meet an input."""
-    (stride,) = window.get("stride", (1,))
-    (left_dilation,) = window.get("lhs_dilate", (1,))
-    (right_dilation,) = window.get("rhs_dilate", (1,))
-    low = window.get("pad", (0, 0))[0]
-    place = np.arange(outputs)[:, None] * stride - low
-    place = place + np.arange(size)[None, :] * right_dilation
-    meets = (place >= 0) & (place <= (inputs - 1) * left_dilation)
-    return int(np.sum(meets & (place % left_dilation == 0)))
-
-
-# Bytes
 
 
 def _count_bytes(

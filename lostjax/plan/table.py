@@ -66,7 +66,12 @@ def note_plans(plans: Sequence[Plan]) -> list[str]:
     """
     notes = [_NOTE]
     for plan in plans:
-        found = [*_note_branches(plan), *_note_loops(plan), *_note_pool(plan)]
+        found = [
+            *_note_branches(plan),
+            *_note_loops(plan),
+            *_note_pool(plan),
+            *_note_workspace(plan),
+        ]
         name = f"{plan.name}: " if len(plans) > 1 else ""
         notes += [note for note in (name + each for each in found) if note not in notes]
     return notes
@@ -117,6 +122,14 @@ def _note_pool(plan: Plan) -> Iterator[str]:
             "environment"
         )
     yield f"{note}."
+
+
+def _note_workspace(plan: Plan) -> Iterator[str]:
+    if plan.config.model.attention == "cudnn" and plan.device.startswith("NVIDIA"):
+        yield (
+            "Attention is cuDNN's: what memory it works in is decided on a GPU, and is "
+            "not in the peak."
+        )
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:
@@ -175,7 +188,7 @@ def _describe(plan: Plan) -> dict[str, str]:
         "rows x tokens": f"{config.batch_size} x {config.data.seq_len}"
         + (f" in {config.accumulate} parts" if config.accumulate > 1 else ""),
         "optimiser, remat": f"{config.optim.name}, {config.model.remat}",
-        "products": config.model.product,
+        "products, attention": f"{config.model.product}, {config.model.attention}",
         "fits": state_fit(plan),
         "peak memory": format_bytes(memory.peak)
         + (f" of {format_bytes(memory.capacity)}" if memory.capacity else ""),

@@ -13,6 +13,7 @@ OptimizerName = Literal[
 ]
 SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
+AttentionName = Literal["xla", "cudnn", "splash"]
 ProductName = Literal["xla", "mosaic_tpu", "mosaic_gpu"]
 RematName = Literal["none", "full", "products", "bottleneck"]
 TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
@@ -68,6 +69,10 @@ class ModelConfig:
     """What multiplies in lost, cola and low_rank: XLA's own products, or kernels for
     TPUs (mosaic_tpu) or Hopper GPUs (mosaic_gpu, in bfloat16); XLA's where they do not
     fit, the log says why."""
+    attention: AttentionName = "xla"
+    """What attends: XLA's products, which write all scores out, or kernels that keep
+    them on the chip, for NVIDIA GPUs (cudnn, in bfloat16) or TPUs (splash, rows of a
+    multiple of 128 tokens); XLA's where they do not fit, the log says why."""
     remat: RematName = "products"
     """What the backward pass finds kept: everything (none), the residual stream alone
     (full), what matrices and attention put out (products; fastest on a CPU), or the
@@ -275,7 +280,9 @@ SAME_RUN = (
 )
 """Fields that a resumed run must share with its checkpoint: they decide the numbers."""
 
-FREE_FIELDS = frozenset({"data.cache_dir", "model.product", "model.remat"})
+FREE_FIELDS = frozenset(
+    {"data.cache_dir", "model.attention", "model.product", "model.remat"}
+)
 """Dotted fields under `SAME_RUN` that change where or how, but not what."""
 
 

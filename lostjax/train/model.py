@@ -17,8 +17,14 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from lostjax import nn as layers
+from lostjax.nn.attention import Attend
 from lostjax.nn.kernels import mosaic_gpu, mosaic_tpu
 from lostjax.nn.kernels.bottleneck import BottleneckProducts, bottleneck_products
+from lostjax.nn.kernels.fused_attention import (
+    ShardedAttention,
+    cudnn_attention,
+    splash_attention,
+)
 from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.optim import width_multipliers
 from lostjax.train.config import ConfigError, ModelConfig
@@ -47,7 +53,8 @@ KERNELS: dict[str, BottleneckProducts] = {
     "mosaic_tpu": mosaic_tpu.mosaic_products,
     "mosaic_gpu": mosaic_gpu.mosaic_products,
 }
-"""Products that XLA cannot cut over devices: `place_model` gives each its own."""
+FUSED: dict[str, Attend] = {"cudnn": cudnn_attention, "splash": splash_attention}
+"""What XLA cannot cut over devices: `place_model` gives each its own."""
 
 
 def build_linear(
@@ -142,7 +149,12 @@ def place_model(
             outputs=build_linear(config, product=place(outputs="tensor")),
             inputs=build_linear(config, product=place(inputs="tensor")),
         )
-    placed: layers.Transformer = model.clone(constrain=constrain, linear=linear)
+    attend = model.attend
+    if config.attention in FUSED:
+        attend = ShardedAttention(FUSED[config.attention], mesh, BATCH_AXES, "tensor")
+    placed: layers.Transformer = model.clone(
+        constrain=constrain, linear=linear, attend=attend
+    )
     return placed
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lostjax.nn import Dense, Ungrouped, causal_bias, rotary_angles, rotate
-from lostjax.nn.attention import Attention
+from lostjax.nn.attention import Attention, Seen
 
 B, T, H, K = 2, 7, 3, 8
 
@@ -57,7 +57,8 @@ def test_attention_equals_a_loop_over_queries():
     x_BTD = jax.random.normal(jax.random.key(0), (B, T, D))
     segments_BT = jnp.array([[1, 1, 1, 2, 2, 2, 0], [1, 2, 2, 2, 2, 3, 3]])
     rotation = rotary_angles(jnp.arange(T)[None], d_head=K)
-    inputs = (x_BTD, rotation, causal_bias(T, segments_BT=segments_BT), None)
+    seen = Seen(causal_bias(T, segments_BT=segments_BT), segments_BT)
+    inputs = (x_BTD, rotation, seen, None)
     variables = attention.init(jax.random.key(1), *inputs)
     # Scores of order one, or every attention would be uniform.
     variables = jax.tree.map(lambda kernel: 10 * kernel, variables)

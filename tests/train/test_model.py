@@ -10,6 +10,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn import activation_bytes
+from lostjax.nn.kernels.fused_attention import splash_attention
 from lostjax.nn.kernels.mosaic_tpu import mosaic_products, on_tpu
 from lostjax.nn.kernels.tpu_blocks import V5E
 from lostjax.train import model as models
@@ -49,6 +50,8 @@ NO_CHANGE_AT_THE_START = [
     ("remat", "products"),
     ("remat", "bottleneck"),
     ("product", "mosaic_tpu"),
+    ("attention", "cudnn"),
+    ("attention", "splash"),
 ]
 
 
@@ -206,3 +209,30 @@ def test_kernels_that_a_remat_policy_runs_again(remat, forward_again, monkeypatc
 
     assert count(plain) == 0
     assert count(by_kernels) == 14 + forward_again
+
+
+def test_fused_attention_within_the_scan_has_the_same_gradients(monkeypatch):
+    interpreted = partial(splash_attention, interpret=True)
+    monkeypatch.setitem(models.FUSED, "splash", interpreted)
+    tokens_BT = jax.random.randint(jax.random.key(2), (2, 128), 0, 16)
+    config = dataclasses.replace(BASE, linear="dense", attention="splash")
+    plain = build_model(config, vocab_size=16)
+    placed = place_model(plain, config=config, mesh=make_mesh("data:2"))
+    variables = jax.jit(plain.init)(jax.random.key(0), tokens_BT)
+
+    def gradients(model):
+        def loss(params):
+            logits = model.apply(variables | {"params": params}, tokens_BT)
+            return jnp.sum(jnp.sin(logits))
+
+        return jax.jit(jax.grad(loss))
+
+    by_kernels = gradients(placed).trace(variables["params"])
+    assert "name=splash_mha_dkv" in str(by_kernels.jaxpr)
+    for one, other in zip(
+        jax.tree.leaves(gradients(placed)(variables["params"])),
+        jax.tree.leaves(gradients(plain)(variables["params"])),
+        strict=True,
+    ):
+        scale = float(jnp.abs(other).max())
+        np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)

@@ -1,0 +1,127 @@
+"""Attention by kernels means what XLA's means, alone and on a mesh."""
+
+import logging
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from lostjax.nn import Dense, Transformer, Ungrouped, causal_bias
+from lostjax.nn.attention import Seen, plain_attention
+from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.fused_attention import (
+    ShardedAttention,
+    cudnn_attention,
+    splash_attention,
+)
+
+B, H = 4, 2
+interpreted = partial(splash_attention, interpret=True)
+
+
+def draw(length, *, d_head=64, dtype=jnp.float32, packed=True):
+    """Draw queries, keys, values, what is seen, and what flows back."""
+    rng = np.random.default_rng(0)
+    shape = (B, length, H, d_head)
+    arrays = [jnp.asarray(rng.normal(size=shape), dtype) for _ in range(4)]
+    segments_BT = None
+    if packed:  # documents of random lengths, then padding
+        starts_BT = rng.random((B, length)) < 0.02
+        segments_BT = 1 + np.cumsum(starts_BT, axis=1)
+        segments_BT[:, -7:] = 0
+        segments_BT = jnp.asarray(segments_BT, jnp.int32)
+    seen = Seen(causal_bias(length, segments_BT=segments_BT), segments_BT)
+    return (*arrays[:3], seen, arrays[3])
+
+
+def train(attend):
+    """Make what queries gather and all gradients a function of everything."""
+
+    def run(q, k, v, seen, g):
+        y, pull = jax.vjp(lambda q, k, v: attend(q, k, v, seen), q, k, v)
+        return y, *pull(g)
+
+    return jax.jit(run)
+
+
+@pytest.mark.parametrize("length", [128, 768])
+@pytest.mark.parametrize("d_head", [64, 128])
+@pytest.mark.parametrize("packed", [True, False])
+def test_splash_attention_is_attention(length, d_head, packed):
+    given = draw(length, d_head=d_head, packed=packed)
+    for ours, meant in zip(
+        train(interpreted)(*given), train(plain_attention)(*given), strict=True
+    ):
+        np.testing.assert_allclose(ours, meant, atol=2e-5, rtol=2e-5)
+
+
+def test_splash_attention_in_bfloat16_is_as_near_as_its_type():
+    given = draw(128, dtype=jnp.bfloat16)
+    exact = [each.astype(jnp.float32) for each in (*given[:3], given[4])]
+    meant = train(plain_attention)(*exact[:3], given[3], exact[3])
+    for ours, each in zip(train(interpreted)(*given), meant, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_allclose(ours.astype(jnp.float32), each, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("sizes", [(2, 2, 1), (2, 1, 2)])
+def test_on_a_mesh_devices_attend_to_their_rows_and_heads(sizes, packed):
+    axes = ("data", "fsdp", "tensor")
+    mesh = jax.make_mesh(sizes, axes, axis_types=(AxisType.Auto,) * 3)
+    given = draw(128, packed=packed)
+    attend = ShardedAttention(interpreted, mesh, ("data", "fsdp"), "tensor")
+    for ours, meant in zip(
+        train(attend)(*given), train(plain_attention)(*given), strict=True
+    ):
+        np.testing.assert_allclose(ours, meant, atol=2e-5, rtol=2e-5)
+
+
+def cut_in_three(q, k, v, seen):
+    mesh = jax.make_mesh((3, 1), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
+    return ShardedAttention(interpreted, mesh, ("data",), "tensor")(q, k, v, seen)
+
+
+@pytest.mark.parametrize(
+    ("attend", "length", "reason"),
+    [
+        (cudnn_attention, 128, "cuDNN is for GPUs"),
+        (splash_attention, 128, "splash attention is for TPUs"),
+        (interpreted, 96, "rows of a multiple of 128 tokens, not 96"),
+        (cut_in_three, 128, "4 rows of 2 heads are not cut evenly 3 by 1"),
+    ],
+)
+def test_what_cannot_be_had_is_xlas_and_the_log_says_why(
+    attend, length, reason, caplog
+):
+    given = draw(length)
+    log_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        ours = train(attend)(*given)
+    assert reason in caplog.text
+    for each, meant in zip(ours, train(plain_attention)(*given), strict=True):
+        np.testing.assert_array_equal(each, meant)
+
+
+def test_a_model_attends_by_what_it_is_given_but_for_its_cache():
+    plain = Transformer(
+        vocab_size=11,
+        d_model=16,
+        n_layers=2,
+        n_heads=2,
+        d_hidden=24,
+        linear=Ungrouped(Dense),
+    )
+    fused = plain.clone(attend=lambda q, k, v, seen: 2 * plain_attention(q, k, v, seen))
+    tokens_BT = jnp.arange(10).reshape(2, 5)
+    params = plain.init(jax.random.key(0), tokens_BT)
+    apart = plain.apply(params, tokens_BT) - fused.apply(params, tokens_BT)
+    assert jnp.max(jnp.abs(apart)) > 1e-3
+    cached = [each.clone(cache_length=5) for each in (plain, fused)]
+    ours, meant = (
+        model.apply(params, tokens_BT, mutable=["cache"])[0] for model in cached
+    )
+    np.testing.assert_array_equal(ours, meant)
