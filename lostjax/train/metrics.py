@@ -1,9 +1,5 @@
 """Where the numbers of a run go: JSON lines always, TensorBoard, and Weights & Biases.
 
-A sink takes `write(step, values)`, `go_back(step)` and `close()`. There are two kinds
-of values, told apart by their names: those of a training step hold `loss`, and those of
-an evaluation have names that all begin with `eval_` (but for clock fields).
-
     RUN/metrics.jsonl       one line a training step: {"step": 1, "loss": 8.3, ...}
     RUN/evaluations.jsonl   one line an evaluation: {"step": 200, "eval_loss": ...}
     RUN/tensorboard/        the same, as `train/loss` and `eval/loss`
@@ -20,17 +16,15 @@ the program's death, though not a power cut. A full disk holds lines back, and d
 stop the run: see `lostjax.train.appending`.
 """
 
-import importlib
 import json
 import math
-import time
-from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Protocol, SupportsFloat, runtime_checkable
+from typing import SupportsFloat
 
-from lostjax.train.appending import AppendingFile
-from lostjax.train.files import replace_file
+from lostjax.train.sinks import FanOut, Sink, Values, is_evaluation
+from lostjax.train.step_lines import cut_lines, read_lines, reopen_lines
+from lostjax.train.tensorboard import TensorBoard
 from lostjax.train.tracking import WeightsAndBiases
 
 CLOCK_FIELDS = frozenset(
@@ -40,29 +34,6 @@ CLOCK_FIELDS = frozenset(
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
-
-Values = Mapping[str, SupportsFloat]
-"""Numbers by name: Python's, numpy's or JAX's scalars."""
-
-
-@runtime_checkable
-class Sink(Protocol):
-    """Takes the numbers of a run, in the order of its steps."""
-
-    def write(self, step: int, values: Values) -> None:
-        """Take the values of one training step or of one evaluation."""
-
-    def go_back(self, step: int) -> None:
-        """Forget what was taken of later steps: the run does them again."""
-
-    def close(self) -> None:
-        """Write out what is held back and let go of files; twice is harmless."""
-
-
-def is_evaluation(values: Values) -> bool:
-    """Say whether `values` are an evaluation's: one name begins with `eval_`."""
-    return any(name.startswith("eval_") for name in values)
 
 
 class JsonLines:
@@ -101,89 +72,6 @@ class JsonLines:
     def close(self) -> None:
         self._steps.close()
         self._evaluations.close()
-
-
-class TensorBoard:
-    """A sink that writes TensorBoard event files, through tensorboardX.
-
-    On resume TensorBoard is told to forget the later steps. Numbers that are not finite
-    are left out: its curves show a gap. Events are written as they come: tensorboardX's
-    thread for it dies of a full disk or of a clock that was set back a month, and then
-    a run would wait for room in its queue for ever.
-    """
-
-    def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
-        self._folder = Path(run_dir) / TENSORBOARD_FOLDER
-        self._writer = self._open(resume_step, is_new=resume_step == 0)
-
-    def _open(self, step: int, *, is_new: bool) -> Any:
-        # Imported late: it loads torch wherever torch is installed.
-        tensorboard = importlib.import_module("tensorboardX")
-        tensorboard.record_writer.register_writer_factory("append", _AppendingFiles())
-        self._folder.mkdir(parents=True, exist_ok=True)
-        writer = tensorboard.event_file_writer.EventsWriter(
-            f"append:{self._folder / 'events'}",
-            # Files are named by the second: a quick resume must not share one.
-            filename_suffix=f".from-{step}",
-        )
-        if not is_new:
-            protocol = importlib.import_module("tensorboardX.proto.event_pb2")
-            start = protocol.SessionLog(status=protocol.SessionLog.START)
-            self._put(writer, step + 1, session_log=start)
-        return writer
-
-    def _put(self, writer: Any, step: int, **content: Any) -> None:
-        protocol = importlib.import_module("tensorboardX.proto.event_pb2")
-        event = protocol.Event(step=step, wall_time=time.time(), **content)
-        writer.write_event(event)
-
-    def go_back(self, step: int) -> None:
-        self._writer.close()
-        self._writer = self._open(step, is_new=False)
-
-    def write(self, step: int, values: Values) -> None:
-        room = "eval" if is_evaluation(values) else "train"
-        scalars = [
-            {"tag": f"{room}/{name.removeprefix('eval_')}", "simple_value": number}
-            for name, value in values.items()
-            if math.isfinite(number := float(value))
-        ]
-        self._put(self._writer, step, summary={"value": scalars})
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _AppendingFiles:
-    """Opens TensorBoard's files: see tensorboardX's `register_writer_factory`."""
-
-    def open(self, path: str) -> AppendingFile:
-        return AppendingFile(Path(path.removeprefix("append:")))
-
-
-class FanOut:
-    """A sink that hands everything to each of `sinks`, in order."""
-
-    def __init__(self, sinks: Iterable[Sink]) -> None:
-        self._sinks: Sequence[Sink] = tuple(sinks)
-
-    def write(self, step: int, values: Values) -> None:
-        for sink in self._sinks:
-            sink.write(step, values)
-
-    def go_back(self, step: int) -> None:
-        for sink in self._sinks:
-            sink.go_back(step)
-
-    def close(self) -> None:
-        errors = []
-        for sink in self._sinks:
-            try:
-                sink.close()
-            except Exception as error:  # the others must be closed all the same
-                errors.append(error)
-        if errors:
-            raise errors[0]
 
 
 def open_sinks(
@@ -239,48 +127,6 @@ def read_evaluations(run_dir: str | Path) -> list[dict[str, float | int]]:
     return _read(run_dir, EVALUATIONS_FILE)
 
 
-def reopen_lines(path: Path, resume_step: int) -> AppendingFile:
-    """Open a file of JSON lines for appending, as a run that goes on wants it.
-
-    Args:
-        path: The file; made where missing.
-        resume_step: Lines of later steps are removed, and a torn one.
-
-    Raises:
-        ValueError: If another line is not a JSON object with an integer `step`.
-    """
-    there = path.read_bytes() if path.exists() else b""
-    kept = _lines_until(resume_step, there, path)
-    if len(kept) != len(there):
-        replace_file(path, kept)
-    return AppendingFile(path)
-
-
-def cut_lines(file: AppendingFile, step: int) -> None:
-    """Cut the lines of later steps off a file that a run appends to.
-
-    Raises:
-        OSError: If it cannot be read or cut.
-    """
-    file.cut(len(_lines_until(step, file.read(), file.path)))
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines as it is, with null; no file gives no lines.
-
-    Raises:
-        ValueError: If a line, other than a torn last one, is not a JSON object with an
-            integer `step`.
-    """
-    if not path.exists():
-        return []
-    return [line for _, line in _whole_lines(path.read_bytes(), path)]
-
-
-def _lines_until(step: int, data: bytes, path: Path) -> bytes:
-    return b"".join(r for r, line in _whole_lines(data, path) if line["step"] <= step)
-
-
 def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
     if not Path(run_dir).is_dir():
         raise FileNotFoundError(f"run_dir {str(run_dir)!r} is not a folder")
@@ -288,33 +134,6 @@ def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
         {k: math.nan if v is None else v for k, v in line.items()}
         for line in read_lines(Path(run_dir) / name)
     ]
-
-
-def _whole_lines(data: bytes, path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Give each line as bytes and as parsed, without a last one that is torn."""
-    lines = data.splitlines(keepends=True)
-    parsed = []
-    for number, raw in enumerate(lines, 1):
-        line = _parse(raw)
-        if line is not None:
-            parsed.append((raw, line))
-        elif number < len(lines):
-            raise ValueError(
-                f"{path}, line {number}: not a JSON object with an integer 'step'; "
-                "remove the line"
-            )
-    return parsed
-
-
-def _parse(raw: bytes) -> dict[str, Any] | None:
-    if not raw.endswith(b"\n"):  # torn, even where what there is parses
-        return None
-    try:
-        line = json.loads(raw)
-    except (ValueError, RecursionError):  # 100,000 brackets are no JSON either
-        return None
-    whole = isinstance(line, dict) and isinstance(line.get("step"), int)
-    return line if whole else None
 
 
 def _json_number(value: SupportsFloat) -> float | int | None:

@@ -17,7 +17,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from lostjax.train.metrics import Values, is_evaluation
 from lostjax.train.outcome import Report
 from lostjax.train.quantities import (
     format_count,
@@ -25,6 +24,7 @@ from lostjax.train.quantities import (
     format_perplexity,
     format_seconds,
 )
+from lostjax.train.sinks import Values, is_evaluation
 
 _SHORTEST_BAR = 8
 

@@ -15,13 +15,14 @@ from lostjax.nn import count_parameters
 from lostjax.train.diagnosis import Spike, Streak
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.hosts import is_first_host, on_first_host
-from lostjax.train.metrics import FanOut, Sink, open_sinks
+from lostjax.train.metrics import open_sinks
 from lostjax.train.optimizer import evaluation_variables
 from lostjax.train.programs import Compiled
 from lostjax.train.progress import Progress
 from lostjax.train.quantities import format_count
 from lostjax.train.report import Timings
 from lostjax.train.setup import Setup
+from lostjax.train.sinks import FanOut, Sink
 from lostjax.train.stability import headline
 from lostjax.train.stability_log import StabilityLog
 from lostjax.train.state import TrainState

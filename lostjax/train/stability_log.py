@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lostjax.train.config import OptimConfig
-from lostjax.train.metrics import cut_lines, read_lines, reopen_lines
 from lostjax.train.stability import Readings, find_alarms
+from lostjax.train.step_lines import cut_lines, read_lines, reopen_lines
 
 STABILITY_FILE = "stability.jsonl"
 

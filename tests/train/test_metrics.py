@@ -11,12 +11,12 @@ import pytest
 from lostjax.train.appending import AppendingFile
 from lostjax.train.metrics import (
     CLOCK_FIELDS,
-    FanOut,
     JsonLines,
     open_sinks,
     read_evaluations,
     read_metrics,
 )
+from lostjax.train.sinks import FanOut
 
 
 def write_run(run_dir, steps, *, resume_step=0):

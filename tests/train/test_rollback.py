@@ -25,12 +25,13 @@ from lostjax.train.config import ConfigError, GuardConfig
 from lostjax.train.diagnosis import EXIT_CODE
 from lostjax.train.gradient import Term, make_gradient
 from lostjax.train.guard import Guard, count_update, init_guard, is_spike
-from lostjax.train.metrics import FanOut, JsonLines, read_metrics
+from lostjax.train.metrics import JsonLines, read_metrics
 from lostjax.train.presets import get_preset
 from lostjax.train.programs import Compiled
 from lostjax.train.recorder import Recorder
 from lostjax.train.setup import prepare, start_state
 from lostjax.train.signals import StopRequest
+from lostjax.train.sinks import FanOut
 from lostjax.train.state import TrainState
 from lostjax.train.trial import run_trial
 
