@@ -127,9 +127,9 @@ def _count_bytes(
         return 0.0
     operands = [_shapes(computation, name) for name in each.operands]
     if each.opcode in ("copy-start", "slice-start"):
-        moved = each.shapes[0]
-        sides = (moved.fast, *(shape.fast for shape in operands[0][:1]))
-        return moved.bytes * sides.count(False)
+        # A copy's result is (new, old, ..), a slice's ((old), new, ..).
+        moved = each.shapes[each.opcode == "slice-start"]
+        return moved.bytes * (moved.fast, operands[0][0].fast).count(False)
     if each.opcode == "fusion":
         (name,) = each.called
         return _count_fusion(program.computations[name], each, operands)

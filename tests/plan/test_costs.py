@@ -123,6 +123,37 @@ def write(shape):
     return ",".join(map(str, shape))
 
 
+MOVES = {
+    # A TPU's copies between HBM and VMEM, S(1), as its compiler writes them.
+    "a slice into VMEM": (
+        "((bf16[64,128]{1,0}), bf16[16,128]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%x), "
+        "slice={[16:32], [0:128]}",
+        16 * 128 * 2,
+    ),
+    "a copy into VMEM": (
+        "(bf16[64,128]{1,0:S(1)}, bf16[64,128]{1,0}, u32[]{:S(2)}) copy-start(%x)",
+        64 * 128 * 2,
+    ),
+    "a copy within HBM": (
+        "(bf16[64,128]{1,0}, bf16[64,128]{1,0}, u32[]{:S(2)}) copy-start(%x)",
+        2 * 64 * 128 * 2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_of_what_moves_into_vmem_one_side_counts(name):
+    move, n_bytes = MOVES[name]
+    text = f"""HloModule m
+
+ENTRY %main (x: bf16[64,128]) -> bf16[64,128] {{
+  %x = bf16[64,128]{{1,0}} parameter(0)
+  ROOT %move = {move}
+}}
+"""
+    assert count_costs(parse_program(text), axes=ONE).hbm_bytes == n_bytes
+
+
 def make_program(body, mesh_text):
     mesh = make_mesh(mesh_text)
     axes = dict(mesh.shape)
