@@ -15,7 +15,7 @@ HBM bytes, two a number, over P rows, K = R + C rounded up to 64 each, weights l
 
     kernel, forward     2 P (M + N)                 + 2 P K before a backward pass
     XLA, one product    2 P (M + N + 4 R + 4 C)     what lies between, there and back
-    kernel, backward    2 P (2 M + 2 N + 3 R + 3 K)
+    kernel, backward    2 P (2 M + 2 N + 2 R + 3 K)
 
 What it costs against XLA's form: each sibling reads x for itself, and a policy that
 computes y again computes x A again, for one kernel does both. Between the products
