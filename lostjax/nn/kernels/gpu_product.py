@@ -116,13 +116,8 @@ def _end_with_a_tile(factor: jax.Array, columns: int) -> jax.Array:
 
 
 def _scratch(sizes: Sizes, tiles: Tiles, dtype: Any) -> dict[str, Any]:
-    readers, grain, grain_out = (
-        tiles.warpgroups,
-        grain_of(sizes.inputs),
-        grain_of(sizes.outputs),
-    )
-    assert grain is not None
-    assert grain_out is not None
+    readers, grain = tiles.warpgroups, grain_of(sizes.inputs)
+    grain_out = grain_of(sizes.outputs)
 
     def tiles_of(stages: int, rows: int, columns: int) -> Ring:
         return ring(stages, rows, columns, readers=readers, grain=grain, dtype=dtype)

@@ -1,7 +1,6 @@
 """NVIDIA's own compiler takes the kernels: on any x86 Linux, without a GPU."""
 
 import importlib.util
-import logging
 import re
 import warnings
 from functools import partial
@@ -15,7 +14,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
-from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.gpu_blocks import choose_tiles
 from lostjax.nn.kernels.mosaic_gpu import mosaic_products
 from lostjax.plan.costs import count_costs
@@ -28,7 +26,7 @@ if importlib.util.find_spec("jax_cuda12_plugin") is None:
     pytest.skip(message, allow_module_level=True)
 
 # Width, hidden width and rank of the papers' LLaMA shapes: gate and up, down, and the
-# square q, k, v and o. The MLP of 1b has no kernel.
+# square q, k, v and o.
 SIZES = {
     "60m": (512, 1376, 128),
     "130m": (768, 2048, 256),
@@ -43,7 +41,6 @@ for name, (width, hidden, rank) in SIZES.items():
         f"{name} down": (hidden, width, rank),
         f"{name} square": (width, width, rank),
     }
-WITHOUT = {layer: LAYERS.pop(layer) for layer in ("1b up", "1b down")}
 # Those whose kernels are chosen by default.
 PAYING = [layer for layer in LAYERS if layer.split()[0] in ("60m", "130m", "350m")]
 # Bytes that a thread may spill, once a tile, between the products.
@@ -141,13 +138,3 @@ def test_where_they_pay_they_save_four_tenths_of_the_unfused_bytes(layer):
         for program in (kernels, xla)
     )
     assert mine <= 0.6 * theirs
-
-
-@pytest.mark.parametrize("layer", WITHOUT)
-def test_a_width_that_16_does_not_divide_is_xlas_and_the_log_says_so(layer, caplog):
-    log_once.cache_clear()
-    with caplog.at_level(logging.WARNING):
-        program = compile_training(*WITHOUT[layer], n_rows=8192)
-    assert 'custom_call_target="mosaic_gpu' not in program
-    (record,) = [each for each in caplog.records if each.name.startswith("lostjax")]
-    assert "a width of 5461 is no multiple of 16" in record.message
