@@ -8,15 +8,18 @@ With [h | x_I] as the forward pass left it and the output's gradient g:
     dgamma = sum U B - sum V W
 
 dh and dx are one pass of g through two products (see `gpu_product`): E' puts the kept
-channels' part where it belongs, with no scatter over dx, and dh is written for dA. dA
-and [U; V] are sums over all rows as large as the weights, in float32 (350m up: 4 MB),
-more than the 227 KiB in which a block could keep them: XLA's products make them. They
-read x and g once more than a kernel that kept its sums would; two bytes a number, over
-P rows:
+channels' part where it belongs, with no scatter over dx. The pass has h at hand and
+writes, beside dh, what [U; V] is made of. dA and [U; V] are sums over all rows as large
+as the weights, in float32 (350m up: 4 MB), more than the 227 KiB in which a block could
+keep them: XLA's products make them. They read x and g once more than a kernel that kept
+its sums would; two bytes a number, over P rows:
 
-    the pass     2 P (N + R + R + M)
+    the pass     2 P (N + M + R + 2 (R + C))
     dA           2 P (M + R)
-    [U; V]       2 P (2 (R + C) + (R + C) + N)      act(h) is written and read
+    [U; V]       2 P (N + R + C)
+
+Beside these XLA writes and reads sums over 4 to 32 parts of the rows, in float32, and
+the weights as the pass wants them: 48 and 10 MB to 147 at 8192 rows of 350m down.
 """
 
 import jax
@@ -26,6 +29,7 @@ from lostjax.nn.kernels.bottleneck import BottleneckWeights
 from lostjax.nn.kernels.gpu_blocks import Tiles
 from lostjax.nn.kernels.gpu_elementwise import pull_through
 from lostjax.nn.kernels.gpu_forward import gamma_of, kept_factors
+from lostjax.nn.kernels.gpu_pass import Pieces
 from lostjax.nn.kernels.gpu_product import Factors, two_products
 from lostjax.typing import Activation, Array, Float
 
@@ -56,21 +60,22 @@ def backward_product(
     """
 
     def pull(
-        dz: jax.Array, gamma: jax.Array, h: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+        dz: jax.Array, gamma: jax.Array, h: jax.Array | None
+    ) -> tuple[Pieces, jax.Array]:
         dh = gamma * dz
-        dh = pull_through(activation, h, dh) if activation else dh
-        return dh, dh
+        if activation is None or h is None:
+            return (dh,), dh
+        dh = pull_through(activation, h, dh)
+        return (dh, activation(h)), dh
 
     def pass_on(
-        dx: jax.Array, gamma: jax.Array, saved: None
-    ) -> tuple[jax.Array, jax.Array]:
-        del saved
-        return dx, (1 - gamma) * dx
+        dx: jax.Array, gamma: jax.Array, x: jax.Array | None
+    ) -> tuple[Pieces, jax.Array]:
+        return (None, x), (1 - gamma) * dx
 
-    rank, dtype = weights.b_RN.shape[0], x_PM.dtype
+    (rank, _), (_, narrow) = weights.b_RN.shape, hidden_PK.shape
     one_hot_MC, values_CN = kept_factors(weights)
-    dx_PM, dh_PR = two_products(
+    dx_PM, dh_PR, *activated = two_products(
         g_PN,
         Factors(weights.b_RN.T, None if values_CN is None else values_CN.T),
         Factors(weights.a_MR.T, None if one_hot_MC is None else one_hot_MC.T),
@@ -78,13 +83,15 @@ def backward_product(
         between=pull,
         between_kept=pass_on,
         tiles=tiles,
-        saved_PK=hidden_PK,
-        keep=rank,
+        saved_PK=hidden_PK if activation else None,
+        keep=(rank, narrow) if activation else (rank,),
         name="lost_backward",
     )
+    dtype = x_PM.dtype
     da_MR = _summed_product(x_PM, dh_PR)
-    narrow_PK = _activate_ranks(hidden_PK, activation, rank=rank)
-    both_KN = _summed_product(narrow_PK, g_PN)
+    both_KN = _summed_product(activated[0] if activated else hidden_PK, g_PN)
+    # XLA sums parts of the rows, then adds them up: once, not in each use.
+    both_KN = jax.lax.optimization_barrier(both_KN)
     db_RN, gamma = both_KN[:rank], jnp.asarray(weights.gamma, jnp.float32)
     dgamma = jnp.vdot(db_RN, weights.b_RN.astype(jnp.float32))
     gradients = BottleneckWeights(da_MR.astype(dtype), (gamma * db_RN).astype(dtype))
@@ -94,16 +101,6 @@ def backward_product(
     dgamma -= jnp.vdot(dvalues_CN, weights.values_CN.astype(jnp.float32))
     dvalues_CN = ((1 - gamma) * dvalues_CN).astype(dtype)
     return dx_PM, gradients._replace(values_CN=dvalues_CN, gamma=dgamma)
-
-
-def _activate_ranks(
-    hidden_PK: jax.Array, activation: Activation | None, *, rank: int
-) -> jax.Array:
-    if activation is None:
-        return hidden_PK
-    ranks = jnp.arange(hidden_PK.shape[1]) < rank
-    wide_PK = hidden_PK.astype(jnp.float32)
-    return jnp.where(ranks, activation(wide_PK), wide_PK).astype(hidden_PK.dtype)
 
 
 def _summed_product(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -33,7 +33,9 @@ or where the last round of blocks is nearly empty.
 
 Copies and matrix units want rows of 128, 64 or 32 bytes in shared memory, and arrays
 cut into such pieces: a width that 64 divides has the best of it, 1376 has 64 bytes,
-2736 has 32; one that 16 does not divide (5461) has no kernel.
+2736 has 32. One that 16 does not divide (5461) is filled up with zeros to a multiple of
+64 (5504): a copy of the array, unless XLA fuses it into what made the rows or uses the
+products, so the model above counts one.
 """
 
 import dataclasses
@@ -43,7 +45,7 @@ BLOCK = 64
 """Rows of a warpgroup's tile, depth of a step and columns that leave at once."""
 
 GRAINS = (64, 32, 16)
-"""Columns that lie side by side in shared memory, the best first."""
+"""Columns that lie side by side in shared memory: the more the better."""
 
 MULTIPROCESSORS = 132
 """How many an H100 (SXM) has; each has one block at a time."""
@@ -69,7 +71,8 @@ _BARRIER_BYTES = 1024
 class Sizes:
     """Sizes of one pass, (P, M) by (M, R + C) by (R + C, N).
 
-    8 divides the rows, 16 inputs and outputs, 64 rank and kept channels.
+    8 divides the rows, 64 rank and kept channels; inputs and outputs, as yet not filled
+    up, may have any size.
     """
 
     rows: int
@@ -112,7 +115,8 @@ class Tiles:
 
 def choose_tiles(sizes: Sizes) -> Tiles | None:
     """Choose how a pass is cut; None where no cut fits a block's shared memory."""
-    widest = min(256, max(sizes.rank, sizes.kept), sizes.outputs // BLOCK * BLOCK)
+    whole = fill_up(sizes.outputs) // BLOCK * BLOCK
+    widest = min(256, max(sizes.rank, sizes.kept), whole)
 
     def most_done_by_one(rows: int) -> int:
         return rows * count_waves(sizes, rows)
@@ -123,7 +127,7 @@ def choose_tiles(sizes: Sizes) -> Tiles | None:
         for columns in dict.fromkeys((widest, min(widest, 128))):
             for stages in range(_STAGES, 1, -1):
                 tiles = Tiles(rows, columns, stages)
-                if columns and fits(sizes, tiles):
+                if fits(sizes, tiles):
                     return tiles
     return None
 
@@ -148,15 +152,22 @@ def shared_bytes(sizes: Sizes, tiles: Tiles) -> int:
 def choose_paying_tiles(sizes: Sizes) -> Tiles | None:
     """Choose as `choose_tiles` does, but None where XLA's form is modelled no slower.
 
-    XLA takes what its products or its bytes take, whichever is more; at an H100's
+    Either takes what its products or its bytes take, whichever is more; at an H100's
     published rates, kept channels (about a hundredth) left out. Neither is measured.
     """
     tiles = choose_tiles(sizes)
-    weights = sizes.rank * (sizes.inputs + sizes.outputs)
+    ends = (sizes.inputs, sizes.outputs)
+    weights = sizes.rank * sum(ends)
     there_and_back = 4 * sizes.rank
-    numbers = sizes.rows * (sizes.inputs + sizes.outputs + there_and_back) + weights
-    xla = max(2 * sizes.rows * weights / _FLOPS, 2 * numbers / _BYTES)
-    return tiles if tiles and matrix_seconds(sizes, tiles) < xla else None
+    filled = sum(width + fill_up(width) for width in ends if width != fill_up(width))
+
+    def byte_seconds(columns: int) -> float:
+        return 2 * (sizes.rows * (sum(ends) + columns) + weights) / _BYTES
+
+    xla = max(2 * sizes.rows * weights / _FLOPS, byte_seconds(there_and_back))
+    if tiles and max(matrix_seconds(sizes, tiles), byte_seconds(filled)) < xla:
+        return tiles
+    return None
 
 
 def matrix_seconds(sizes: Sizes, tiles: Tiles) -> float:
@@ -173,9 +184,15 @@ def count_waves(sizes: Sizes, rows: int) -> int:
     return math.ceil(math.ceil(sizes.rows / rows) / MULTIPROCESSORS)
 
 
-def grain_of(width: int) -> int | None:
-    """Choose how many columns of an array lie side by side; None where none can."""
-    return next((grain for grain in GRAINS if width % grain == 0), None)
+def grain_of(width: int) -> int:
+    """Choose how many columns of an array, filled up, lie side by side."""
+    return max(grain for grain in GRAINS if width % grain == 0)
+
+
+def fill_up(width: int) -> int:
+    """Round a width up to one of which a grain is a part; no less than a block."""
+    whole = width >= BLOCK and width % min(GRAINS) == 0
+    return width if whole else round_up(width, BLOCK)
 
 
 def round_up(size: int, multiple: int) -> int:

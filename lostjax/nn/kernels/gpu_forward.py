@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
 from lostjax.nn.kernels.gpu_blocks import BLOCK, Tiles, round_up
+from lostjax.nn.kernels.gpu_pass import Pieces
 from lostjax.nn.kernels.gpu_product import Factors, two_products
 from lostjax.typing import Activation, Array, Float
 
@@ -38,15 +39,15 @@ def forward_product(
 
     def activate(
         h: jax.Array, gamma: jax.Array, saved: None
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[Pieces, jax.Array]:
         del saved
-        return h, gamma * (activation(h) if activation else h)
+        return (h,), gamma * (activation(h) if activation else h)
 
     def pass_on(
         x: jax.Array, gamma: jax.Array, saved: None
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> tuple[Pieces, jax.Array]:
         del saved
-        return x, (1 - gamma) * x
+        return (x,), (1 - gamma) * x
 
     rank = weights.b_RN.shape[0]
     one_hot_MC, values_CN = kept_factors(weights)
@@ -59,7 +60,7 @@ def forward_product(
         between=activate,
         between_kept=pass_on,
         tiles=tiles,
-        keep=rank + n_kept if keep_hidden else 0,
+        keep=(rank + n_kept,) if keep_hidden else (),
         name="lost_forward",
     )
 

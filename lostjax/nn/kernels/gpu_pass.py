@@ -6,7 +6,7 @@ puts that into shared memory and takes it up, a tile of columns after the other.
 `gpu_product`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -17,7 +17,10 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from lostjax.nn.kernels.gpu_blocks import BLOCK, FEEDER_REGISTERS, Sizes, Tiles
 from lostjax.nn.kernels.gpu_rings import Ref, Ring, Step
 
-Between = Callable[..., tuple[jax.Array, jax.Array]]
+Pieces = tuple[jax.Array | None, ...]
+"""One for each array that is written out; None where it has no such columns."""
+
+Between = Callable[..., tuple[Pieces, jax.Array]]
 """`between(sums, gamma, saved)`: what is written out, and what is multiplied next.
 
 All are pieces of 64 x 64 in float32; `saved` is None if nothing was.
@@ -39,10 +42,10 @@ class Pass(NamedTuple):
     down: Ref
     up: Ref
     y: Ref
+    kept_back: Sequence[Ref]
     down_kept: Ref = None
     up_kept: Ref = None
     saved: Ref = None
-    kept_back: Ref = None
 
     @property
     def first_row(self) -> jax.Array:
@@ -56,15 +59,14 @@ class Pass(NamedTuple):
         return pl.cdiv(self.sizes.inputs, BLOCK)
 
     @property
-    def chunks(self) -> list[tuple[int, int]]:
-        """Columns that are summed at once on the way down: the first and how many."""
-        starts = range(0, self.sizes.rank, self.tiles.columns)
-        return [(s, min(self.tiles.columns, self.sizes.rank - s)) for s in starts]
+    def n_chunks(self) -> int:
+        """How often columns are summed on the way down, a tile's at once."""
+        return pl.cdiv(self.sizes.rank, self.tiles.columns)
 
     @property
     def steps_down(self) -> int:
         """Tiles of weights on the way down: the last chunk's alternate with one-hot."""
-        return (len(self.chunks) + (self.sizes.kept > 0)) * self.depth
+        return (self.n_chunks + (self.sizes.kept > 0)) * self.depth
 
     @property
     def steps_up(self) -> int:
@@ -84,10 +86,10 @@ class Pass(NamedTuple):
             columns = pl.ds(column, self.tiles.columns)
             return factor.at[pl.ds(row * BLOCK, BLOCK), columns]
 
-        @pl.loop(0, len(self.chunks))
+        @pl.loop(0, self.n_chunks)
         def _(index: jax.Array) -> None:
             column, first = index * self.tiles.columns, index * self.depth
-            last = index == len(self.chunks) - 1
+            last = index == self.n_chunks - 1
             each = jnp.where(last, 2, 1) if self.sizes.kept else 1
 
             @pl.loop(0, self.depth)
@@ -117,7 +119,7 @@ class Pass(NamedTuple):
                     source = weights_of(self.up_kept, k, column)
                     self.weights.fill(first + rank_steps + k, source)
 
-        self.rows.drain(len(self.chunks) * self.depth)
+        self.rows.drain(self.n_chunks * self.depth)
         self.weights.drain(self.steps_down + self.n_tiles_up * self.steps_up)
 
     def multiply(
@@ -125,13 +127,18 @@ class Pass(NamedTuple):
     ) -> None:
         """Take 64 rows through both products."""
         plgpu.set_max_registers(self.tiles.registers, action="increase")
-        for index, (start, width) in enumerate(self.chunks):
-            kept = self.sizes.kept if index == len(self.chunks) - 1 else 0
-            sums = self._sum_down(warpgroup, index * self.depth, width, kept)
-            if kept:  # first: it leaves registers to the other
-                rank = self.sizes.rank
-                self._go_between(warpgroup, rank, sums[1], between_kept, None)
-            self._go_between(warpgroup, start, sums[0], between, self.saved)
+        before, columns, kept = self.n_chunks - 1, self.tiles.columns, self.sizes.kept
+
+        @pl.loop(0, before)
+        def _(index: jax.Array) -> None:
+            (sums,) = self._sum_down(warpgroup, index * self.depth, columns, 0)
+            self._go_between(warpgroup, index * columns, sums, between)
+
+        width = self.sizes.rank - before * columns
+        sums = self._sum_down(warpgroup, before * self.depth, width, kept)
+        if kept:  # first: it leaves registers to the other
+            self._go_between(warpgroup, self.sizes.rank, sums[1], between_kept)
+        self._go_between(warpgroup, before * columns, sums[0], between)
         plgpu.commit_smem()
 
         @pl.loop(0, self.n_tiles_up)
@@ -147,7 +154,7 @@ class Pass(NamedTuple):
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     def _sum_down(
-        self, warpgroup: jax.Array, first: int, width: int, kept: int
+        self, warpgroup: jax.Array, first: Step, width: int, kept: int
     ) -> list[jax.Array]:
         inner = pl.ds(warpgroup * BLOCK, BLOCK)
         widths = (width, kept) if kept else (width,)
@@ -196,26 +203,21 @@ class Pass(NamedTuple):
         pl.when(follows)(lambda: self.weights.release(step - 1))
 
     def _go_between(
-        self,
-        warpgroup: jax.Array,
-        start: int,
-        sums: jax.Array,
-        between: Between,
-        saved_ref: Ref,
+        self, warpgroup: jax.Array, start: Step, sums: jax.Array, between: Between
     ) -> None:
         gamma, dtype = self.gamma[0], self.x.dtype
-        kept_back = 0 if self.kept_back is None else self.kept_back.shape[1]
-        for column in range(start, start + sums.shape[1], BLOCK):
-            piece = sums[:, column - start : column - start + BLOCK]
+        for inner in range(0, sums.shape[1], BLOCK):
+            piece, column = sums[:, inner : inner + BLOCK], start + inner
             saved = None
-            if saved_ref is not None:
-                saved = self._fetch(warpgroup, saved_ref, column).astype(jnp.float32)
-            out, narrow = between(piece, gamma, saved)
+            if self.saved is not None:
+                saved = self._fetch(warpgroup, self.saved, column).astype(jnp.float32)
+            pieces, narrow = between(piece, gamma, saved)
             self.narrow[column // BLOCK, warpgroup] = narrow.astype(dtype)
-            if column < kept_back:
-                self._leave(warpgroup, out, self.kept_back, column)
+            for out, target in zip(pieces, self.kept_back, strict=False):
+                if out is not None:
+                    self._leave(warpgroup, out, target, column)
 
-    def _fetch(self, warpgroup: jax.Array, source: Ref, column: int) -> jax.Array:
+    def _fetch(self, warpgroup: jax.Array, source: Ref, column: Step) -> jax.Array:
         place, arrived = self.leaving.at[warpgroup], self.arrived.at[warpgroup]
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         plgpu.copy_gmem_to_smem(self._piece(warpgroup, source, column), place, arrived)
@@ -235,7 +237,3 @@ class Pass(NamedTuple):
     def _piece(self, warpgroup: jax.Array, array: Ref, column: Step) -> Ref:
         rows = pl.ds(self.first_row + warpgroup * BLOCK, BLOCK)
         return array.at[rows, pl.ds(column, BLOCK)]
-
-
-def _sums(width: int) -> plgpu.WGMMAAccumulatorRef:
-    return plgpu.WGMMAAccumulatorRef((BLOCK, width), jnp.float32)

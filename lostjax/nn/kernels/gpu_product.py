@@ -43,7 +43,7 @@ def two_products(
     between_kept: Between,
     tiles: Tiles,
     saved_PK: Float[Array, "P K"] | None = None,
-    keep: int = 0,
+    keep: tuple[int, ...] = (),
     name: str,
 ) -> tuple[jax.Array, ...]:
     """Multiply rows by the factors down, then by those up; all of one 16-bit type.
@@ -57,18 +57,17 @@ def two_products(
         between: what to do with x A.
         between_kept: what to do with x E.
         tiles: how the pass is cut.
-        saved_PK: also handed to `between`; at least R columns.
-        keep: how many columns of what `between` gives are written out, of R + C.
+        saved_PK: also handed to both, R + C columns; or nothing is.
+        keep: columns of the arrays that these write out, R or R + C each.
         name: of the kernel.
 
     Returns:
-        (y_PN,) or (y_PN, kept_back_PK).
+        y_PN and what was written out.
     """
     (n_rows, n_inputs), dtype = x_PM.shape, x_PM.dtype
     rank, n_outputs = up.rank.shape
     n_kept = 0 if up.kept is None else up.kept.shape[0]
     sizes = Sizes(n_rows, n_inputs, n_outputs, rank, n_kept)
-    widths = (n_outputs, keep) if keep else (n_outputs,)
     operands = {
         "gamma": gamma,
         "x": x_PM,
@@ -82,8 +81,9 @@ def two_products(
         operands["saved"] = saved_PK
 
     def body(*refs: Ref, **scratch: Any) -> None:
-        named = dict(zip([*operands, "y", "kept_back"], refs, strict=False))
-        one_pass = Pass(sizes=sizes, tiles=tiles, **named, **scratch)
+        named = dict(zip([*operands, "y"], refs, strict=False))
+        kept_back = refs[len(named) :]
+        one_pass = Pass(sizes, tiles, kept_back=kept_back, **named, **scratch)
         warpgroup = jax.lax.axis_index("warpgroup")
         pl.when(warpgroup == tiles.warpgroups)(one_pass.feed)
         pl.when(warpgroup < tiles.warpgroups)(
@@ -92,7 +92,9 @@ def two_products(
 
     outputs = plgpu.kernel(
         body,
-        out_type=[jax.ShapeDtypeStruct((n_rows, width), dtype) for width in widths],
+        out_type=[
+            jax.ShapeDtypeStruct((n_rows, width), dtype) for width in (n_outputs, *keep)
+        ],
         scratch_types=_scratch(sizes, tiles, dtype),
         grid=(pl.cdiv(n_rows, tiles.rows),),
         grid_names=("tile",),
@@ -114,13 +116,8 @@ def _end_with_a_tile(factor: jax.Array, columns: int) -> jax.Array:
 
 
 def _scratch(sizes: Sizes, tiles: Tiles, dtype: Any) -> dict[str, Any]:
-    readers, grain, grain_out = (
-        tiles.warpgroups,
-        grain_of(sizes.inputs),
-        grain_of(sizes.outputs),
-    )
-    assert grain is not None
-    assert grain_out is not None
+    readers, grain = tiles.warpgroups, grain_of(sizes.inputs)
+    grain_out = grain_of(sizes.outputs)
 
     def tiles_of(stages: int, rows: int, columns: int) -> Ring:
         return ring(stages, rows, columns, readers=readers, grain=grain, dtype=dtype)

@@ -15,15 +15,16 @@ HBM bytes, two a number, over P rows, K = R + C rounded up to 64 each, weights l
 
     kernel, forward     2 P (M + N)                 + 2 P K before a backward pass
     XLA, one product    2 P (M + N + 4 R + 4 C)     what lies between, there and back
-    kernel, backward    2 P (2 M + 2 N + 3 R + 3 K)
+    kernel, backward    2 P (2 M + 2 N + 2 R + 3 K)
 
 What it costs against XLA's form: each sibling reads x for itself, and a policy that
 computes y again computes x A again, for one kernel does both. Between the products
 widths are rounded up to 64, kept channels for themselves (350m: 266 to 320), and every
-block of 128 or 64 rows reads all weights from L2. It computes in bfloat16 alone, in
-widths that 16 divides, from 64 rows on, and by default where a model of its time says
-that it pays (60m to 350m, from some 8192 rows on; see `gpu_blocks`): anything else is
-XLA's, and the log says so. A program must run on one device, or call this within
+block of 128 or 64 rows reads all weights from L2. A number of inputs or outputs that 16
+does not divide (1b: 5461) is filled up with zeros, mostly a copy. It computes in
+bfloat16 alone, from 64 rows on, and by default where a model of its time says that it
+pays (60m to 350m, from some 8192 rows on; see `gpu_blocks`): anything else is XLA's,
+and the log says so. A program must run on one device, or call this within
 `jax.shard_map`: XLA cannot cut a kernel up.
 
 XLA's form is the default, for nothing here was run on a GPU: its interpreter on a CPU
@@ -44,11 +45,10 @@ from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.gpu_backward import backward_product
 from lostjax.nn.kernels.gpu_blocks import (
     BLOCK,
-    GRAINS,
     Sizes,
     Tiles,
     choose_paying_tiles,
-    grain_of,
+    fill_up,
     round_up,
 )
 from lostjax.nn.kernels.gpu_forward import forward_product, kept_factors
@@ -96,8 +96,7 @@ def mosaic_products(
     """
     dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
     plans = [_make_plan(x_PM, own, activation, cut, choose) for own in siblings]
-    widths = {x_PM.shape[1], *(own.b_RN.shape[1] for own in siblings)}
-    if reason := _unfit(x_PM, dtype, plans, widths):
+    if reason := _unfit(x_PM, dtype, plans):
         log_once(f"XLA's form of a narrow product, no GPU kernel: {reason}")
         return bottleneck_products(
             x_PM,
@@ -106,14 +105,16 @@ def mosaic_products(
             channel_groups=channel_groups,
             dtype=dtype,
         )
-    rows_PM = x_PM.astype(dtype)
-    if x_PM.shape[0] % 8:
-        rows_PM = jnp.pad(rows_PM, ((0, -x_PM.shape[0] % 8), (0, 0)))
+    n_rows, n_inputs = x_PM.shape
+    rows_PM = _pad(x_PM.astype(dtype), round_up(n_rows, 8), fill_up(n_inputs))
     products = [
-        multiply(plan, rows_PM, _widen(weights.astype(dtype)))
+        multiply(plan, rows_PM, _fill_up(weights.astype(dtype)))
         for plan, weights in zip(plans, siblings, strict=True)
     ]
-    return tuple(y_PN[: x_PM.shape[0]] for y_PN in products)
+    return tuple(
+        y_PN[:n_rows, : weights.b_RN.shape[1]]
+        for y_PN, weights in zip(products, siblings, strict=True)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,9 +183,7 @@ def _make_plan(
     return _Plan(activation, choose, cut(sizes), cut(back))
 
 
-def _unfit(
-    x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan], widths: set[int]
-) -> str | None:
+def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | None:
     if jnp.dtype(dtype) != jnp.bfloat16:
         return f"it computes in bfloat16, not in {jnp.dtype(dtype).name}"
     if x_PM.shape[0] <= BLOCK - 8:
@@ -192,9 +191,6 @@ def _unfit(
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     if device.platform == "gpu" and not any(h in device.device_kind for h in HOPPER):
         return f"its instructions are Hopper's, not those of {device.device_kind}"
-    for width in sorted(widths):
-        if grain_of(width) is None or width < BLOCK:
-            return f"a width of {width} is no multiple of {GRAINS[-1]} from {BLOCK} on"
     if any(plan.forward_tiles is None or plan.backward_tiles is None for plan in plans):
         return (
             f"{x_PM.shape[0]} rows of {x_PM.shape[1]} inputs do not fit its shared "
@@ -203,14 +199,20 @@ def _unfit(
     return None
 
 
-def _widen(weights: BottleneckWeights) -> BottleneckWeights:
-    # A rank is filled up with zeros, which add nothing to any product.
-    missing = -weights.b_RN.shape[0] % BLOCK
-    gamma = jnp.asarray(weights.gamma, jnp.float32)
-    if not missing:
-        return weights._replace(gamma=gamma)
+def _fill_up(weights: BottleneckWeights) -> BottleneckWeights:
+    # Zeros add nothing to any product; no channel that is kept is among them.
+    (n_inputs, rank), n_outputs = weights.a_MR.shape, fill_up(weights.b_RN.shape[1])
+    values_CN = weights.values_CN
+    if values_CN is not None:
+        values_CN = _pad(values_CN, values_CN.shape[0], n_outputs)
     return weights._replace(
-        a_MR=jnp.pad(weights.a_MR, ((0, 0), (0, missing))),
-        b_RN=jnp.pad(weights.b_RN, ((0, missing), (0, 0))),
-        gamma=gamma,
+        a_MR=_pad(weights.a_MR, fill_up(n_inputs), round_up(rank, BLOCK)),
+        b_RN=_pad(weights.b_RN, round_up(rank, BLOCK), n_outputs),
+        values_CN=values_CN,
+        gamma=jnp.asarray(weights.gamma, jnp.float32),
     )
+
+
+def _pad(array: jax.Array, rows: int, columns: int) -> jax.Array:
+    missing = (rows - array.shape[0], columns - array.shape[1])
+    return jnp.pad(array, [(0, n) for n in missing]) if any(missing) else array

@@ -26,6 +26,7 @@ from lostjax.nn.kernels.gpu_blocks import (
     Tiles,
     choose_paying_tiles,
     choose_tiles,
+    fill_up,
     fits,
 )
 from lostjax.nn.kernels.gpu_elementwise import pull_through
@@ -112,6 +113,8 @@ CASES = {
         "activation": None,
         "tiles": SMALL,
     },
+    "widths_that_must_be_filled_up": {"sizes": (64, 83, 135, 16, 7), "tiles": SMALL},
+    "less_than_a_tile_of_columns": {"sizes": (64, 21, 5, 8, 2), "tiles": SMALL},
     "gamma_one": {"sizes": (64, 64, 128, 16, 2), "gamma": 1.0, "tiles": SMALL},
 }
 
@@ -150,13 +153,15 @@ def test_values_and_all_gradients_are_those_of_the_meaning(case):
     assert_same(**case)
 
 
-# The least rows, widths in pieces of 32, 64 and 128 bytes, ranks and kept channels that
-# fill no block; cut as they would be for an H100. Other examples every time.
+# The least rows, widths in pieces of 32, 64 and 128 bytes or to be filled up, ranks and
+# kept channels that fill no block; cut as they would be for an H100. Other examples
+# every time.
+widths = st.integers(4, 12).map(lambda n: n * 16) | st.integers(60, 192)
 drawn = given(
     sizes=st.tuples(
         st.integers(57, 200),
-        st.integers(4, 12).map(lambda n: n * 16),
-        st.integers(4, 12).map(lambda n: n * 16),
+        widths,
+        widths,
         st.sampled_from([16, 24, 64, 136]),
         st.just(0) | st.integers(1, 60),
     ),
@@ -219,8 +224,6 @@ FITTING = (72, 64, 64, 16, 3)
 REASONS = {
     "bfloat16, not in float32": {"dtype": jnp.float32},
     "48 rows": {"sizes": (48, 64, 64, 16, 3)},
-    "a width of 72": {"sizes": (72, 64, 72, 16, 3)},
-    "a width of 48": {"sizes": (72, 48, 64, 16, 3)},
     "shared memory": {"cut": lambda sizes: None},
     "do not pay": {},
 }
@@ -257,8 +260,8 @@ def test_another_gpu_gets_the_meaning(caplog):
     sizes=st.builds(
         Sizes,
         rows=st.integers(8, 40).map(lambda n: n * 8),
-        inputs=st.integers(4, 800).map(lambda n: n * 16),
-        outputs=st.integers(4, 800).map(lambda n: n * 16),
+        inputs=st.integers(1, 12800),
+        outputs=st.integers(1, 12800),
         rank=st.integers(1, 20).map(lambda n: n * BLOCK),
         kept=st.integers(0, 3).map(lambda n: n * BLOCK),
     )
@@ -266,13 +269,13 @@ def test_another_gpu_gets_the_meaning(caplog):
 def test_tiles_fit_a_block_and_the_arrays(sizes):
     tiles = choose_tiles(sizes)
     if tiles is None:
-        for columns in range(BLOCK, min(128, sizes.outputs) + 1, BLOCK):
+        for columns in range(BLOCK, min(128, fill_up(sizes.outputs)) + 1, BLOCK):
             narrow = columns < min(sizes.rank, 128)
             assert narrow or not fits(sizes, Tiles(64, columns, 2))
         return
     assert fits(sizes, tiles)
     assert tiles.rows <= sizes.rows
-    assert tiles.columns <= sizes.outputs
+    assert tiles.columns <= fill_up(sizes.outputs)
     assert tiles.columns % BLOCK == 0
 
 
@@ -289,6 +292,7 @@ PAPER = {
     "60m": (512, 1376, 128),
     "130m": (768, 2048, 256),
     "350m": (1024, 2736, 256),
+    "1b": (2048, 5461, 512),
     "1b attention": (2048, 2048, 512),
     "7b": (4096, 11008, 1024),
 }
@@ -304,6 +308,13 @@ def test_paper_layers_have_tiles_and_pay_where_bytes_bind(layer):
         assert (choose_paying_tiles(sizes) is not None) == (rank <= 256)
         few = dataclasses.replace(sizes, rows=1024)
         assert choose_paying_tiles(few) is None
+
+
+@pytest.mark.parametrize("ends", [(1024, 2735), (1025, 2736)])
+def test_copies_that_fill_widths_up_are_too_many_bytes_to_pay(ends):
+    assert choose_paying_tiles(Sizes(8192, 1024, 2736, 256, 64))
+    assert choose_tiles(Sizes(8192, *ends, 256, 64))
+    assert choose_paying_tiles(Sizes(8192, *ends, 256, 64)) is None
 
 
 @pytest.mark.parametrize("activation", [nn.silu, nn.gelu, nn.relu, jnp.tanh])
