@@ -5,8 +5,9 @@
 Nothing runs, no TPU or GPU is needed, but their compilers are (`pip install -e
 '.[plan]'`; the H100 needs no libtpu, the TPUs need no CUDA). For the MLP
 up (d -> f) and down (f -> d) matrices of the papers' sizes and the square one (d -> d)
-of their attention, in bfloat16, forward and in training (forward, then gradients of the
-rows and of all weights):
+of their attention, and for siblings that read the same rows (gate and up; q, k and v),
+in bfloat16, forward and in training (forward, then gradients of the rows and of all
+weights):
 
     kernel       lostjax.nn.kernels.mosaic_tpu, or mosaic_gpu
     one product  XLA's own compilation of lostjax.nn.kernels.bottleneck
@@ -61,7 +62,7 @@ GPU = "h100"
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One matrix: rows P, inputs M, outputs N, rank R, kept channels C."""
+    """Matrices of one size: rows P, inputs M, outputs N, rank R, kept channels C."""
 
     name: str
     rows: int
@@ -69,16 +70,18 @@ class Layer:
     outputs: int
     rank: int
     kept: int
+    siblings: int = 1
 
     @property
     def weights(self) -> int:
-        """Count the learnt numbers."""
-        return self.rank * (self.inputs + self.outputs) + self.kept * self.outputs
+        """Count the learnt numbers, of all siblings."""
+        each = self.rank * (self.inputs + self.outputs) + self.kept * self.outputs
+        return self.siblings * each
 
-    def sizes(self) -> tpu_blocks.Sizes:
+    def sizes(self, *, siblings: int) -> tpu_blocks.Sizes:
         """Give the sizes as the kernels' cutting wants them, in bfloat16."""
         return tpu_blocks.Sizes(
-            self.rows, self.inputs, self.outputs, self.rank, self.kept, 2
+            self.rows, self.inputs, self.outputs, self.rank, self.kept, 2, siblings
         )
 
 
@@ -112,13 +115,15 @@ def main() -> None:
     for size in options.sizes.split(","):
         width, hidden, rank = SIZES[size]
         matrices = {
-            "up": (width, hidden),
-            "down": (hidden, width),
-            "square": (width, width),
+            "up": (width, hidden, 1),
+            "down": (hidden, width, 1),
+            "square": (width, width, 1),
+            "gate, up": (width, hidden, 2),
+            "q, k, v": (width, width, 3),
         }
-        for name, ends in matrices.items():
-            kept = max(1, ends[0] // 100)
-            layer = Layer(f"{size} {name}", options.rows, *ends, rank, kept)
+        for name, (inputs, outputs, siblings) in matrices.items():
+            sizes = options.rows, inputs, outputs, rank, max(1, inputs // 100)
+            layer = Layer(f"{size} {name}", *sizes, siblings)
             for figures in compile_layer(layer, options.chip, options.passes):
                 everything.append(dataclasses.asdict(figures))
                 print_row(figures)
@@ -142,22 +147,25 @@ def parse_options() -> argparse.Namespace:
     return options
 
 
-def unfused_product(
+def unfused_products(
     x_PM: jax.Array, siblings: list[BottleneckWeights], *, activation: Any
-) -> tuple[jax.Array]:
+) -> tuple[jax.Array, ...]:
     """LOST as its equation reads."""
-    (w,) = siblings
-    low_rank_PN = activation(x_PM @ w.a_MR) @ w.b_RN
-    sparse_PN = x_PM[:, w.kept_C] @ w.values_CN
-    return (w.gamma * low_rank_PN + (1 - w.gamma) * sparse_PN,)
+
+    def multiply(w: BottleneckWeights) -> jax.Array:
+        low_rank_PN = activation(x_PM @ w.a_MR) @ w.b_RN
+        sparse_PN = x_PM[:, w.kept_C] @ w.values_CN
+        return w.gamma * low_rank_PN + (1 - w.gamma) * sparse_PN
+
+    return tuple(map(multiply, siblings))
 
 
-def dense_product(
+def dense_products(
     x_PM: jax.Array, siblings: list[jax.Array], *, activation: Any
-) -> tuple[jax.Array]:
-    """One full matrix, without an activation."""
+) -> tuple[jax.Array, ...]:
+    """Full matrices, without an activation."""
     del activation
-    return (x_PM @ siblings[0],)
+    return tuple(x_PM @ w_MN for w_MN in siblings)
 
 
 def compile_layer(layer: Layer, chip: str, passes: str) -> Iterator[Figures]:
@@ -168,8 +176,8 @@ def compile_layer(layer: Layer, chip: str, passes: str) -> Iterator[Figures]:
         if on_gpu
         else partial(mosaic_tpu.mosaic_products, chip=CHIPS[chip][0]),
         "one product": bottleneck_products,
-        "unfused": unfused_product,
-        "dense": dense_product,
+        "unfused": unfused_products,
+        "dense": dense_products,
     }
     for which in passes.split(","):
         for form, product in forms.items():
@@ -188,39 +196,50 @@ def compile_layer(layer: Layer, chip: str, passes: str) -> Iterator[Figures]:
                 yield xla_figures(layer, which, form, compiled.cost_analysis())
 
 
-def arguments(layer: Layer, form: str, which: str) -> list[jax.ShapeDtypeStruct]:
-    """List what a form multiplies: rows, (the output's gradient), weights, indices."""
-    shapes = [(layer.rows, layer.inputs)]
-    if which == "training":
-        shapes.append((layer.rows, layer.outputs))
+def arguments(layer: Layer, form: str, which: str) -> tuple[Any, ...]:
+    """Give what a form multiplies: rows, outputs' gradients, weights, and indices."""
+    number = jnp.bfloat16
+    x_PM = jax.ShapeDtypeStruct((layer.rows, layer.inputs), number)
+    g_PN = jax.ShapeDtypeStruct((layer.rows, layer.outputs), number)
+    gs = [g_PN] * layer.siblings if which == "training" else []
     if form == "dense":
-        shapes.append((layer.inputs, layer.outputs))
-        return [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
-    shapes += [
-        (layer.inputs, layer.rank),
-        (layer.rank, layer.outputs),
-        (layer.kept, layer.outputs),
+        w_MN = jax.ShapeDtypeStruct((layer.inputs, layer.outputs), number)
+        return x_PM, gs, [w_MN] * layer.siblings, []
+    weights = [
+        jax.ShapeDtypeStruct(shape, number)
+        for shape in (
+            (layer.inputs, layer.rank),
+            (layer.rank, layer.outputs),
+            (layer.kept, layer.outputs),
+        )
     ]
-    arrays = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in shapes]
-    return [*arrays, jax.ShapeDtypeStruct((layer.kept,), jnp.int32)]
+    kept_C = jax.ShapeDtypeStruct((layer.kept,), jnp.int32)
+    return x_PM, gs, [weights] * layer.siblings, [kept_C] * layer.siblings
 
 
-def run(product: Callable[..., Any], which: str, x_PM: jax.Array, *arrays: Any) -> Any:
-    """Apply a product, and in training bring a gradient back."""
+def run(
+    product: Callable[..., Any],
+    which: str,
+    x_PM: jax.Array,
+    gs: list[jax.Array],
+    weights: list[Any],
+    kept: list[jax.Array],
+) -> Any:
+    """Apply products, and in training bring gradients back."""
 
-    def apply(x_PM: jax.Array, *weights: jax.Array) -> jax.Array:
-        if len(weights) == 1:
-            return product(x_PM, list(weights), activation=None)[0]
-        own = BottleneckWeights(*weights, *indices, gamma=0.7)
-        return product(x_PM, [own], activation=nn.silu)[0]
+    def apply(x_PM: jax.Array, weights: list[Any]) -> tuple[jax.Array, ...]:
+        if not kept:
+            return tuple(product(x_PM, weights, activation=None))
+        siblings = [
+            BottleneckWeights(*own, kept_C, gamma=0.7)
+            for own, kept_C in zip(weights, kept, strict=True)
+        ]
+        return tuple(product(x_PM, siblings, activation=nn.silu))
 
-    indices = [array for array in arrays if array.dtype == jnp.int32]
-    floats = [array for array in arrays if array.dtype != jnp.int32]
     if which == "forward":
-        return apply(x_PM, *floats)
-    g_PN, *weights = floats
-    y_PN, pull = jax.vjp(apply, x_PM, *weights)
-    return y_PN, *pull(g_PN)
+        return apply(x_PM, weights)
+    products, pull = jax.vjp(apply, x_PM, weights)
+    return products, pull(tuple(gs))
 
 
 def kernel_figures(
@@ -228,16 +247,23 @@ def kernel_figures(
 ) -> Figures:
     """Count a kernel's bytes by formula, its time by schedule and bytes."""
     tpu, clock, published = CHIPS[chip]
-    p, ends = layer.rows, layer.inputs + layer.outputs
+    names = [schedule.name.split(".")[0] for schedule in schedules]
+    # Siblings share a kernel, or each has its own.
+    together = layer.siblings // names.count("lost_forward")
+    sizes = layer.sizes(siblings=together)
+    p, weights = layer.rows, layer.weights * together // layer.siblings
     hidden = layer.rank if which == "training" else 0
-    flops = {"lost_forward": 2 * p * layer.weights}
-    bytes_of = {"lost_forward": 2 * (p * (ends + hidden) + layer.weights)}
-    cuts = {"lost_forward": tpu_blocks.cut_forward(layer.sizes(), tpu)}
-    # x, h, g in; dx out; weights in, their gradients out.
-    flops["lost_backward"] = 2 * flops["lost_forward"]
-    passing = p * (ends + layer.inputs + layer.rank)
-    bytes_of["lost_backward"] = 2 * (passing + 2 * layer.weights)
-    cuts["lost_backward"] = tpu_blocks.cut_backward(layer.sizes(), tpu)
+    ends = layer.inputs + together * (layer.outputs + hidden)
+    flops = {"lost_forward": 2 * p * weights, "lost_backward": 4 * p * weights}
+    bytes_of = {
+        "lost_forward": 2 * (p * ends + weights),
+        # x, h, g in; dx out; weights in, their gradients out.
+        "lost_backward": 2 * (p * (ends + layer.inputs) + 2 * weights),
+    }
+    cuts = {
+        "lost_forward": tpu_blocks.cut_forward(sizes, tpu),
+        "lost_backward": tpu_blocks.cut_backward(sizes, tpu),
+    }
     seconds, kernels = 0.0, []
     for schedule in schedules:
         name = schedule.name.split(".")[0]
@@ -249,7 +275,6 @@ def kernel_figures(
             dataclasses.asdict(schedule)
             | {"floor": schedule.floor, "useful": useful, "rows": cuts[name].rows}
         )
-    names = [schedule.name.split(".")[0] for schedule in schedules]
     return Figures(
         layer=layer.name,
         passes=which,
@@ -266,7 +291,8 @@ def gpu_figures(
 ) -> Figures | None:
     """Count any form's bytes in its program, its time by published rates."""
     costs, kernels = compile_for_h100(step, *arguments(layer, form, which))
-    if form == "kernel" and len(kernels) != (2 if which == "training" else 1):
+    n_kernels = layer.siblings * (2 if which == "training" else 1)
+    if form == "kernel" and len(kernels) != n_kernels:
         print(f"{layer.name:<12}{which:<10}no kernel was lowered: the log says why")
         return None
     gigaflops = count_gigaflops(layer, which, form)
@@ -296,16 +322,17 @@ def gpu_seconds(layer: Layer, which: str) -> float:
         assert tiles is not None
         return gpu_blocks.matrix_seconds(sizes, tiles)
 
-    forward = kernel(layer.inputs, layer.outputs)
+    forward = layer.siblings * kernel(layer.inputs, layer.outputs)
     if which == "forward":
         return forward
     beside = 2 * layer.rows * layer.weights / PUBLISHED["NVIDIA H100"].flops
-    return forward + kernel(layer.outputs, layer.inputs) + beside
+    backward = layer.siblings * kernel(layer.outputs, layer.inputs)
+    return forward + backward + beside
 
 
 def count_gigaflops(layer: Layer, which: str, form: str) -> float:
     """Count the useful part of a form's products."""
-    dense = layer.inputs * layer.outputs
+    dense = layer.siblings * layer.inputs * layer.outputs
     weights = dense if form == "dense" else layer.weights
     return 2e-9 * layer.rows * weights * (3 if which == "training" else 1)
 

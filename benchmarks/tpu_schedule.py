@@ -60,15 +60,13 @@ class Schedule:
         return 4 * self.matmuls
 
 
-def compile_for(
-    chip: str, function: Callable[..., Any], *arguments: jax.ShapeDtypeStruct
-) -> Any:
+def compile_for(chip: str, function: Callable[..., Any], *arguments: Any) -> Any:
     """Compile for one chip, every array in the layout of its rows.
 
     Args:
         chip: a key of `TOPOLOGIES`.
         function: what to compile; it returns a tuple or an array.
-        arguments: shapes and types.
+        arguments: nests of shapes and types.
 
     Returns:
         The compiled program; it cannot run here.
@@ -82,7 +80,7 @@ def compile_for(
         return Format(Layout(tuple(range(array.ndim))), one)
 
     outputs = jax.tree.map(by_rows, jax.eval_shape(function, *arguments))
-    inputs = tuple(by_rows(argument) for argument in arguments)
+    inputs = jax.tree.map(by_rows, arguments)
     step = jax.jit(function, in_shardings=inputs, out_shardings=outputs)
     return step.lower(*arguments).compile()
 

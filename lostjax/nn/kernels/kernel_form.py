@@ -1,4 +1,4 @@
-"""A product by a kernel where the program's platform has it, else as it is meant.
+"""Products by a kernel where the program's platform has it, else as they are meant.
 
 What the compilers' files share: one `custom_vjp` around a forward and a backward
 kernel, beside what both mean in jnp. x A (and what else a kernel wants) is kept for the
@@ -18,13 +18,19 @@ from lostjax.typing import Activation, Array, Float
 Choose = Callable[..., Any]
 """`choose(kernel, meaning, *args)` applies one of two functions to the arguments."""
 
-Gradients = tuple[jax.Array, BottleneckWeights]
+Siblings = tuple[BottleneckWeights, ...]
+"""The weights of matrices that one kernel multiplies the same rows with."""
+
+Arrays = tuple[jax.Array, ...]
+"""One for each sibling."""
+
+Gradients = tuple[jax.Array, Siblings]
 """Of the rows, and of the weights."""
 
 
 @runtime_checkable
 class KernelForm(Protocol):
-    """Kernels for one product; hashable, and equal where they do the same."""
+    """Kernels for siblings; hashable, and equal where they do the same."""
 
     @property
     def activation(self) -> Activation | None:
@@ -39,78 +45,65 @@ class KernelForm(Protocol):
         """Whether there is a kernel for the backward pass."""
 
     def forward(
-        self, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
-    ) -> tuple[jax.Array, ...]:
-        """Give y and, where they are kept, the hidden values, by a kernel."""
+        self, x_PM: jax.Array, siblings: Siblings, *, keep_hidden: bool
+    ) -> tuple[Arrays, Arrays]:
+        """Give y and the hidden values, none where they are not kept, by a kernel."""
 
-    def hidden(self, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+    def hidden(self, x_PM: jax.Array, siblings: Siblings) -> Arrays:
         """Give the hidden values without one; no program uses them."""
 
     def backward(
-        self,
-        x_PM: jax.Array,
-        hidden: jax.Array,
-        g_PN: jax.Array,
-        weights: BottleneckWeights,
+        self, x_PM: jax.Array, hidden: Arrays, gs: Arrays, siblings: Siblings
     ) -> Gradients:
         """Propagate a gradient back by a kernel."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def multiply(
-    form: KernelForm, x_PM: Float[Array, "P M"], weights: BottleneckWeights
-) -> jax.Array:
-    """Multiply rows with a narrow matrix.
+def multiply(form: KernelForm, x_PM: Float[Array, "P M"], siblings: Siblings) -> Arrays:
+    """Multiply rows with narrow matrices.
 
     Args:
-        form: its kernels.
+        form: their kernels.
         x_PM: the rows, of the type that is computed in.
-        weights: theirs.
+        siblings: the matrices' weights.
 
     Returns:
-        The products (P, N).
+        The products (P, N), one for each.
     """
 
-    def kernel(x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
-        return form.forward(x_PM, weights, keep_hidden=False)[0]
+    def kernel(x_PM: jax.Array, siblings: Siblings) -> Arrays:
+        return form.forward(x_PM, siblings, keep_hidden=False)[0]
 
-    y_PN: jax.Array = form.choose(kernel, partial(_meaning, form), x_PM, weights)
-    return y_PN
+    products: Arrays = form.choose(kernel, partial(_meaning, form), x_PM, siblings)
+    return products
 
 
 def _forward(
-    form: KernelForm, x_PM: jax.Array, weights: BottleneckWeights
-) -> tuple[jax.Array, tuple[Any, ...]]:
-    def meaning(
-        x_PM: jax.Array, weights: BottleneckWeights
-    ) -> tuple[jax.Array, jax.Array]:
-        return _meaning(form, x_PM, weights), form.hidden(x_PM, weights)
+    form: KernelForm, x_PM: jax.Array, siblings: Siblings
+) -> tuple[Arrays, tuple[Any, ...]]:
+    def meaning(x_PM: jax.Array, siblings: Siblings) -> tuple[Arrays, Arrays]:
+        return _meaning(form, x_PM, siblings), form.hidden(x_PM, siblings)
 
     kernel = partial(form.forward, keep_hidden=True)
-    y_PN, hidden = form.choose(kernel, meaning, x_PM, weights)
+    products, hidden = form.choose(kernel, meaning, x_PM, siblings)
     # One kernel makes both: whoever keeps y and not these would have them made again.
-    hidden = checkpoint_name(checkpoint_name(hidden, "bottleneck"), "product")
-    return checkpoint_name(y_PN, "product"), (x_PM, hidden, weights)
+    hidden = _name(_name(hidden, "bottleneck"), "product")
+    return _name(products, "product"), (x_PM, hidden, siblings)
 
 
-def _backward(
-    form: KernelForm, residuals: tuple[Any, ...], g_PN: jax.Array
-) -> Gradients:
-    x_PM, hidden, weights = residuals
+def _backward(form: KernelForm, residuals: tuple[Any, ...], gs: Arrays) -> Gradients:
+    x_PM, hidden, siblings = residuals
 
     def meaning(
-        x_PM: jax.Array,
-        hidden: jax.Array,
-        g_PN: jax.Array,
-        weights: BottleneckWeights,
+        x_PM: jax.Array, hidden: Arrays, gs: Arrays, siblings: Siblings
     ) -> Gradients:
         del hidden
-        return _pull(form, x_PM, g_PN, weights)
+        return _pull(form, x_PM, gs, siblings)
 
     if not form.has_backward:
-        return meaning(x_PM, hidden, g_PN, weights)
+        return meaning(x_PM, hidden, gs, siblings)
     gradients: Gradients = form.choose(
-        form.backward, meaning, x_PM, hidden, g_PN, weights
+        form.backward, meaning, x_PM, hidden, gs, siblings
     )
     return gradients
 
@@ -118,18 +111,25 @@ def _backward(
 multiply.defvjp(_forward, _backward)
 
 
-def _meaning(
-    form: KernelForm, x_PM: jax.Array, weights: BottleneckWeights
-) -> jax.Array:
-    return bottleneck_products(x_PM, [weights], activation=form.activation)[0]
+def _meaning(form: KernelForm, x_PM: jax.Array, siblings: Siblings) -> Arrays:
+    return bottleneck_products(x_PM, siblings, activation=form.activation)
 
 
 def _pull(
-    form: KernelForm, x_PM: jax.Array, g_PN: jax.Array, weights: BottleneckWeights
+    form: KernelForm, x_PM: jax.Array, gs: Arrays, siblings: Siblings
 ) -> Gradients:
-    def product(x_PM: jax.Array, learnt: BottleneckWeights) -> jax.Array:
-        return _meaning(form, x_PM, learnt._replace(kept_C=weights.kept_C))
+    def product(x_PM: jax.Array, learnt: Siblings) -> Arrays:
+        whole = (
+            own._replace(kept_C=weights.kept_C)
+            for own, weights in zip(learnt, siblings, strict=True)
+        )
+        return _meaning(form, x_PM, tuple(whole))
 
-    _, pull = jax.vjp(product, x_PM, weights._replace(kept_C=None))
-    gradients: Gradients = pull(g_PN)
+    learnt = tuple(weights._replace(kept_C=None) for weights in siblings)
+    _, pull = jax.vjp(product, x_PM, learnt)
+    gradients: Gradients = pull(gs)
     return gradients
+
+
+def _name(arrays: Arrays, name: str) -> Arrays:
+    return tuple(checkpoint_name(array, name) for array in arrays)

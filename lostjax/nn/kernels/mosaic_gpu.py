@@ -52,7 +52,13 @@ from lostjax.nn.kernels.gpu_blocks import (
     round_up,
 )
 from lostjax.nn.kernels.gpu_forward import forward_product, kept_factors
-from lostjax.nn.kernels.kernel_form import Choose, Gradients, multiply
+from lostjax.nn.kernels.kernel_form import (
+    Arrays,
+    Choose,
+    Gradients,
+    Siblings,
+    multiply,
+)
 from lostjax.typing import Activation, Array, Float
 
 Cut = Callable[[Sizes], Tiles | None]
@@ -108,7 +114,7 @@ def mosaic_products(
     n_rows, n_inputs = x_PM.shape
     rows_PM = _pad(x_PM.astype(dtype), round_up(n_rows, 8), fill_up(n_inputs))
     products = [
-        multiply(plan, rows_PM, _fill_up(weights.astype(dtype)))
+        multiply(plan, rows_PM, (_fill_up(weights.astype(dtype)),))[0]
         for plan, weights in zip(plans, siblings, strict=True)
     ]
     return tuple(
@@ -129,38 +135,39 @@ class _Plan:
     """What has none is XLA's as a whole."""
 
     def forward(
-        self, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
-    ) -> tuple[jax.Array, ...]:
+        self, x_PM: jax.Array, siblings: Siblings, *, keep_hidden: bool
+    ) -> tuple[Arrays, Arrays]:
         assert self.forward_tiles is not None
-        return forward_product(
+        (weights,) = siblings
+        y_PN, *hidden = forward_product(
             x_PM,
             weights,
             activation=self.activation,
             tiles=self.forward_tiles,
             keep_hidden=keep_hidden,
         )
+        return (y_PN,), tuple(hidden)
 
-    def hidden(self, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
+    def hidden(self, x_PM: jax.Array, siblings: Siblings) -> Arrays:
+        (weights,) = siblings
         one_hot_MC, _ = kept_factors(weights)
         down = [weights.a_MR] if one_hot_MC is None else [weights.a_MR, one_hot_MC]
-        return x_PM @ jnp.concatenate(down, axis=1)
+        return (x_PM @ jnp.concatenate(down, axis=1),)
 
     def backward(
-        self,
-        x_PM: jax.Array,
-        hidden: jax.Array,
-        g_PN: jax.Array,
-        weights: BottleneckWeights,
+        self, x_PM: jax.Array, hidden: Arrays, gs: Arrays, siblings: Siblings
     ) -> Gradients:
         assert self.backward_tiles is not None
-        return backward_product(
+        (weights,), (hidden_PK,), (g_PN,) = siblings, hidden, gs
+        dx_PM, gradients = backward_product(
             x_PM,
-            hidden,
+            hidden_PK,
             g_PN,
             weights,
             activation=self.activation,
             tiles=self.backward_tiles,
         )
+        return dx_PM, (gradients,)
 
 
 def _make_plan(

@@ -10,7 +10,8 @@ has the name "bottleneck", and "product" with y, so that `save_bottlenecks`,
 `save_products` and other policies see them. Which form a program takes is settled when
 it is compiled: by platform, not by what this process runs on.
 
-What it costs against XLA's form: each sibling reads x for itself, and a policy that
+Siblings of the same sizes share a kernel where VMEM has room for all: x is read once,
+and dx is summed and written once. What it costs against XLA's form: a policy that
 computes y again computes x A again, for one kernel does both. XLA cannot cut a kernel
 up: on several devices, `lostjax.nn.kernels.sharded` gives each its own.
 
@@ -28,8 +29,14 @@ from jax.typing import DTypeLike
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.nn.kernels.fall_back import log_once
-from lostjax.nn.kernels.kernel_form import Choose, Gradients, multiply
-from lostjax.nn.kernels.tpu_backward import backward_product
+from lostjax.nn.kernels.kernel_form import (
+    Arrays,
+    Choose,
+    Gradients,
+    Siblings,
+    multiply,
+)
+from lostjax.nn.kernels.tpu_backward import backward_products
 from lostjax.nn.kernels.tpu_blocks import (
     Chip,
     Cut,
@@ -39,7 +46,7 @@ from lostjax.nn.kernels.tpu_blocks import (
     cut_forward,
     kind_here,
 )
-from lostjax.nn.kernels.tpu_forward import forward_product
+from lostjax.nn.kernels.tpu_forward import forward_products
 from lostjax.typing import Activation, Array, Float
 
 
@@ -78,9 +85,12 @@ def mosaic_products(
     if chip is None and not (kind := kind_here()).startswith("TPU"):
         log_once(f"XLA's form of a narrow product, no TPU kernel, for a {kind}")
     chip = chip_here() if chip is None else chip
+    families = _split(siblings, _sizes(x_PM, siblings[0], dtype), chip)
     plans = [
-        _make_plan(_sizes(x_PM, weights, dtype), activation, chip, choose)
-        for weights in siblings
+        _make_plan(
+            _sizes(x_PM, family[0], dtype, len(family)), activation, chip, choose
+        )
+        for family in families
     ]
     if reason := _unfit(x_PM, dtype, plans):
         log_once(f"XLA's form of a narrow product, no TPU kernel: {reason}")
@@ -92,10 +102,11 @@ def mosaic_products(
             dtype=dtype,
         )
     x_PM = x_PM.astype(dtype)
-    return tuple(
-        multiply(plan, x_PM, _with_gamma(weights.astype(dtype)))
-        for plan, weights in zip(plans, siblings, strict=True)
-    )
+    products: list[jax.Array] = []
+    for plan, family in zip(plans, families, strict=True):
+        given = tuple(_with_gamma(weights.astype(dtype)) for weights in family)
+        products += multiply(plan, x_PM, given)
+    return tuple(products)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,44 +124,62 @@ class _Plan:
         return self.cut_backward is not None
 
     def forward(
-        self, x_PM: jax.Array, weights: BottleneckWeights, *, keep_hidden: bool
-    ) -> tuple[jax.Array, ...]:
+        self, x_PM: jax.Array, siblings: Siblings, *, keep_hidden: bool
+    ) -> tuple[Arrays, Arrays]:
         assert self.cut_forward is not None
-        return forward_product(
+        return forward_products(
             x_PM,
-            weights,
+            siblings,
             activation=self.activation,
             cut=self.cut_forward,
             keep_hidden=keep_hidden,
         )
 
-    def hidden(self, x_PM: jax.Array, weights: BottleneckWeights) -> jax.Array:
-        return x_PM @ weights.a_MR
+    def hidden(self, x_PM: jax.Array, siblings: Siblings) -> Arrays:
+        return tuple(x_PM @ weights.a_MR for weights in siblings)
 
     def backward(
-        self,
-        x_PM: jax.Array,
-        hidden: jax.Array,
-        g_PN: jax.Array,
-        weights: BottleneckWeights,
+        self, x_PM: jax.Array, hidden: Arrays, gs: Arrays, siblings: Siblings
     ) -> Gradients:
         assert self.cut_backward is not None
-        return backward_product(
+        return backward_products(
             x_PM,
             hidden,
-            g_PN,
-            weights,
+            gs,
+            siblings,
             activation=self.activation,
             cut=self.cut_backward,
             chip=self.chip,
         )
 
 
+def _split(
+    siblings: Sequence[BottleneckWeights], sizes: Sizes, chip: Chip
+) -> list[Siblings]:
+    """Put all into one kernel where they are alike and it has room for them."""
+    shapes = [jax.tree.map(jnp.shape, weights) for weights in siblings]
+    together = sizes._replace(siblings=len(siblings))
+    if all(shape == shapes[0] for shape in shapes):
+        cuts = cut_forward(together, chip), cut_backward(together, chip)
+        alone = cut_forward(sizes, chip), cut_backward(sizes, chip)
+        if all(
+            one is not None and other is not None and one.rows == other.rows
+            for one, other in zip(cuts, alone, strict=True)
+        ):
+            return [tuple(siblings)]
+    return [(weights,) for weights in siblings]
+
+
 def _with_gamma(weights: BottleneckWeights) -> BottleneckWeights:
     return weights._replace(gamma=jnp.asarray(weights.gamma, jnp.float32))
 
 
-def _sizes(x_PM: jax.Array, weights: BottleneckWeights, dtype: DTypeLike) -> Sizes:
+def _sizes(
+    x_PM: jax.Array,
+    weights: BottleneckWeights,
+    dtype: DTypeLike,
+    n_siblings: int = 1,
+) -> Sizes:
     values_CN = weights.values_CN
     return Sizes(
         rows=x_PM.shape[0],
@@ -159,6 +188,7 @@ def _sizes(x_PM: jax.Array, weights: BottleneckWeights, dtype: DTypeLike) -> Siz
         rank=weights.b_RN.shape[0],
         kept=0 if values_CN is None else values_CN.shape[0],
         itemsize=jnp.dtype(dtype).itemsize,
+        siblings=n_siblings,
     )
 
 

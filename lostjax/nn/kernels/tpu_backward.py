@@ -1,4 +1,4 @@
-"""The TPU kernel of one narrow product, backward: how it is called.
+"""The TPU kernel of narrow products, backward: how it is called.
 
 With h = x A, z = act(h), x_I and the output's gradient g, the kernel
 (`tpu_gradients`) makes
@@ -7,9 +7,10 @@ With h = x A, z = act(h), x_I and the output's gradient g, the kernel
     dx = dh A' + (1 - gamma) (g W') at I     dW = (1 - gamma) x_I' g
     dgamma = sum over B of (z' g) B - sum over W of (x_I' g) W
 
-A step of the grid reads one tile of x, g and h and writes one of dx, with the kept
-channels' part already in it. The weights' gradients are float32 sums that stay in VMEM
-to the end: x and g are read once. Where cores share a grid each has sums of its own.
+summed, for dx, over the siblings. A step of the grid reads one tile of x and of every
+g and h, and writes one of dx, with the kept channels' part already in it. The weights'
+gradients are float32 sums that stay in VMEM to the end: x and g are read once. Where
+cores share a grid each has sums of its own.
 """
 
 from functools import partial
@@ -21,77 +22,77 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
+from lostjax.nn.kernels.kernel_form import Arrays, Gradients, Siblings
 from lostjax.nn.kernels.tpu_blocks import LANES, LEAVING, Chip, Cut, round_up
 from lostjax.nn.kernels.tpu_forward import (
-    gamma_of,
-    resident,
+    Resident,
+    resident_specs,
     resident_weights,
     words_for,
 )
-from lostjax.nn.kernels.tpu_gradients import bring_back, name_refs
+from lostjax.nn.kernels.tpu_gradients import bring_back
+from lostjax.nn.kernels.tpu_refs import KeptBack, Made, Passing, Scratch
 from lostjax.typing import Activation, Array, Float
 
 
-def backward_product(
+def backward_products(
     x_PM: Float[Array, "P M"],
-    h_PR: Float[Array, "P R"],
-    g_PN: Float[Array, "P N"],
-    weights: BottleneckWeights,
+    hidden: Arrays,
+    gs: Arrays,
+    siblings: Siblings,
     *,
     activation: Activation | None,
     cut: Cut,
     chip: Chip,
-) -> tuple[jax.Array, BottleneckWeights]:
-    """Propagate a gradient back on a TPU; all arrays are of one type.
+) -> Gradients:
+    """Propagate gradients back on a TPU; all arrays are of one type.
 
     Args:
         x_PM: the rows.
-        h_PR: x A, before the activation.
-        g_PN: gradient of the output.
-        weights: factors, and kept values or none.
+        hidden: x A (P, R) of each sibling, before the activation.
+        gs: gradients of the outputs (P, N).
+        siblings: factors, and kept values or none; all of the same sizes.
         activation: what stands between the factors; None for nothing.
         cut: see `tpu_blocks.cut_backward`.
         chip: where it will run.
 
     Returns:
-        The gradients of the rows and of the weights; that of gamma is float32.
+        The gradients of the rows, and of each sibling's weights; those of gamma are
+        float32.
     """
-    shapes = _shapes(x_PM, weights, cut, chip)
+    shapes = _shapes(x_PM, siblings[0], cut, chip)
     # Rows that are not there would be summed: they are zeros.
-    passing = [_lengthen(array, shapes.tiled_rows) for array in (x_PM, h_PR, g_PN)]
-    still = resident_weights(weights)
-    if weights.kept_C is not None:
-        still.append(_sources(weights.kept_C, shapes.inputs))
-    dx_PM, da_sums, dbw_sums, dgammas = pl.pallas_call(
-        partial(
-            bring_back,
-            names=name_refs(sparse=shapes.kept > 0),
-            activation=activation,
-        ),
+    lengthen = partial(_lengthen, n_rows=shapes.tiled_rows)
+    passing = [
+        Passing(lengthen(h_PR), lengthen(g_PN))
+        for h_PR, g_PN in zip(hidden, gs, strict=True)
+    ]
+    residents = [_resident(weights, shapes.inputs) for weights in siblings]
+    x_PM = lengthen(x_PM)
+    dx_PM, *mades = pl.pallas_call(
+        partial(bring_back, activation=activation),
         grid=(shapes.cores, shapes.steps),
         in_specs=[
-            pl.BlockSpec(memory_space=pltpu.SMEM),
-            *(shapes.tile(array.shape[1]) for array in passing),
-            *(resident(array.shape) for array in still),
+            shapes.tile(shapes.inputs),
+            [Passing(shapes.tile(shapes.rank), shapes.tile(shapes.outputs))]
+            * len(siblings),
+            resident_specs(residents),
         ],
-        out_specs=shapes.out_specs(),
-        out_shape=shapes.out_shapes(),
-        scratch_shapes=shapes.scratch(),
+        out_specs=[shapes.tile(shapes.inputs), *[shapes.out_specs()] * len(siblings)],
+        out_shape=[
+            jax.ShapeDtypeStruct(x_PM.shape, x_PM.dtype),
+            *[shapes.out_shapes()] * len(siblings),
+        ],
+        scratch_shapes=[[shapes.kept_back()] * len(siblings), shapes.scratch()],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"),
             vmem_limit_bytes=cut.vmem_bytes,
         ),
-        cost_estimate=_cost(passing, still, shapes.sums),
+        cost_estimate=_cost(x_PM, passing, residents, shapes.sums),
         name="lost_backward",
-    )(gamma_of(weights), *passing, *still)
-    da_RM, dbw_KN = _whole(da_sums), _whole(dbw_sums)
-    dvalues_CN = dbw_KN[shapes.summed_rank :][: shapes.kept].astype(x_PM.dtype)
-    return dx_PM[: x_PM.shape[0]], BottleneckWeights(
-        a_MR=da_RM[: shapes.rank].T.astype(x_PM.dtype),
-        b_RN=dbw_KN[: shapes.rank].astype(x_PM.dtype),
-        values_CN=dvalues_CN if shapes.kept else None,
-        gamma=jnp.sum(dgammas),
-    )
+    )(x_PM, passing, residents)
+    n_rows = hidden[0].shape[0]
+    return dx_PM[:n_rows], tuple(_gradients(made, shapes) for made in mades)
 
 
 class _Shapes(NamedTuple):
@@ -132,38 +133,38 @@ class _Shapes(NamedTuple):
             (self.rows, width), lambda core, step: (core * steps + step, 0)
         )
 
-    def out_specs(self) -> list[pl.BlockSpec]:
+    def out_specs(self) -> Made:
+        sums = pl.BlockSpec(memory_space=pl.ANY)
         dgamma = pl.BlockSpec((None, 1, self.outputs), lambda core, _: (core, 0, 0))
-        sums = [pl.BlockSpec(memory_space=pl.ANY) for _ in self.sums]
-        return [self.tile(self.inputs), *sums, dgamma]
+        return Made(sums, sums, dgamma)
 
-    def out_shapes(self) -> list[jax.ShapeDtypeStruct]:
-        return [
-            jax.ShapeDtypeStruct((self.tiled_rows, self.inputs), self.dtype),
-            *(
-                jax.ShapeDtypeStruct((self.cores, *shape), self.leaving)
-                for shape in self.sums
-            ),
-            jax.ShapeDtypeStruct((self.cores, 1, self.outputs), jnp.float32),
-        ]
+    def out_shapes(self) -> Made:
+        da, dbw = (
+            jax.ShapeDtypeStruct((self.cores, *shape), self.leaving)
+            for shape in self.sums
+        )
+        dgamma = jax.ShapeDtypeStruct((self.cores, 1, self.outputs), jnp.float32)
+        return Made(da, dbw, dgamma)
 
-    def scratch(self) -> list[Any]:
-        """List the memory of the kernel, in the order of `tpu_gradients.Refs`."""
+    def kept_back(self) -> KeptBack:
+        """Describe each sibling's own memory."""
+        da_sum, dbw_sum = (pltpu.VMEM(shape, jnp.float32) for shape in self.sums)
+        dh = pltpu.VMEM((self.rows, self.rank), self.dtype)
+        dkept = pltpu.VMEM((self.rows, round_up(self.kept, LANES)), jnp.float32)
+        return KeptBack(da_sum, dbw_sum, dh, dkept if self.kept else None)
+
+    def scratch(self) -> Scratch:
+        """Describe the memory that siblings take in turn."""
         da, dbw = self.sums
-        arrays = [
-            *(pltpu.VMEM(shape, jnp.float32) for shape in self.sums),
-            pltpu.VMEM((self.rows, self.rank), self.dtype),
-            pltpu.VMEM((self.rows, self.rank), self.dtype),
-            pltpu.VMEM((da[0], self.rows), self.dtype),
-            pltpu.VMEM((dbw[0], self.rows), self.dtype),
-            *(pltpu.VMEM((LEAVING, shape[1]), self.leaving) for shape in self.sums),
-        ]
-        if self.kept:
-            arrays += [
-                pltpu.VMEM((self.rows, round_up(self.kept, LANES)), jnp.float32),
-                words_for(self.rows, self.kept, self.dtype),
-            ]
-        return arrays
+        words = words_for(self.rows, self.kept, self.dtype)
+        return Scratch(
+            z=pltpu.VMEM((self.rows, self.rank), self.dtype),
+            dh_t=pltpu.VMEM((da[0], self.rows), self.dtype),
+            narrow_t=pltpu.VMEM((dbw[0], self.rows), self.dtype),
+            da_out=pltpu.VMEM((LEAVING, da[1]), self.leaving),
+            dbw_out=pltpu.VMEM((LEAVING, dbw[1]), self.leaving),
+            words=words if self.kept else None,
+        )
 
 
 def _shapes(
@@ -184,14 +185,29 @@ def _shapes(
     )
 
 
+def _gradients(made: Made, shapes: _Shapes) -> BottleneckWeights:
+    da_RM, dbw_KN = _whole(made.da), _whole(made.dbw)
+    dvalues_CN = dbw_KN[shapes.summed_rank :][: shapes.kept].astype(shapes.dtype)
+    return BottleneckWeights(
+        a_MR=da_RM[: shapes.rank].T.astype(shapes.dtype),
+        b_RN=dbw_KN[: shapes.rank].astype(shapes.dtype),
+        values_CN=dvalues_CN if shapes.kept else None,
+        gamma=jnp.sum(made.dgamma),
+    )
+
+
 def _whole(sums: jax.Array) -> jax.Array:
     return jnp.sum(sums, axis=0) if sums.shape[0] > 1 else sums[0]
 
 
-def _sources(kept_C: jax.Array, n_inputs: int) -> jax.Array:
+def _resident(weights: BottleneckWeights, n_inputs: int) -> Resident:
+    given = resident_weights(weights)
+    if weights.kept_C is None:
+        return given
     # Which kept channel each input is, -1 for none.
     nowhere = jnp.full(round_up(n_inputs, LANES), -1, jnp.int32)
-    return nowhere.at[kept_C].set(jnp.arange(kept_C.shape[0], dtype=jnp.int32))[None]
+    numbers = jnp.arange(weights.kept_C.shape[0], dtype=jnp.int32)
+    return given._replace(sources=nowhere.at[weights.kept_C].set(numbers)[None])
 
 
 def _lengthen(array: jax.Array, n_rows: int) -> jax.Array:
@@ -199,15 +215,18 @@ def _lengthen(array: jax.Array, n_rows: int) -> jax.Array:
 
 
 def _cost(
-    passing: list[jax.Array], still: list[jax.Array], sums: list[tuple[int, int]]
+    x_PM: jax.Array,
+    passing: list[Passing],
+    residents: list[Resident],
+    sums: list[tuple[int, int]],
 ) -> pl.CostEstimate:
-    x_PM, h_PR, _ = passing
-    weights = sum(array.size for array in still if array.dtype == x_PM.dtype)
-    read = sum(array.nbytes for array in (*passing, *still))
+    learnt = [w for own in residents for w in (own.a, own.b, own.values)]
+    read = jax.tree.leaves((x_PM, passing, residents))
+    written = len(residents) * sum(height * width for height, width in sums)
     return pl.CostEstimate(
-        flops=4 * x_PM.shape[0] * weights,
-        bytes_accessed=read
+        flops=4 * x_PM.shape[0] * sum(w.size for w in learnt if w is not None),
+        bytes_accessed=sum(array.nbytes for array in read)
         + x_PM.nbytes
-        + x_PM.dtype.itemsize * sum(height * width for height, width in sums),
-        transcendentals=h_PR.size,
+        + x_PM.dtype.itemsize * written,
+        transcendentals=sum(each.h.size for each in passing),
     )

@@ -63,6 +63,9 @@ BENT = 64
 TURNED = 256
 """Rows whose kept channels are transposed at once."""
 
+TOGETHER = 64
+"""Rows of dx that several siblings sum at once: at 128 three spill 320 registers."""
+
 SUMMED = 288
 """Most rows of a weight's gradient that one strip adds to: 36 registers of sums.
 
@@ -118,7 +121,7 @@ def chip_here() -> Chip:
 
 
 class Sizes(NamedTuple):
-    """Sizes of one product.
+    """Sizes of products by siblings: all the same.
 
     Attributes:
         rows: number of rows P.
@@ -127,6 +130,7 @@ class Sizes(NamedTuple):
         rank: width between the factors R.
         kept: number of kept channels C.
         itemsize: bytes of a number, 2 or 4.
+        siblings: number of matrices S that one kernel multiplies with.
     """
 
     rows: int
@@ -135,6 +139,7 @@ class Sizes(NamedTuple):
     rank: int
     kept: int
     itemsize: int
+    siblings: int = 1
 
     @property
     def sublanes(self) -> int:
@@ -190,22 +195,22 @@ def _choose_cut(
 
 def _weight_bytes(sizes: Sizes) -> int:
     m, n, r, c, _ = _padded(sizes)
-    return sizes.itemsize * (m * r + r * n + c * n)
+    return sizes.siblings * sizes.itemsize * (m * r + r * n + c * n)
 
 
 def _forward_bytes(sizes: Sizes, rows: int) -> int:
     m, n, r, _, lanes = _padded(sizes)
-    passing = 2 * rows * (m + n + r)
+    passing = 2 * rows * (m + sizes.siblings * (n + r))
     kept_back = rows * (r + 2 * lanes)
     return _weight_bytes(sizes) + sizes.itemsize * (passing + kept_back)
 
 
 def _backward_bytes(sizes: Sizes, rows: int) -> int:
     m, n, r, c, lanes = _padded(sizes)
-    passing = 2 * rows * (2 * m + n + r)
-    kept_back = rows * (4 * r + c + lanes)
+    passing = 2 * rows * (2 * m + sizes.siblings * (n + r))
+    kept_back = rows * ((3 + sizes.siblings) * r + c + lanes)
     leaving = 2 * LEAVING * (m + n)  # float32, if cores share the grid
-    sums = 4 * (r * m + (r + c) * n + rows * lanes)
+    sums = sizes.siblings * 4 * (r * m + (r + c) * n + rows * lanes)
     return (
         _weight_bytes(sizes) + sizes.itemsize * (passing + kept_back + leaving) + sums
     )

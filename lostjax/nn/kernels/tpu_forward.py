@@ -1,12 +1,13 @@
-"""The TPU kernel of one narrow product, forward.
+"""The TPU kernel of narrow products, forward.
 
     y = [gamma act(x A), (1 - gamma) x_I] [B; W]
 
-A step of the grid takes one tile of rows through both products: h = x A, its activation
-and the kept channels live in VMEM only, and y is written once. h is written too where
-the backward pass will want it.
+A step of the grid takes one tile of rows through both products of every sibling, one
+after the other: x is read once, h = x A, its activation and the kept channels live in
+VMEM only, and y is written once. h is written too where the backward pass will want it.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
+from lostjax.nn.kernels.kernel_form import Arrays, Siblings
 from lostjax.nn.kernels.tpu_blocks import (
     DEEP,
     DEEP_ROWS,
@@ -39,57 +41,73 @@ from lostjax.nn.kernels.tpu_lanes import (
 from lostjax.typing import Activation, Array, Float
 
 
-def forward_product(
+class Resident(NamedTuple):
+    """What stays in VMEM of one sibling: weights, and where its kept channels are."""
+
+    gamma: Ref
+    a: Ref
+    b: Ref
+    values: Ref
+    kept: Ref
+    sources: Ref = None
+
+
+class _Made(NamedTuple):
+    y: Ref
+    hidden: Ref
+
+
+class _Scratch(NamedTuple):
+    # Of one sibling after the other.
+    narrow: Ref
+    through: Ref
+    words: Ref
+
+
+def forward_products(
     x_PM: Float[Array, "P M"],
-    weights: BottleneckWeights,
+    siblings: Siblings,
     *,
     activation: Activation | None,
     cut: Cut,
     keep_hidden: bool,
-) -> tuple[jax.Array, ...]:
+) -> tuple[Arrays, Arrays]:
     """Multiply on a TPU; rows and weights are of one type.
 
     Args:
         x_PM: the rows.
-        weights: factors, and kept values or none.
+        siblings: factors, and kept values or none; all of the same sizes.
         activation: what stands between the factors; None for nothing.
         cut: see `tpu_blocks.cut_forward`.
         keep_hidden: also return x A, before the activation.
 
     Returns:
-        (y_PN,) or (y_PN, h_PR).
+        y (P, N) and, where they are kept, x A (P, R), of each sibling.
     """
     n_rows, dtype, rows = x_PM.shape[0], x_PM.dtype, cut.rows
-    rank, n_outputs = weights.b_RN.shape
-    rows_of = partial(_passing, rows)
-    names = ["gamma", "x", "a", "b", "y", "narrow"]
-    widths = (n_outputs, rank) if keep_hidden else (n_outputs,)
-    scratch = [pltpu.VMEM((rows, rank), dtype)]
-    if weights.values_CN is not None:
-        n_kept = weights.values_CN.shape[0]
-        scratch += [pltpu.VMEM((rows, n_kept), dtype), words_for(rows, n_kept, dtype)]
-        names += ["values", "kept", "through", "words"]
-    inputs = [gamma_of(weights), x_PM, *resident_weights(weights)]
-    specs = [pl.BlockSpec(memory_space=pltpu.SMEM), rows_of(x_PM.shape[1])]
-    names += ["hidden"] if keep_hidden else []
+    rank, n_outputs = siblings[0].b_RN.shape
+    passing = partial(_passing, rows)
+
+    def each(make: Callable[[int], Any]) -> list[_Made]:
+        made = _Made(make(n_outputs), make(rank) if keep_hidden else None)
+        return [made] * len(siblings)
+
+    residents = [resident_weights(weights) for weights in siblings]
     outputs = pl.pallas_call(
-        partial(
-            _kernel,
-            names=tuple(name for name in _Refs._fields if name in names),
-            activation=activation,
-        ),
+        partial(_kernel, activation=activation),
         grid=(pl.cdiv(n_rows, rows),),
-        in_specs=specs + [resident(weight.shape) for weight in inputs[2:]],
-        out_specs=[rows_of(width) for width in widths],
-        out_shape=[jax.ShapeDtypeStruct((n_rows, width), dtype) for width in widths],
-        scratch_shapes=scratch,
+        in_specs=[passing(x_PM.shape[1]), resident_specs(residents)],
+        out_specs=each(passing),
+        out_shape=each(lambda width: jax.ShapeDtypeStruct((n_rows, width), dtype)),
+        scratch_shapes=[_scratch(rows, siblings[0], dtype)],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel",), vmem_limit_bytes=cut.vmem_bytes
         ),
-        cost_estimate=_cost(x_PM, weights, widths),
+        cost_estimate=_cost(x_PM, residents, keep_hidden=keep_hidden),
         name="lost_forward",
-    )(*inputs)
-    return tuple(outputs)
+    )(x_PM, residents)
+    hidden = tuple(made.hidden for made in outputs) if keep_hidden else ()
+    return tuple(made.y for made in outputs), hidden
 
 
 def words_for(rows: int, n_kept: int, dtype: jnp.dtype) -> Any:
@@ -98,38 +116,49 @@ def words_for(rows: int, n_kept: int, dtype: jnp.dtype) -> Any:
     return pltpu.VMEM(shape, jnp.int32)
 
 
-def resident(shape: tuple[int, ...]) -> pl.BlockSpec:
-    """Keep a whole array in VMEM for all of the grid, once."""
-    return pl.BlockSpec(
-        shape, lambda *_: (0,) * len(shape), pipeline_mode=pl.Buffered(1)
-    )
-
-
-def gamma_of(weights: BottleneckWeights) -> Float[Array, "1"]:
-    """Give gamma as the kernels read it."""
-    return jnp.asarray(weights.gamma, jnp.float32).reshape(1)
-
-
-def resident_weights(weights: BottleneckWeights) -> list[jax.Array]:
-    """List what stays in VMEM: factors, kept values, and padded indices of channels."""
-    if weights.values_CN is None or weights.kept_C is None:
-        return [weights.a_MR, weights.b_RN]
+def resident_weights(weights: BottleneckWeights) -> Resident:
+    """Give what stays in VMEM, gamma and indices as the kernels read them."""
+    gamma_1 = jnp.asarray(weights.gamma, jnp.float32).reshape(1)
+    given = Resident(gamma_1, weights.a_MR, weights.b_RN, weights.values_CN, None)
+    if weights.kept_C is None:
+        return given
     missing = round_up(weights.kept_C.shape[0], LANES) - weights.kept_C.shape[0]
-    kept_1C = jnp.pad(weights.kept_C, (0, missing), constant_values=-1)[None]
-    return [weights.a_MR, weights.b_RN, weights.values_CN, kept_1C]
+    kept_C = jnp.pad(weights.kept_C, (0, missing), constant_values=-1)
+    return given._replace(kept=kept_C[None])
+
+
+def resident_specs(residents: list[Resident]) -> list[Resident]:
+    """Keep whole arrays in VMEM for all of the grid, once."""
+
+    def whole(array: jax.Array) -> pl.BlockSpec:
+        at = (0,) * array.ndim
+        return pl.BlockSpec(array.shape, lambda *_: at, pipeline_mode=pl.Buffered(1))
+
+    scalar = pl.BlockSpec(memory_space=pltpu.SMEM)
+    return [jax.tree.map(whole, each)._replace(gamma=scalar) for each in residents]
 
 
 def _passing(rows: int, width: int) -> pl.BlockSpec:
     return pl.BlockSpec((rows, width), lambda step: (step, 0))
 
 
+def _scratch(rows: int, weights: BottleneckWeights, dtype: jnp.dtype) -> _Scratch:
+    narrow = pltpu.VMEM((rows, weights.b_RN.shape[0]), dtype)
+    if weights.values_CN is None:
+        return _Scratch(narrow, None, None)
+    n_kept = weights.values_CN.shape[0]
+    through = pltpu.VMEM((rows, n_kept), dtype)
+    return _Scratch(narrow, through, words_for(rows, n_kept, dtype))
+
+
 class _Refs(NamedTuple):
-    gamma: Ref
     x: Ref
+    gamma: Ref
     a: Ref
     b: Ref
     values: Ref
     kept: Ref
+    sources: Ref
     y: Ref
     hidden: Ref
     narrow: Ref
@@ -137,8 +166,13 @@ class _Refs(NamedTuple):
     words: Ref
 
 
-def _kernel(*refs: Ref, names: tuple[str, ...], activation: Activation | None) -> None:
-    ref = _Refs(**dict.fromkeys(_Refs._fields) | dict(zip(names, refs, strict=True)))
+def _kernel(x: Ref, residents: list[Resident], *rest: Any, activation: Any) -> None:
+    *mades, scratch = rest
+    for own, made in zip(residents, mades, strict=True):
+        _multiply(_Refs(x, *own, *made, *scratch), activation=activation)
+
+
+def _multiply(ref: _Refs, *, activation: Activation | None) -> None:
     n_inputs, rank = ref.a.shape
     n_outputs = ref.b.shape[1]
     n_kept = 0 if ref.values is None else ref.values.shape[0]
@@ -198,14 +232,14 @@ def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _cost(
-    x_PM: jax.Array, weights: BottleneckWeights, widths: tuple[int, ...]
+    x_PM: jax.Array, residents: list[Resident], *, keep_hidden: bool
 ) -> pl.CostEstimate:
-    n_rows = x_PM.shape[0]
-    read = [x_PM, *resident_weights(weights)]
-    learnt = (weights.a_MR, weights.b_RN, weights.values_CN)
+    n_rows, (rank, n_outputs) = x_PM.shape[0], residents[0].b.shape
+    learnt = [w for own in residents for w in (own.a, own.b, own.values)]
+    written = len(residents) * (n_outputs + keep_hidden * rank)
+    read = x_PM.nbytes + sum(array.nbytes for array in jax.tree.leaves(residents))
     return pl.CostEstimate(
         flops=2 * n_rows * sum(w.size for w in learnt if w is not None),
-        bytes_accessed=sum(array.nbytes for array in read)
-        + n_rows * sum(widths) * x_PM.dtype.itemsize,
-        transcendentals=n_rows * weights.a_MR.shape[1],
+        bytes_accessed=read + n_rows * written * x_PM.dtype.itemsize,
+        transcendentals=n_rows * rank * len(residents),
     )

@@ -1,4 +1,4 @@
-"""The TPU kernel of one narrow product, backward: what a step of its grid does.
+"""The TPU kernel of narrow products, backward: what a step of its grid does.
 
 Each stage goes through all rows of the step before the next one starts, in a loop of
 its own: written out beside each other, two stages need more registers than there are.
@@ -9,7 +9,7 @@ in use there as it is, and kept channels are needed only after it.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,10 @@ from lostjax.nn.kernels.tpu_blocks import (
     LEAVING,
     ROWS,
     SUMMED,
+    TOGETHER,
     TURNED,
-    round_up,
 )
+from lostjax.nn.kernels.tpu_forward import Resident
 from lostjax.nn.kernels.tpu_lanes import (
     Ref,
     Rows,
@@ -39,78 +40,59 @@ from lostjax.nn.kernels.tpu_lanes import (
     share_of,
     words_of,
 )
+from lostjax.nn.kernels.tpu_refs import Passing, Refs
 from lostjax.typing import Activation
 
 _ROWS_ACROSS = (((1,), (1,)), ((), ()))
 
 
-class Refs(NamedTuple):
-    """What the kernel is given, in this order; without kept channels some is None."""
-
-    gamma: Ref
-    x: Ref
-    h: Ref
-    g: Ref
-    a: Ref
-    b: Ref
-    values: Ref
-    kept: Ref
-    sources: Ref
-    dx: Ref
-    da: Ref
-    dbw: Ref
-    dgamma: Ref
-    da_sum: Ref
-    dbw_sum: Ref
-    dh: Ref
-    z: Ref
-    dh_t: Ref
-    narrow_t: Ref
-    da_out: Ref
-    dbw_out: Ref
-    dkept: Ref
-    words: Ref
-
-    @property
-    def rows(self) -> Rows:
-        """All rows of the step."""
-        return pl.ds(0, self.x.shape[0])
-
-    @property
-    def kept_rows(self) -> Rows:
-        """Which rows of `narrow_t` and of `dbw_sum` are kept channels."""
-        n_kept = 0 if self.values is None else self.values.shape[0]
-        summed = round_up(n_kept, 32 // self.x.dtype.itemsize)
-        return pl.ds(self.narrow_t.shape[0] - summed, n_kept)
-
-
-def name_refs(*, sparse: bool) -> tuple[str, ...]:
-    """Name the fields of `Refs` that there are."""
-    without = () if sparse else ("values", "kept", "sources", "dkept", "words")
-    return tuple(name for name in Refs._fields if name not in without)
-
-
 def bring_back(
-    *refs: Ref, names: tuple[str, ...], activation: Activation | None
+    x: Ref,
+    passing: list[Passing],
+    residents: list[Resident],
+    dx: Ref,
+    *rest: Any,
+    activation: Activation | None,
 ) -> None:
     """Do one step: its rows of dx, and its part of the weights' gradients.
 
     Args:
-        refs: see `Refs`.
-        names: which of its fields they are.
-        activation: what stands between the factors; None for nothing.
+        x: the rows.
+        passing: see `Passing`; this and what follows, of each sibling.
+        residents: their weights.
+        dx: takes the rows' gradient.
+        rest: `Made` of each sibling, a list of their `KeptBack`, `Scratch`.
+        activation: what stands between the factors.
     """
-    ref = Refs(**dict.fromkeys(Refs._fields) | dict(zip(names, refs, strict=True)))
-    sparse = ref.values is not None
+    *mades, kept_back, scratch = rest
+    siblings = [
+        Refs(x, dx, *by, *own, *made, *back, *scratch)
+        for by, own, made, back in zip(
+            passing, residents, mades, kept_back, strict=True
+        )
+    ]
 
     @pl.when(pl.program_id(1) == 0)
     def _() -> None:
-        for sums in (ref.da_sum, ref.dbw_sum, ref.dgamma):
-            sums[...] = jnp.zeros_like(sums)
+        for ref in siblings:
+            for sums in (ref.da_sum, ref.dbw_sum, ref.dgamma):
+                sums[...] = jnp.zeros_like(sums)
 
+    for ref in siblings:
+        _add_gradients(ref, activation=activation)
+    most = ROWS if len(siblings) == 1 else TOGETHER
+    for_rows(siblings[0].rows, partial(_widen, siblings), most=most)
+
+    @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
+    def _() -> None:
+        for ref in siblings:
+            _finish(ref)
+
+
+def _add_gradients(ref: Refs, *, activation: Activation | None) -> None:
+    sparse = ref.values is not None
     for_rows(ref.rows, partial(_unhide, ref, activation=activation), most=ROWS)
     for_rows(ref.rows, partial(_transpose, ref), most=ROWS)
-    for_rows(ref.rows, partial(_widen, ref), most=ROWS)
     shallow = ref.rows.size <= ROWS
     if sparse and shallow:
         gather = partial(_gather, ref, start=0, width=ref.x.shape[1])
@@ -120,10 +102,6 @@ def bring_back(
     if sparse:
         for_rows(ref.rows, partial(_transpose_kept, ref), most=TURNED)
     _add_products(ref.dbw_sum, ref.narrow_t, ref.g)
-
-    @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
-    def _() -> None:
-        _finish(ref)
 
 
 def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
@@ -155,18 +133,21 @@ def _transpose(ref: Refs, rows: Rows) -> None:
         ref.dkept[rows, : ref.values.shape[0]] = (1 - ref.gamma[0]) * dkept
 
 
-def _widen(ref: Refs, rows: Rows) -> None:
-    n_inputs, rank = ref.a.shape
+def _widen(siblings: list[Refs], rows: Rows) -> None:
+    dx_ref, (n_inputs, rank) = siblings[0].dx, siblings[0].a.shape
 
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
-        dx = _dot_across(ref.dh[rows, :], ref.a[columns, :])
-        if ref.values is not None:
-            sources = ref.sources[:, pl.ds(start, LANES)]
-            dx += scatter_strip(ref.dkept, rows, sources)[:, :width]
-        ref.dx[rows, columns] = dx.astype(ref.dx.dtype)
+        dx = jnp.zeros((rows.size, width), jnp.float32)
+        for ref in siblings:
+            dx += _dot_across(ref.dh[rows, :], ref.a[columns, :])
+            if ref.values is not None:
+                sources = ref.sources[:, pl.ds(start, LANES)]
+                dx += scatter_strip(ref.dkept, rows, sources)[:, :width]
+        dx_ref[rows, columns] = dx.astype(dx_ref.dtype)
 
-    for_strips(n_inputs, strip, contraction=rank, rows=rows.size)
+    contraction = rank * len(siblings)
+    for_strips(n_inputs, strip, contraction=contraction, rows=rows.size)
 
 
 def _transpose_kept(ref: Refs, rows: Rows) -> None:

@@ -34,6 +34,12 @@ def everywhere(kernel, meaning, *args):
 interpreted = partial(mosaic_products, chip=V5E, choose=everywhere)
 
 
+def count_kernels(x_PM, siblings, **options):
+    """Count the kernels of one forward pass."""
+    run = partial(interpreted, activation=nn.silu, **options)
+    return str(jax.make_jaxpr(run)(x_PM, siblings)).count("name=lost_forward")
+
+
 def draw(sizes, *, dtype, seed=0):
     n_rows, n_inputs, n_outputs, rank, n_kept = sizes
     rng = np.random.default_rng(seed)
@@ -173,6 +179,65 @@ EDGES = {
 @pytest.mark.parametrize("case", EDGES.values(), ids=EDGES.keys())
 def test_edges(case):
     assert_same(**case)
+
+
+FAMILIES = {
+    "three": {"sizes": [(300, 48, 40, 16, 3)] * 3},
+    "words_of_two_rows": {"sizes": [(144, 200, 40, 24, 5)] * 2, "dtype": "bfloat16"},
+    "without_kept_channels": {"sizes": [(16, 40, 40, 16, 0)] * 2},
+    "two_cores": {
+        "sizes": [(600, 24, 24, 16, 3)] * 3,
+        "chip": Chip(V5E.vmem_bytes, cores=2),
+    },
+    "unlike_widths": {
+        "sizes": [(16, 40, 40, 16, 3), (16, 40, 56, 16, 3)],
+        "n_kernels": 2,
+    },
+    "no_room_for_both": {
+        "sizes": [(600, 256, 512, 128, 3)] * 2,
+        "chip": Chip(14 * 2**20),
+        "n_kernels": 2,
+    },
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES.keys())
+def test_siblings_that_read_the_same_rows(family):
+    case = {"dtype": "float32", "n_kernels": 1, "chip": V5E} | family
+    drawn = [
+        draw(sizes, dtype=case["dtype"], seed=seed)
+        for seed, sizes in enumerate(case["sizes"])
+    ]
+    x_PM, gs = drawn[0][0], tuple(g_PN for _, g_PN, _ in drawn)
+    siblings = [weights._replace(gamma=jnp.float32(0.7)) for _, _, weights in drawn]
+    kernel = partial(interpreted, chip=case["chip"])
+    assert count_kernels(x_PM, siblings, chip=case["chip"]) == case["n_kernels"]
+
+    def train(product, x_PM, gs, siblings):
+        kept = [weights.kept_C for weights in siblings]
+
+        def forward(x_PM, learnt):
+            whole = [w._replace(kept_C=k) for w, k in zip(learnt, kept, strict=True)]
+            return product(x_PM, whole, activation=nn.silu)
+
+        learnt = [weights._replace(kept_C=None) for weights in siblings]
+        products, pull = jax.vjp(forward, x_PM, learnt)
+        return products, pull(gs)
+
+    with pltpu.force_tpu_interpret_mode(FRESH):
+        got = jax.jit(partial(train, kernel))(x_PM, gs, siblings)
+
+    def widen(array):
+        return array.astype(jnp.float32) if array.dtype == jnp.bfloat16 else array
+
+    wide = jax.tree.map(widen, (x_PM, gs, siblings))
+    want = jax.jit(partial(train, bottleneck_products))(*wide)
+    for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert one.shape == other.shape
+        scale = max(float(jnp.abs(other).max()), 1.0)
+        one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        tolerance = TOLERANCE[case["dtype"]]
+        np.testing.assert_allclose(one / scale, other / scale, atol=tolerance)
 
 
 @pytest.fixture
