@@ -67,6 +67,7 @@ def backward_product(
             bring_back,
             names=name_refs(sparse=shapes.kept > 0),
             activation=activation,
+            chip=chip,
         ),
         grid=(shapes.cores, shapes.steps),
         in_specs=[
