@@ -70,7 +70,7 @@ def backward_products(
     residents = [_resident(weights, shapes.inputs) for weights in siblings]
     x_PM = lengthen(x_PM)
     dx_PM, *mades = pl.pallas_call(
-        partial(bring_back, activation=activation),
+        partial(bring_back, activation=activation, chip=chip),
         grid=(shapes.cores, shapes.steps),
         in_specs=[
             shapes.tile(shapes.inputs),

@@ -25,6 +25,17 @@ only rows pass through. The heuristic:
   under what the units can do, but 350m up spills 176 registers a step). Where inputs
   are many, 256 rows: there kept channels have a loop of their own, for between products
   so long they would spill, and the products are long enough to hide the rest.
+- Backward, the blocks of 256 rows stand beside each other in a loop's body: 350m square
+  is at 1.08 of the units' floor, at 1.16 with those of 128 rows. (Those of all 512
+  leave no loop, and the stages run into each other: 1319 spills.) Where an activation
+  stands beside a block's product, or a scatter that outlasts it, a block has 64 rows:
+  60m up and 350m up spill nothing, 8 and 52 registers a step with 128.
+- A step of 128 rows (7b up and down) adds to 112 rows of a weight's gradient at once:
+  7b up spills 128 registers with 128, 1148 with 144, and is at 1.01 of the floor with
+  96 where 112 have .98.
+- v6e, whose units are 256 wide, is slower with blocks of 64 rows (350m up: 12495
+  bundles a step, 11293 with 128) and with 112 rows of a gradient at once (7b up: 55902,
+  42845 with 128, half a unit). It spills some hundred registers a step.
 - Strips are unrolled until a loop's body has about 380 matrix instructions: a shorter
   body shows the units' latency (1.24 of their floor with 96), a longer one spills.
 
@@ -57,19 +68,16 @@ DEEP_ROWS = 256
 GATHERED = 64
 """Rows of which kept channels are gathered at once in a loop of their own."""
 
-BENT = 64
-"""Rows whose activation is brought back at once."""
+WRITTEN_OUT = 256
+"""Rows of a backward step whose blocks stand beside each other in a loop's body."""
 
 TURNED = 256
 """Rows whose kept channels are transposed at once."""
 
-TOGETHER = 64
-"""Rows of dx that several siblings sum at once: at 128 three spill 320 registers."""
-
 SUMMED = 288
 """Most rows of a weight's gradient that one strip adds to: 36 registers of sums.
 
-Half as many in a step of 128 rows, whose sums come and go with every 128 x 128 product.
+A step of 128 rows has `Chip.shallow_summed`.
 """
 
 LEAVING = 128
@@ -88,15 +96,20 @@ class Chip:
     Attributes:
         vmem_bytes: vector memory of one core.
         cores: cores that share the steps of one grid.
+        block: rows of a backward block with more than sums beside its product.
+        shallow_summed: most rows of a weight's gradient that one strip adds to in a
+            step of 128 rows, whose sums come and go with every product.
     """
 
     vmem_bytes: int
     cores: int = 1
+    block: int = 64
+    shallow_summed: int = 112
 
 
 V5E = Chip(128 * _MIB)
 V5P = Chip(64 * _MIB, cores=2)
-V6E = Chip(128 * _MIB)
+V6E = Chip(128 * _MIB, block=128, shallow_summed=128)
 
 _BY_DEVICE_KIND = {
     "TPU v5 lite": V5E,

@@ -2,6 +2,7 @@
 
 Each stage goes through all rows of the step before the next one starts, in a loop of
 its own: written out beside each other, two stages need more registers than there are.
+Blocks of one stage may stand beside each other: they hide each other's latency.
 What permutes and transposes stands where the matrix units have much to do and the
 permuting ones nothing: transposes beside g W', the gather beside x' dh. A strip of x is
 in use there as it is, and kept channels are needed only after it.
@@ -17,14 +18,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn.kernels.tpu_blocks import (
-    BENT,
     GATHERED,
     LANES,
     LEAVING,
     ROWS,
     SUMMED,
-    TOGETHER,
     TURNED,
+    Chip,
 )
 from lostjax.nn.kernels.tpu_forward import Resident
 from lostjax.nn.kernels.tpu_lanes import (
@@ -32,6 +32,7 @@ from lostjax.nn.kernels.tpu_lanes import (
     Rows,
     Start,
     even_rows,
+    for_blocks,
     for_rows,
     for_strips,
     gather_columns,
@@ -53,6 +54,7 @@ def bring_back(
     dx: Ref,
     *rest: Any,
     activation: Activation | None,
+    chip: Chip,
 ) -> None:
     """Do one step: its rows of dx, and its part of the weights' gradients.
 
@@ -62,7 +64,8 @@ def bring_back(
         residents: their weights.
         dx: takes the rows' gradient.
         rest: `Made` of each sibling, a list of their `KeptBack`, `Scratch`.
-        activation: what stands between the factors.
+        activation: what stands between the factors; None for nothing.
+        chip: where it runs.
     """
     *mades, kept_back, scratch = rest
     siblings = [
@@ -79,9 +82,11 @@ def bring_back(
                 sums[...] = jnp.zeros_like(sums)
 
     for ref in siblings:
-        _add_gradients(ref, activation=activation)
-    most = ROWS if len(siblings) == 1 else TOGETHER
-    for_rows(siblings[0].rows, partial(_widen, siblings), most=most)
+        _add_gradients(ref, activation=activation, chip=chip)
+    rank = residents[0].b.shape[0]
+    crowded = len(siblings) > 1 or rank <= LANES  # the scatter outlasts the product
+    size = chip.block if crowded else ROWS
+    for_blocks(siblings[0].rows, partial(_widen, siblings), size=size)
 
     @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)
     def _() -> None:
@@ -89,19 +94,21 @@ def bring_back(
             _finish(ref)
 
 
-def _add_gradients(ref: Refs, *, activation: Activation | None) -> None:
+def _add_gradients(ref: Refs, *, activation: Activation | None, chip: Chip) -> None:
     sparse = ref.values is not None
-    for_rows(ref.rows, partial(_unhide, ref, activation=activation), most=ROWS)
-    for_rows(ref.rows, partial(_transpose, ref), most=ROWS)
+    unhide = partial(_unhide, ref, activation=activation)
+    for_blocks(ref.rows, unhide, size=chip.block)
+    for_blocks(ref.rows, partial(_transpose, ref), size=ROWS)
     shallow = ref.rows.size <= ROWS
     if sparse and shallow:
         gather = partial(_gather, ref, start=0, width=ref.x.shape[1])
         for_rows(ref.rows, gather, most=GATHERED)
     beside = partial(_gather, ref) if sparse and not shallow else None
-    _add_products(ref.da_sum, ref.dh_t, ref.x, beside)
+    summed = chip.shallow_summed if shallow else SUMMED
+    _add_products(ref.da_sum, ref.dh_t, ref.x, summed, beside)
     if sparse:
         for_rows(ref.rows, partial(_transpose_kept, ref), most=TURNED)
-    _add_products(ref.dbw_sum, ref.narrow_t, ref.g)
+    _add_products(ref.dbw_sum, ref.narrow_t, ref.g, summed)
 
 
 def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
@@ -110,13 +117,11 @@ def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
         dz = ref.gamma[0] * _dot_across(ref.g[rows, :], ref.b[columns, :])
-        for first in range(0, rows.size, BENT):
-            few = pl.ds(rows.start + first, min(BENT, rows.size - first))
-            h = ref.h[few, columns].astype(jnp.float32)
-            z, pull = jax.vjp(activation or (lambda h: h), h)
-            (dh,) = pull(dz[first : first + BENT])
-            ref.dh[few, columns] = dh.astype(dtype)
-            ref.z[few, columns] = z.astype(dtype)
+        h = ref.h[rows, columns].astype(jnp.float32)
+        z, pull = jax.vjp(activation or (lambda h: h), h)
+        (dh,) = pull(dz)
+        ref.dh[rows, columns] = dh.astype(dtype)
+        ref.z[rows, columns] = z.astype(dtype)
 
     for_strips(rank, strip, contraction=n_outputs, rows=rows.size)
 
@@ -166,11 +171,11 @@ def _add_products(
     sum_ref: Ref,
     left_ref: Ref,
     right_ref: Ref,
+    most: int,
     beside: Callable[[Rows, Start, int], None] | None = None,
 ) -> None:
-    n_sums, n_columns = sum_ref.shape
-    depth = right_ref.shape[0]
-    size = even_rows(n_sums, most=SUMMED if depth > ROWS else SUMMED // 2)
+    (n_sums, n_columns), depth = sum_ref.shape, right_ref.shape[0]
+    size = even_rows(n_sums, most=most)
 
     def block(sums: Rows) -> None:
         share = share_of(

@@ -18,7 +18,12 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from lostjax.nn.kernels.tpu_blocks import LANES, round_up, strips_per_body
+from lostjax.nn.kernels.tpu_blocks import (
+    LANES,
+    WRITTEN_OUT,
+    round_up,
+    strips_per_body,
+)
 
 Ref = Any
 """A Pallas reference to an array in VMEM."""
@@ -78,6 +83,16 @@ def for_rows(rows: Rows, body: Callable[[Rows], None], *, most: int) -> None:
     _repeat(whole, lambda index: body(pl.ds(rows.start + _times(index, size), size)))
     if rest := rows.size % size:
         body(pl.ds(rows.start + whole * size, rest))
+
+
+def for_blocks(rows: Rows, body: Callable[[Rows], None], *, size: int) -> None:
+    """Run a body for blocks of rows, those of `WRITTEN_OUT` rows to a loop's turn."""
+
+    def turn(some: Rows) -> None:
+        for first in range(0, some.size, size):
+            body(pl.ds(some.start + first, min(size, some.size - first)))
+
+    for_rows(rows, turn, most=WRITTEN_OUT)
 
 
 def even_rows(n_rows: int, *, most: int) -> int:

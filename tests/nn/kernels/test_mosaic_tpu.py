@@ -17,7 +17,7 @@ from lostjax.nn import LowRank, LowRankSparse
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.mosaic_tpu import mosaic_products, on_tpu
-from lostjax.nn.kernels.tpu_blocks import V5E, Chip, Sizes, cut_backward
+from lostjax.nn.kernels.tpu_blocks import V5E, V6E, Chip, Sizes, cut_backward
 
 # What rounding each result once to the type, and sums over 300, may differ by.
 TOLERANCE = {"float32": 2e-5, "bfloat16": 3e-2}
@@ -171,6 +171,8 @@ EDGES = {
         "sizes": (272, 200, 40, 144, 3),
         "dtype": "bfloat16",
     },
+    "blocks_of_a_wider_unit": {"sizes": (272, 200, 40, 144, 3), "chip": V6E},
+    "a_step_of_one_block_on_it": {"sizes": (24, 40, 40, 144, 3), "chip": V6E},
     "the_largest_rank": {"sizes": (24, 40, 40, 1024, 3), "dtype": "bfloat16"},
     "inputs_too_many_to_gather_between_products": {"sizes": (16, 3900, 24, 16, 3)},
 }
