@@ -12,6 +12,7 @@ are estimates from published peaks.
 
 import argparse
 import dataclasses
+from typing import get_args
 
 from lostjax.plan.estimate import Memory, Plan, make_plan
 from lostjax.plan.targets import find_target
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--topology", default="h100:1")
     parser.add_argument("--mesh", default="data:1")
     parser.add_argument("--size", default="1b")
-    parser.add_argument("--attention", default="xla", help="xla, cudnn or splash")
+    parser.add_argument("--attention", default="xla", choices=get_args(AttentionName))
     options = parser.parse_args()
     settle_platform()
     rows = [describe(form, find_largest(form, **vars(options))) for form in FORMS]

@@ -8,8 +8,9 @@ component i + K/2. A row may hold several packed documents, told apart by segmen
 The softmax is `jax.nn.dot_product_attention`'s, in float32; kernels that mean the same
 may take its place (`lostjax.nn.kernels.fused_attention`).
 
-Cost per token and layer beside the four matrices: 4 T D FLOPs forward (the whole
-square of scores is made, masked), and H T saved probabilities.
+Cost of XLA's form per token and layer beside the four matrices: 4 T D FLOPs forward for
+a whole square of scores, of which 5/8 are made in four parts of the queries (a causal
+half, and what a part has more), and as many of H T saved probabilities.
 """
 
 from collections.abc import Callable
@@ -28,10 +29,17 @@ from lostjax.typing import Array, Float, Int
 
 ATTENDED = "attended"
 """The `checkpoint_name` of what attention puts out, before the matrix o. Every form
-gives it, to whatever else its backward pass wants too."""
+gives it to its output, splash attention also to its sums of exponentials. cuDNN's have
+none: a policy that keeps the output alone has its forward pass run again."""
 
 HIDDEN = -1e30
 """Added to a score that must not count."""
+
+PARTS = 4
+"""Into how many parts of the queries XLA's form is cut, at most."""
+
+LEAST = 64
+"""Fewest queries of such a part."""
 
 MAX_LOGIT = "max_logit"
 """What attention sows into `intermediates` where that collection is mutable: the size
@@ -63,14 +71,34 @@ is seen, (B, T, H, K), in q's dtype."""
 
 def plain_attention(
     q_BTHK: Float[Array, "B T H K"],
-    k_BSHK: Float[Array, "B S H K"],
-    v_BSHK: Float[Array, "B S H K"],
+    k_BTHK: Float[Array, "B T H K"],
+    v_BTHK: Float[Array, "B T H K"],
     seen: Seen,
 ) -> jax.Array:
-    """Attend by XLA's own products: what every other form means."""
-    y_BTHK = jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, bias=seen.bias)
-    named: jax.Array = checkpoint_name(y_BTHK, ATTENDED)
+    """Attend by XLA's own products: what every other form means.
+
+    A part of the queries at a time, to the keys that are not all in its future.
+    """
+    T = q_BTHK.shape[1]
+    count = max(1, min(PARTS, T // LEAST))
+    size = T if T % count else T // count
+    parts = [
+        jax.nn.dot_product_attention(
+            q_BTHK[:, start:end],
+            k_BTHK[:, :end],
+            v_BTHK[:, :end],
+            bias=seen.bias[:, :, start:end, :end],
+        )
+        for start, end in ((start, start + size) for start in range(0, T, size))
+    ]
+    named: jax.Array = checkpoint_name(jnp.concatenate(parts, axis=1), ATTENDED)
     return named
+
+
+def _attend_to_cache(
+    q_BTHK: Array, k_BSHK: Array, v_BSHK: Array, seen: Seen
+) -> jax.Array:
+    return jax.nn.dot_product_attention(q_BTHK, k_BSHK, v_BSHK, bias=seen.bias)
 
 
 def rotary_angles(
@@ -192,10 +220,10 @@ class Attention(nn.Module):
             q = RMSNorm(self.norm_eps, dtype=self.dtype, name="q_norm")(q)
             k = RMSNorm(self.norm_eps, dtype=self.dtype, name="k_norm")(k)
         q, k = rotate(q, rotation), rotate(k, rotation)
-        attend = self.attend
+        attend: Attend = self.attend
         if start is not None:
             k, v, seen = self._remember(k, v, start)
-            attend = plain_attention  # few queries, many keys
+            attend = _attend_to_cache
         assert seen is not None
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", MAX_LOGIT, _largest_score(q, k, seen.bias))

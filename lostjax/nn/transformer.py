@@ -82,7 +82,7 @@ class Transformer(nn.Module):
         constrain: applied to the residual stream (B, T, D) after the embedding and
             after each block, as to pin its sharding.
         cache_length: 0, or how many positions the KV cache holds.
-        attend: lets queries gather values, but where there is a cache.
+        attend: lets queries gather values, except with a cache.
     """
 
     vocab_size: int

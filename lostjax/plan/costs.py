@@ -46,6 +46,8 @@ class Costs(NamedTuple):
     """Where of every condition only the branch of fewest bytes runs."""
     uncounted: tuple[str, ...]
     """Loops whose trips depend on data, as JAX names them; their bodies count once."""
+    has_cudnn: bool
+    """Whether it calls cuDNN, whose working memory a program does not state."""
 
     @property
     def network_bytes(self) -> float:
@@ -84,6 +86,11 @@ def count_costs(program: Program, *, axes: Mapping[str, int]) -> Costs:
         least_flops=_add_up(program, count_products, branches=min),
         least_hbm_bytes=_add_up(program, count_bytes, branches=min),
         uncounted=program.uncounted_loops(),
+        has_cudnn=any(
+            each.opcode == "custom-call" and "__cudnn$" in each.attributes
+            for computation in program.computations.values()
+            for each in computation.instructions
+        ),
     )
 
 

@@ -51,8 +51,8 @@ def _count_attention(computation: Computation, each: Instruction) -> float | Non
     """Count the products of fused attention; None where it is something else.
 
     Each is as large as queries times keys: two forward; backward five, for scores are
-    made again. The whole square counts, as it does where XLA attends, though the
-    kernels leave out tiles that causality hides.
+    made again. The whole square counts, though the kernels leave out tiles that
+    causality hides.
     """
     if "__cudnn$fmha" in each.attributes:
         found = re.search(

@@ -125,7 +125,7 @@ def _note_pool(plan: Plan) -> Iterator[str]:
 
 
 def _note_workspace(plan: Plan) -> Iterator[str]:
-    if plan.config.model.attention == "cudnn" and plan.device.startswith("NVIDIA"):
+    if plan.costs is not None and plan.costs.has_cudnn:
         yield (
             "Attention is cuDNN's: what memory it works in is decided on a GPU, and is "
             "not in the peak."

@@ -2,9 +2,9 @@
 
     {"step": 1, ...}
 
-A line that a crash cut short is left out, and with it where a run goes on: what follows
-it would be no line. Anything else that is not a JSON object with an integer `step` is
-damage, and is said.
+A line that a crash cut short is not read, and is removed when a run goes on, or the
+next line would be joined to it. Anything else that is not a JSON object with an integer
+`step` is damage, and is said.
 """
 
 import json

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from lostjax.nn import Dense, Ungrouped, causal_bias, rotary_angles, rotate
-from lostjax.nn.attention import Attention, Seen
+from lostjax.nn.attention import Attention, Seen, plain_attention
+from lostjax.plan.costs import count_costs
+from lostjax.plan.hlo_text import parse_program
 
 B, T, H, K = 2, 7, 3, 8
 
@@ -82,3 +84,33 @@ def test_attention_equals_a_loop_over_queries():
 def test_odd_heads_are_refused(d_head):
     with pytest.raises(ValueError, match=f"d_head={d_head}"):
         rotary_angles(jnp.arange(T)[None], d_head=d_head)
+
+
+@pytest.mark.parametrize("length", [64, 130, 192, 256, 258])
+def test_parts_of_the_queries_attend_as_all_at_once(length):
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, g = (jax.random.normal(key, (B, length, H, K)) for key in keys)
+    segments_BT = jnp.cumsum(jax.random.bernoulli(keys[0], 0.05, (B, length)), axis=1)
+    seen = Seen(causal_bias(length, segments_BT=segments_BT), segments_BT)
+
+    def at_once(q, k, v, seen):
+        return jax.nn.dot_product_attention(q, k, v, bias=seen.bias)
+
+    def train(attend):
+        y, pull = jax.vjp(lambda q, k, v: attend(q, k, v, seen), q, k, v)
+        return y, *pull(g)
+
+    for ours, meant in zip(train(plain_attention), train(at_once), strict=True):
+        np.testing.assert_allclose(ours, meant, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "length, share", [(64, 1), (131, 1), (128, 3 / 4), (256, 5 / 8), (512, 5 / 8)]
+)
+def test_parts_leave_out_what_is_in_the_future(length, share):
+    heads = jax.ShapeDtypeStruct((B, length, H, K), jnp.float32)
+    seen = Seen(causal_bias(length), None)
+    compiled = jax.jit(plain_attention).lower(heads, heads, heads, seen).compile()
+    one = {"data": 1}
+    flops = count_costs(parse_program(compiled.as_text()), axes=one).flops
+    assert flops == share * 4 * B * H * length**2 * K

@@ -142,6 +142,9 @@ def test_what_a_plan_cannot_count_is_said(tmp_path, capsys, plans):
     costs = plans[2].costs._replace(uncounted=("a", "b", "c", "d"))
     noted = note_plans([plans[2]._replace(costs=costs)])
     assert [note for note in noted if "a, b, c and 1 more." in note]
+    assert "cuDNN" not in "".join(noted)
+    costs = costs._replace(has_cudnn=True)
+    assert "cuDNN" in "".join(note_plans([plans[2]._replace(costs=costs)]))
 
 
 def test_what_does_not_fit_is_exit_code_3(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Every option of the model reaches the model: each one changes the output."""
 
 import dataclasses
+import logging
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn import activation_bytes
+from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.fused_attention import splash_attention
 from lostjax.nn.kernels.mosaic_tpu import mosaic_products, on_tpu
 from lostjax.nn.kernels.tpu_blocks import V5E
@@ -94,6 +96,25 @@ def test_channels_random_and_largest_are_not_the_same(base):
 def test_an_option_that_changes_no_output_at_the_start(base, field, value):
     config = dataclasses.replace(BASE, **{field: value})
     np.testing.assert_allclose(logits(config), base, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "field, value, reason",
+    [
+        ("product", "mosaic_tpu", "no TPU kernel, for a cpu"),
+        ("product", "mosaic_gpu", "bfloat16, not in float32"),
+        ("attention", "cudnn", "cuDNN is for GPUs"),
+        ("attention", "splash", "splash attention is for TPUs"),
+    ],
+)
+def test_a_model_asks_for_the_kernels_that_it_is_told(field, value, reason, caplog):
+    config = dataclasses.replace(BASE, **{field: value})
+    model = build_model(config, vocab_size=16)
+    placed = place_model(model, config=config, mesh=make_mesh("data:1"))
+    log_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        jax.eval_shape(placed.init, jax.random.key(0), TOKENS)
+    assert reason in caplog.text
 
 
 def test_a_learnt_gamma_is_a_parameter_of_every_matrix():

@@ -11,6 +11,11 @@ more.
 mean what `lostjax.nn.attention.plain_attention` means, and fall back on it, with the
 reason in the log, where they cannot be had. Neither was run on its hardware here:
 splash's values are right in the interpreter, cuDNN's programs compile.
+
+cuDNN knows documents by a bias (B, 1, T, T) of 16 bits, which each layer makes anew;
+JAX 0.10 has its gradient written, too, which nobody reads. Its backward pass wants sums
+that no remat policy can name: where a policy keeps attention's output alone, its
+forward pass runs again.
 """
 
 import dataclasses
@@ -46,7 +51,7 @@ def cudnn_attention(
     """Attend by cuDNN's flash attention, on one NVIDIA GPU.
 
     Args:
-        q_BTHK: queries, rotated.
+        q_BTHK: queries, rotated; T is even, K a multiple of 8 up to 128.
         k_BTHK: keys, rotated.
         v_BTHK: values.
         seen: what each query sees, the future hidden.
@@ -54,10 +59,7 @@ def cudnn_attention(
     Returns:
         What the queries gather (B, T, H, K).
     """
-    if _platform() != "gpu":
-        return _fall_back("cuDNN is for GPUs", q_BTHK, k_BTHK, v_BTHK, seen)
-    if q_BTHK.dtype not in (jnp.bfloat16, jnp.float16):
-        reason = f"cuDNN attends in bfloat16 and float16, not in {q_BTHK.dtype}"
+    if reason := _why_not_cudnn(q_BTHK):
         return _fall_back(reason, q_BTHK, k_BTHK, v_BTHK, seen)
     mask = None
     if seen.segments_BT is not None:
@@ -66,11 +68,27 @@ def cudnn_attention(
         y_BTHK = jax.nn.dot_product_attention(
             q_BTHK, k_BTHK, v_BTHK, mask=mask, is_causal=True, implementation="cudnn"
         )
-    except RuntimeError as error:  # NotImplementedError too: what it cannot do
-        reason = f"{error} (pip install 'jax[cuda12]' brings cuDNN)"
+    except RuntimeError as error:
+        if "cuDNN" not in str(error):
+            raise
+        reason = f"{error} (pip install 'jax[cuda12]' brings it)"
         return _fall_back(reason, q_BTHK, k_BTHK, v_BTHK, seen)
     named: jax.Array = checkpoint_name(y_BTHK, ATTENDED)
     return named
+
+
+def _why_not_cudnn(q_BTHK: jax.Array) -> str | None:
+    # JAX asks some of it only while gradients are made: too late to fall back.
+    _, T, _, K = q_BTHK.shape
+    if _platform() != "gpu":
+        return "cuDNN is for GPUs"
+    if q_BTHK.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN attends in bfloat16 and float16, not in {q_BTHK.dtype}"
+    if T % 2:
+        return f"cuDNN takes rows of an even number of tokens, not {T}"
+    if K > 128 or K % 8:
+        return f"cuDNN takes heads of a multiple of 8 up to 128, not {K}"
+    return None
 
 
 def splash_attention(
@@ -102,13 +120,7 @@ def splash_attention(
         return _fall_back(reason, q_BTHK, k_BTHK, v_BTHK, seen)
     kernel = splash.make_splash_mha_single_device(
         masks.MultiHeadMask([masks.CausalMask((T, T))] * H),
-        block_sizes=splash.BlockSizes(
-            block_q=block,
-            block_kv=block,
-            block_q_dkv=block,
-            block_kv_dkv=block,
-            use_fused_bwd_kernel=True,
-        ),
+        block_sizes=_square_blocks(block),
         residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )
@@ -125,6 +137,16 @@ def splash_attention(
     return jax.vmap(one_row)(scaled_BTHK, k_BTHK, v_BTHK, seen.segments_BT)
 
 
+def _square_blocks(size: int) -> Any:
+    return splash.BlockSizes(
+        block_q=size,
+        block_kv=size,
+        block_q_dkv=size,
+        block_kv_dkv=size,
+        use_fused_bwd_kernel=True,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class ShardedAttention:
     """Attends on a mesh: every device its own rows, and its own heads.
@@ -136,12 +158,24 @@ class ShardedAttention:
         mesh: the devices.
         rows: mesh axes that cut the batch.
         heads: mesh axis that cuts the heads.
+
+    Raises:
+        ValueError: an axis that the mesh does not have.
     """
 
     attend: Attend
     mesh: Mesh
     rows: tuple[str, ...]
     heads: str
+
+    def __post_init__(self) -> None:
+        """Refuse axes that the mesh does not have."""
+        for axis in (*self.rows, self.heads):
+            if axis not in self.mesh.shape:
+                raise ValueError(
+                    f"axis {axis!r} is not one of the mesh's: "
+                    f"{', '.join(self.mesh.axis_names)}"
+                )
 
     def __call__(
         self, q_BTHK: jax.Array, k_BTHK: jax.Array, v_BTHK: jax.Array, seen: Seen

@@ -19,7 +19,8 @@ its sums would; two bytes a number, over P rows:
     [U; V]       2 P (N + R + C)
 
 Beside these XLA writes and reads sums over 4 to 32 parts of the rows, in float32, and
-the weights as the pass wants them: 48 and 10 MB to 147 at 8192 rows of 350m down.
+the weights as the pass wants them: of 350m down at 8192 rows 48 MB and 10 MB, beside
+147 MB by the lines above.
 """
 
 import jax

@@ -10,10 +10,11 @@ has the name "bottleneck", and "product" with y, so that `save_bottlenecks`,
 `save_products` and other policies see them. Which form a program takes is settled when
 it is compiled: by platform, not by what this process runs on.
 
-Siblings of the same sizes share a kernel where VMEM has room for all: x is read once,
-and dx is summed and written once. What it costs against XLA's form: a policy that
-computes y again computes x A again, for one kernel does both. XLA cannot cut a kernel
-up: on several devices, `lostjax.nn.kernels.sharded` gives each its own.
+Siblings of the same sizes share a kernel where VMEM has room for all, in steps of as
+many rows as for one: x is read once, and dx is summed and written once. What it costs
+against XLA's form: a policy that computes y again computes x A again, for one kernel
+does both. XLA cannot cut a kernel up: on several devices, `lostjax.nn.kernels.sharded`
+gives each its own.
 
 XLA's form is the default, for no figure here was measured on a TPU:
 `benchmarks/kernels.py` counts what compilers can tell.
@@ -156,7 +157,11 @@ class _Plan:
 def _split(
     siblings: Sequence[BottleneckWeights], sizes: Sizes, chip: Chip
 ) -> list[Siblings]:
-    """Put all into one kernel where they are alike and it has room for them."""
+    """Put all into one kernel where they are alike and its steps stay as long.
+
+    Both passes or none: what is saved is mostly the backward's, and a forward kernel of
+    all would ask for VMEM that XLA has a use for.
+    """
     shapes = [jax.tree.map(jnp.shape, weights) for weights in siblings]
     together = sizes._replace(siblings=len(siblings))
     if all(shape == shapes[0] for shape in shapes):

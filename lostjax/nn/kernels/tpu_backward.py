@@ -25,13 +25,12 @@ from lostjax.nn.kernels.bottleneck import BottleneckWeights
 from lostjax.nn.kernels.kernel_form import Arrays, Gradients, Siblings
 from lostjax.nn.kernels.tpu_blocks import LANES, LEAVING, Chip, Cut, round_up
 from lostjax.nn.kernels.tpu_forward import (
-    Resident,
     resident_specs,
     resident_weights,
     words_for,
 )
 from lostjax.nn.kernels.tpu_gradients import bring_back
-from lostjax.nn.kernels.tpu_refs import KeptBack, Made, Passing, Scratch
+from lostjax.nn.kernels.tpu_refs import KeptBack, Made, Passing, Resident, Scratch
 from lostjax.typing import Activation, Array, Float
 
 

@@ -38,18 +38,8 @@ from lostjax.nn.kernels.tpu_lanes import (
     share_of,
     words_of,
 )
+from lostjax.nn.kernels.tpu_refs import Resident
 from lostjax.typing import Activation, Array, Float
-
-
-class Resident(NamedTuple):
-    """What stays in VMEM of one sibling: weights, and where its kept channels are."""
-
-    gamma: Ref
-    a: Ref
-    b: Ref
-    values: Ref
-    kept: Ref
-    sources: Ref = None
 
 
 class _Made(NamedTuple):

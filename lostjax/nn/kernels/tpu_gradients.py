@@ -26,7 +26,6 @@ from lostjax.nn.kernels.tpu_blocks import (
     TURNED,
     Chip,
 )
-from lostjax.nn.kernels.tpu_forward import Resident
 from lostjax.nn.kernels.tpu_lanes import (
     Ref,
     Rows,
@@ -41,7 +40,7 @@ from lostjax.nn.kernels.tpu_lanes import (
     share_of,
     words_of,
 )
-from lostjax.nn.kernels.tpu_refs import Passing, Refs
+from lostjax.nn.kernels.tpu_refs import Passing, Refs, Resident
 from lostjax.typing import Activation
 
 _ROWS_ACROSS = (((1,), (1,)), ((), ()))
@@ -83,9 +82,8 @@ def bring_back(
 
     for ref in siblings:
         _add_gradients(ref, activation=activation, chip=chip)
-    rank = residents[0].b.shape[0]
-    crowded = len(siblings) > 1 or rank <= LANES  # the scatter outlasts the product
-    size = chip.block if crowded else ROWS
+    narrow = residents[0].b.shape[0] <= LANES  # a scatter outlasts the product
+    size = chip.block if narrow or len(siblings) > 1 else ROWS
     for_blocks(siblings[0].rows, partial(_widen, siblings), size=size)
 
     @pl.when(pl.program_id(1) == pl.num_programs(1) - 1)

@@ -1,4 +1,4 @@
-"""What the backward kernel on a TPU is handed: pieces of arrays in its memories."""
+"""What kernels on a TPU are handed: pieces of arrays in its memories."""
 
 from typing import NamedTuple
 
@@ -6,6 +6,17 @@ from jax.experimental import pallas as pl
 
 from lostjax.nn.kernels.tpu_blocks import round_up
 from lostjax.nn.kernels.tpu_lanes import Ref, Rows
+
+
+class Resident(NamedTuple):
+    """What stays in VMEM of one sibling: weights, and where its kept channels are."""
+
+    gamma: Ref
+    a: Ref
+    b: Ref
+    values: Ref
+    kept: Ref
+    sources: Ref = None
 
 
 class Passing(NamedTuple):
@@ -44,7 +55,7 @@ class Scratch(NamedTuple):
 
 
 class Refs(NamedTuple):
-    """All that one sibling reads and writes; without kept channels some is None."""
+    """All that one sibling reads and writes; without kept channels some are None."""
 
     x: Ref
     dx: Ref

@@ -1,6 +1,7 @@
 """Attention by kernels means what XLA's means, alone and on a mesh."""
 
 import logging
+import re
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import AxisType
 
 from lostjax.nn import Dense, Transformer, Ungrouped, causal_bias
 from lostjax.nn.attention import Seen, plain_attention
+from lostjax.nn.kernels import fused_attention
 from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.fused_attention import (
     ShardedAttention,
@@ -80,9 +82,75 @@ def test_on_a_mesh_devices_attend_to_their_rows_and_heads(sizes, packed):
         np.testing.assert_allclose(ours, meant, atol=2e-5, rtol=2e-5)
 
 
-def cut_in_three(q, k, v, seen):
-    mesh = jax.make_mesh((3, 1), ("data", "tensor"), axis_types=(AxisType.Auto,) * 2)
-    return ShardedAttention(interpreted, mesh, ("data",), "tensor")(q, k, v, seen)
+@pytest.fixture
+def asked_of_cudnn(monkeypatch):
+    """Let this machine pass for a GPU whose cuDNN is XLA; give what it was asked."""
+    asked, attend = [], jax.nn.dot_product_attention
+
+    def instead(q, k, v, *, implementation=None, **options):
+        if implementation is not None:
+            asked.append(implementation)
+        return attend(q, k, v, **options)
+
+    monkeypatch.setattr(fused_attention, "_platform", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    return asked
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_cudnn_is_asked_for_what_attention_means(packed, asked_of_cudnn):
+    given = draw(64, dtype=jnp.bfloat16, packed=packed)
+    ours = train(cudnn_attention)(*given)
+    assert asked_of_cudnn == ["cudnn"]
+    for each, meant in zip(ours, train(plain_attention)(*given), strict=True):
+        assert each.dtype == jnp.bfloat16
+        each, meant = each.astype(jnp.float32), meant.astype(jnp.float32)
+        np.testing.assert_allclose(each, meant, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        ({"length": 64}, "not in float32"),
+        ({"length": 65, "dtype": jnp.bfloat16}, "an even number of tokens, not 65"),
+        ({"length": 64, "d_head": 20, "dtype": jnp.bfloat16}, "up to 128, not 20"),
+    ],
+)
+def test_what_cudnn_cannot_do_is_xlas(case, reason, asked_of_cudnn, caplog):
+    assert_falls_back(cudnn_attention, draw(**case), reason, caplog)
+    assert not asked_of_cudnn
+
+
+def test_without_cudnn_attention_is_xlas(monkeypatch, caplog):
+    monkeypatch.setattr(fused_attention, "_platform", lambda: "gpu")
+    attend = jax.nn.dot_product_attention
+
+    def instead(*args, implementation=None, **options):
+        if implementation is not None:
+            raise RuntimeError("cuDNN is not detected.")
+        return attend(*args, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
+    given, reason = draw(64, dtype=jnp.bfloat16), r"jax\[cuda12\]' brings it"
+    assert_falls_back(cudnn_attention, given, reason, caplog)
+
+
+def assert_falls_back(attend, given, reason, caplog):
+    log_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        ours = train(attend)(*given)
+    assert re.search(reason, caplog.text)
+    for each, meant in zip(ours, train(plain_attention)(*given), strict=True):
+        np.testing.assert_array_equal(each, meant)
+
+
+def on_three_devices(*sizes):
+    def attend(q, k, v, seen):
+        axes = ("data", "tensor")
+        mesh = jax.make_mesh(sizes, axes, axis_types=(AxisType.Auto,) * 2)
+        return ShardedAttention(interpreted, mesh, ("data",), "tensor")(q, k, v, seen)
+
+    return attend
 
 
 @pytest.mark.parametrize(
@@ -91,19 +159,20 @@ def cut_in_three(q, k, v, seen):
         (cudnn_attention, 128, "cuDNN is for GPUs"),
         (splash_attention, 128, "splash attention is for TPUs"),
         (interpreted, 96, "rows of a multiple of 128 tokens, not 96"),
-        (cut_in_three, 128, "4 rows of 2 heads are not cut evenly 3 by 1"),
+        (on_three_devices(3, 1), 128, "4 rows of 2 heads are not cut evenly 3 by 1"),
+        (on_three_devices(1, 3), 128, "4 rows of 2 heads are not cut evenly 1 by 3"),
     ],
 )
 def test_what_cannot_be_had_is_xlas_and_the_log_says_why(
     attend, length, reason, caplog
 ):
-    given = draw(length)
-    log_once.cache_clear()
-    with caplog.at_level(logging.WARNING):
-        ours = train(attend)(*given)
-    assert reason in caplog.text
-    for each, meant in zip(ours, train(plain_attention)(*given), strict=True):
-        np.testing.assert_array_equal(each, meant)
+    assert_falls_back(attend, draw(length), reason, caplog)
+
+
+def test_a_mesh_must_have_the_axes():
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    with pytest.raises(ValueError, match="axis 'tensor' is not one of the mesh's"):
+        ShardedAttention(interpreted, mesh, ("data",), "tensor")
 
 
 def test_a_model_attends_by_what_it_is_given_but_for_its_cache():

@@ -44,7 +44,7 @@ for name, (width, hidden, rank) in SIZES.items():
 # Those whose kernels are chosen by default.
 PAYING = [layer for layer in LAYERS if layer.split()[0] in ("60m", "130m", "350m")]
 # Bytes that a thread may spill, once a tile, between the products.
-SPILLS = 64
+SPILLS = 16
 
 
 wherever_they_fit = partial(mosaic_products, cut=choose_tiles)

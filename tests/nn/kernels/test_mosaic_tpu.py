@@ -211,7 +211,10 @@ def test_siblings_that_read_the_same_rows(family):
         for seed, sizes in enumerate(case["sizes"])
     ]
     x_PM, gs = drawn[0][0], tuple(g_PN for _, g_PN, _ in drawn)
-    siblings = [weights._replace(gamma=jnp.float32(0.7)) for _, _, weights in drawn]
+    siblings = [
+        weights._replace(gamma=jnp.float32(gamma))
+        for (_, _, weights), gamma in zip(drawn, (0.2, 0.6, 0.9), strict=False)
+    ]
     kernel = partial(interpreted, chip=case["chip"])
     assert count_kernels(x_PM, siblings, chip=case["chip"]) == case["n_kernels"]
 
