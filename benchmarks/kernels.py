@@ -35,22 +35,20 @@ from typing import Any
 
 from gpu_static import compile_for_h100  # before jax # isort: skip
 from tpu_schedule import Schedule, compile_for, take_schedules  # before jax # isort: skip
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
+from kernel_forms import (
+    SIZES,
+    Layer,
+    arguments,
+    dense_products,
+    list_layers,
+    run,
+    unfused_products,
+)
 
 from lostjax.nn.kernels import gpu_blocks, mosaic_gpu, mosaic_tpu, tpu_blocks
-from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
+from lostjax.nn.kernels.bottleneck import bottleneck_products
 from lostjax.train.chips import CHIPS as PUBLISHED
 
-# Width, hidden width and rank of the papers' LLaMA shapes.
-SIZES = {
-    "60m": (512, 1376, 128),
-    "130m": (768, 2048, 256),
-    "350m": (1024, 2736, 256),
-    "1b": (2048, 5461, 512),
-    "7b": (4096, 11008, 1024),
-}
 # Chips: blocks, cycles a second of the matrix units, published peaks.
 CHIPS = {
     "v5e": (tpu_blocks.V5E, 1.5e9, PUBLISHED["TPU v5e"]),
@@ -58,31 +56,6 @@ CHIPS = {
     "v6e": (tpu_blocks.V6E, 1.75e9, PUBLISHED["TPU v6e"]),
 }
 GPU = "h100"
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """Matrices of one size: rows P, inputs M, outputs N, rank R, kept channels C."""
-
-    name: str
-    rows: int
-    inputs: int
-    outputs: int
-    rank: int
-    kept: int
-    siblings: int = 1
-
-    @property
-    def weights(self) -> int:
-        """Count the learnt numbers, of all siblings."""
-        each = self.rank * (self.inputs + self.outputs) + self.kept * self.outputs
-        return self.siblings * each
-
-    def sizes(self, *, siblings: int) -> tpu_blocks.Sizes:
-        """Give the sizes as the kernels' cutting wants them, in bfloat16."""
-        return tpu_blocks.Sizes(
-            self.rows, self.inputs, self.outputs, self.rank, self.kept, 2, siblings
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,22 +81,12 @@ def main() -> None:
         else f"{'bundles':>8}{'of floor':>9}{'of FLOPs':>9}{'spills':>7}"
     )
     print(
-        f"{'layer':<12}{'pass':<10}{'form':<13}{'GFLOP':>8}{'HBM MB':>8}{'us':>8}"
+        f"{'layer':<15}{'pass':<10}{'form':<13}{'GFLOP':>8}{'HBM MB':>8}{'us':>8}"
         f"  {'kernel':<15}{told}"
     )
     everything = []
     for size in options.sizes.split(","):
-        width, hidden, rank = SIZES[size]
-        matrices = {
-            "up": (width, hidden, 1),
-            "down": (hidden, width, 1),
-            "square": (width, width, 1),
-            "gate, up": (width, hidden, 2),
-            "q, k, v": (width, width, 3),
-        }
-        for name, (inputs, outputs, siblings) in matrices.items():
-            sizes = options.rows, inputs, outputs, rank, max(1, inputs // 100)
-            layer = Layer(f"{size} {name}", *sizes, siblings)
+        for layer in list_layers(size, rows=options.rows):
             for figures in compile_layer(layer, options.chip, options.passes):
                 everything.append(dataclasses.asdict(figures))
                 print_row(figures)
@@ -145,27 +108,6 @@ def parse_options() -> argparse.Namespace:
         if size not in SIZES:
             parser.error(f"--sizes: {size!r} is not among {', '.join(SIZES)}")
     return options
-
-
-def unfused_products(
-    x_PM: jax.Array, siblings: list[BottleneckWeights], *, activation: Any
-) -> tuple[jax.Array, ...]:
-    """LOST as its equation reads."""
-
-    def multiply(w: BottleneckWeights) -> jax.Array:
-        low_rank_PN = activation(x_PM @ w.a_MR) @ w.b_RN
-        sparse_PN = x_PM[:, w.kept_C] @ w.values_CN
-        return w.gamma * low_rank_PN + (1 - w.gamma) * sparse_PN
-
-    return tuple(map(multiply, siblings))
-
-
-def dense_products(
-    x_PM: jax.Array, siblings: list[jax.Array], *, activation: Any
-) -> tuple[jax.Array, ...]:
-    """Full matrices, without an activation."""
-    del activation
-    return tuple(x_PM @ w_MN for w_MN in siblings)
 
 
 def compile_layer(layer: Layer, chip: str, passes: str) -> Iterator[Figures]:
@@ -196,52 +138,6 @@ def compile_layer(layer: Layer, chip: str, passes: str) -> Iterator[Figures]:
                 yield xla_figures(layer, which, form, compiled.cost_analysis())
 
 
-def arguments(layer: Layer, form: str, which: str) -> tuple[Any, ...]:
-    """Give what a form multiplies: rows, outputs' gradients, weights, and indices."""
-    number = jnp.bfloat16
-    x_PM = jax.ShapeDtypeStruct((layer.rows, layer.inputs), number)
-    g_PN = jax.ShapeDtypeStruct((layer.rows, layer.outputs), number)
-    gs = [g_PN] * layer.siblings if which == "training" else []
-    if form == "dense":
-        w_MN = jax.ShapeDtypeStruct((layer.inputs, layer.outputs), number)
-        return x_PM, gs, [w_MN] * layer.siblings, []
-    weights = [
-        jax.ShapeDtypeStruct(shape, number)
-        for shape in (
-            (layer.inputs, layer.rank),
-            (layer.rank, layer.outputs),
-            (layer.kept, layer.outputs),
-        )
-    ]
-    kept_C = jax.ShapeDtypeStruct((layer.kept,), jnp.int32)
-    return x_PM, gs, [weights] * layer.siblings, [kept_C] * layer.siblings
-
-
-def run(
-    product: Callable[..., Any],
-    which: str,
-    x_PM: jax.Array,
-    gs: list[jax.Array],
-    weights: list[Any],
-    kept: list[jax.Array],
-) -> Any:
-    """Apply products, and in training bring gradients back."""
-
-    def apply(x_PM: jax.Array, weights: list[Any]) -> tuple[jax.Array, ...]:
-        if not kept:
-            return tuple(product(x_PM, weights, activation=None))
-        siblings = [
-            BottleneckWeights(*own, kept_C, gamma=0.7)
-            for own, kept_C in zip(weights, kept, strict=True)
-        ]
-        return tuple(product(x_PM, siblings, activation=nn.silu))
-
-    if which == "forward":
-        return apply(x_PM, weights)
-    products, pull = jax.vjp(apply, x_PM, weights)
-    return products, pull(tuple(gs))
-
-
 def kernel_figures(
     layer: Layer, chip: str, which: str, schedules: list[Schedule]
 ) -> Figures:
@@ -249,7 +145,8 @@ def kernel_figures(
     tpu, clock, published = CHIPS[chip]
     names = [schedule.name.split(".")[0] for schedule in schedules]
     # Siblings share a kernel, or each has its own.
-    together = layer.siblings // names.count("lost_forward")
+    together, rest = divmod(layer.siblings, names.count("lost_forward"))
+    assert not rest
     sizes = layer.sizes(siblings=together)
     p, weights = layer.rows, layer.weights * together // layer.siblings
     hidden = layer.rank if which == "training" else 0
@@ -293,7 +190,7 @@ def gpu_figures(
     costs, kernels = compile_for_h100(step, *arguments(layer, form, which))
     n_kernels = layer.siblings * (2 if which == "training" else 1)
     if form == "kernel" and len(kernels) != n_kernels:
-        print(f"{layer.name:<12}{which:<10}no kernel was lowered: the log says why")
+        print(f"{layer.name:<15}{which:<10}no kernel was lowered: the log says why")
         return None
     gigaflops = count_gigaflops(layer, which, form)
     published = PUBLISHED["NVIDIA H100"]
@@ -354,7 +251,7 @@ def xla_figures(layer: Layer, which: str, form: str, cost: dict[str, Any]) -> Fi
 def print_row(figures: Figures) -> None:
     """Print one form, a line for each of its kernels."""
     row = (
-        f"{figures.layer:<12}{figures.passes:<10}{figures.form:<13}"
+        f"{figures.layer:<15}{figures.passes:<10}{figures.form:<13}"
         f"{figures.gigaflops:>8.1f}{figures.hbm_megabytes:>8.1f}"
         f"{figures.microseconds:>8.0f}"
     )
