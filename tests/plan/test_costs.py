@@ -81,48 +81,6 @@ def test_a_slice_of_a_large_array_costs_the_slice():
     assert found.hbm_bytes < 10 * 4 * 8 * 4
 
 
-CONVOLUTIONS = [
-    # (lhs, kernel, window arguments)
-    ((2, 9, 3), (4, 3, 5), {}),
-    ((2, 9, 3), (4, 3, 5), {"padding": [(3, 2)]}),
-    ((2, 9, 3), (4, 3, 5), {"window_strides": [2], "rhs_dilation": [2]}),
-    ((2, 9, 3), (4, 3, 5), {"lhs_dilation": [3], "padding": [(1, 4)]}),
-]
-
-
-@pytest.mark.parametrize("left, kernel, window", CONVOLUTIONS)
-def test_convolutions_count_pairs_that_exist(left, kernel, window):
-    """TPUs write batched products as convolutions: their padding is no work."""
-    options = {"window_strides": [1], "padding": [(0, 0)]} | window
-
-    def convolve(x, w):
-        return jax.lax.conv_general_dilated(
-            x, w, dimension_numbers=("NHC", "HIO", "NHC"), **options
-        )
-
-    # Ones everywhere: each output is the number of pairs that made it.
-    made = convolve(jnp.ones(left), jnp.ones(kernel))
-    (low, high), stride = options["padding"][0], options["window_strides"][0]
-    left_step = options.get("lhs_dilation", [1])[0]
-    right_step = options.get("rhs_dilation", [1])[0]
-    text = f"""HloModule m
-
-ENTRY %main (x: f32[1], w: f32[1]) -> f32[1] {{
-  %x = f32[{write(left)}]{{2,1,0}} parameter(0)
-  %w = f32[{write(kernel)}]{{2,1,0}} parameter(1)
-  ROOT %y = f32[{write(made.shape)}]{{2,1,0}} convolution(%x, %w), window={{\
-size={kernel[0]} stride={stride} pad={low}_{high} lhs_dilate={left_step} \
-rhs_dilate={right_step}}}, dim_labels=b0f_0io->b0f
-}}
-"""
-    found = count_costs(parse_program(text), axes=ONE)
-    assert found.flops == 2 * float(made.sum())
-
-
-def write(shape):
-    return ",".join(map(str, shape))
-
-
 MOVES = {
     # A TPU's copies between HBM and VMEM, S(1), as its compiler writes them.
     "a slice into VMEM": (
