@@ -88,20 +88,30 @@ def backward_product(
         keep=(rank, narrow) if activation else (rank,),
         name="lost_backward",
     )
-    dtype = x_PM.dtype
     da_MR = _summed_product(x_PM, dh_PR)
     both_KN = _summed_product(activated[0] if activated else hidden_PK, g_PN)
+    return dx_PM, _gradients(weights, da_MR, both_KN, dtype=x_PM.dtype)
+
+
+def _gradients(
+    weights: BottleneckWeights,
+    da_MR: jax.Array,
+    both_KN: jax.Array,
+    *,
+    dtype: jnp.dtype,
+) -> BottleneckWeights:
     # XLA sums parts of the rows, then adds them up: once, not in each use.
     both_KN = jax.lax.optimization_barrier(both_KN)
-    db_RN, gamma = both_KN[:rank], jnp.asarray(weights.gamma, jnp.float32)
+    rank, gamma = weights.b_RN.shape[0], jnp.asarray(weights.gamma, jnp.float32)
+    db_RN = both_KN[:rank]
     dgamma = jnp.vdot(db_RN, weights.b_RN.astype(jnp.float32))
     gradients = BottleneckWeights(da_MR.astype(dtype), (gamma * db_RN).astype(dtype))
     if weights.values_CN is None:
-        return dx_PM, gradients._replace(gamma=dgamma)
+        return gradients._replace(gamma=dgamma)
     dvalues_CN = both_KN[rank:][: weights.values_CN.shape[0]]
     dgamma -= jnp.vdot(dvalues_CN, weights.values_CN.astype(jnp.float32))
     dvalues_CN = ((1 - gamma) * dvalues_CN).astype(dtype)
-    return dx_PM, gradients._replace(values_CN=dvalues_CN, gamma=dgamma)
+    return gradients._replace(values_CN=dvalues_CN, gamma=dgamma)
 
 
 def _summed_product(x: jax.Array, y: jax.Array) -> jax.Array:
