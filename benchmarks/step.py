@@ -4,8 +4,8 @@
 
 The model is D256 (or D512) L6 V4096 on 16 rows of 256 tokens: forward, backward, AdamW,
 as the trainer compiles it on one device. Every form runs in one process, in turn, and
-the fastest of the repetitions counts. `in one piece` is a step as it was before the
-head and the loss ran over parts of the positions. PyTorch's eager LLaMA with its AdamW
+the fastest of the repetitions counts. `in one piece` is a step without micro-batches,
+whose head and loss take all positions at once. PyTorch's eager LLaMA with its AdamW
 runs beside them where `torch` and `transformers` can be imported.
 """
 
@@ -24,11 +24,12 @@ from timing import fastest_in_turn
 from lostjax.data import Batch
 from lostjax.nn import count_flops
 from lostjax.train import positions
-from lostjax.train.config import ModelConfig, OptimConfig
+from lostjax.train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from lostjax.train.gradient import make_gradient
 from lostjax.train.guard import Guard
 from lostjax.train.mesh import make_mesh, place_batch
-from lostjax.train.model import build_model
+from lostjax.train.micro_batches import count_micro_batches
+from lostjax.train.model import build_model, place_model
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.state import init_state
 from lostjax.train.step import make_train_step
@@ -76,7 +77,7 @@ def main() -> None:
         forms = {name: forms[name] for name in ("dense", *options.forms.split(";"))}
     steps: dict[str, Any] = {name: JaxStep(one) for name, one in forms.items()}
     with mock.patch.object(positions, "POSITIONS", ROWS * LENGTH):
-        steps[IN_ONE_PIECE] = JaxStep(forms["dense"])
+        steps[IN_ONE_PIECE] = JaxStep(forms["dense"], micro_batches=1)
     seconds = {name: step.compile_seconds for name, step in steps.items()}
     eager = torch_step(forms["dense"])
     if eager is not None:
@@ -131,10 +132,19 @@ class JaxStep:
     """The trainer's step on one device, watched for stability or not, compiled."""
 
     def __init__(
-        self, config: ModelConfig, *, watch: bool = False, guard: Guard = GUARD
+        self,
+        config: ModelConfig,
+        *,
+        watch: bool = False,
+        guard: Guard = GUARD,
+        micro_batches: int | None = None,
     ) -> None:
         mesh = make_mesh("data:1")
-        model = build_model(config, vocab_size=VOCABULARY)
+        run = TrainConfig(batch_size=ROWS, data=DataConfig(seq_len=LENGTH))
+        parts = micro_batches or count_micro_batches(run, mesh=mesh)
+        model = place_model(
+            build_model(config, vocab_size=VOCABULARY), config=config, mesh=mesh
+        )
         tx, _ = build_optimizer(OptimConfig(), steps=1000)
         self._state = init_state(model, tx, mesh=mesh, key=jax.random.key(0))
         whole = random_batch()
@@ -143,7 +153,8 @@ class JaxStep:
             mesh=mesh,
             batch_size=ROWS,
         )
-        step = make_train_step(make_gradient(model, watch=watch), tx, guard=guard)
+        gradient = make_gradient(model, accumulate=parts, watch=watch)
+        step = make_train_step(gradient, tx, guard=guard)
         began = time.perf_counter()
         lowered = jax.jit(step, donate_argnums=0).lower(self._state, self._batch)
         self._step = lowered.compile()

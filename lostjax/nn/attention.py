@@ -5,15 +5,15 @@
 q and k are first rotated by their position (RoPE: Su et al., RoFormer, 2021, arXiv
 2104.09864), in LLaMA's half-split layout: component i of a head turns together with
 component i + K/2. A row may hold several packed documents, told apart by segment ids.
-The softmax is `jax.nn.dot_product_attention`'s, in float32; kernels that mean the same
-may take its place (`lostjax.nn.kernels.fused_attention`).
+The softmax is `jax.nn.dot_product_attention`'s, in float32. What means the same may
+take its place: kernels (`lostjax.nn.kernels.fused_attention`), or on a CPU
+`lostjax.nn.blocked_attention`.
 
 Cost of XLA's form per token and layer beside the four matrices: 4 T D FLOPs forward
 for a whole square of scores, and H T saved probabilities; in parts 5/8 of both.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -29,8 +29,9 @@ from lostjax.typing import Array, Float, Int
 
 ATTENDED = "attended"
 """The `checkpoint_name` of what attention puts out, before the matrix o. Every form
-gives it to its output, splash attention also to its sums of exponentials. cuDNN's have
-none: a policy that keeps the output alone has its forward pass run again."""
+gives it to its output, splash attention also to its sums of exponentials, blocked
+attention to all that its backward pass wants. cuDNN's have none: a policy that keeps
+the output alone has its forward pass run again."""
 
 HIDDEN = -1e30
 """Added to a score that must not count."""
@@ -39,12 +40,8 @@ PARTS = 4
 """Into how many parts of the queries XLA's form is cut: five eighths of the square of
 scores are left, in arrays that caches hold."""
 
-LEAST_ON_A_CPU = 32
-"""Fewest queries of such a part: attention takes .76 of the time at 128 tokens, .71 at
-256, .49 at 512."""
-
 LEAST = 128
-"""The same on accelerators, where slices of keys and values cost what scores do: at 256
+"""Fewest queries of such a part: slices of keys and values cost what scores do. At 256
 tokens a step of 7b would take 8 to 9 % longer on v5e, by its compiled program."""
 
 MAX_LOGIT = "max_logit"
@@ -81,35 +78,23 @@ def plain_attention(
     v_BTHK: Float[Array, "B T H K"],
     seen: Seen,
 ) -> jax.Array:
-    """Attend by XLA's own products: what every other form means."""
-    y_BTHK: jax.Array = jax.lax.platform_dependent(
-        q_BTHK,
-        k_BTHK,
-        v_BTHK,
-        seen.bias,
-        cpu=partial(_attend_in_parts, least=LEAST_ON_A_CPU),
-        default=partial(_attend_in_parts, least=LEAST),
-    )
-    named: jax.Array = checkpoint_name(y_BTHK, ATTENDED)
-    return named
+    """Attend by XLA's own products: what every other form means.
 
-
-def _attend_in_parts(
-    q_BTHK: Array, k_BTHK: Array, v_BTHK: Array, bias: Array, *, least: int
-) -> jax.Array:
-    # A part of the queries at a time, to the keys that are not all in its future.
+    A part of the queries at a time, to the keys that are not all in its future.
+    """
     T = q_BTHK.shape[1]
-    size = T if T % PARTS or PARTS * least > T else T // PARTS
+    size = T if T % PARTS or PARTS * LEAST > T else T // PARTS
     parts = [
         jax.nn.dot_product_attention(
             q_BTHK[:, start:end],
             k_BTHK[:, :end],
             v_BTHK[:, :end],
-            bias=bias[:, :, start:end, :end],
+            bias=seen.bias[:, :, start:end, :end],
         )
         for start, end in ((start, start + size) for start in range(0, T, size))
     ]
-    return jnp.concatenate(parts, axis=1)
+    named: jax.Array = checkpoint_name(jnp.concatenate(parts, axis=1), ATTENDED)
+    return named
 
 
 def _attend_to_cache(

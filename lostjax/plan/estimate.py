@@ -32,6 +32,7 @@ from lostjax.train.checks import check_config
 from lostjax.train.chips import Chip
 from lostjax.train.config import TrainConfig
 from lostjax.train.mesh import count_batch_shards, place_shapes, resolve_mesh
+from lostjax.train.micro_batches import count_micro_batches
 from lostjax.train.model import build_model, build_multipliers
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.programs import lower_step
@@ -171,7 +172,8 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     seconds = time.monotonic() - began
     length = config.data.seq_len
     axes = dict(mesh.shape)
-    rows = config.batch_size // config.accumulate // count_batch_shards(mesh)
+    parts = count_micro_batches(config, mesh=mesh)
+    rows = config.batch_size // parts // count_batch_shards(mesh)
     per_token = count_step_flops(config, model, made.trajectory)
     costs = None if compiled is None else _read_costs(compiled, axes)
     chip = target.chip

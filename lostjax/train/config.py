@@ -70,10 +70,11 @@ class ModelConfig:
     TPUs (mosaic_tpu) or Hopper GPUs (mosaic_gpu, in bfloat16); XLA's where they do not
     fit, the log says why."""
     attention: AttentionName = "xla"
-    """What attends: XLA's products, which write scores out, or kernels that keep them
-    on the chip, for NVIDIA GPUs (cudnn, in bfloat16, rows of an even number of tokens)
-    or TPUs (splash, rows of a multiple of 128); XLA's where they do not fit, the log
-    says why."""
+    """What attends: XLA's products, which write scores out (on a CPU in blocks that its
+    caches hold, with a backward pass of their own), or kernels that keep them on the
+    chip, for NVIDIA GPUs (cudnn, in bfloat16, rows of an even number of tokens) or TPUs
+    (splash, rows of a multiple of 128); XLA's where they do not fit, the log says
+    why."""
     remat: RematName = "products"
     """What the backward pass finds kept: everything (none), the residual stream alone
     (full), what matrices and attention put out (products; fastest on a CPU), or the

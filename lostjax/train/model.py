@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 
 from lostjax import nn as layers
 from lostjax.nn.attention import Attend
+from lostjax.nn.blocked_attention import blocked_attention
 from lostjax.nn.kernels import mosaic_gpu, mosaic_tpu
 from lostjax.nn.kernels.bottleneck import BottleneckProducts, bottleneck_products
 from lostjax.nn.kernels.fused_attention import (
@@ -152,6 +153,8 @@ def place_model(
     attend = model.attend
     if config.attention in FUSED:
         attend = ShardedAttention(FUSED[config.attention], mesh, BATCH_AXES, "tensor")
+    elif mesh.devices.flat[0].platform == "cpu":
+        attend = blocked_attention
     placed: layers.Transformer = model.clone(
         constrain=constrain, linear=linear, attend=attend
     )

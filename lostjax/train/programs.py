@@ -17,6 +17,7 @@ from lostjax.train.faults import parse_faults, put_faults
 from lostjax.train.gradient import GradientOf, make_gradient
 from lostjax.train.guard import Guard
 from lostjax.train.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
+from lostjax.train.micro_batches import count_micro_batches
 from lostjax.train.model import place_model
 from lostjax.train.objective import build_terms
 from lostjax.train.reweighting import build_reweighting
@@ -159,7 +160,7 @@ def _configure_gradient(
     """Build what a configuration asks of the gradient; the model is bound already."""
     gradient = make_gradient(
         model,
-        accumulate=config.accumulate,
+        accumulate=count_micro_batches(config, mesh=mesh),
         terms=build_terms(config.objective, trajectory, model=model),
         reweight=build_reweighting(config.objective, steps=config.steps),
         remember=trajectory.remember,

@@ -31,6 +31,7 @@ from lostjax.nn import (
 )
 from lostjax.train.config import TrainConfig
 from lostjax.train.metrics import read_evaluations, read_metrics
+from lostjax.train.micro_batches import count_micro_batches
 from lostjax.train.model import build_model
 from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.programs import Compiled
@@ -101,7 +102,8 @@ def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow
     dense_tx, _ = build_optimizer(adamw, steps=config.steps)
     dense_state = abstract_state(dense, dense_tx, key=jax.random.key(0))
     states = [run.abstract, dense_state]
-    length, rows = config.data.seq_len, config.batch_size // config.accumulate
+    length = config.data.seq_len
+    rows = config.batch_size // count_micro_batches(config, mesh=run.mesh)
     counts = [count_parameters(model) for model in (run.model, dense)]
     flops = [count_flops(model, length=length) for model in (run.model, dense)]
     kept = [

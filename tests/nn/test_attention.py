@@ -86,7 +86,7 @@ def test_odd_heads_are_refused(d_head):
         rotary_angles(jnp.arange(T)[None], d_head=d_head)
 
 
-@pytest.mark.parametrize("length", [64, 130, 192, 256, 258])
+@pytest.mark.parametrize("length", [130, 512, 514])
 def test_parts_of_the_queries_attend_as_all_at_once(length):
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v, g = (jax.random.normal(key, (B, length, H, K)) for key in keys)
@@ -105,7 +105,7 @@ def test_parts_of_the_queries_attend_as_all_at_once(length):
 
 
 @pytest.mark.parametrize(
-    "length, share", [(64, 1), (131, 1), (128, 5 / 8), (256, 5 / 8)]
+    "length, share", [(256, 1), (514, 1), (512, 5 / 8), (640, 5 / 8)]
 )
 def test_parts_leave_out_what_is_in_the_future(length, share):
     heads = jax.ShapeDtypeStruct((B, length, H, K), jnp.float32)

@@ -9,9 +9,11 @@ import optax
 import pytest
 
 from lostjax.data import Batch
+from lostjax.train import micro_batches
 from lostjax.train.config import ModelConfig
 from lostjax.train.gradient import make_gradient
 from lostjax.train.mesh import make_mesh
+from lostjax.train.micro_batches import count_micro_batches
 from lostjax.train.model import build_model
 from lostjax.train.objective import log_partition_term
 from lostjax.train.presets import get_preset
@@ -75,6 +77,13 @@ def test_the_loss_falls(alone):
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_equals_the_big_batch(smoke, alone, accumulate):
     trial = run_trial(dataclasses.replace(smoke, accumulate=accumulate))
+    np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
+
+
+def test_the_parts_that_a_cpu_likes_change_no_loss(smoke, alone, monkeypatch):
+    monkeypatch.setattr(micro_batches, "POSITIONS", 64)
+    assert count_micro_batches(smoke, mesh=make_mesh("data:1")) > 1
+    trial = run_trial(smoke)
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
 
 
