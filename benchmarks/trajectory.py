@@ -26,13 +26,11 @@ from lostjax.train.config import (
     OptimConfig,
     TrainConfig,
 )
-from lostjax.train.gradient import make_gradient
 from lostjax.train.mesh import make_mesh, place_batch
 from lostjax.train.model import build_model
-from lostjax.train.objective import build_terms
 from lostjax.train.optimizer import build_optimizer
+from lostjax.train.programs import lower_step
 from lostjax.train.state import init_state
-from lostjax.train.step import make_train_step
 from lostjax.train.trajectory import build_trajectory
 
 TABLE_ROWS, STEPS = 64, 1000
@@ -90,18 +88,10 @@ def make_step(
         key=jax.random.key(0),
         init_memory=trajectory.init_memory,
     )
-    step = jax.jit(
-        make_train_step(
-            make_gradient(
-                model,
-                terms=build_terms(objective, trajectory, model=model),
-                remember=trajectory.remember,
-                sam_radius=objective.sam_radius,
-            ),
-            tx,
-        ),
-        donate_argnums=0,
+    lowered = lower_step(
+        config, state, mesh=mesh, model=model, tx=tx, trajectory=trajectory
     )
+    step = lowered.compile()
     batches = make_batches(mesh)
 
     def run() -> object:
