@@ -10,14 +10,11 @@ import jax.numpy as jnp
 
 from lostjax.nn.kernels import tpu_blocks
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
+from lostjax.train.presets import get_preset
 
-# Width, hidden width and rank of the papers' LLaMA shapes.
 SIZES = {
-    "60m": (512, 1376, 128),
-    "130m": (768, 2048, 256),
-    "350m": (1024, 2736, 256),
-    "1b": (2048, 5461, 512),
-    "7b": (4096, 11008, 1024),
+    size: get_preset(f"lost_{size}").model
+    for size in ("60m", "130m", "350m", "1b", "7b")
 }
 
 
@@ -48,7 +45,8 @@ class Layer:
 
 def list_layers(size: str, *, rows: int) -> list[Layer]:
     """List the matrices of a size, and its siblings."""
-    width, hidden, rank = SIZES[size]
+    model = SIZES[size]
+    width, hidden, rank = model.d_model, model.d_hidden, model.rank
     matrices = {
         "up": (width, hidden, 1),
         "down": (hidden, width, 1),

@@ -21,13 +21,10 @@ import jax.numpy as jnp
 from timing import fastest_in_turn
 
 from lostjax.nn import Dense, LowRank, LowRankSparse, SLTrain
+from lostjax.train.presets import get_preset
 
-# Width, hidden width and rank of the papers' LLaMA shapes.
 SIZES = {
-    "60m": (512, 1376, 128),
-    "130m": (768, 2048, 256),
-    "350m": (1024, 2736, 256),
-    "1b": (2048, 5461, 512),
+    size: get_preset(f"lost_{size}").model for size in ("60m", "130m", "350m", "1b")
 }
 
 
@@ -63,7 +60,8 @@ def main() -> None:
     print(f"{jax.devices()[0].device_kind}, {options.rows} rows, forward and backward")
     print(f"{'layer':<24}{'form':<14}{'ms':>9}{'time':>8}{'FLOPs':>8}{'of FLOPs':>10}")
     for size in options.layers.split(","):
-        width, hidden, rank = SIZES[size]
+        model = SIZES[size]
+        width, hidden, rank = model.d_model, model.d_hidden, model.rank
         for name, features in (("up", hidden), ("square", width)):
             layer = f"{size} {name} {width}x{features}"
             forms = make_forms(features, rank=rank, delta=options.delta)

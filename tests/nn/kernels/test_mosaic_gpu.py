@@ -31,6 +31,7 @@ from lostjax.nn.kernels.gpu_blocks import (
 )
 from lostjax.nn.kernels.gpu_elementwise import pull_through
 from lostjax.nn.kernels.mosaic_gpu import mosaic_products
+from lostjax.train.presets import get_preset
 
 # As of jax 0.10 the interpreter has no public name, and may move.
 interpreter = pytest.importorskip("jax._src.pallas.mosaic_gpu.interpret.params")
@@ -288,20 +289,11 @@ def test_a_block_has_the_rows_that_keep_most_of_the_chip_busy():
     assert rows_of(132 * 128 + 64) == 64  # three rounds of 64 rather than two of 128
 
 
-PAPER = {
-    "60m": (512, 1376, 128),
-    "130m": (768, 2048, 256),
-    "350m": (1024, 2736, 256),
-    "1b": (2048, 5461, 512),
-    "1b attention": (2048, 2048, 512),
-    "7b": (4096, 11008, 1024),
-}
-
-
-@pytest.mark.parametrize("layer", PAPER)
-def test_paper_layers_have_tiles_and_pay_where_bytes_bind(layer):
-    width, hidden, rank = PAPER[layer]
-    for inputs, outputs in ((width, hidden), (hidden, width)):
+@pytest.mark.parametrize("size", ["60m", "130m", "350m", "1b", "7b"])
+def test_paper_layers_have_tiles_and_pay_where_bytes_bind(size):
+    model = get_preset(f"lost_{size}").model
+    width, hidden, rank = model.d_model, model.d_hidden, model.rank
+    for inputs, outputs in ((width, hidden), (hidden, width), (width, width)):
         kept = -(-(inputs // 100) // BLOCK) * BLOCK
         sizes = Sizes(8192, inputs, outputs, rank, kept)
         assert choose_tiles(sizes)

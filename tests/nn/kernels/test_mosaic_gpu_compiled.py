@@ -19,27 +19,21 @@ from lostjax.nn.kernels.mosaic_gpu import mosaic_products
 from lostjax.plan.costs import count_costs
 from lostjax.plan.hlo_text import parse_program
 from lostjax.plan.targets import find_target
+from lostjax.train.presets import get_preset
 
 if importlib.util.find_spec("jax_cuda12_plugin") is None:
     message = "no CUDA compiler, no GPU kernel was compiled: pip install -e '.[plan]'"
     warnings.warn(pytest.PytestWarning(message), stacklevel=1)
     pytest.skip(message, allow_module_level=True)
 
-# Width, hidden width and rank of the papers' LLaMA shapes: gate and up, down, and the
-# square q, k, v and o.
-SIZES = {
-    "60m": (512, 1376, 128),
-    "130m": (768, 2048, 256),
-    "350m": (1024, 2736, 256),
-    "1b": (2048, 5461, 512),
-    "7b": (4096, 11008, 1024),
-}
+# Inputs, outputs and rank: up and gate, down, and the square q, k, v and o.
 LAYERS = {}
-for name, (width, hidden, rank) in SIZES.items():
+for size in ("60m", "130m", "350m", "1b", "7b"):
+    model = get_preset(f"lost_{size}").model
     LAYERS |= {
-        f"{name} up": (width, hidden, rank),
-        f"{name} down": (hidden, width, rank),
-        f"{name} square": (width, width, rank),
+        f"{size} up": (model.d_model, model.d_hidden, model.rank),
+        f"{size} down": (model.d_hidden, model.d_model, model.rank),
+        f"{size} square": (model.d_model, model.d_model, model.rank),
     }
 # Those whose kernels are chosen by default.
 PAYING = [layer for layer in LAYERS if layer.split()[0] in ("60m", "130m", "350m")]

@@ -19,6 +19,7 @@ from lostjax.nn.kernels.bottleneck import BottleneckWeights
 from lostjax.nn.kernels.mosaic_tpu import mosaic_products
 from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.nn.kernels.tpu_blocks import V5E, V5P, V6E
+from lostjax.train.presets import get_preset
 
 if importlib.util.find_spec("libtpu") is None:
     message = "no libtpu, no TPU kernel was compiled: pip install -e '.[plan]'"
@@ -30,14 +31,9 @@ os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
 
 CHIPS = {"v5e:2x2": V5E, "v5p:2x2x1": V5P, "v6e:2x2": V6E}
-# Width, hidden width and rank of the papers' LLaMA shapes: gate and up, down, and the
-# square q, k, v and o.
 SIZES = {
-    "60m": (512, 1376, 128),
-    "130m": (768, 2048, 256),
-    "350m": (1024, 2736, 256),
-    "1b": (2048, 5461, 512),
-    "7b": (4096, 11008, 1024),
+    size: get_preset(f"lost_{size}").model
+    for size in ("60m", "130m", "350m", "1b", "7b")
 }
 # A v5p's VMEM does not hold these beside float32 sums of their gradients.
 FORWARD_ONLY = {("v5p:2x2x1", "7b")}
@@ -117,7 +113,8 @@ def test_on_a_mesh_every_device_has_the_kernels():
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("topology", CHIPS)
 def test_every_paper_shape_is_lowered_to_the_kernels(topology, size, way):
-    width, hidden, rank = SIZES[size]
+    model = SIZES[size]
+    width, hidden, rank = model.d_model, model.d_hidden, model.rank
     ends = {"up": (width, hidden), "down": (hidden, width), "square": (width, width)}
     calls = kernels_in_training(topology, *ends[way], rank, n_rows=8192)
     both = ["lost_backward", "lost_forward"]
@@ -135,7 +132,8 @@ APART = {("v5p:2x2x1", "1b"), *((topology, "7b") for topology in CHIPS)}
 def test_siblings_of_every_paper_size_share_kernels_or_have_their_own(
     topology, size, family
 ):
-    width, hidden, rank = SIZES[size]
+    model = SIZES[size]
+    width, hidden, rank = model.d_model, model.d_hidden, model.rank
     n_outputs, n_siblings = {"gate and up": (hidden, 2), "q, k and v": (width, 3)}[
         family
     ]
