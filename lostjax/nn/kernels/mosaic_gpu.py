@@ -33,6 +33,7 @@ says that values are right, NVIDIA's compiler takes the kernels, and
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,6 +49,7 @@ from lostjax.nn.kernels.gpu_blocks import (
     Sizes,
     Tiles,
     choose_paying_tiles,
+    choose_tiles,
     fill_up,
     round_up,
 )
@@ -101,8 +103,8 @@ def mosaic_products(
         log says why, once.
     """
     dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
-    plans = [_make_plan(x_PM, own, activation, cut, choose) for own in siblings]
-    if reason := _unfit(x_PM, dtype, plans):
+    passes = [_measure(x_PM, own) for own in siblings]
+    if reason := _unfit(x_PM, dtype, passes, cut):
         log_once(f"XLA's form of a narrow product, no GPU kernel: {reason}")
         return bottleneck_products(
             x_PM,
@@ -113,6 +115,7 @@ def mosaic_products(
         )
     n_rows, n_inputs = x_PM.shape
     rows_PM = _pad(x_PM.astype(dtype), round_up(n_rows, 8), fill_up(n_inputs))
+    plans = [_Plan(activation, choose, cut(up), cut(back)) for up, back in passes]
     products = [
         multiply(plan, rows_PM, (_fill_up(weights.astype(dtype)),))[0]
         for plan, weights in zip(plans, siblings, strict=True)
@@ -170,13 +173,8 @@ class _Plan:
         return dx_PM, (gradients,)
 
 
-def _make_plan(
-    x_PM: jax.Array,
-    weights: BottleneckWeights,
-    activation: Activation | None,
-    cut: Cut,
-    choose: Choose,
-) -> _Plan:
+def _measure(x_PM: jax.Array, weights: BottleneckWeights) -> tuple[Sizes, Sizes]:
+    # Of the forward pass and of the backward pass.
     (n_rows, n_inputs), (rank, n_outputs) = x_PM.shape, weights.b_RN.shape
     n_kept = 0 if weights.values_CN is None else weights.values_CN.shape[0]
     sizes = Sizes(
@@ -186,23 +184,28 @@ def _make_plan(
         rank=round_up(rank, BLOCK),
         kept=round_up(n_kept, BLOCK),
     )
-    back = dataclasses.replace(sizes, inputs=n_outputs, outputs=n_inputs)
-    return _Plan(activation, choose, cut(sizes), cut(back))
+    return sizes, dataclasses.replace(sizes, inputs=n_outputs, outputs=n_inputs)
 
 
-def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | None:
+def _unfit(
+    x_PM: jax.Array,
+    dtype: DTypeLike,
+    passes: Sequence[tuple[Sizes, Sizes]],
+    cut: Cut,
+) -> str | None:
+    n_rows, n_inputs = x_PM.shape
     if jnp.dtype(dtype) != jnp.bfloat16:
         return f"it computes in bfloat16, not in {jnp.dtype(dtype).name}"
-    if x_PM.shape[0] <= BLOCK - 8:
-        return f"{x_PM.shape[0]} rows do not fill a tile of {BLOCK}"
+    if n_rows <= BLOCK - 8:
+        return f"{n_rows} rows do not fill a tile of {BLOCK}"
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     if device.platform == "gpu" and not any(h in device.device_kind for h in HOPPER):
         return f"its instructions are Hopper's, not those of {device.device_kind}"
-    if any(plan.forward_tiles is None or plan.backward_tiles is None for plan in plans):
-        return (
-            f"{x_PM.shape[0]} rows of {x_PM.shape[1]} inputs do not fit its shared "
-            "memory, or by a model of its time do not pay"
-        )
+    sizes = list(itertools.chain.from_iterable(passes))
+    if None in map(choose_tiles, sizes):
+        return f"{n_rows} rows of {n_inputs} inputs do not fit its shared memory"
+    if None in map(cut, sizes):
+        return f"by a model of its time {n_rows} rows of {n_inputs} inputs do not pay"
     return None
 
 

@@ -225,7 +225,7 @@ FITTING = (72, 64, 64, 16, 3)
 REASONS = {
     "bfloat16, not in float32": {"dtype": jnp.float32},
     "48 rows": {"sizes": (48, 64, 64, 16, 3)},
-    "shared memory": {"cut": lambda sizes: None},
+    "do not fit its shared memory": {"sizes": (72, 64, 64, 2048, 3)},
     "do not pay": {},
 }
 
