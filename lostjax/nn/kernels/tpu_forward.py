@@ -143,29 +143,21 @@ def _scratch(rows: int, weights: BottleneckWeights, dtype: jnp.dtype) -> _Scratc
 
 class _Refs(NamedTuple):
     x: Ref
-    gamma: Ref
-    a: Ref
-    b: Ref
-    values: Ref
-    kept: Ref
-    sources: Ref
-    y: Ref
-    hidden: Ref
-    narrow: Ref
-    through: Ref
-    words: Ref
+    own: Resident
+    made: _Made
+    scratch: _Scratch
 
 
 def _kernel(x: Ref, residents: list[Resident], *rest: Any, activation: Any) -> None:
     *mades, scratch = rest
     for own, made in zip(residents, mades, strict=True):
-        _multiply(_Refs(x, *own, *made, *scratch), activation=activation)
+        _multiply(_Refs(x, own, made, scratch), activation=activation)
 
 
 def _multiply(ref: _Refs, *, activation: Activation | None) -> None:
-    n_inputs, rank = ref.a.shape
-    n_outputs = ref.b.shape[1]
-    n_kept = 0 if ref.values is None else ref.values.shape[0]
+    n_inputs, rank = ref.own.a.shape
+    n_outputs = ref.own.b.shape[1]
+    n_kept = 0 if ref.own.values is None else ref.own.values.shape[0]
     deep = n_inputs > DEEP
 
     def block(rows: Rows) -> None:
@@ -184,37 +176,39 @@ def _multiply(ref: _Refs, *, activation: Activation | None) -> None:
 def _hide(
     ref: _Refs, rows: Rows, start: Start, width: int, *, activation: Activation | None
 ) -> None:
-    (n_inputs, rank), columns = ref.a.shape, pl.ds(start, width)
-    if ref.values is not None and n_inputs <= DEEP:
+    (n_inputs, rank), columns = ref.own.a.shape, pl.ds(start, width)
+    if ref.own.values is not None and n_inputs <= DEEP:
         strip, n_strips = index_of(start, LANES), pl.cdiv(rank, LANES)
         share = share_of(rows, strip, n_strips)
         for first in range(0, share.size, GATHERED):  # no loop: between the products
             size = min(GATHERED, share.size - first)
             _gather(ref, pl.ds(share.start + first, size))
-    h = _dot(ref.x[rows, :], ref.a[:, columns])
-    if ref.hidden is not None:
-        ref.hidden[rows, columns] = h.astype(ref.hidden.dtype)
-    narrow = ref.gamma[0] * (activation(h) if activation else h)
-    ref.narrow[rows, columns] = narrow.astype(ref.narrow.dtype)
+    h = _dot(ref.x[rows, :], ref.own.a[:, columns])
+    if ref.made.hidden is not None:
+        ref.made.hidden[rows, columns] = h.astype(ref.made.hidden.dtype)
+    narrow = ref.own.gamma[0] * (activation(h) if activation else h)
+    ref.scratch.narrow[rows, columns] = narrow.astype(ref.scratch.narrow.dtype)
 
 
 def _gather(ref: _Refs, rows: Rows) -> None:
-    gather_columns(ref.x, rows, ref.kept[...], ref.words, (0, ref.x.shape[1]))
+    gather_columns(
+        ref.x, rows, ref.own.kept[...], ref.scratch.words, (0, ref.x.shape[1])
+    )
 
 
 def _scale_kept(ref: _Refs, rows: Rows) -> None:
-    dtype, n_kept = ref.x.dtype, ref.values.shape[0]
-    kept = pltpu.bitcast(ref.words[words_of(rows, dtype), :], dtype)[:, :n_kept]
-    kept = (1 - ref.gamma[0]) * kept.astype(jnp.float32)
-    ref.through[rows, :] = kept.astype(dtype)
+    dtype, n_kept = ref.x.dtype, ref.own.values.shape[0]
+    kept = pltpu.bitcast(ref.scratch.words[words_of(rows, dtype), :], dtype)[:, :n_kept]
+    kept = (1 - ref.own.gamma[0]) * kept.astype(jnp.float32)
+    ref.scratch.through[rows, :] = kept.astype(dtype)
 
 
 def _widen(ref: _Refs, rows: Rows, start: Start, width: int) -> None:
     columns = pl.ds(start, width)
-    y = _dot(ref.narrow[rows, :], ref.b[:, columns])
-    if ref.values is not None:
-        y += _dot(ref.through[rows, :], ref.values[:, columns])
-    ref.y[rows, columns] = y.astype(ref.y.dtype)
+    y = _dot(ref.scratch.narrow[rows, :], ref.own.b[:, columns])
+    if ref.own.values is not None:
+        y += _dot(ref.scratch.through[rows, :], ref.own.values[:, columns])
+    ref.made.y[rows, columns] = y.astype(ref.made.y.dtype)
 
 
 def _dot(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -68,7 +68,7 @@ def bring_back(
     """
     *mades, kept_back, scratch = rest
     siblings = [
-        Refs(x, dx, *by, *own, *made, *back, *scratch)
+        Refs(x, dx, by, own, made, back, scratch)
         for by, own, made, back in zip(
             passing, residents, mades, kept_back, strict=True
         )
@@ -77,7 +77,7 @@ def bring_back(
     @pl.when(pl.program_id(1) == 0)
     def _() -> None:
         for ref in siblings:
-            for sums in (ref.da_sum, ref.dbw_sum, ref.dgamma):
+            for sums in (ref.back.da_sum, ref.back.dbw_sum, ref.made.dgamma):
                 sums[...] = jnp.zeros_like(sums)
 
     for ref in siblings:
@@ -93,7 +93,7 @@ def bring_back(
 
 
 def _add_gradients(ref: Refs, *, activation: Activation | None, chip: Chip) -> None:
-    sparse = ref.values is not None
+    sparse = ref.own.values is not None
     unhide = partial(_unhide, ref, activation=activation)
     for_blocks(ref.rows, unhide, size=chip.block)
     for_blocks(ref.rows, partial(_transpose, ref), size=ROWS)
@@ -103,23 +103,23 @@ def _add_gradients(ref: Refs, *, activation: Activation | None, chip: Chip) -> N
         for_rows(ref.rows, gather, most=GATHERED)
     beside = partial(_gather, ref) if sparse and not shallow else None
     summed = chip.shallow_summed if shallow else SUMMED
-    _add_products(ref.da_sum, ref.dh_t, ref.x, summed, beside)
+    _add_products(ref.back.da_sum, ref.scratch.dh_t, ref.x, summed, beside)
     if sparse:
         for_rows(ref.rows, partial(_transpose_kept, ref), most=TURNED)
-    _add_products(ref.dbw_sum, ref.narrow_t, ref.g, summed)
+    _add_products(ref.back.dbw_sum, ref.scratch.narrow_t, ref.by.g, summed)
 
 
 def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
-    dtype, (rank, n_outputs) = ref.x.dtype, ref.b.shape
+    dtype, (rank, n_outputs) = ref.x.dtype, ref.own.b.shape
 
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
-        dz = ref.gamma[0] * _dot_across(ref.g[rows, :], ref.b[columns, :])
-        h = ref.h[rows, columns].astype(jnp.float32)
+        dz = ref.own.gamma[0] * _dot_across(ref.by.g[rows, :], ref.own.b[columns, :])
+        h = ref.by.h[rows, columns].astype(jnp.float32)
         z, pull = jax.vjp(activation or (lambda h: h), h)
         (dh,) = pull(dz)
-        ref.dh[rows, columns] = dh.astype(dtype)
-        ref.z[rows, columns] = z.astype(dtype)
+        ref.back.dh[rows, columns] = dh.astype(dtype)
+        ref.scratch.z[rows, columns] = z.astype(dtype)
 
     for_strips(rank, strip, contraction=n_outputs, rows=rows.size)
 
@@ -127,26 +127,26 @@ def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
 def _transpose(ref: Refs, rows: Rows) -> None:
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
-        ref.dh_t[columns, rows] = ref.dh[rows, columns].T
-        ref.narrow_t[columns, rows] = ref.z[rows, columns].T
+        ref.scratch.dh_t[columns, rows] = ref.back.dh[rows, columns].T
+        ref.scratch.narrow_t[columns, rows] = ref.scratch.z[rows, columns].T
 
-    for_strips(ref.z.shape[1], strip, contraction=LANES, rows=rows.size)
-    if ref.values is not None:
-        dkept = _dot_across(ref.g[rows, :], ref.values[...])
-        ref.dkept[rows, : ref.values.shape[0]] = (1 - ref.gamma[0]) * dkept
+    for_strips(ref.scratch.z.shape[1], strip, contraction=LANES, rows=rows.size)
+    if ref.own.values is not None:
+        dkept = _dot_across(ref.by.g[rows, :], ref.own.values[...])
+        ref.back.dkept[rows, : ref.own.values.shape[0]] = (1 - ref.own.gamma[0]) * dkept
 
 
 def _widen(siblings: list[Refs], rows: Rows) -> None:
-    dx_ref, (n_inputs, rank) = siblings[0].dx, siblings[0].a.shape
+    dx_ref, (n_inputs, rank) = siblings[0].dx, siblings[0].own.a.shape
 
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
         dx = jnp.zeros((rows.size, width), jnp.float32)
         for ref in siblings:
-            dx += _dot_across(ref.dh[rows, :], ref.a[columns, :])
-            if ref.values is not None:
-                sources = ref.sources[:, pl.ds(start, LANES)]
-                dx += scatter_strip(ref.dkept, rows, sources)[:, :width]
+            dx += _dot_across(ref.back.dh[rows, :], ref.own.a[columns, :])
+            if ref.own.values is not None:
+                sources = ref.own.sources[:, pl.ds(start, LANES)]
+                dx += scatter_strip(ref.back.dkept, rows, sources)[:, :width]
         dx_ref[rows, columns] = dx.astype(dx_ref.dtype)
 
     contraction = rank * len(siblings)
@@ -154,15 +154,15 @@ def _widen(siblings: list[Refs], rows: Rows) -> None:
 
 
 def _transpose_kept(ref: Refs, rows: Rows) -> None:
-    dtype, n_kept = ref.x.dtype, ref.values.shape[0]
-    kept = pltpu.bitcast(ref.words[words_of(rows, dtype), :], dtype)
-    ref.narrow_t[ref.kept_rows, rows] = kept[:, :n_kept].T
+    dtype, n_kept = ref.x.dtype, ref.own.values.shape[0]
+    kept = pltpu.bitcast(ref.scratch.words[words_of(rows, dtype), :], dtype)
+    ref.scratch.narrow_t[ref.kept_rows, rows] = kept[:, :n_kept].T
 
 
 def _gather(ref: Refs, share: Rows, start: Start, width: int) -> None:
     for first in range(0, share.size, GATHERED):  # no loop: between the products
         few = pl.ds(share.start + first, min(GATHERED, share.size - first))
-        gather_columns(ref.x, few, ref.kept[...], ref.words, (start, width))
+        gather_columns(ref.x, few, ref.own.kept[...], ref.scratch.words, (start, width))
 
 
 def _add_products(
@@ -198,22 +198,22 @@ def _add_products(
 
 
 def _finish(ref: Refs) -> None:
-    gamma, first_kept = ref.gamma[0], ref.kept_rows.start
-    n_rank, n_sums = ref.da_sum.shape[0], ref.dbw_sum.shape[0]
-    _leave(ref.da_sum, ref.da_out, ref.da, pl.ds(0, n_rank), 1.0)
-    leave = partial(_leave, ref.dbw_sum, ref.dbw_out, ref.dbw)
-    _add_to_dgamma(ref, ref.dbw_sum, ref.b, 1.0)
+    gamma, first_kept = ref.own.gamma[0], ref.kept_rows.start
+    n_rank, n_sums = ref.back.da_sum.shape[0], ref.back.dbw_sum.shape[0]
+    _leave(ref.back.da_sum, ref.scratch.da_out, ref.made.da, pl.ds(0, n_rank), 1.0)
+    leave = partial(_leave, ref.back.dbw_sum, ref.scratch.dbw_out, ref.made.dbw)
+    _add_to_dgamma(ref, ref.back.dbw_sum, ref.own.b, 1.0)
     leave(pl.ds(0, first_kept), gamma)
-    if ref.values is not None:
+    if ref.own.values is not None:
         kept = pl.ds(first_kept, n_sums - first_kept)
-        _add_to_dgamma(ref, ref.dbw_sum.at[kept, :], ref.values, -1.0)
+        _add_to_dgamma(ref, ref.back.dbw_sum.at[kept, :], ref.own.values, -1.0)
         leave(kept, 1 - gamma)
 
 
 def _add_to_dgamma(ref: Refs, sum_ref: Ref, weights_ref: Ref, sign: float) -> None:
     def block(rows: Rows) -> None:
         products = sum_ref[rows, :] * weights_ref[rows, :].astype(jnp.float32)
-        ref.dgamma[...] += sign * jnp.sum(products, axis=0, keepdims=True)
+        ref.made.dgamma[...] += sign * jnp.sum(products, axis=0, keepdims=True)
 
     for_rows(pl.ds(0, weights_ref.shape[0]), block, most=16)
 

@@ -55,31 +55,15 @@ class Scratch(NamedTuple):
 
 
 class Refs(NamedTuple):
-    """All that one sibling reads and writes; without kept channels some are None."""
+    """All that one sibling reads and writes; some are None without kept channels."""
 
     x: Ref
     dx: Ref
-    h: Ref
-    g: Ref
-    gamma: Ref
-    a: Ref
-    b: Ref
-    values: Ref
-    kept: Ref
-    sources: Ref
-    da: Ref
-    dbw: Ref
-    dgamma: Ref
-    da_sum: Ref
-    dbw_sum: Ref
-    dh: Ref
-    dkept: Ref
-    z: Ref
-    dh_t: Ref
-    narrow_t: Ref
-    da_out: Ref
-    dbw_out: Ref
-    words: Ref
+    by: Passing
+    own: Resident
+    made: Made
+    back: KeptBack
+    scratch: Scratch
 
     @property
     def rows(self) -> Rows:
@@ -89,6 +73,6 @@ class Refs(NamedTuple):
     @property
     def kept_rows(self) -> Rows:
         """Which rows of `narrow_t` and of `dbw_sum` are kept channels."""
-        n_kept = 0 if self.values is None else self.values.shape[0]
+        n_kept = 0 if self.own.values is None else self.own.values.shape[0]
         summed = round_up(n_kept, 32 // self.x.dtype.itemsize)
-        return pl.ds(self.narrow_t.shape[0] - summed, n_kept)
+        return pl.ds(self.scratch.narrow_t.shape[0] - summed, n_kept)
