@@ -93,6 +93,8 @@ class Plan(NamedTuple):
     device: str
     """What JAX calls the device."""
     mesh: Mapping[str, int]
+    micro_batches: int
+    """In which a step is done."""
     memory: Memory
     costs: Costs | None
     """None where the compiler gave up, or its program cannot be read here."""
@@ -172,8 +174,8 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     seconds = time.monotonic() - began
     length = config.data.seq_len
     axes = dict(mesh.shape)
-    parts = count_micro_batches(config, mesh=mesh)
-    rows = config.batch_size // parts // count_batch_shards(mesh)
+    micro_batches = count_micro_batches(config, mesh=mesh)
+    rows = config.batch_size // micro_batches // count_batch_shards(mesh)
     per_token = count_step_flops(config, model, made.trajectory)
     costs = None if compiled is None else _read_costs(compiled, axes)
     chip = target.chip
@@ -183,6 +185,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
         topology=target.name,
         device=target.kind,
         mesh=axes,
+        micro_batches=micro_batches,
         memory=_split_memory(
             state,
             compiled,

@@ -139,6 +139,7 @@ def plan_values(plan: Plan) -> dict[str, Any]:
         "topology": plan.topology,
         "device": plan.device,
         "mesh": dict(plan.mesh),
+        "micro_batches": plan.micro_batches,
         "fits": plan.memory.fits,
         "memory": plan.memory._asdict(),
         "flops": None if plan.costs is None else plan.costs.flops,
@@ -186,7 +187,7 @@ def _describe(plan: Plan) -> dict[str, str]:
         "devices": f"{math.prod(plan.mesh.values())} x {plan.device}",
         "mesh": mesh or "1 device",
         "rows x tokens": f"{config.batch_size} x {config.data.seq_len}"
-        + (f" in {config.accumulate} parts" if config.accumulate > 1 else ""),
+        + (f" in {plan.micro_batches} parts" if plan.micro_batches > 1 else ""),
         "optimiser, remat": f"{config.optim.name}, {config.model.remat}",
         "products, attention": f"{config.model.product}, {config.model.attention}",
         "fits": state_fit(plan),

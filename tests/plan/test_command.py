@@ -13,9 +13,9 @@ from lostjax.plan.__main__ import main
 from lostjax.plan.estimate import make_plan
 from lostjax.plan.search import estimate as estimate_candidate
 from lostjax.plan.search import search_plans
-from lostjax.plan.table import note_plans, state_fit
+from lostjax.plan.table import note_plans, plan_values, state_fit
 from lostjax.plan.targets import Target, find_target
-from lostjax.train import platform
+from lostjax.train import micro_batches, platform
 from lostjax.train.chips import CHIPS, Chip
 from lostjax.train.config import ConfigError, ModelConfig, replace_in
 from lostjax.train.model import build_model
@@ -99,6 +99,15 @@ def test_memory_is_that_of_the_state(plans):
     # Two moments of every parameter, and counters; kept channels besides.
     assert 8 * n_parameters < memory.optimizer < 8 * n_parameters + 8_000
     assert memory.fits and memory.peak > memory.parameters + memory.optimizer
+
+
+def test_micro_batches_are_those_of_the_run(monkeypatch):
+    whole = make_plan(with_layers(1), here())
+    assert plan_values(whole)["micro_batches"] == 1
+    monkeypatch.setattr(micro_batches, "POSITIONS", SMOKE.data.seq_len)
+    parts = make_plan(with_layers(1), here())
+    assert plan_values(parts)["micro_batches"] == SMOKE.batch_size
+    assert parts.memory.activations == whole.memory.activations / SMOKE.batch_size
 
 
 def test_times_follow_from_the_chip(plans):
