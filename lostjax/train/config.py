@@ -246,7 +246,7 @@ class TrainConfig:
     batch_size: int = 16
     """Rows in a step."""
     accumulate: int = 1
-    """Micro-batches in a step; divides batch_size."""
+    """Micro-batches in a step; divides batch_size. For its caches a CPU takes more."""
     seed: int = 0
     """Seed of initialisation and data order."""
     eval_every: int = 0
