@@ -38,7 +38,7 @@ HIDDEN = -1e30
 
 PARTS = 4
 """Into how many parts of the queries XLA's form is cut: five eighths of the square of
-scores are left, in arrays that caches hold."""
+scores are left."""
 
 LEAST = 128
 """Fewest queries of such a part: slices of keys and values cost what scores do. At 256

@@ -33,7 +33,7 @@ from lostjax.train.chips import Chip
 from lostjax.train.config import TrainConfig
 from lostjax.train.mesh import count_batch_shards, place_shapes, resolve_mesh
 from lostjax.train.micro_batches import count_micro_batches
-from lostjax.train.model import build_model, build_multipliers
+from lostjax.train.model import build_model, build_multipliers, xla_attention
 from lostjax.train.optimizer import build_optimizer
 from lostjax.train.programs import lower_step
 from lostjax.train.setup import check_batch, count_step_flops, describe_state
@@ -176,6 +176,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     axes = dict(mesh.shape)
     micro_batches = count_micro_batches(config, mesh=mesh)
     rows = config.batch_size // micro_batches // count_batch_shards(mesh)
+    placed = model.clone(attend=xla_attention(mesh))
     per_token = count_step_flops(config, model, made.trajectory)
     costs = None if compiled is None else _read_costs(compiled, axes)
     chip = target.chip
@@ -190,7 +191,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
             state,
             compiled,
             peak=peak,
-            activations=float(activation_bytes(model, batch_size=rows, length=length)),
+            activations=float(activation_bytes(placed, batch_size=rows, length=length)),
             capacity=None if chip is None else chip.memory,
         ),
         costs=costs,

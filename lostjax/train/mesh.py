@@ -151,6 +151,11 @@ def count_batch_shards(mesh: Mesh) -> int:
     return int(mesh.shape["data"] * mesh.shape["fsdp"])
 
 
+def is_on_cpu(mesh: Mesh) -> bool:
+    """Say whether the devices of a mesh are a CPU's."""
+    return bool(mesh.devices.flat[0].platform == "cpu")
+
+
 def spec_for(path: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> P:
     """Find how an array lies on the mesh.
 

@@ -9,7 +9,7 @@ change no result but by rounding.
 from jax.sharding import Mesh
 
 from lostjax.train.config import TrainConfig
-from lostjax.train.mesh import count_batch_shards
+from lostjax.train.mesh import count_batch_shards, is_on_cpu
 
 POSITIONS = 1024
 """Fewest positions of a micro-batch on each device of a CPU, where the asked number
@@ -28,7 +28,7 @@ def count_micro_batches(config: TrainConfig, *, mesh: Mesh) -> int:
       device. Not with reweighting: a further forward pass would be needed.
     """
     asked = config.accumulate
-    if mesh.devices.flat[0].platform != "cpu" or config.objective.reweight != "none":
+    if not is_on_cpu(mesh) or config.objective.reweight != "none":
         return asked
     rows = config.batch_size // asked // count_batch_shards(mesh)
     least = -(-POSITIONS // config.data.seq_len)

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from lostjax import nn as layers
-from lostjax.nn.attention import Attend
+from lostjax.nn.attention import Attend, plain_attention
 from lostjax.nn.blocked_attention import blocked_attention
 from lostjax.nn.kernels import mosaic_gpu, mosaic_tpu
 from lostjax.nn.kernels.bottleneck import BottleneckProducts, bottleneck_products
@@ -29,7 +29,7 @@ from lostjax.nn.kernels.fused_attention import (
 from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.optim import width_multipliers
 from lostjax.train.config import ConfigError, ModelConfig
-from lostjax.train.mesh import BATCH_AXES, CUT_OUTPUTS
+from lostjax.train.mesh import BATCH_AXES, CUT_OUTPUTS, is_on_cpu
 from lostjax.train.state import abstract_variables
 from lostjax.train.widths import at_width
 from lostjax.typing import PyTree
@@ -150,15 +150,18 @@ def place_model(
             outputs=build_linear(config, product=place(outputs="tensor")),
             inputs=build_linear(config, product=place(inputs="tensor")),
         )
-    attend = model.attend
+    attend = xla_attention(mesh)
     if config.attention in FUSED:
         attend = ShardedAttention(FUSED[config.attention], mesh, BATCH_AXES, "tensor")
-    elif mesh.devices.flat[0].platform == "cpu":
-        attend = blocked_attention
     placed: layers.Transformer = model.clone(
         constrain=constrain, linear=linear, attend=attend
     )
     return placed
+
+
+def xla_attention(mesh: Mesh) -> Attend:
+    """Choose XLA's form of attention for the devices of a mesh."""
+    return blocked_attention if is_on_cpu(mesh) else plain_attention
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from lostjax.nn import (
 from lostjax.train.config import TrainConfig
 from lostjax.train.metrics import read_evaluations, read_metrics
 from lostjax.train.micro_batches import count_micro_batches
-from lostjax.train.model import build_model
+from lostjax.train.model import build_model, xla_attention
 from lostjax.train.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.programs import Compiled
 from lostjax.train.report import LedgerRow, Report, Sample, Timings
@@ -106,8 +106,9 @@ def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow
     rows = config.batch_size // count_micro_batches(config, mesh=run.mesh)
     counts = [count_parameters(model) for model in (run.model, dense)]
     flops = [count_flops(model, length=length) for model in (run.model, dense)]
+    attend = xla_attention(run.mesh)
     kept = [
-        activation_bytes(model, batch_size=rows, length=length)
+        activation_bytes(model.clone(attend=attend), batch_size=rows, length=length)
         for model in (run.model, dense)
     ]
     parameter_bytes = [count_bytes(state.params) for state in states]

@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from lostjax.nn import activation_bytes, count_flops, count_parameters
+from lostjax.nn.blocked_attention import blocked_attention
 from lostjax.plan import estimate, search, targets
 from lostjax.plan.__main__ import main
 from lostjax.plan.estimate import make_plan
@@ -108,6 +109,14 @@ def test_micro_batches_are_those_of_the_run(monkeypatch):
     parts = make_plan(with_layers(1), here())
     assert plan_values(parts)["micro_batches"] == SMOKE.batch_size
     assert parts.memory.activations == whole.memory.activations / SMOKE.batch_size
+
+
+def test_what_is_kept_is_what_the_platform_keeps(plans):
+    """On a CPU no probabilities, also where nothing is recomputed."""
+    model = build_model(plans[2].config.model, vocab_size=257)
+    sizes = {"batch_size": SMOKE.batch_size, "length": SMOKE.data.seq_len}
+    kept = activation_bytes(model.clone(attend=blocked_attention), **sizes)
+    assert plans[2].memory.activations == kept < 0.9 * activation_bytes(model, **sizes)
 
 
 def test_times_follow_from_the_chip(plans):

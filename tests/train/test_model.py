@@ -11,6 +11,7 @@ import pytest
 from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn import activation_bytes
+from lostjax.nn.blocked_attention import blocked_attention
 from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.fused_attention import splash_attention
 from lostjax.nn.kernels.mosaic_tpu import mosaic_products, on_tpu
@@ -115,6 +116,12 @@ def test_a_model_asks_for_the_kernels_that_it_is_told(field, value, reason, capl
     with caplog.at_level(logging.WARNING):
         jax.eval_shape(placed.init, jax.random.key(0), TOKENS)
     assert reason in caplog.text
+
+
+def test_a_model_on_a_cpu_attends_in_blocks():
+    model = build_model(BASE, vocab_size=16)
+    placed = place_model(model, config=BASE, mesh=make_mesh("data:1"))
+    assert placed.attend is blocked_attention
 
 
 def test_a_learnt_gamma_is_a_parameter_of_every_matrix():
