@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from lostjax.data import Batch
-from lostjax.train import micro_batches
+from lostjax.train import micro_batches, programs
 from lostjax.train.config import ModelConfig
 from lostjax.train.gradient import make_gradient
 from lostjax.train.mesh import make_mesh
@@ -81,10 +81,29 @@ def test_accumulation_equals_the_big_batch(smoke, alone, accumulate):
 
 
 def test_the_parts_that_a_cpu_likes_change_no_loss(smoke, alone, monkeypatch):
+    numbers = []
+
+    def watched(*args, accumulate, **options):
+        numbers.append(accumulate)
+        return make_gradient(*args, accumulate=accumulate, **options)
+
     monkeypatch.setattr(micro_batches, "POSITIONS", 64)
-    assert count_micro_batches(smoke, mesh=make_mesh("data:1")) > 1
+    monkeypatch.setattr(programs, "make_gradient", watched)
+    parts = count_micro_batches(smoke, mesh=make_mesh("data:1"))
     trial = run_trial(smoke)
+    assert set(numbers) == {parts} and parts > 1
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
+
+
+def test_the_ledger_keeps_one_micro_batch(smoke, monkeypatch):
+    def kept():
+        ledger = build_ledger(prepare(smoke))
+        return next(row for row in ledger if row.name.startswith("activations kept"))
+
+    whole = kept()
+    monkeypatch.setattr(micro_batches, "POSITIONS", smoke.data.seq_len)
+    assert kept().model == whole.model / smoke.batch_size
+    assert kept().dense == whole.dense / smoke.batch_size
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "bottleneck"])
