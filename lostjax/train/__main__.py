@@ -190,8 +190,10 @@ def _refuse_unknown_and_repeated(words: Sequence[str], *, known: list[str]) -> N
             continue
         name = word.partition("=")[0]
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see --help"
+            # Without their dashes, which would make any two flags alike.
+            bare = [flag.lstrip("-") for flag in known]
+            near = difflib.get_close_matches(name.lstrip("-"), bare, n=1, cutoff=0.5)
+            hint = f"did you mean --{near[0]}?" if near else "see --help"
             raise ConfigError(f"{name}: no such flag; {hint}")
         if name in seen:
             raise ConfigError(f"{name} is given twice")

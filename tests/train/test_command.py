@@ -31,6 +31,7 @@ def test_a_configuration_file_is_where_values_start(tmp_path):
 @pytest.mark.parametrize(
     "words, message",
     [
+        ("--bogus=1", "--bogus: no such flag; see --help"),
         ("--modle.rank=3", "--modle.rank: no such flag; did you mean --model.rank?"),
         ("--steps=3 --steps=4", "--steps is given twice"),
         ("--steps 3 --steps=4", "--steps is given twice"),
