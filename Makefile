@@ -18,9 +18,9 @@ NEWEST_PYTHON := $(shell for python in python3.12 python3.13 \
 DEFAULT_IS_NEW := $(shell $(PYTHON) -c 'import sys; print(sys.version_info >= (3, 12))')
 
 # What the vendors' compilers take of this, every time: one shape for each chip.
-COMPILED := tests/nn/kernels/test_mosaic_tpu_compiled.py \
-	tests/nn/kernels/test_mosaic_gpu_compiled.py \
-	tests/nn/kernels/test_fused_attention_compiled.py \
+COMPILED := tests/nn/kernels/tpu/test_products_compiled.py \
+	tests/nn/kernels/gpu/test_products_compiled.py \
+	tests/nn/kernels/test_attention_compiled.py \
 	tests/plan/test_command.py::test_a_tpus_compiler_plans_a_step
 
 .PHONY: train test slow torture compiled kernels lint newest clean

@@ -18,14 +18,14 @@ from pathlib import Path
 import jax
 from timing import fastest_in_turn
 
-from lostjax.train.checkpoint import open_checkpoints
-from lostjax.train.config import ModelConfig, OptimConfig
-from lostjax.train.manifest import find_damage, write_manifest
-from lostjax.train.mesh import make_mesh
-from lostjax.train.model import build_model
-from lostjax.train.optimizer import build_optimizer
-from lostjax.train.state import TrainState, abstract_state, init_state
-from lostjax.train.step_dirs import step_dir
+from lostjax.disk.manifest import find_damage, write_manifest
+from lostjax.train.build.model import build_model
+from lostjax.train.build.optimizer import build_optimizer
+from lostjax.train.build.state import TrainState, abstract_state, init_state
+from lostjax.train.config.schema import ModelConfig, OptimConfig
+from lostjax.train.devices.mesh import make_mesh
+from lostjax.train.keep.checkpoints import open_checkpoints
+from lostjax.train.keep.step_directories import step_dir
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import optax
 import step as plain
 from step import GUARD, JaxStep, make_forms
 
-from lostjax.train import step as trainer
-from lostjax.train.guard import Updated
+from lostjax.steps import step as trainer
+from lostjax.steps.guard import Updated
 from lostjax.typing import PyTree
 
 

@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lostjax.nn.kernels import tpu_blocks
 from lostjax.nn.kernels.bottleneck import BottleneckWeights
-from lostjax.train.presets import get_preset
+from lostjax.nn.kernels.tpu import blocks as tpu_blocks
+from lostjax.train.config.presets import get_preset
 
 SIZES = {
     size: get_preset(f"lost_{size}").model

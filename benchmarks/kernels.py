@@ -9,7 +9,7 @@ of their attention, and for siblings that read the same rows (gate and up; q, k 
 in bfloat16, forward and in training (forward, then gradients of the rows and of all
 weights):
 
-    kernel       lostjax.nn.kernels.mosaic_tpu, or mosaic_gpu
+    kernel       lostjax.nn.kernels.tpu.products, or mosaic_gpu
     one product  XLA's own compilation of lostjax.nn.kernels.bottleneck
     unfused      XLA's of the equation as it reads: two products, scaled and added
     dense        XLA's of one full matrix
@@ -45,9 +45,12 @@ from kernel_forms import (
     unfused_products,
 )
 
-from lostjax.nn.kernels import gpu_blocks, mosaic_gpu, mosaic_tpu, tpu_blocks
 from lostjax.nn.kernels.bottleneck import bottleneck_products
-from lostjax.train.chips import CHIPS as PUBLISHED
+from lostjax.nn.kernels.gpu import blocks as gpu_blocks
+from lostjax.nn.kernels.gpu import products as mosaic_gpu
+from lostjax.nn.kernels.tpu import blocks as tpu_blocks
+from lostjax.nn.kernels.tpu import products as mosaic_tpu
+from lostjax.train.devices.chips import CHIPS as PUBLISHED
 
 # Chips: blocks, cycles a second of the matrix units, published peaks.
 CHIPS = {

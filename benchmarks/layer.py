@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from timing import fastest_in_turn
 
 from lostjax.nn import Dense, LowRank, LowRankSparse, SLTrain
-from lostjax.train.presets import get_preset
+from lostjax.train.config.presets import get_preset
 
 SIZES = {
     size: get_preset(f"lost_{size}").model for size in ("60m", "130m", "350m", "1b")

@@ -25,9 +25,9 @@ from optax.contrib import galore, muon
 from timing import fastest_in_turn
 
 from lostjax import optim
-from lostjax.train.model import build_model
-from lostjax.train.presets import get_preset
-from lostjax.train.state import abstract_variables
+from lostjax.train.build.model import build_model
+from lostjax.train.build.state import abstract_variables
+from lostjax.train.config.presets import get_preset
 
 RATE, GAP = 1e-3, 200
 

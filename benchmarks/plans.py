@@ -16,9 +16,9 @@ from typing import get_args
 
 from lostjax.plan.estimate import Memory, Plan, make_plan
 from lostjax.plan.targets import find_target
-from lostjax.train.config import AttentionName
-from lostjax.train.platform import settle_platform
-from lostjax.train.presets import get_preset
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import AttentionName
+from lostjax.train.devices.platform import settle_platform
 
 FORMS = ("dense, AdamW", "LOST, AdamW", "LOST, FRUGAL")
 START = 64

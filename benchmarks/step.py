@@ -23,16 +23,21 @@ from timing import fastest_in_turn
 
 from lostjax.data import Batch
 from lostjax.nn import count_flops
-from lostjax.train import positions
-from lostjax.train.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-from lostjax.train.gradient import make_gradient
-from lostjax.train.guard import Guard
-from lostjax.train.mesh import make_mesh, place_batch
-from lostjax.train.micro_batches import count_micro_batches
-from lostjax.train.model import build_model, place_model
-from lostjax.train.optimizer import build_optimizer
-from lostjax.train.state import init_state
-from lostjax.train.step import make_train_step
+from lostjax.steps import head as positions
+from lostjax.steps.gradient import make_gradient
+from lostjax.steps.guard import Guard
+from lostjax.steps.step import make_train_step
+from lostjax.train.build.micro_batches import count_micro_batches
+from lostjax.train.build.model import build_model, place_model
+from lostjax.train.build.optimizer import build_optimizer
+from lostjax.train.build.state import init_state
+from lostjax.train.config.schema import (
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from lostjax.train.devices.mesh import make_mesh, place_batch
 
 VOCABULARY, ROWS, LENGTH = 4096, 16, 256
 GUARD = Guard(patience=10)

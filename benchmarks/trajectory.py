@@ -19,19 +19,19 @@ from step import LENGTH, ROWS, VOCABULARY, make_forms, random_batch
 from timing import fastest_in_turn
 
 from lostjax.data import Batch
-from lostjax.train.config import (
+from lostjax.train.build.model import build_model
+from lostjax.train.build.optimizer import build_optimizer
+from lostjax.train.build.programs import lower_step
+from lostjax.train.build.state import init_state
+from lostjax.train.build.trajectory import build_trajectory
+from lostjax.train.config.schema import (
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
     TrainConfig,
 )
-from lostjax.train.mesh import make_mesh, place_batch
-from lostjax.train.model import build_model
-from lostjax.train.optimizer import build_optimizer
-from lostjax.train.programs import lower_step
-from lostjax.train.state import init_state
-from lostjax.train.trajectory import build_trajectory
+from lostjax.train.devices.mesh import make_mesh, place_batch
 
 TABLE_ROWS, STEPS = 64, 1000
 

@@ -24,11 +24,11 @@ from guarded_step import unguarded
 from step import LENGTH, make_forms
 
 from lostjax.train import loop
-from lostjax.train.config import TrainConfig
-from lostjax.train.presets import get_preset
-from lostjax.train.programs import Compiled, compile_steps, lower_step
-from lostjax.train.setup import Setup
-from lostjax.train.state import TrainState
+from lostjax.train.build.programs import Compiled, compile_steps, lower_step
+from lostjax.train.build.run import Setup
+from lostjax.train.build.state import TrainState
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import TrainConfig
 
 
 class InTurn:

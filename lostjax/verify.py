@@ -17,17 +17,17 @@ from pathlib import Path
 
 import tyro
 
+from lostjax.disk.manifest import find_damage, read_manifest, write_manifest
 from lostjax.train.__main__ import normalise, parse_flags
-from lostjax.train.config import ConfigError
-from lostjax.train.manifest import find_damage, read_manifest, write_manifest
-from lostjax.train.quantities import format_bytes
-from lostjax.train.run_dir import CHECKPOINTS, find_run
-from lostjax.train.step_dirs import (
+from lostjax.train.config.schema import ConfigError
+from lostjax.train.keep.directory import CHECKPOINTS, find_run
+from lostjax.train.keep.step_directories import (
     list_bare_steps,
     list_set_aside,
     list_steps,
     step_dir,
 )
+from lostjax.view.numbers import format_bytes
 
 PROGRAM = "python -m lostjax.verify"
 

@@ -52,7 +52,7 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     What they come to is a bowl over the logarithm of the learning rate.
     """
-    from lostjax.train import cells
+    from lostjax.sweep import cells
     from lostjax.train.trial import Trial
 
     trained = []

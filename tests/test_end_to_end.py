@@ -16,12 +16,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from lostjax.disk.lock import hold_lock
 from lostjax.generate import main as generate
 from lostjax.train.__main__ import main
-from lostjax.train.checkpoint import open_checkpoints
-from lostjax.train.config_file import load_config
-from lostjax.train.lock import hold_lock
-from lostjax.train.metrics import CLOCK_FIELDS, read_metrics
+from lostjax.train.config.stored import load_config
+from lostjax.train.keep.checkpoints import open_checkpoints
+from lostjax.train.log.json_lines import CLOCK_FIELDS, read_metrics
 from lostjax.verify import main as verify
 
 pytestmark = pytest.mark.newest

@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from lostjax.train.config import TrainConfig
-from lostjax.train.config_file import save_config
-from lostjax.train.manifest import MANIFEST
-from lostjax.train.step_dirs import commit, list_steps, saving_dir, set_aside
+from lostjax.disk.manifest import MANIFEST
+from lostjax.train.config.schema import TrainConfig
+from lostjax.train.config.stored import save_config
+from lostjax.train.keep.step_directories import (
+    commit,
+    list_steps,
+    saving_dir,
+    set_aside,
+)
 from lostjax.verify import main
 
 ROOT = Path(__file__).parents[1]

@@ -1,18 +1,18 @@
 """Text, tokens and batches: `batch_at(step)` is a pure function."""
 
-from lostjax.data.batches import Batch, BatchPlan, EvalPlan
-from lostjax.data.corpus import Corpus, open_corpus
-from lostjax.data.errors import DataError
-from lostjax.data.packing import Rows, pack_documents
 from lostjax.data.prepare import Data, prepare_data
-from lostjax.data.token_files import TokenFiles
-from lostjax.data.tokenizer import (
+from lostjax.data.rows.batches import Batch, BatchPlan, EvalPlan
+from lostjax.data.rows.packing import Rows, pack_documents
+from lostjax.data.text.corpus import Corpus, open_corpus
+from lostjax.data.text.token_files import TokenFiles
+from lostjax.data.tokenizers.tokenizer import (
     Tokenizer,
     count_tokens,
     load_saved_tokenizer,
     load_tokenizer,
     save_tokenizer,
 )
+from lostjax.errors import DataError
 
 __all__ = [
     "Batch",

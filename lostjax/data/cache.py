@@ -21,7 +21,7 @@ from pathlib import Path
 
 import xxhash
 
-from lostjax.data.errors import DataError
+from lostjax.errors import DataError
 
 _BLOCK = 1 << 22
 _STALE_SECONDS = 24 * 3600

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lostjax.data.batches import BatchPlan, EvalPlan
 from lostjax.data.cache import hash_parts
-from lostjax.data.corpus import Corpus, open_corpus
-from lostjax.data.errors import DataError
-from lostjax.data.packing import Rows, pack_documents
-from lostjax.data.tokenizer import Tokenizer, load_tokenizer
+from lostjax.data.rows.batches import BatchPlan, EvalPlan
+from lostjax.data.rows.packing import Rows, pack_documents
+from lostjax.data.text.corpus import Corpus, open_corpus
+from lostjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
+from lostjax.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def prepare_data(
     cache and only hashes the text.
 
     Args:
-      source: where the text is; see `lostjax.data.sources`.
+      source: where the text is; see `lostjax.data.text.sources`.
       heldout: auto, a fraction, or another source; see `open_corpus`.
-      tokenizer: bpe:SIZE, bytes, or a file; see `lostjax.data.tokenizer`.
+      tokenizer: bpe:SIZE, bytes, or a file; see `lostjax.data.tokenizers.tokenizer`.
       seq_len: tokens in a row.
       batch_size: rows in a batch.
       seed: decides the order of the rows.

@@ -1,13 +1,13 @@
 """Layers and models: Flax linen modules, kernels (in, out)."""
 
-from lostjax.nn.channels import (
+from lostjax.nn.initializers.channels import (
     count_channels,
     largest_channels,
     random_channels,
     residual_norm_channels,
     select_channels,
 )
-from lostjax.nn.factorize import (
+from lostjax.nn.initializers.factorize import (
     Factors,
     InitialMatrix,
     scaled_normal_factors,
@@ -15,10 +15,10 @@ from lostjax.nn.factorize import (
     top_singular_triples,
 )
 from lostjax.nn.kernels.bottleneck import save_bottlenecks
-from lostjax.nn.linear import Dense, LowRank
-from lostjax.nn.lowrank_sparse import LowRankSparse
-from lostjax.nn.projection import Linear, project
-from lostjax.nn.sltrain import SLTrain
+from lostjax.nn.linear.lowrank_sparse import LowRankSparse
+from lostjax.nn.linear.plain import Dense, LowRank
+from lostjax.nn.linear.projection import Linear, project
+from lostjax.nn.linear.sltrain import SLTrain
 
 __all__ = [
     "Dense",
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # The model.
-from lostjax.nn.attention import (
+from lostjax.nn.attention.attention import (
     Rotation,
     causal_bias,
     rotary_angles,
@@ -58,7 +58,7 @@ from lostjax.nn.budget import (
     rank_for_budget,
 )
 from lostjax.nn.decoding import cut_logits, sample_tokens
-from lostjax.nn.making import MakeLinear, Ungrouped
+from lostjax.nn.linear.making import MakeLinear, Ungrouped
 from lostjax.nn.norm import RMSNorm
 from lostjax.nn.transformer import (
     RematPolicy,

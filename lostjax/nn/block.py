@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from lostjax.nn.attention import Attend, Attention, Rotation, Seen
-from lostjax.nn.making import MakeLinear
+from lostjax.nn.attention.attention import Attend, Attention, Rotation, Seen
+from lostjax.nn.linear.making import MakeLinear
+from lostjax.nn.linear.projection import project
 from lostjax.nn.norm import RMSNorm
-from lostjax.nn.projection import project
 from lostjax.typing import Activation, Array, Float
 
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from lostjax.nn.projection import Linear
+from lostjax.nn.linear.projection import Linear
 from lostjax.nn.transformer import Transformer
 from lostjax.typing import PyTree
 

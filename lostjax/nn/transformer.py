@@ -1,4 +1,4 @@
-"""A LLaMA-style decoder whose matrices may be any linear map of `lostjax.nn.linear`.
+"""A LLaMA-style decoder whose matrices may be any linear map of `nn.linear`.
 
     x = embed(tokens)
     x = x + attention(norm(x));  x = x + down(silu(gate(h)) * up(h)),  h = norm(x)
@@ -23,7 +23,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from lostjax.nn.attention import (
+from lostjax.nn.attention.attention import (
     ATTENDED,
     Attend,
     Seen,
@@ -32,8 +32,8 @@ from lostjax.nn.attention import (
     rotary_angles,
 )
 from lostjax.nn.block import Block
-from lostjax.nn.linear import Dense
-from lostjax.nn.making import MakeLinear, Ungrouped
+from lostjax.nn.linear.making import MakeLinear, Ungrouped
+from lostjax.nn.linear.plain import Dense
 from lostjax.nn.norm import RMSNorm
 from lostjax.typing import Activation, Array, Float, Int
 

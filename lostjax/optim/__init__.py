@@ -1,26 +1,11 @@
 """Optimisation: optax transformations, memories of the past, schedules and masks."""
 
-from lostjax.optim.adaptive import (
-    active_fraction,
-    falling_density,
-    grown_gap,
-    resize_density,
-    state_bytes,
-)
 from lostjax.optim.masks import mask_decayed
-from lostjax.optim.matrices import find_matrices
 from lostjax.optim.memory import (
     OutputMemory,
     init_memory,
     recall_outputs,
     write_outputs,
-)
-from lostjax.optim.optimizers import frugal
-from lostjax.optim.orthonormal import (
-    gradient_svd,
-    longer_side,
-    random_orthonormal,
-    shorter_side,
 )
 from lostjax.optim.past_params import (
     PastParamsState,
@@ -28,12 +13,26 @@ from lostjax.optim.past_params import (
     track_lagged_params,
     track_past_params,
 )
-from lostjax.optim.refresh import KEEP, REPROJECT, RESET
 from lostjax.optim.schedules import warmup_cosine_schedule, window_schedule
-from lostjax.optim.splitting import FrugalState, scale_by_frugal
-from lostjax.optim.stacking import stack_layers
-from lostjax.optim.strata import columns, coordinates, rows
-from lostjax.optim.subspace import (
+from lostjax.optim.splitting.adaptive import (
+    active_fraction,
+    falling_density,
+    grown_gap,
+    resize_density,
+    state_bytes,
+)
+from lostjax.optim.splitting.matrices import find_matrices
+from lostjax.optim.splitting.optimizers import frugal
+from lostjax.optim.splitting.orthonormal import (
+    gradient_svd,
+    longer_side,
+    random_orthonormal,
+    shorter_side,
+)
+from lostjax.optim.splitting.refresh import KEEP, REPROJECT, RESET
+from lostjax.optim.splitting.stacking import stack_layers
+from lostjax.optim.splitting.strata import columns, coordinates, rows
+from lostjax.optim.splitting.subspace import (
     Subspace,
     ascending_order,
     blocks,
@@ -41,6 +40,7 @@ from lostjax.optim.subspace import (
     mirror_order,
     random_order,
 )
+from lostjax.optim.splitting.transform import FrugalState, scale_by_frugal
 from lostjax.optim.width_scaling import scale_by_tensor, width_multipliers
 
 __all__ = [

@@ -25,21 +25,21 @@ from lostjax.plan.estimate import (
     shard_bytes,
 )
 from lostjax.plan.targets import Target
-from lostjax.train.checks import check_config
-from lostjax.train.chips import Chip
-from lostjax.train.config import (
+from lostjax.steps.head import count_parts
+from lostjax.train.build.model import build_model
+from lostjax.train.build.programs import abstract_batch
+from lostjax.train.build.run import check_batch, count_bytes, count_step_flops
+from lostjax.train.config.checks import check_config
+from lostjax.train.config.schema import (
     ConfigError,
     ModelConfig,
     RematName,
     TrainConfig,
     replace_in,
 )
-from lostjax.train.mesh import count_batch_shards, place_shapes
-from lostjax.train.model import build_model
-from lostjax.train.positions import count_parts
-from lostjax.train.programs import abstract_batch
-from lostjax.train.quantities import format_bytes
-from lostjax.train.setup import check_batch, count_bytes, count_step_flops
+from lostjax.train.devices.chips import Chip
+from lostjax.train.devices.mesh import count_batch_shards, place_shapes
+from lostjax.view.numbers import format_bytes
 
 T = TypeVar("T")
 

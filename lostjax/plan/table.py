@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lostjax.plan.estimate import Plan
-from lostjax.train.config import flat_fields
-from lostjax.train.page import element, join, page, table
-from lostjax.train.quantities import (
+from lostjax.train.config.schema import flat_fields
+from lostjax.view.html import element, join, page, table
+from lostjax.view.numbers import (
     MISSING,
     format_bytes,
     format_count,

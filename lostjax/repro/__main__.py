@@ -17,7 +17,10 @@ from typing import Literal
 import tyro
 
 from lostjax.data import DataError
-from lostjax.repro import (
+from lostjax.disk.files import replace_file
+from lostjax.repro.claims import Claim, save_claim
+from lostjax.repro.figure import draw_claim
+from lostjax.repro.papers import (
     frugal,
     lost,
     reweighting,
@@ -26,13 +29,10 @@ from lostjax.repro import (
     saf_digits,
     stability,
 )
-from lostjax.repro.claims import Claim, save_claim
-from lostjax.repro.figure import draw_claim
-from lostjax.repro.markdown import replace_block, write_block, write_page
+from lostjax.repro.tables import replace_block, write_block, write_page
 from lostjax.repro.tune import SweepError
 from lostjax.train.__main__ import normalise, parse_flags
-from lostjax.train.config import ConfigError
-from lostjax.train.files import replace_file
+from lostjax.train.config.schema import ConfigError
 
 PROGRAM = "python -m lostjax.repro"
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from lostjax.train.files import replace_file
+from lostjax.disk.files import replace_file
 
 CONFIDENCE = 0.95
 

@@ -1,7 +1,7 @@
 """A perceptron on scikit-learn's digits, trained with SAF, MESA, SAM or without.
 
-SGD with momentum and a cosine schedule. The past is that of `repro.saf_digits`: answers
-of some epochs ago in a dense memory, or a moving average of the parameters.
+SGD with momentum and a cosine schedule. The past is that of `repro.papers.saf_digits`:
+answers of some epochs ago in a dense memory, or a moving average of the parameters.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ import optax
 from lostjax import losses, optim
 from lostjax.analysis import ascend
 from lostjax.optim import OutputMemory
-from lostjax.train.config import ConfigError
+from lostjax.train.config.schema import ConfigError
 from lostjax.typing import Array, Float, Int, PyTree
 
 CLASSES, PIXELS = 10, 64

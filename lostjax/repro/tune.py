@@ -17,8 +17,8 @@ import numpy as np
 
 from lostjax.repro.claims import BITS, Cost, Row
 from lostjax.repro.workers import map_on_cores
-from lostjax.train.cells import Cell, Measure, run_cell, slug
-from lostjax.train.config import TrainConfig, replace_in
+from lostjax.sweep.cells import Cell, Measure, run_cell, slug
+from lostjax.train.config.schema import TrainConfig, replace_in
 
 MAX_WIDENINGS = 6
 

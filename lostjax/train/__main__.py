@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
-from lostjax.train.config import ConfigError, TrainConfig
-from lostjax.train.config_file import load_config
-from lostjax.train.presets import get_preset
-from lostjax.train.run_dir import find_run
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import ConfigError, TrainConfig
+from lostjax.train.config.stored import load_config
+from lostjax.train.keep.directory import find_run
 
 PROGRAM = "python -m lostjax.train"
 SHORT_FLAGS = {"--optim": "--optim.name"}
@@ -237,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Imported late: --help and a mistyped flag answer at once.
         from lostjax.data import DataError
         from lostjax.train.loop import train
-        from lostjax.train.preview import print_preview
+        from lostjax.train.report.preview import print_preview
     except ConfigError as error:
         return _refuse(error)
     try:

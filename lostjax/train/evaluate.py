@@ -17,12 +17,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lostjax.data.batches import EvalPlan
-from lostjax.train.mesh import place_batch
-from lostjax.train.metrics import read_evaluations
-from lostjax.train.programs import Compiled
-from lostjax.train.setup import Setup
-from lostjax.train.step import EvalStep
+from lostjax.data.rows.batches import EvalPlan
+from lostjax.steps.step import EvalStep
+from lostjax.train.build.programs import Compiled
+from lostjax.train.build.run import Setup
+from lostjax.train.devices.mesh import place_batch
+from lostjax.train.log.json_lines import read_evaluations
 from lostjax.typing import Variables
 
 

@@ -15,34 +15,34 @@ from typing import NamedTuple
 import jax
 
 from lostjax.data import Batch, save_tokenizer
-from lostjax.train.checkpoint import Checkpoints, open_checkpoints
-from lostjax.train.checks import parse_profile
-from lostjax.train.config import TrainConfig
-from lostjax.train.diagnosis import report_streak
-from lostjax.train.evaluate import Evaluation, find_evaluation
-from lostjax.train.hosts import (
+from lostjax.disk.lock import drop_lock
+from lostjax.train.build.programs import Compiled, compile_steps
+from lostjax.train.build.run import Setup, prepare
+from lostjax.train.build.state import TrainState
+from lostjax.train.config.checks import parse_profile
+from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.hosts import (
     agree,
     is_first_host,
     leaving_without_the_others,
     on_first_host,
 )
-from lostjax.train.lock import drop_lock
-from lostjax.train.mesh import place_batch
-from lostjax.train.programs import Compiled, compile_steps
-from lostjax.train.progress import print_summary
-from lostjax.train.recorder import Recorder, open_recorder
-from lostjax.train.report import write_report
-from lostjax.train.rollback import find_anchor, go_back, set_anchor, start_at
-from lostjax.train.run_dir import (
+from lostjax.train.devices.mesh import place_batch
+from lostjax.train.evaluate import Evaluation, find_evaluation
+from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
+from lostjax.train.keep.directory import (
     CHECKPOINTS,
     REPORT,
     hold_run_dir,
     refusing_disk_errors,
 )
-from lostjax.train.setup import Setup, prepare
-from lostjax.train.signals import StopAsked, StopRequest, catch_stop_signals
-from lostjax.train.state import TrainState
-from lostjax.train.summary import summarise
+from lostjax.train.log.terminal import print_summary
+from lostjax.train.recorder import Recorder, open_recorder
+from lostjax.train.report.gather import summarise
+from lostjax.train.report.page import write_report
+from lostjax.train.rollback import find_anchor, go_back, set_anchor, start_at
+from lostjax.train.watch.diagnosis import report_streak
+from lostjax.train.watch.signals import StopAsked, StopRequest, catch_stop_signals
 
 
 class Outcome(NamedTuple):
@@ -55,7 +55,7 @@ class Outcome(NamedTuple):
     exit_code: int
     """0 when finished; 143 or 130 when stopped by a signal, after saving; 1 when the
     last checkpoint or the report could not be written; 3 when updates were not taken
-    too often in a row, or the loss spiked too often, see `train.diagnosis`."""
+    too often in a row, or the loss spiked too often, see `train.watch.diagnosis`."""
 
 
 class Stepped(NamedTuple):

@@ -12,23 +12,23 @@ from contextlib import ExitStack
 import jax
 
 from lostjax.nn import count_parameters
-from lostjax.train.diagnosis import Spike, Streak
+from lostjax.steps.readings import headline
+from lostjax.steps.step import Metrics
+from lostjax.train.build.optimizer import evaluation_variables
+from lostjax.train.build.programs import Compiled
+from lostjax.train.build.run import Setup
+from lostjax.train.build.state import TrainState
+from lostjax.train.build.trajectory import past_variables
+from lostjax.train.devices.hosts import is_first_host, on_first_host
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
-from lostjax.train.hosts import is_first_host, on_first_host
-from lostjax.train.metrics import open_sinks
-from lostjax.train.optimizer import evaluation_variables
-from lostjax.train.programs import Compiled
-from lostjax.train.progress import Progress
-from lostjax.train.quantities import format_count
-from lostjax.train.report import Timings
-from lostjax.train.setup import Setup
-from lostjax.train.sinks import FanOut, Sink
-from lostjax.train.stability import headline
-from lostjax.train.stability_log import StabilityLog
-from lostjax.train.state import TrainState
-from lostjax.train.step import Metrics
-from lostjax.train.summary import describe_model
-from lostjax.train.trajectory import past_variables
+from lostjax.train.log.json_lines import open_sinks
+from lostjax.train.log.readings import StabilityLog
+from lostjax.train.log.sink import FanOut, Sink
+from lostjax.train.log.terminal import Progress
+from lostjax.train.report.gather import describe_model
+from lostjax.train.report.page import Timings
+from lostjax.train.watch.diagnosis import Spike, Streak
+from lostjax.view.numbers import format_count
 
 
 class Recorder:

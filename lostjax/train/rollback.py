@@ -21,12 +21,12 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lostjax.train.checkpoint import Checkpoints
-from lostjax.train.diagnosis import report_spike
+from lostjax.train.build.run import Setup, start_state
+from lostjax.train.build.state import TrainState
+from lostjax.train.keep.checkpoints import Checkpoints
+from lostjax.train.keep.directory import refusing_disk_errors
 from lostjax.train.recorder import Recorder
-from lostjax.train.run_dir import refusing_disk_errors
-from lostjax.train.setup import Setup, start_state
-from lostjax.train.state import TrainState
+from lostjax.train.watch.diagnosis import report_spike
 
 
 class WentBack(NamedTuple):

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lostjax.train.config import ConfigError, TrainConfig
+from lostjax.train.build.optimizer import evaluation_variables
+from lostjax.train.build.programs import compile_steps
+from lostjax.train.build.run import Setup, prepare, start_state
+from lostjax.train.build.state import TrainState
+from lostjax.train.build.trajectory import past_variables
+from lostjax.train.config.schema import ConfigError, TrainConfig
+from lostjax.train.devices.mesh import place_batch
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
-from lostjax.train.mesh import place_batch
-from lostjax.train.optimizer import evaluation_variables
-from lostjax.train.programs import compile_steps
-from lostjax.train.setup import Setup, prepare, start_state
-from lostjax.train.state import TrainState
-from lostjax.train.trajectory import past_variables
 
 
 class Finished(NamedTuple):

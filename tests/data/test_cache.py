@@ -7,7 +7,7 @@ import pytest
 
 from lostjax.data import load_tokenizer, pack_documents
 from lostjax.data.cache import cached
-from lostjax.data.documents import GivenDocuments
+from lostjax.data.text.documents import GivenDocuments
 
 BYTES = load_tokenizer("bytes")
 TEXTS = ["four score and seven years ago", "our fathers"]

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from lostjax.nn import activation_bytes, count_flops, count_parameters
-from lostjax.nn.blocked_attention import blocked_attention
+from lostjax.nn.attention.blocked import blocked_attention
 from lostjax.plan import estimate, search, targets
 from lostjax.plan.__main__ import main
 from lostjax.plan.estimate import make_plan
@@ -16,12 +16,13 @@ from lostjax.plan.search import estimate as estimate_candidate
 from lostjax.plan.search import search_plans
 from lostjax.plan.table import note_plans, plan_values, state_fit
 from lostjax.plan.targets import Target, find_target
-from lostjax.train import micro_batches, platform
-from lostjax.train.chips import CHIPS, Chip
-from lostjax.train.config import ConfigError, ModelConfig, replace_in
-from lostjax.train.model import build_model
-from lostjax.train.positions import count_parts
-from lostjax.train.presets import get_preset
+from lostjax.steps.head import count_parts
+from lostjax.train.build import micro_batches
+from lostjax.train.build.model import build_model
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import ConfigError, ModelConfig, replace_in
+from lostjax.train.devices import platform
+from lostjax.train.devices.chips import CHIPS, Chip
 
 SMOKE = get_preset("smoke")
 SMALL_CHIP = Chip(flops=1e12, memory=1e6, bandwidth=1e11, network=1e10)

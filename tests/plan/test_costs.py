@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from lostjax.plan.costs import count_costs
 from lostjax.plan.hlo_text import parse_program
-from lostjax.train.mesh import make_mesh
+from lostjax.train.devices.mesh import make_mesh
 
 ONE = {"data": 1, "fsdp": 1, "tensor": 1}
 D, ROWS = 24, 40

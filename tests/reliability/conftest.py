@@ -12,7 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from lostjax.train.metrics import CLOCK_FIELDS, read_evaluations, read_metrics
+from lostjax.train.log.json_lines import CLOCK_FIELDS, read_evaluations, read_metrics
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ("-m", "lostjax.train")

@@ -32,7 +32,7 @@ def set_clock(directory):
 if __name__ == "__main__":
     from lostjax.train import recorder
     from lostjax.train.__main__ import main
-    from lostjax.train.checkpoint import Checkpoints
+    from lostjax.train.keep.checkpoints import Checkpoints
 
     save = Checkpoints.save
 

@@ -7,8 +7,8 @@ import numpy as np
 import xxhash
 
 from lostjax.train.__main__ import parse_command
-from lostjax.train.mesh import place_batch
-from lostjax.train.setup import prepare
+from lostjax.train.build.run import prepare
+from lostjax.train.devices.mesh import place_batch
 
 config = parse_command(sys.argv[1:]).config
 run = prepare(config)

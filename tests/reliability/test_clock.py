@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from lostjax.train.step_dirs import list_steps
+from lostjax.train.keep.step_directories import list_steps
 
 SCRIPT = Path(__file__).with_name("moving_clock.py")
 

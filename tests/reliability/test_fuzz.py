@@ -18,14 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lostjax.data import open_corpus
-from lostjax.data.bpe_tokenizer import train_bpe
-from lostjax.data.documents import JsonLines, TextFiles
-from lostjax.data.errors import DataError
-from lostjax.data.token_files import open_tokens
-from lostjax.data.tokenizer import load_tokenizer
-from lostjax.train.config import ConfigError
-from lostjax.train.config_file import load_config, save_config
-from lostjax.train.manifest import (
+from lostjax.data.text.documents import JsonLines, TextFiles
+from lostjax.data.text.token_files import open_tokens
+from lostjax.data.tokenizers.bpe import train_bpe
+from lostjax.data.tokenizers.tokenizer import load_tokenizer
+from lostjax.disk.manifest import (
     _SEAL,
     MANIFEST,
     PIECE_BYTES,
@@ -33,8 +30,11 @@ from lostjax.train.manifest import (
     find_damage,
     write_manifest,
 )
-from lostjax.train.metrics import read_metrics
-from lostjax.train.presets import get_preset
+from lostjax.errors import DataError
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import ConfigError
+from lostjax.train.config.stored import load_config, save_config
+from lostjax.train.log.json_lines import read_metrics
 
 FEW, MANY = 150, 4000
 """Inputs to each reader: in every test run, and in `make torture`."""

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from lostjax.train.metrics import read_evaluations
+from lostjax.train.log.json_lines import read_evaluations
 
 STEPS, EVALUATE_EVERY = 24, 3
 PHASES = {  # and about how long each lasts, in seconds

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from lostjax.train.hosts import SILENT_SECONDS
+from lostjax.train.devices.hosts import SILENT_SECONDS
 
 AT_ONCE = 20
 """Seconds within which a death that a connection shows ends all; mostly under one."""

@@ -19,13 +19,14 @@ import time
 
 import pytest
 
-from lostjax.train import loop, summary
+from lostjax.train import loop
 from lostjax.train.__main__ import main
-from lostjax.train.diagnosis import STOPPED_FILE
-from lostjax.train.metrics import read_metrics
-from lostjax.train.outcome import Sample
+from lostjax.train.keep.step_directories import list_steps
+from lostjax.train.log.json_lines import read_metrics
 from lostjax.train.recorder import Recorder
-from lostjax.train.step_dirs import list_steps
+from lostjax.train.report.contents import Sample
+from lostjax.train.report.page import gather as summary
+from lostjax.train.watch.diagnosis import STOPPED_FILE
 
 SPIKES = (10, 11, 17, 24, 36)
 PASSED_OVER = [0] * 6 + [11] * 6 + [12] * 6 + [18] * 6

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from lostjax.train.metrics import read_evaluations
-from lostjax.train.step_dirs import list_steps
+from lostjax.train.keep.step_directories import list_steps
+from lostjax.train.log.json_lines import read_evaluations
 
 EVALUATE_EVERY = 3
 

@@ -11,13 +11,13 @@ from scipy import stats
 
 from lostjax.repro.claims import BITS, Claim, Cost, Row, compare_rows, save_claim
 from lostjax.repro.figure import draw_claim
-from lostjax.repro.markdown import (
+from lostjax.repro.tables import (
     replace_block,
     state_verdict,
     write_block,
     write_page,
 )
-from lostjax.train.config import ConfigError
+from lostjax.train.config.schema import ConfigError
 
 
 def make_row(name, values):

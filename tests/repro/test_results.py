@@ -7,9 +7,9 @@ import pytest
 
 from lostjax.repro.__main__ import PAPERS
 from lostjax.repro.claims import claim_values
-from lostjax.repro.lost import STATEMENTS
-from lostjax.repro.markdown import replace_block, write_block, write_page
-from lostjax.train import cells
+from lostjax.repro.papers.lost import STATEMENTS
+from lostjax.repro.tables import replace_block, write_block, write_page
+from lostjax.sweep import cells
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lostjax.repro.claims import BITS
-from lostjax.repro.lost import SCALES, build_methods
+from lostjax.repro.papers.lost import SCALES, build_methods
 from lostjax.repro.tune import SweepError, measure_methods
 from lostjax.repro.workers import map_on_cores
 

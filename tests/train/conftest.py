@@ -6,9 +6,9 @@ import jax
 import optax
 import pytest
 
-from lostjax.train.mesh import make_mesh
-from lostjax.train.model import build_model
-from lostjax.train.state import init_state
+from lostjax.train.build.model import build_model
+from lostjax.train.build.state import init_state
+from lostjax.train.devices.mesh import make_mesh
 
 
 @pytest.fixture(scope="session")

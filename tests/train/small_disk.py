@@ -52,7 +52,7 @@ def fill(disk: Path, *, hidden: bool = False) -> None:
 
 def disturb(disk: Path) -> None:
     """Let the disk's troubles come and go right before certain saves."""
-    from lostjax.train.checkpoint import Checkpoints
+    from lostjax.train.keep.checkpoints import Checkpoints
 
     save, checkpoints = Checkpoints.save, disk / "run" / "checkpoints"
     before = {
@@ -75,7 +75,7 @@ def disturb(disk: Path) -> None:
 
 def close(run: Path) -> None:
     """Let nothing be made or removed in a run's own directory after its first save."""
-    from lostjax.train.checkpoint import Checkpoints
+    from lostjax.train.keep.checkpoints import Checkpoints
 
     save = Checkpoints.save
 
@@ -102,7 +102,9 @@ def main(place: Path, words: list[str]) -> None:
     for name in ("full", "no-files", "read-only"):
         happened[name] = say(train, f"--run-dir={place / name / 'run'}", *words)
         happened[name]["left"] = [str(path) for path in (place / name).rglob("*")]
-    from lostjax.train.checkpoint import Checkpoints  # not before `say` has stderr
+    from lostjax.train.keep.checkpoints import (
+        Checkpoints,  # not before `say` has stderr
+    )
 
     save = Checkpoints.save
     run = place / "small" / "run"

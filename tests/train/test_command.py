@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 
 from lostjax.train.__main__ import main, parse_command
-from lostjax.train.config import ConfigError
-from lostjax.train.config_file import save_config
-from lostjax.train.presets import get_preset
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import ConfigError
+from lostjax.train.config.stored import save_config
 
 
 def test_flags_override_the_preset():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lostjax.data import prepare_data
+from lostjax.steps.step import make_eval_step
+from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.evaluate import evaluate
-from lostjax.train.mesh import make_mesh
-from lostjax.train.step import make_eval_step
 
 
 class Table(nn.Module):

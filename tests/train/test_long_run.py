@@ -10,9 +10,9 @@ import jax
 import pytest
 
 from lostjax.train import loop
-from lostjax.train.config import ModelConfig
-from lostjax.train.metrics import read_metrics
-from lostjax.train.presets import get_preset
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import ModelConfig
+from lostjax.train.log.json_lines import read_metrics
 
 STEPS = 6000
 EVERY = 500

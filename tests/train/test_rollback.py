@@ -19,21 +19,21 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from lostjax.steps.gradient import Term, make_gradient
+from lostjax.steps.guard import Guard, count_update, init_guard, is_spike
 from lostjax.train import loop, rollback
-from lostjax.train.checkpoint import Checkpoints
-from lostjax.train.config import ConfigError, GuardConfig
-from lostjax.train.diagnosis import EXIT_CODE
-from lostjax.train.gradient import Term, make_gradient
-from lostjax.train.guard import Guard, count_update, init_guard, is_spike
-from lostjax.train.metrics import JsonLines, read_metrics
-from lostjax.train.presets import get_preset
-from lostjax.train.programs import Compiled
+from lostjax.train.build.programs import Compiled
+from lostjax.train.build.run import prepare, start_state
+from lostjax.train.build.state import TrainState
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import ConfigError, GuardConfig
+from lostjax.train.keep.checkpoints import Checkpoints
+from lostjax.train.log.json_lines import JsonLines, read_metrics
+from lostjax.train.log.sink import FanOut
 from lostjax.train.recorder import Recorder
-from lostjax.train.setup import prepare, start_state
-from lostjax.train.signals import StopRequest
-from lostjax.train.sinks import FanOut
-from lostjax.train.state import TrainState
 from lostjax.train.trial import run_trial
+from lostjax.train.watch.diagnosis import EXIT_CODE
+from lostjax.train.watch.signals import StopRequest
 
 STEPS = 12
 SIGNAL = 15

@@ -66,7 +66,7 @@ class BottleneckWeights(NamedTuple):
 BottleneckProducts = Callable[..., tuple[jax.Array, ...]]
 """A way to compute what `bottleneck_products` means, with its call.
 
-Others are `lostjax.nn.kernels.mosaic_tpu.mosaic_products`, which has TPU kernels, and
+Others are `lostjax.nn.kernels.tpu.products.mosaic_products`, which has TPU kernels, and
 `lostjax.nn.kernels.sharded.ShardedProducts`, which puts any of them on a mesh.
 """
 

@@ -1,0 +1,1 @@
+"""Rows of tokens: packing, order, mixtures, batches that are pure in the step."""

@@ -1,0 +1,212 @@
+"""Batches of rows: a pure function of (rows, seed, step).
+
+The rows of the global order are numbered i = step B + b. A mixture's rule says which
+source row i comes from and how many of that source came before, j; then
+
+    epoch, k = divmod(j, n_rows)      row = permutation(seed, source, epoch)[k]
+
+with grain's index shuffle, which gives one element of a random permutation at a time.
+So every row of a source comes exactly once an epoch, batches may straddle epochs, any
+part of a batch can be had alone, and there is no iterator to save.
+"""
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from lostjax.data.rows.mixture import Interleave
+from lostjax.data.rows.packing import RowArrays, Rows
+from lostjax.data.rows.shuffle import shuffle_index
+from lostjax.errors import DataError
+from lostjax.typing import Int
+
+
+class Batch(NamedTuple):
+    """Rows of tokens, packed with documents: NumPy on the host, JAX on devices."""
+
+    tokens_BT: Any
+    """What the model reads, int32."""
+    targets_BT: Any
+    """What it should predict: the next token, int32."""
+    weights_BT: Any
+    """1, or 0 where there is no text, float32."""
+    segments_BT: Any
+    """Number of the document within the row from 1; 0 where there is none, int32."""
+    positions_BT: Any
+    """Position within the document within the row, int32."""
+    example_B: Any
+    """Number of the row, unique over all sources; -1 for a row of padding, int32."""
+    epoch_B: Any
+    """How often the row's source was gone through before, int32: a row comes once in
+    each epoch. 0 in an evaluation."""
+
+
+class BatchPlan:
+    """The batches of a training run."""
+
+    def __init__(
+        self,
+        rows: Rows | Sequence[Rows],
+        *,
+        batch_size: int,
+        seed: int,
+        weights: Sequence[Fraction | float | int] | None = None,
+    ) -> None:
+        """Plan the order.
+
+        Args:
+          rows: one source, or several of one row length.
+          batch_size: rows in a batch, at least 1.
+          seed: any integer; it alone decides the order.
+          weights: share of each source in the rows; equal if not given.
+
+        Raises:
+          DataError: no rows, rows of several lengths, a size below 1, bad weights.
+        """
+        self.sources = _check(rows, batch_size=batch_size)
+        self.batch_size = batch_size
+        self.seed = seed
+        shares = [Fraction(1)] * len(self.sources) if weights is None else weights
+        if len(shares) != len(self.sources):
+            raise DataError(
+                f"weights: {len(shares)} of them for {len(self.sources)} sources"
+            )
+        self._interleave = Interleave(shares)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all sources together; `example_B` lies below it."""
+        return sum(rows.n_rows for rows in self.sources)
+
+    def batch_at(self, step: int, *, rows: slice = slice(None)) -> Batch:
+        """Give a batch, or some rows of it.
+
+        Args:
+          step: from 0, without end.
+          rows: which rows of the global batch; they equal that slice of the whole.
+
+        Returns:
+          The batch, as numpy arrays.
+        """
+        if step < 0:
+            raise ValueError(f"step: {step} must be at least 0")
+        index_B = (step * self.batch_size + np.arange(self.batch_size))[rows]
+        source_B, before_B = self._interleave.locate(index_B)
+        sizes = np.array([part.n_rows for part in self.sources])
+        epoch_B, k_B = np.divmod(before_B, sizes[source_B])
+        row_B = np.empty(index_B.size, np.int64)
+        for source, part in enumerate(self.sources):
+            mine = source_B == source
+            places = zip(epoch_B[mine].tolist(), k_B[mine].tolist(), strict=True)
+            row_B[mine] = self._shuffle(places, part.n_rows, source)
+        return _gather(self.sources, source_B, row_B, epoch_B)
+
+    def count_epochs(self, steps: int) -> list[float]:
+        """Count how often the first `steps` batches go through each source."""
+        counts = self._interleave.counts(steps * self.batch_size)
+        return [
+            float(count / part.n_rows)
+            for count, part in zip(counts, self.sources, strict=True)
+        ]
+
+    def _shuffle(
+        self, places: Iterable[tuple[int, int]], n_rows: int, source: int
+    ) -> list[int]:
+        shuffled = []
+        for epoch, k in places:
+            seed = xxhash.xxh32_intdigest(f"{self.seed} {source} {epoch}".encode())
+            shuffled.append(shuffle_index(k, size=n_rows, seed=seed))
+        return shuffled
+
+
+class EvalPlan:
+    """Every row of a text once, in order; the last batch filled up with padding."""
+
+    def __init__(self, rows: Rows | Sequence[Rows], *, batch_size: int) -> None:
+        """Plan the batches.
+
+        Args:
+          rows: one source, or several of one row length.
+          batch_size: rows in a batch, at least 1.
+
+        Raises:
+          DataError: no rows, rows of several lengths, a size below 1.
+        """
+        self.sources = _check(rows, batch_size=batch_size)
+        self.batch_size = batch_size
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of all sources together."""
+        return sum(rows.n_rows for rows in self.sources)
+
+    @property
+    def n_batches(self) -> int:
+        """Batches that hold them all."""
+        return -(-self.n_rows // self.batch_size)
+
+    @property
+    def n_predicted(self) -> int:
+        """Targets of weight 1 in all batches."""
+        return sum(rows.n_predicted for rows in self.sources)
+
+    @property
+    def n_bytes(self) -> int:
+        """UTF-8 bytes of the text."""
+        return sum(rows.n_bytes for rows in self.sources)
+
+    def batch_at(self, index: int, *, rows: slice = slice(None)) -> Batch:
+        """Give a batch, or some rows of it.
+
+        Args:
+          index: in [0, n_batches).
+          rows: which rows of the batch; they equal that slice of the whole.
+        """
+        if not 0 <= index < self.n_batches:
+            raise ValueError(f"index: {index} must lie in [0, {self.n_batches})")
+        index_B = (index * self.batch_size + np.arange(self.batch_size))[rows]
+        real_B = index_B < self.n_rows
+        source_B = np.searchsorted(self._ends, index_B, side="right")
+        source_B = np.where(real_B, source_B, 0)
+        row_B = index_B - np.concatenate([[0], self._ends])[source_B]
+        row_B = np.where(real_B, row_B, -1)
+        return _gather(self.sources, source_B, row_B, np.zeros_like(row_B))
+
+    @cached_property
+    def _ends(self) -> Int[np.ndarray, " S"]:
+        return np.cumsum([rows.n_rows for rows in self.sources])
+
+
+def _check(rows: Rows | Sequence[Rows], *, batch_size: int) -> tuple[Rows, ...]:
+    sources = (rows,) if isinstance(rows, Rows) else tuple(rows)
+    if batch_size < 1:
+        raise DataError(f"batch_size: {batch_size} must be at least 1")
+    if not sources or not all(source.n_rows for source in sources):
+        raise DataError("rows: a source holds no tokens")
+    lengths = {source.seq_len for source in sources}
+    if len(lengths) > 1:
+        raise DataError(f"rows: have several lengths {sorted(lengths)}")
+    return sources
+
+
+def _gather(
+    sources: tuple[Rows, ...],
+    source_B: Int[np.ndarray, " B"],
+    row_B: Int[np.ndarray, " B"],
+    epoch_B: Int[np.ndarray, " B"],
+) -> Batch:
+    firsts = np.cumsum([0, *(rows.n_rows for rows in sources)])
+    example_B = np.where(row_B < 0, -1, firsts[source_B] + row_B).astype(np.int32)
+    epoch_B = epoch_B.astype(np.int32)
+    if len(sources) == 1:
+        return Batch(*sources[0].take(row_B), example_B, epoch_B)
+    parts = [rows.take(row_B[source_B == i]) for i, rows in enumerate(sources)]
+    order_B = np.argsort(np.argsort(source_B, kind="stable"), kind="stable")
+    whole = RowArrays._make(
+        np.concatenate(leaves)[order_B] for leaves in zip(*parts, strict=True)
+    )
+    return Batch(*whole, example_B, epoch_B)

@@ -1,0 +1,106 @@
+"""Which source does the i-th row of a mixture come from?
+
+Weights are integers n_s with sum P. Job j of source s (j = 1, 2, ...) may be served
+from slot floor((j - 1) P / n_s) on and must be by ceil(j P / n_s); among those that may
+be, the one with the earliest deadline is. That schedule keeps every count of every
+source within one row of its share,
+
+    |N_s(i) - i n_s / P| < 1,
+
+and repeats after P slots, so one table of P entries gives N_s(i) for any i without
+counting from 0. This is the fair scheduling of Baruah, Cohen, Plaxton and Varvel,
+"Proportionate progress: a notion of fairness in resource allocation", 1996, on one
+machine, where the earliest deadline suffices.
+"""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from lostjax.errors import DataError
+from lostjax.typing import Int
+
+_LONGEST = 1 << 20
+
+
+class Interleave:
+    """A fixed order of sources, by weight."""
+
+    def __init__(self, weights: Sequence[Fraction | float | int]) -> None:
+        """Make the table.
+
+        Args:
+          weights: positive, relative; floats are read with four decimals.
+
+        Raises:
+          DataError: a weight that is not positive, or weights whose common period
+            is beyond 2^20 rows.
+        """
+        self.period, table_P = _schedule(_as_integers(weights))
+        counts_PS = np.zeros((self.period + 1, len(weights)), np.int64)
+        np.add.at(counts_PS, (np.arange(self.period) + 1, table_P), 1)
+        self._source_P = table_P
+        self._counts_PS = counts_PS.cumsum(0)
+
+    def counts(self, index: int) -> Int[np.ndarray, " S"]:
+        """Count how many of the first `index` rows come from each source."""
+        whole, rest = divmod(index, self.period)
+        counts: Int[np.ndarray, " S"] = (
+            whole * self._counts_PS[-1] + self._counts_PS[rest]
+        )
+        return counts
+
+    def locate(
+        self, index_B: Int[np.ndarray, " B"]
+    ) -> tuple[Int[np.ndarray, " B"], Int[np.ndarray, " B"]]:
+        """Find rows of the mixture in their sources.
+
+        Args:
+          index_B: numbers of rows in the mixture, from 0.
+
+        Returns:
+          The source of each, and how many rows of that source came before it.
+        """
+        whole_B, rest_B = np.divmod(index_B.astype(np.int64), self.period)
+        source_B = self._source_P[rest_B]
+        before_B = self._counts_PS[rest_B, source_B]
+        return source_B, whole_B * self._counts_PS[-1][source_B] + before_B
+
+
+def _as_integers(weights: Sequence[Fraction | float | int]) -> list[int]:
+    if not weights or not all(weight > 0.0 for weight in weights):
+        raise DataError(f"weights: {list(weights)} must all be above 0")
+    exact = [
+        weight
+        if isinstance(weight, Fraction)
+        else Fraction(weight).limit_denominator(10_000)
+        for weight in weights
+    ]
+    scale = math.lcm(*(weight.denominator for weight in exact))
+    counts = [int(weight * scale) for weight in exact]
+    common = math.gcd(*counts)
+    counts = [count // common for count in counts] if common else counts
+    if min(counts) < 1 or sum(counts) > _LONGEST:
+        raise DataError(
+            f"weights: {[float(weight) for weight in weights]} have no common period "
+            f"below {_LONGEST} rows; round them, for example to two decimals"
+        )
+    return counts
+
+
+def _schedule(shares: list[int]) -> tuple[int, Int[np.ndarray, " P"]]:
+    period = sum(shares)
+    done = [0] * len(shares)
+    table = np.empty(period, np.int64)
+    for slot in range(period):
+        best, best_deadline = -1, period + 1
+        for source, share in enumerate(shares):
+            if done[source] < share and done[source] * period // share <= slot:
+                deadline = -(-(done[source] + 1) * period // share)
+                if deadline < best_deadline:
+                    best, best_deadline = source, deadline
+        table[slot] = best
+        done[best] += 1
+    return period, table

@@ -1,0 +1,1 @@
+"""Text: sources by name, documents, held-out parts."""

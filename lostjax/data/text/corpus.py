@@ -1,0 +1,140 @@
+"""A corpus: the documents to train on and those that are held out.
+
+`sources` says how a corpus is named, `heldout` how a part of a text is chosen.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from lostjax.data.text.documents import Chain, JsonLines, TextDocuments, TextFiles
+from lostjax.data.text.heldout import hold_out
+from lostjax.data.text.sources import Opened, open_part, parse_source
+from lostjax.data.text.token_files import TokenFiles
+from lostjax.errors import DataError
+
+DEFAULT_FRACTION = 0.05
+"""How much of a text is held out that has no held-out part of its own."""
+
+
+@dataclass(frozen=True)
+class CorpusPart:
+    """One source of a mixture."""
+
+    name: str
+    """What the user called it."""
+    weight: Fraction
+    """Share of the rows, relative to the other parts."""
+    documents: TextDocuments | TokenFiles
+    """What to train on."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to train on, with their shares, and held-out ones."""
+
+    parts: tuple[CorpusPart, ...]
+    heldout_parts: tuple[TextDocuments | TokenFiles, ...]
+    """The held-out documents, those of each source together."""
+
+    @property
+    def train(self) -> Chain:
+        """The texts to train on, one part after the other; tokenised parts left out."""
+        return _texts(part.documents for part in self.parts)
+
+    @property
+    def heldout(self) -> Chain:
+        """The held-out texts; tokenised parts left out."""
+        return _texts(self.heldout_parts)
+
+
+def open_corpus(source: str, *, heldout: str | float = "auto") -> Corpus:
+    """Open a source of text and choose what to hold out.
+
+    Args:
+      source: where the text is; see `lostjax.data.text.sources` for the grammar.
+      heldout: `auto` (the held-out part that a source comes with: sotu from 2011 on,
+        a data set's validation or test split; else 0.05), a fraction in (0, 0.5] of
+        each part, or another source, all of which is held out.
+
+    Returns:
+      The corpus. Files are found, but read only when iterated over.
+
+    Raises:
+      DataError: what is wrong with the source, in one line.
+
+    Example:
+      corpus = open_corpus("0.7*sotu,0.3*books/*.txt")
+      n_characters = sum(len(document) for document in corpus.train)
+    """
+    names = parse_source(source)
+    opened = [open_part(part.name) for part in names]
+    held = str(heldout).strip()
+    fraction = _as_fraction(held)
+    if held == "auto" or fraction is not None:
+        pairs = [_split(part, fraction) for part in opened]
+        train, out = [pair[0] for pair in pairs], tuple(pair[1] for pair in pairs)
+    else:
+        train, out = [part.whole for part in opened], _open_heldout(held, source)
+        _check_apart(train, out)
+    return Corpus(
+        tuple(
+            CorpusPart(part.name, part.weight, documents)
+            for part, documents in zip(names, train, strict=True)
+        ),
+        out,
+    )
+
+
+def _as_fraction(held: str) -> float | None:
+    try:
+        return float(held)
+    except ValueError:
+        return None
+
+
+def _split(
+    part: Opened, fraction: float | None
+) -> tuple[TextDocuments | TokenFiles, TextDocuments | TokenFiles]:
+    if fraction is None and part.heldout is not None:
+        return part.train, part.heldout
+    chosen = DEFAULT_FRACTION if fraction is None else fraction
+    return hold_out(part.whole, fraction=chosen)
+
+
+def _open_heldout(held: str, source: str) -> tuple[TextDocuments | TokenFiles, ...]:
+    if held == source.strip():
+        raise DataError(
+            f"heldout: {held!r} is also the source; held-out text must be another, "
+            "or auto, or a fraction"
+        )
+    try:
+        names = parse_source(held)
+        return tuple(open_part(part.name).whole for part in names)
+    except DataError as error:
+        raise DataError(f"heldout: {error}") from error
+
+
+def _check_apart(
+    train: Iterable[TextDocuments | TokenFiles],
+    out: Iterable[TextDocuments | TokenFiles],
+) -> None:
+    if common := _paths(train) & _paths(out):
+        raise DataError(
+            f"heldout: {min(common)} is also trained on; held-out text must be another"
+        )
+
+
+def _paths(parts: Iterable[TextDocuments | TokenFiles]) -> set[Path]:
+    files = (TextFiles, JsonLines, TokenFiles)
+    return {
+        path.resolve()
+        for part in parts
+        if isinstance(part, files)
+        for path in part.paths
+    }
+
+
+def _texts(parts: Iterable[TextDocuments | TokenFiles]) -> Chain:
+    return Chain(tuple(part for part in parts if not isinstance(part, TokenFiles)))

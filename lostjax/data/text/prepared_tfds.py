@@ -1,0 +1,196 @@
+"""Prepared TensorFlow Datasets, read without TensorFlow.
+
+A data set must have been written as array_record: `download_and_prepare` with
+`file_format="array_record"`. It is opened through `builder_from_directory(...)
+.as_data_source`, which needs neither the code that made it nor the network.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lostjax.data.cache import hash_file, hash_parts
+from lostjax.data.text.documents import check_unicode
+from lostjax.errors import DataError, first_line
+
+HELDOUT_SPLITS = ("validation", "test")
+"""Splits that are held out, if the data set has one: the first of them."""
+
+_BLOCK = 1024
+_OWN_FEATURES = "tensorflow_datasets.core.features."
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """One split of a prepared data set, each record's `field` a document."""
+
+    directory: Path
+    split: str
+    field: str = "text"
+
+    def __iter__(self) -> Iterator[str]:
+        """Give the documents in order; empty ones are passed over.
+
+        Raises:
+          DataError: a record without the field, or whose field is no UTF-8 text.
+        """
+        for number, record in enumerate(self._read()):
+            where = f"{self.directory} ({self.split} record {number})"
+            if not isinstance(record, dict) or self.field not in record:
+                raise DataError(f"{where}: no field {self.field!r}; choose with #FIELD")
+            if text := _text(record[self.field], where=where):
+                yield text
+
+    def _read(self) -> Iterator[object]:
+        try:
+            # In blocks: one by one takes twice as long.
+            for first in range(0, len(self._records), _BLOCK):
+                last = min(first + _BLOCK, len(self._records))
+                yield from self._records.__getitems__(range(first, last))
+        except (RuntimeError, ValueError, OSError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{self.directory}: {first_line(error)}") from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the split's files, and of the field."""
+        files = sorted(self.directory.glob(f"*-{self.split}.array_record*"))
+        return hash_parts("tfds", self.field, *map(hash_file, files))
+
+    @cached_property
+    def _records(self) -> Any:
+        builder = _open(self.directory)
+        try:
+            return builder.as_data_source(split=self.split)
+        except Exception as error:
+            raise DataError(f"{self.directory}: {first_line(error)}") from error
+
+
+def open_prepared(
+    name: str, *, field: str = "text"
+) -> tuple[PreparedDataset, PreparedDataset | None]:
+    """Open a prepared data set.
+
+    Args:
+      name: the directory that holds its dataset_info.json, or the name of one that
+        is prepared under TFDS's data directory (`name`, `name/config`,
+        `name:version`).
+      field: the feature that holds the text.
+
+    Returns:
+      Its training split, and its validation or test split if it has one.
+
+    Raises:
+      DataError: where there is none, or none of array_record, or no such field.
+    """
+    directory = _find(name)
+    builder = _open(directory)
+    splits = list(builder.info.splits)
+    if not list(directory.glob("*.array_record*")):
+        raise DataError(
+            f"{directory}: holds no array_record files; prepare the data set with "
+            'file_format="array_record"'
+        )
+    features = sorted(getattr(builder.info.features, "keys", list)())
+    if features and field not in features:
+        raise DataError(
+            f"{directory}: no field {field!r} (its fields: {_list(features)}); "
+            f"choose one with tfds:{name}#FIELD"
+        )
+    if "train" not in splits:
+        raise DataError(f"{directory}: no split 'train' (its splits: {_list(splits)})")
+    held = next((split for split in HELDOUT_SPLITS if split in splits), None)
+    return PreparedDataset(directory, "train", field), (
+        None if held is None else PreparedDataset(directory, held, field)
+    )
+
+
+def _list(names: Sequence[str]) -> str:
+    """List names that somebody else chose, in one line."""
+    shown = [name if name.isprintable() else ascii(name) for name in names[:16]]
+    more = [f"{len(names) - 16} more"] if len(names) > 16 else []
+    return ", ".join([*shown, *more]) or "none"
+
+
+def _find(name: str) -> Path:
+    path = Path(name).expanduser()
+    if (path / "dataset_info.json").is_file():
+        return path
+    inside = sorted(path.rglob("dataset_info.json")) if path.is_dir() else []
+    if len(inside) == 1:
+        return inside[0].parent
+    if inside:
+        names = ", ".join(f"tfds:{found.parent}" for found in inside[:4])
+        raise DataError(f"tfds:{name}: holds several data sets; give one of {names}")
+    if path.is_dir() or "/" in name and path.parent.is_dir() and path.is_absolute():
+        raise DataError(f"tfds:{name}: no prepared data set there (dataset_info.json)")
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.core.read_only_builder.builder_from_files(name)
+    except Exception as error:
+        raise DataError(
+            f"tfds:{name}: neither a directory nor a data set prepared under TFDS's "
+            'data directory; prepare it first, with file_format="array_record"'
+        ) from error
+    return Path(str(builder.data_path))
+
+
+def _open(directory: Path) -> Any:
+    import tensorflow_datasets as tfds
+
+    _refuse_foreign_features(directory)
+    try:
+        return tfds.builder_from_directory(str(directory))
+    except Exception as error:
+        raise DataError(
+            f"{directory}: not a prepared data set: {first_line(error)}"
+        ) from error
+
+
+def _refuse_foreign_features(directory: Path) -> None:
+    """Refuse features of other packages: TFDS would import whatever is named there."""
+    path = directory / "features.json"
+    try:
+        features = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {first_line(error)}") from None
+    for name in _class_names(features):
+        if not name.startswith(_OWN_FEATURES):
+            raise DataError(
+                f"{path}: names the class {name[:80]!r}, which is none of TFDS's own; "
+                "nothing is imported on a data set's word"
+            )
+
+
+def _class_names(part: object) -> Iterator[str]:
+    if isinstance(part, list):
+        for inner in part:
+            yield from _class_names(inner)
+    if isinstance(part, dict):
+        for key, inner in part.items():
+            if key in _CLASS_KEYS and isinstance(inner, str):
+                yield inner
+            yield from _class_names(inner)
+
+
+def _text(value: object, *, where: str) -> str:
+    # Data sets on disk give bytes, TFDS's mock data gives str.
+    if isinstance(value, str):
+        return check_unicode(value, where=where)
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{where}: not UTF-8 (byte 0x{value[error.start]:02x} at offset "
+                f"{error.start})"
+            ) from error
+    raise DataError(f"{where}: the field must be text, not {type(value).__name__}")

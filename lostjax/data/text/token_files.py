@@ -1,0 +1,120 @@
+"""Texts that are tokens already: .npy arrays of integers, .bin files of uint16.
+
+The tokenizer that made them has to be given too. Documents end at its end-of-text
+token; an array without any is one document.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lostjax.data.cache import hash_file, hash_parts
+from lostjax.errors import DataError, first_line
+
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """Files of token ids, or the same stretch of each of them."""
+
+    paths: tuple[Path, ...]
+    start: float = 0.0
+    """Where the stretch begins, as a fraction of the file."""
+    stop: float = 1.0
+    """Where it ends."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the files' bytes, in order, and of the stretch."""
+        stretch = f"tokens {self.start!r} {self.stop!r}"
+        return hash_parts(stretch, *map(hash_file, self.paths))
+
+    def documents(
+        self, *, eos_id: int, vocab_size: int
+    ) -> Iterator[NDArray[np.integer]]:
+        """Give the documents in order, without the end-of-text tokens between them.
+
+        Args:
+          eos_id: the token that ends a document.
+          vocab_size: ids must lie in [0, vocab_size).
+
+        Raises:
+          DataError: a file that is no such array, or an id outside the vocabulary.
+        """
+        for path in self.paths:
+            whole = open_tokens(path)
+            first, last = (round(part * whole.size) for part in (self.start, self.stop))
+            tokens = whole[first:last]
+            _check_ids(tokens, path=path, first=first, vocab_size=vocab_size)
+            begin = 0
+            for end in itertools.chain(_find_ends(tokens, eos_id), [tokens.size]):
+                if end > begin:
+                    yield tokens[begin:end]
+                begin = end + 1
+
+
+def open_tokens(path: Path) -> NDArray[np.integer]:
+    """Open a file of token ids, memory-mapped.
+
+    Args:
+      path: a .npy file with one axis of integers, or a .bin file of little-endian
+        uint16.
+
+    Raises:
+      DataError: where it is something else, or empty.
+    """
+    try:
+        if path.suffix == ".bin":
+            tokens = _open_bin(path)
+        else:
+            # The header of a .npy file is text that numpy evaluates: a broken one
+            # raises whatever that comes to. Pickled objects are never loaded.
+            tokens = np.load(path, mmap_mode="r", allow_pickle=False)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path}: not an array: {first_line(error)}") from error
+    if not isinstance(tokens, np.ndarray) or tokens.ndim != 1:
+        raise DataError(f"{path}: must hold one array with one axis of token ids")
+    if not np.issubdtype(tokens.dtype, np.integer):
+        raise DataError(f"{path}: token ids must be integers, not {tokens.dtype}")
+    if tokens.size == 0:
+        raise DataError(f"{path}: empty, holds no tokens")
+    return tokens
+
+
+def _open_bin(path: Path) -> NDArray[np.integer]:
+    size = path.stat().st_size
+    if size == 0:
+        raise DataError(f"{path}: empty, holds no tokens")
+    if size % 2:
+        raise DataError(f"{path}: {size} bytes are not a whole number of uint16 ids")
+    return np.memmap(path, dtype="<u2", mode="r")
+
+
+def _find_ends(tokens: NDArray[np.integer], eos_id: int) -> Iterator[int]:
+    """Find the end-of-text tokens, a block at a time: a file may exceed the memory."""
+    for start in range(0, tokens.size, _BLOCK):
+        block = tokens[start : start + _BLOCK]
+        yield from (start + np.flatnonzero(block == eos_id)).tolist()
+
+
+def _check_ids(
+    tokens: NDArray[np.integer], *, path: Path, first: int, vocab_size: int
+) -> None:
+    for start in range(0, tokens.size, _BLOCK):
+        block = tokens[start : start + _BLOCK]
+        bad = np.flatnonzero((block < 0) | (block >= vocab_size))
+        if bad.size:
+            at = int(bad[0])
+            raise DataError(
+                f"{path}: token id {int(block[at])} at index {first + start + at} is "
+                f"outside the vocabulary of {vocab_size}; give the tokenizer it was "
+                "made with"
+            )

@@ -1,0 +1,176 @@
+"""Tokenizers: text to ids and back, each id below `vocab_size`.
+
+    bpe:SIZE          byte-level BPE of SIZE tokens, trained on the training text
+    bytes             UTF-8 bytes, and end of text as 256
+    FILE.json         a tokenizer.json of the `tokenizers` library
+    FILE.model        a SentencePiece model (extra `sentencepiece`)
+
+Text never encodes to the end-of-text token, whatever is written in it: that token
+marks where documents end, and only the packing puts it there. Byte-level tokenizers
+give back exactly the text that they encoded.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lostjax.data.cache import (
+    cached,
+    default_cache_dir,
+    hash_parts,
+    temporary_directory,
+)
+from lostjax.data.text.documents import Chain, GivenDocuments, TextDocuments
+from lostjax.data.tokenizers.bpe import read_tokenizer_json, train_bpe
+from lostjax.data.tokenizers.byte import ByteTokenizer
+from lostjax.errors import DataError, nearest_hint
+from lostjax.numerals import read_whole
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """What turns documents into ids and back."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are."""
+
+    @property
+    def eos_id(self) -> int:
+        """The id of the end-of-text token."""
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all that the encoding depends on."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.integer]]:
+        """Encode texts, without end-of-text tokens."""
+
+    def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
+        """Decode ids; end-of-text tokens give nothing."""
+
+    def save(self, path: Path) -> Path:
+        """Write a file that `load_tokenizer` reads.
+
+        Args:
+          path: its name; the right suffix replaces the one it has.
+
+        Returns:
+          The path that was written.
+        """
+
+
+def load_tokenizer(
+    spec: str,
+    documents: Iterable[str] | None = None,
+    *,
+    cache_dir: str | Path | None = None,
+) -> Tokenizer:
+    """Load or train a tokenizer.
+
+    Args:
+      spec: bpe:SIZE with SIZE >= 257, bytes, or a file (see the module).
+      documents: the training text, for bpe:SIZE; its tokenizer is kept under
+        `cache_dir` by the hash of the text and read from there the next time.
+      cache_dir: default ~/.cache/lostjax.
+
+    Raises:
+      DataError: an unknown spec, a missing or broken file, no text to train on.
+    """
+    if spec == "bytes":
+        return ByteTokenizer()
+    if spec.startswith("bpe:"):
+        size = _parse_size(spec)
+        if documents is None:
+            raise DataError(f"tokenizer {spec}: needs text to be trained on")
+        return _train_cached(size, _as_documents(documents), cache_dir)
+    path = Path(spec).expanduser()
+    if not path.is_file():
+        hint = nearest_hint(spec, ["bpe:4096", "bytes"])
+        raise DataError(
+            f"tokenizer {spec!r}: must be bpe:SIZE, bytes, or an existing "
+            f"tokenizer.json or SentencePiece .model file{hint}"
+        )
+    if path.suffix == ".model":
+        from lostjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(path)
+    return read_tokenizer_json(path)
+
+
+def count_tokens(spec: str) -> int:
+    """Give the vocabulary's size without text: bpe:SIZE is taken at its word.
+
+    Args:
+      spec: as of `load_tokenizer`.
+
+    Raises:
+      DataError: an unknown spec, a missing or broken file.
+    """
+    if spec.startswith("bpe:"):
+        return _parse_size(spec)
+    return load_tokenizer(spec).vocab_size
+
+
+def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> Path:
+    """Write DIRECTORY/tokenizer.json, or .model for SentencePiece, in one step.
+
+    Returns:
+      The path that was written.
+
+    Raises:
+      OSError: where it cannot be written; one that was there stays.
+    """
+    with temporary_directory(Path(directory)) as aside:
+        fresh = tokenizer.save(aside / "tokenizer.json")
+        return fresh.replace(Path(directory) / fresh.name)
+
+
+def load_saved_tokenizer(directory: str | Path) -> Tokenizer:
+    """Load what `save_tokenizer` wrote into a directory.
+
+    Raises:
+      DataError: where there is none.
+    """
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (Path(directory) / name).is_file():
+            return load_tokenizer(str(Path(directory) / name))
+    raise DataError(f"{directory}: holds no tokenizer.json or tokenizer.model")
+
+
+def _parse_size(spec: str) -> int:
+    size = read_whole(spec.removeprefix("bpe:"), least=257, most=1 << 20)
+    if size is None:
+        shown = spec if len(spec) <= 40 else spec[:40] + "..."
+        raise DataError(
+            f"tokenizer {shown!r}: SIZE of bpe:SIZE must be an integer from 257 "
+            "(all bytes and end of text) to 1048576, as bpe:4096"
+        )
+    return size
+
+
+def _as_documents(documents: Iterable[str]) -> TextDocuments:
+    if isinstance(documents, TextDocuments):
+        return documents
+    return GivenDocuments(tuple(documents))
+
+
+def _train_cached(
+    size: int, documents: TextDocuments, cache_dir: str | Path | None
+) -> Tokenizer:
+    if isinstance(documents, Chain) and not documents.parts:
+        raise DataError(
+            f"tokenizer bpe:{size}: the source is tokenised already; give the "
+            "tokenizer that made it (a tokenizer.json or .model file, or bytes)"
+        )
+    root = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    name = hash_parts("bpe", str(size), documents.fingerprint)
+
+    def make(path: Path) -> None:
+        train_bpe(size, documents).save(path)
+
+    file = cached(root / "tokenizers" / f"bpe-{size}-{name}.json", make)
+    return read_tokenizer_json(file)

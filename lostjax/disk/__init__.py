@@ -1,0 +1,1 @@
+"""Files that a crash cannot hurt: whole or absent, hashed, locked, appended."""

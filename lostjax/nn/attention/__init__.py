@@ -1,0 +1,1 @@
+"""Causal self-attention, and its blocked form for CPUs."""

@@ -1,0 +1,1 @@
+"""Initial factors, channels and supports of factored matrices."""

@@ -1,0 +1,120 @@
+"""The GPU kernel of one narrow product, backward, and XLA's products beside it.
+
+With [h | x_I] as the forward pass left it and the output's gradient g:
+
+    dh = gamma act'(h) (g B')       dx = dh A' + (1 - gamma) (g W') E'
+    dA = x' dh                      [U; V] = [act(h) | x_I]' g
+    dB = gamma U                    dW = (1 - gamma) V
+    dgamma = sum U B - sum V W
+
+dh and dx are one pass of g through two products (see `gpu_product`): E' puts the kept
+channels' part where it belongs, with no scatter over dx. The pass has h at hand and
+writes, beside dh, what [U; V] is made of. dA and [U; V] are sums over all rows as large
+as the weights, in float32 (350m up: 4 MB), more than the 227 KiB in which a block could
+keep them: XLA's products make them. They read x and g once more than a kernel that kept
+its sums would; two bytes a number, over P rows:
+
+    the pass     2 P (N + M + R + 2 (R + C))
+    dA           2 P (M + R)
+    [U; V]       2 P (N + R + C)
+
+Beside these XLA writes and reads sums over 4 to 32 parts of the rows, in float32, and
+the weights as the pass wants them: of 350m down at 8192 rows 48 MB and 10 MB, beside
+147 MB by the lines above.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lostjax.nn.kernels.bottleneck import BottleneckWeights
+from lostjax.nn.kernels.gpu.blocks import Tiles
+from lostjax.nn.kernels.gpu.elementwise import pull_through
+from lostjax.nn.kernels.gpu.forward import gamma_of, kept_factors
+from lostjax.nn.kernels.gpu.pass_over_rows import Pieces
+from lostjax.nn.kernels.gpu.product import Factors, two_products
+from lostjax.typing import Activation, Array, Float
+
+_ROWS_WITH_ROWS = (((0,), (0,)), ((), ()))
+
+
+def backward_product(
+    x_PM: Float[Array, "P M"],
+    hidden_PK: Float[Array, "P K"],
+    g_PN: Float[Array, "P N"],
+    weights: BottleneckWeights,
+    *,
+    activation: Activation | None,
+    tiles: Tiles,
+) -> tuple[jax.Array, BottleneckWeights]:
+    """Propagate a gradient back on a GPU; all arrays are of one 16-bit type.
+
+    Args:
+        x_PM: the rows, a multiple of 8.
+        hidden_PK: x A and x_I, as `forward_product` keeps them.
+        g_PN: gradient of the output.
+        weights: factors, and kept values or none; 16 divides M and N, 64 divides R.
+        activation: what stands between the factors; None for nothing.
+        tiles: how the pass is cut.
+
+    Returns:
+        The gradients of the rows and of the weights; that of gamma is float32.
+    """
+
+    def pull(
+        dz: jax.Array, gamma: jax.Array, h: jax.Array | None
+    ) -> tuple[Pieces, jax.Array]:
+        dh = gamma * dz
+        if activation is None or h is None:
+            return (dh,), dh
+        dh = pull_through(activation, h, dh)
+        return (dh, activation(h)), dh
+
+    def pass_on(
+        dx: jax.Array, gamma: jax.Array, x: jax.Array | None
+    ) -> tuple[Pieces, jax.Array]:
+        return (None, x), (1 - gamma) * dx
+
+    (rank, _), (_, narrow) = weights.b_RN.shape, hidden_PK.shape
+    one_hot_MC, values_CN = kept_factors(weights)
+    dx_PM, dh_PR, *activated = two_products(
+        g_PN,
+        Factors(weights.b_RN.T, None if values_CN is None else values_CN.T),
+        Factors(weights.a_MR.T, None if one_hot_MC is None else one_hot_MC.T),
+        gamma_of(weights),
+        between=pull,
+        between_kept=pass_on,
+        tiles=tiles,
+        saved_PK=hidden_PK if activation else None,
+        keep=(rank, narrow) if activation else (rank,),
+        name="lost_backward",
+    )
+    da_MR = _summed_product(x_PM, dh_PR)
+    both_KN = _summed_product(activated[0] if activated else hidden_PK, g_PN)
+    return dx_PM, _gradients(weights, da_MR, both_KN, dtype=x_PM.dtype)
+
+
+def _gradients(
+    weights: BottleneckWeights,
+    da_MR: jax.Array,
+    both_KN: jax.Array,
+    *,
+    dtype: jnp.dtype,
+) -> BottleneckWeights:
+    # XLA sums parts of the rows, then adds them up: once, not in each use.
+    both_KN = jax.lax.optimization_barrier(both_KN)
+    rank, gamma = weights.b_RN.shape[0], jnp.asarray(weights.gamma, jnp.float32)
+    db_RN = both_KN[:rank]
+    dgamma = jnp.vdot(db_RN, weights.b_RN.astype(jnp.float32))
+    gradients = BottleneckWeights(da_MR.astype(dtype), (gamma * db_RN).astype(dtype))
+    if weights.values_CN is None:
+        return gradients._replace(gamma=dgamma)
+    dvalues_CN = both_KN[rank:][: weights.values_CN.shape[0]]
+    dgamma -= jnp.vdot(dvalues_CN, weights.values_CN.astype(jnp.float32))
+    dvalues_CN = ((1 - gamma) * dvalues_CN).astype(dtype)
+    return gradients._replace(values_CN=dvalues_CN, gamma=dgamma)
+
+
+def _summed_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jax.lax.dot_general(
+        x, y, _ROWS_WITH_ROWS, preferred_element_type=jnp.float32
+    )

@@ -1,0 +1,81 @@
+"""The GPU kernel of one narrow product, forward.
+
+    y = [gamma act(x A), (1 - gamma) x_I] [B; W]
+
+One pass, see `gpu_product`: x A, its activation and x_I live in shared memory only, and
+y is written once. [x A | x_I] is written too where the backward pass will want it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from lostjax.nn.kernels.bottleneck import BottleneckWeights
+from lostjax.nn.kernels.gpu.blocks import BLOCK, Tiles, round_up
+from lostjax.nn.kernels.gpu.pass_over_rows import Pieces
+from lostjax.nn.kernels.gpu.product import Factors, two_products
+from lostjax.typing import Activation, Array, Float
+
+
+def forward_product(
+    x_PM: Float[Array, "P M"],
+    weights: BottleneckWeights,
+    *,
+    activation: Activation | None,
+    tiles: Tiles,
+    keep_hidden: bool,
+) -> tuple[jax.Array, ...]:
+    """Multiply on a GPU; rows and weights are of one 16-bit type.
+
+    Args:
+        x_PM: the rows, a multiple of 8.
+        weights: factors, and kept values or none; 16 divides M and N, 64 divides R.
+        activation: what stands between the factors; None for nothing.
+        tiles: how it is cut.
+        keep_hidden: also return x A and x_I.
+
+    Returns:
+        (y_PN,) or (y_PN, hidden_PK), where K is R + C rounded up to 64.
+    """
+
+    def activate(
+        h: jax.Array, gamma: jax.Array, saved: None
+    ) -> tuple[Pieces, jax.Array]:
+        del saved
+        return (h,), gamma * (activation(h) if activation else h)
+
+    def pass_on(
+        x: jax.Array, gamma: jax.Array, saved: None
+    ) -> tuple[Pieces, jax.Array]:
+        del saved
+        return (x,), (1 - gamma) * x
+
+    rank = weights.b_RN.shape[0]
+    one_hot_MC, values_CN = kept_factors(weights)
+    n_kept = 0 if values_CN is None else values_CN.shape[0]
+    return two_products(
+        x_PM,
+        Factors(weights.a_MR, one_hot_MC),
+        Factors(weights.b_RN, values_CN),
+        gamma_of(weights),
+        between=activate,
+        between_kept=pass_on,
+        tiles=tiles,
+        keep=(rank + n_kept,) if keep_hidden else (),
+        name="lost_forward",
+    )
+
+
+def kept_factors(weights: BottleneckWeights) -> tuple[jax.Array | None, ...]:
+    """Give x_I W as x E W: one-hot E (M, C) and W, C rounded up to 64; or two None."""
+    if weights.kept_C is None or weights.values_CN is None:
+        return None, None
+    missing = round_up(weights.kept_C.shape[0], BLOCK) - weights.kept_C.shape[0]
+    kept_C = jnp.pad(weights.kept_C, (0, missing), constant_values=-1)
+    channels_M = jnp.arange(weights.a_MR.shape[0], dtype=kept_C.dtype)
+    one_hot_MC = (channels_M[:, None] == kept_C).astype(weights.a_MR.dtype)
+    return one_hot_MC, jnp.pad(weights.values_CN, ((0, missing), (0, 0)))
+
+
+def gamma_of(weights: BottleneckWeights) -> Float[Array, "1"]:
+    """Give gamma as the kernels read it."""
+    return jnp.asarray(weights.gamma, jnp.float32).reshape(1)

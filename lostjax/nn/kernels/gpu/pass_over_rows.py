@@ -1,0 +1,239 @@
+"""What the warpgroups of a block do in one pass through two products.
+
+One starts all copies, in the order of their use, and waits for nothing but free places
+in the rings. Each of the others takes 64 rows down to what lies between the products,
+puts that into shared memory and takes it up, a tile of columns after the other. See
+`gpu_product`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from lostjax.nn.kernels.gpu.blocks import BLOCK, FEEDER_REGISTERS, Sizes, Tiles
+from lostjax.nn.kernels.gpu.rings import Ref, Ring, Step
+
+Pieces = tuple[jax.Array | None, ...]
+"""One for each array that is written out; None where it has no such columns."""
+
+Between = Callable[..., tuple[Pieces, jax.Array]]
+"""`between(sums, gamma, saved)`: what is written out, and what is multiplied next.
+
+All are pieces of 64 x 64 in float32; `saved` is None if nothing was.
+"""
+
+
+class Pass(NamedTuple):
+    """Arrays and shared memory of one pass, and what warpgroups do with them."""
+
+    sizes: Sizes
+    tiles: Tiles
+    rows: Ring
+    weights: Ring
+    narrow: Ref
+    leaving: Ref
+    arrived: Ref
+    gamma: Ref
+    x: Ref
+    down: Ref
+    up: Ref
+    y: Ref
+    kept_back: Sequence[Ref]
+    down_kept: Ref = None
+    up_kept: Ref = None
+    saved: Ref = None
+
+    @property
+    def first_row(self) -> jax.Array:
+        index = jax.lax.axis_index("tile")
+        last = self.sizes.rows - self.tiles.rows
+        return jnp.minimum(index * self.tiles.rows, last)
+
+    @property
+    def depth(self) -> int:
+        """Steps of a contraction over the inputs."""
+        return pl.cdiv(self.sizes.inputs, BLOCK)
+
+    @property
+    def n_chunks(self) -> int:
+        """How often columns are summed on the way down, a tile's at once."""
+        return pl.cdiv(self.sizes.rank, self.tiles.columns)
+
+    @property
+    def steps_down(self) -> int:
+        """Tiles of weights on the way down: the last chunk's alternate with one-hot."""
+        return (self.n_chunks + (self.sizes.kept > 0)) * self.depth
+
+    @property
+    def steps_up(self) -> int:
+        """Steps of a contraction over what lies between the products."""
+        return self.sizes.narrow // BLOCK
+
+    @property
+    def n_tiles_up(self) -> int:
+        return pl.cdiv(self.sizes.outputs, self.tiles.columns)
+
+    def feed(self) -> None:
+        """Start all copies of rows and weights, in the order of their use."""
+        plgpu.set_max_registers(FEEDER_REGISTERS, action="decrease")
+        own = pl.ds(self.first_row, self.tiles.rows)
+
+        def weights_of(factor: Ref, row: Step, column: Step) -> Ref:
+            columns = pl.ds(column, self.tiles.columns)
+            return factor.at[pl.ds(row * BLOCK, BLOCK), columns]
+
+        @pl.loop(0, self.n_chunks)
+        def _(index: jax.Array) -> None:
+            column, first = index * self.tiles.columns, index * self.depth
+            last = index == self.n_chunks - 1
+            each = jnp.where(last, 2, 1) if self.sizes.kept else 1
+
+            @pl.loop(0, self.depth)
+            def _(k: jax.Array) -> None:
+                step = first + k * each
+                self.rows.fill(first + k, self.x.at[own, pl.ds(k * BLOCK, BLOCK)])
+                self.weights.fill(step, weights_of(self.down, k, column))
+                if self.sizes.kept:
+                    one_hot = weights_of(self.down_kept, k, column * 0)
+                    pl.when(last)(lambda: self.weights.fill(step + 1, one_hot))
+
+        rank_steps = self.sizes.rank // BLOCK
+
+        @pl.loop(0, self.n_tiles_up)
+        def _(index: jax.Array) -> None:
+            column = index * self.tiles.columns
+            first = self.steps_down + index * self.steps_up
+
+            @pl.loop(0, rank_steps)
+            def _(k: jax.Array) -> None:
+                self.weights.fill(first + k, weights_of(self.up, k, column))
+
+            if self.sizes.kept:
+
+                @pl.loop(0, self.steps_up - rank_steps)
+                def _(k: jax.Array) -> None:
+                    source = weights_of(self.up_kept, k, column)
+                    self.weights.fill(first + rank_steps + k, source)
+
+        self.rows.drain(self.n_chunks * self.depth)
+        self.weights.drain(self.steps_down + self.n_tiles_up * self.steps_up)
+
+    def multiply(
+        self, warpgroup: jax.Array, between: Between, between_kept: Between
+    ) -> None:
+        """Take 64 rows through both products."""
+        plgpu.set_max_registers(self.tiles.registers, action="increase")
+        before, columns, kept = self.n_chunks - 1, self.tiles.columns, self.sizes.kept
+
+        @pl.loop(0, before)
+        def _(index: jax.Array) -> None:
+            (sums,) = self._sum_down(warpgroup, index * self.depth, columns, 0)
+            self._go_between(warpgroup, index * columns, sums, between)
+
+        width = self.sizes.rank - before * columns
+        sums = self._sum_down(warpgroup, before * self.depth, width, kept)
+        if kept:  # first: it leaves registers to the other
+            self._go_between(warpgroup, self.sizes.rank, sums[1], between_kept)
+        self._go_between(warpgroup, before * columns, sums[0], between)
+        plgpu.commit_smem()
+
+        @pl.loop(0, self.n_tiles_up)
+        def _(index: jax.Array) -> None:
+            first = self.steps_down + index * self.steps_up
+            sums = self._sum_up(warpgroup, first)
+            last = self.sizes.outputs - self.tiles.columns
+            start = jnp.minimum(index * self.tiles.columns, last)
+            for column in range(0, self.tiles.columns, BLOCK):
+                piece = sums[:, column : column + BLOCK]
+                self._leave(warpgroup, piece, self.y, start + column)
+
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+
+    def _sum_down(
+        self, warpgroup: jax.Array, first: Step, width: int, kept: int
+    ) -> list[jax.Array]:
+        inner = pl.ds(warpgroup * BLOCK, BLOCK)
+        widths = (width, kept) if kept else (width,)
+
+        def accumulate(*sums: Ref) -> list[jax.Array]:
+            @pl.loop(0, self.depth)
+            def _(k: jax.Array) -> None:
+                rows, step = self.rows.take(first + k).at[inner], first + k * len(sums)
+                self._add(sums[0], rows, step, k > 0)
+                pl.when(k > 0)(lambda: self.rows.release(first + k - 1))
+                if kept:
+                    self._add(sums[1], rows, step + 1, True)
+
+            wholes = [ref[...] for ref in sums]
+            self.rows.release(first + self.depth - 1)
+            self.weights.release(first + self.depth * len(sums) - 1)
+            return wholes
+
+        wholes: list[jax.Array] = pl.run_scoped(
+            accumulate,
+            *(plgpu.WGMMAAccumulatorRef((BLOCK, each), jnp.float32) for each in widths),
+        )
+        return wholes
+
+    def _sum_up(self, warpgroup: jax.Array, first: jax.Array) -> jax.Array:
+        def accumulate(sums: Ref) -> jax.Array:
+            @pl.loop(0, self.steps_up)
+            def _(k: jax.Array) -> None:
+                self._add(sums, self.narrow.at[k, warpgroup], first + k, k > 0)
+
+            whole: jax.Array = sums[...]
+            self.weights.release(first + self.steps_up - 1)
+            return whole
+
+        whole: jax.Array = pl.run_scoped(
+            accumulate,
+            plgpu.WGMMAAccumulatorRef((BLOCK, self.tiles.columns), jnp.float32),
+        )
+        return whole
+
+    def _add(self, sums: Ref, left: Ref, step: Step, follows: bool | jax.Array) -> None:
+        right = self.weights.take(step).at[:, pl.ds(0, sums.shape[1])]
+        plgpu.wgmma(sums, left, right)
+        # This product is under way while the next is started; the last one is done.
+        plgpu.wgmma_wait(1)
+        pl.when(follows)(lambda: self.weights.release(step - 1))
+
+    def _go_between(
+        self, warpgroup: jax.Array, start: Step, sums: jax.Array, between: Between
+    ) -> None:
+        gamma, dtype = self.gamma[0], self.x.dtype
+        for inner in range(0, sums.shape[1], BLOCK):
+            piece, column = sums[:, inner : inner + BLOCK], start + inner
+            saved = None
+            if self.saved is not None:
+                saved = self._fetch(warpgroup, self.saved, column).astype(jnp.float32)
+            pieces, narrow = between(piece, gamma, saved)
+            self.narrow[column // BLOCK, warpgroup] = narrow.astype(dtype)
+            for out, target in zip(pieces, self.kept_back, strict=False):
+                if out is not None:
+                    self._leave(warpgroup, out, target, column)
+
+    def _fetch(self, warpgroup: jax.Array, source: Ref, column: Step) -> jax.Array:
+        place, arrived = self.leaving.at[warpgroup], self.arrived.at[warpgroup]
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        plgpu.copy_gmem_to_smem(self._piece(warpgroup, source, column), place, arrived)
+        plgpu.barrier_wait(arrived)
+        piece: jax.Array = place[...]
+        return piece
+
+    def _leave(
+        self, warpgroup: jax.Array, piece: jax.Array, target: Ref, column: Step
+    ) -> None:
+        place = self.leaving.at[warpgroup]
+        plgpu.wait_smem_to_gmem(0, wait_read_only=True)
+        place[...] = piece.astype(self.x.dtype)
+        plgpu.commit_smem()
+        plgpu.copy_smem_to_gmem(place, self._piece(warpgroup, target, column))
+
+    def _piece(self, warpgroup: jax.Array, array: Ref, column: Step) -> Ref:
+        rows = pl.ds(self.first_row + warpgroup * BLOCK, BLOCK)
+        return array.at[rows, pl.ds(column, BLOCK)]

@@ -1,0 +1,197 @@
+"""Loops over strips, and moves of whole columns within VMEM, for the TPU kernels.
+
+A kept channel is one column of a tile of x that VMEM already holds. Columns lie along
+the 128 lanes of a vector register, so that a register of 128 chosen columns is made of
+one lane permutation and one masked store for each register of the row. For 256 rows of
+2736 inputs (350m down, v5e) the units that permute need 940 cycles, and a one-hot
+product would need 1408 of the matrix units. Between the products (see `share_of`) they
+cost nothing: the permuting units have nothing else to do there, and as each result is
+stored at once, none waits in a register. The way back is as many permutations, with a
+select for each.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from lostjax.nn.kernels.tpu.blocks import (
+    LANES,
+    WRITTEN_OUT,
+    round_up,
+    strips_per_body,
+)
+
+Ref = Any
+"""A Pallas reference to an array in VMEM."""
+
+Rows = Any
+"""A slice of the rows of a tile, `pallas.ds(start, size)`."""
+
+Start = jax.Array | int
+"""A first row or column, known or traced."""
+
+Part = tuple[Start, int]
+"""First column and width of some columns."""
+
+
+def for_strips(
+    total: int,
+    body: Callable[[Start, int], None],
+    *,
+    contraction: int,
+    rows: int,
+) -> None:
+    """Run a body for each strip of 128 columns, several to a loop's turn.
+
+    Strips beyond the last whole turn run in a loop of their own, one a turn: written
+    out beside each other, the sums of two of them need more registers than there are.
+
+    Args:
+        total: number of columns.
+        body: takes a strip's first column and its width; the last may be narrower.
+        contraction: depth of the product that the body does.
+        rows: rows of that product.
+    """
+    n_strips = total // LANES
+    most = strips_per_body(contraction, rows)
+    # As few bodies as can be, the longest of those.
+    per_turn = min(
+        range(min(most, max(n_strips, 1)), 0, -1),
+        key=lambda each: sum(divmod(n_strips, each)),
+    )
+    turns, rest = divmod(n_strips, per_turn)
+    done = turns * per_turn * LANES
+
+    def turn(first: Start) -> None:
+        for strip in range(per_turn):
+            body(first + strip * LANES, LANES)
+
+    _repeat(turns, lambda index: turn(_times(index, per_turn * LANES)))
+    _repeat(rest, lambda index: body(done + _times(index, LANES), LANES))
+    if narrow := total % LANES:
+        body(total - narrow, narrow)
+
+
+def for_rows(rows: Rows, body: Callable[[Rows], None], *, most: int) -> None:
+    """Run a body for each block of at most `most` of some rows."""
+    size = min(most, rows.size)
+    whole = rows.size // size
+    _repeat(whole, lambda index: body(pl.ds(rows.start + _times(index, size), size)))
+    if rest := rows.size % size:
+        body(pl.ds(rows.start + whole * size, rest))
+
+
+def for_blocks(rows: Rows, body: Callable[[Rows], None], *, size: int) -> None:
+    """Run a body for blocks of rows, those of `WRITTEN_OUT` rows to a loop's turn."""
+
+    def turn(some: Rows) -> None:
+        for first in range(0, some.size, size):
+            body(pl.ds(some.start + first, min(size, some.size - first)))
+
+    for_rows(rows, turn, most=WRITTEN_OUT)
+
+
+def even_rows(n_rows: int, *, most: int) -> int:
+    """Choose a block of at most `most` rows so that blocks are about equally long."""
+    return round_up(pl.cdiv(n_rows, pl.cdiv(n_rows, most)), 16)
+
+
+def _repeat(turns: int, body: Callable[[Start], None]) -> None:
+    if turns == 1:
+        body(0)
+    elif turns:
+        pl.loop(0, turns)(body)
+
+
+def _times(index: Start, size: int) -> Start:
+    return 0 if isinstance(index, int) else pl.multiple_of(index * size, size)
+
+
+def index_of(start: Start, size: int) -> Start:
+    """Give the number of a block from its first row or column, a multiple of `size`."""
+    # Not `//`, whose rule for signs asks what device is here.
+    return start // size if isinstance(start, int) else jax.lax.div(start, size)
+
+
+def share_of(rows: Rows, index: Start, count: int) -> Rows:
+    """Choose the share of some rows for one of `count` bodies.
+
+    Shares are equally long; they may overlap, and they leave no row out.
+    """
+    size = min(rows.size, round_up(pl.cdiv(rows.size, count), 16))
+    last = rows.size - size
+    if isinstance(index, int):
+        return pl.ds(rows.start + min(index * size, last), size)
+    first = jnp.minimum(index * size, last)
+    return pl.ds(pl.multiple_of(rows.start + first, 8), size)
+
+
+def words_of(rows: Rows, dtype: jnp.dtype) -> Rows:
+    """Give the 32-bit words that hold some rows: two rows of a 16-bit type in each."""
+    per_word = 4 // dtype.itemsize
+    first = index_of(rows.start, per_word)
+    if not isinstance(first, int):
+        first = pl.multiple_of(first, 8)
+    return pl.ds(first, rows.size // per_word)
+
+
+def gather_columns(
+    x_ref: Ref, rows: Rows, columns_1C: jax.Array, words_ref: Ref, part: Part
+) -> None:
+    """Copy those columns of a tile that lie within a part of it.
+
+    Args:
+        x_ref: the tile (P, M).
+        rows: which of its rows, a slice.
+        columns_1C: the columns (1, C), C a multiple of 128; negative ones are left out.
+        words_ref: takes them (P, C), as the words of `words_of`.
+        part: first column of the part, a multiple of 128, and its width.
+    """
+    words = words_of(rows, x_ref.dtype)
+    part_start, part_width = part
+    for first in range(0, columns_1C.shape[1], LANES):
+        columns = columns_1C[:, first : first + LANES] - part_start
+        columns = jnp.broadcast_to(columns, (words.size, LANES))
+        lane, register = columns & (LANES - 1), columns >> 7
+        into_ref = words_ref.at[words, first : first + LANES]
+        for start in range(0, part_width, LANES):
+            width = min(LANES, part_width - start)
+            some = _register(x_ref, rows, part_start + start, width)
+            found = jnp.take_along_axis(
+                pltpu.bitcast(some, jnp.int32), lane, axis=1, mode="promise_in_bounds"
+            )
+            pltpu.store(into_ref, found, mask=register == start // LANES)
+
+
+def scatter_strip(narrow_ref: Ref, rows: Rows, sources_1W: jax.Array) -> jax.Array:
+    """Spread columns over one strip of a wider tile.
+
+    Args:
+        narrow_ref: the columns (P, C), C a multiple of 128, 32-bit.
+        rows: which of its rows, a slice of Q.
+        sources_1W: for each column of the strip (1, 128) the one that it takes;
+            negative for zeros.
+
+    Returns:
+        An array (Q, 128).
+    """
+    sources = jnp.broadcast_to(sources_1W, (rows.size, LANES))
+    lane, register = sources & (LANES - 1), sources >> 7
+    total = jnp.zeros((rows.size, LANES), narrow_ref.dtype)
+    for index in range(narrow_ref.shape[1] // LANES):
+        part = narrow_ref[rows, index * LANES : (index + 1) * LANES]
+        found = jnp.take_along_axis(part, lane, axis=1, mode="promise_in_bounds")
+        total = jnp.where(register == index, found, total)
+    return total
+
+
+def _register(x_ref: Ref, rows: Rows, start: Start, width: int) -> jax.Array:
+    if not isinstance(start, int):
+        start = pl.multiple_of(start, LANES)
+    some: jax.Array = x_ref[rows, pl.ds(start, width)]
+    missing = LANES - width
+    return jnp.pad(some, ((0, 0), (0, missing))) if missing else some

@@ -1,0 +1,1 @@
+"""Linear maps: dense, low-rank, SLTrain, LOST, and their one contract."""

@@ -1,0 +1,185 @@
+"""LOST: a low-rank matrix with an activation inside, and a few whole input channels.
+
+    y = gamma act(x a) b + (1 - gamma) x_I values
+
+with a (M, R), b (R, N), values (C, N) and I the C = max(1, floor(delta M)) kept input
+channels (Li et al., "LOST: Low-rank and Sparse Pre-training for Large Language Models",
+2025, arXiv 2508.02668). W0 is drawn once: a and b are the halves of its best rank-r
+product, I the channels with the largest residual after it, and the values are rows of
+W0 itself. I stays as it is for all of training: int32 indices, sorted and unique, in
+the collection `channels`, which nothing differentiates.
+
+Ours differs in options only: gamma can be learnt (one unbounded scalar), the starting
+variance can be corrected after the activation, channels can be chosen in equal groups,
+and factors and channels can be made otherwise, for controls.
+
+Cost: R (M + N) + C N parameters and twice as many forward FLOPs for each row; with a
+rank of a quarter of the width and delta = .01, .35 of a dense MLP matrix.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
+
+from lostjax.nn.initializers.channels import (
+    ChannelScores,
+    count_channels,
+    require_groups,
+    residual_norm_channels,
+    select_channels,
+)
+from lostjax.nn.initializers.factorize import (
+    Factorize,
+    InitialMatrix,
+    require_rank,
+    svd_factors,
+)
+from lostjax.nn.initializers.variance import matching_scale
+from lostjax.nn.kernels.bottleneck import (
+    BottleneckProducts,
+    BottleneckWeights,
+    bottleneck_products,
+)
+from lostjax.nn.linear.projection import project
+from lostjax.typing import Activation, Array, Float, Key
+
+
+class LowRankSparse(nn.Module):
+    """A low-rank part and a channel-sparse part in one product (LOST).
+
+    Attributes:
+        features: number of outputs N.
+        rank: width R between the factors, 1 to min(M, N).
+        delta: share of input channels kept whole, 0 to 1; 0 has no sparse part.
+        gamma: weight of the low-rank part, 0 to 1; 1 - gamma is the sparse part's.
+        learn_gamma: train gamma, starting from the value given.
+        activation: what stands between the factors; None for nothing.
+        factorize: makes the factors, from W0 or from a key.
+        choose_channels: scores the input channels; the highest are kept.
+        correct_variance: scale `b` and the kept values at the start so that the output
+            variance on unit Gaussian inputs is that of W0.
+        channel_groups: contiguous groups of inputs with equal numbers of kept
+            channels. Set it to the number of devices that M or R is sharded over (or
+            a multiple) and no row of x leaves its device; it also divides the rank.
+        kernel_init: draws W0.
+        product: multiplies; `kernels.mosaic_tpu.mosaic_products` has TPU kernels.
+        dtype: type to compute in; None takes the widest of input and parameters.
+        param_dtype: type of the parameters.
+    """
+
+    features: int
+    rank: int
+    delta: float = 0.01
+    gamma: float = 0.7
+    learn_gamma: bool = False
+    activation: Activation | None = nn.silu
+    factorize: Factorize = svd_factors
+    choose_channels: ChannelScores = residual_norm_channels
+    correct_variance: bool = False
+    channel_groups: int = 1
+    kernel_init: Initializer = nn.initializers.normal(0.02)
+    product: BottleneckProducts = bottleneck_products
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Float[Array, "... M"]) -> Float[Array, "... N"]:
+        """Map (..., M) to (..., N)."""
+        return project((self,), x)[0]
+
+    @nn.compact
+    def weights(self, in_features: int) -> BottleneckWeights:
+        """Declare `a`, `b`, `values`, `kept` and `gamma`: all come from one key."""
+        shapes = self._shapes(in_features)
+        started = self.is_initializing()
+        start = self._start(self.make_rng("params"), in_features) if started else {}
+
+        def declare(name: str) -> jax.Array:
+            parameter: jax.Array = self.param(
+                name,
+                lambda _: start.get(name, jnp.zeros(shapes[name], self.param_dtype)),
+            )
+            return parameter
+
+        weights = BottleneckWeights(declare("a"), declare("b"), gamma=self.gamma)
+        if "values" in shapes:
+            kept = self.variable("channels", "kept", start.get, "kept")
+            weights = weights._replace(values_CN=declare("values"), kept_C=kept.value)
+        if self.learn_gamma:
+            weights = weights._replace(gamma=declare("gamma"))
+        return weights
+
+    def products(
+        self, x_PM: jax.Array, siblings: Sequence[BottleneckWeights]
+    ) -> tuple[jax.Array, ...]:
+        """Multiply the rows with each pair of factors and its kept channels."""
+        return self.product(
+            x_PM,
+            siblings,
+            activation=self.activation,
+            channel_groups=self.channel_groups,
+            dtype=self.dtype,
+        )
+
+    def parameter_count(self, in_features: int) -> int:
+        """Count the trainable numbers; kept indices are not among them."""
+        return self.flops(in_features) // 2 + self.learn_gamma
+
+    def flops(self, in_features: int) -> int:
+        """Count the forward FLOPs for each row."""
+        n_kept = self._count_kept(in_features)
+        narrow = self.rank * (in_features + self.features)
+        return 2 * (narrow + n_kept * self.features)
+
+    def _shapes(self, in_features: int) -> dict[str, tuple[int, ...]]:
+        n_kept = self._count_kept(in_features)
+        shapes: dict[str, tuple[int, ...]] = {
+            "a": (in_features, self.rank),
+            "b": (self.rank, self.features),
+            "values": (n_kept, self.features),
+            "gamma": (),
+        }
+        return shapes if n_kept else {k: v for k, v in shapes.items() if k != "values"}
+
+    def _count_kept(self, in_features: int) -> int:
+        require_rank(self.rank, n_inputs=in_features, n_outputs=self.features)
+        if not 0 <= self.gamma <= 1:
+            raise ValueError(f"gamma={self.gamma} is not within 0 to 1")
+        n_kept = count_channels(in_features, self.delta)
+        if n_kept:
+            require_groups(self.channel_groups, n_inputs=in_features, n_channels=n_kept)
+            if self.rank % self.channel_groups:
+                raise ValueError(
+                    f"channel_groups={self.channel_groups} does not divide "
+                    f"rank={self.rank}"
+                )
+        return n_kept
+
+    def _start(self, key: Key, in_features: int) -> dict[str, jax.Array]:
+        key_dense, key_factors, key_channels, key_sample = jax.random.split(key, 4)
+        dense_MN = self.kernel_init(key_dense, (in_features, self.features))
+        initial = InitialMatrix(dense_MN, self.rank)
+        factors = self.factorize(key_factors, initial)
+        weights = BottleneckWeights(*factors, gamma=self.gamma)
+        if n_kept := self._count_kept(in_features):
+            kept_C = select_channels(
+                self.choose_channels(key_channels, initial),
+                n_channels=n_kept,
+                groups=self.channel_groups,
+            )
+            weights = weights._replace(kept_C=kept_C, values_CN=dense_MN[kept_C])
+        if self.correct_variance:
+            weights = weights.scaled(
+                matching_scale(
+                    key_sample, dense_MN, weights=weights, activation=self.activation
+                )
+            )
+        weights = weights.astype(self.param_dtype)
+        gamma = jnp.asarray(self.gamma, self.param_dtype)
+        start = {"a": weights.a_MR, "b": weights.b_RN, "gamma": gamma}
+        if weights.kept_C is None or weights.values_CN is None:
+            return start
+        return start | {"values": weights.values_CN, "kept": weights.kept_C}

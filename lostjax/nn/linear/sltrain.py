@@ -1,0 +1,121 @@
+"""SLTrain: low rank plus a random sparse matrix, made dense at every use.
+
+    W = (alpha / r) a b + S,     y = x W
+
+with S on a fixed random support of floor(delta M N) entries (Han et al., "SLTrain: a
+sparse plus low-rank approach for parameter and memory efficient pretraining", 2024,
+arXiv 2406.02214). a is Kaiming uniform, b zero, S uniform within +-1/sqrt(M), as in the
+authors' code. It saves parameters and optimiser state but no computation: as there, W
+is made from its parts in the forward pass and a dense gradient of W in the backward.
+
+Cost: R (M + N) + nnz parameters; 2 M N forward FLOPs for each row, and once a step
+2 R M N to make W.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
+from jax.typing import DTypeLike
+
+from lostjax.nn.initializers.factorize import require_rank
+from lostjax.nn.initializers.support import sample_support
+from lostjax.nn.linear.projection import project
+from lostjax.typing import Array, Float
+
+
+class SLTrainWeights(NamedTuple):
+    """The factors, the sparse values and where they belong in the flat matrix."""
+
+    a_MR: jax.Array
+    b_RN: jax.Array
+    values: jax.Array | None
+    support: jax.Array | None
+
+
+class SLTrain(nn.Module):
+    """A low-rank matrix plus a sparse one with a random support.
+
+    Attributes:
+        features: number of outputs N.
+        rank: width R between the factors, 1 to min(M, N).
+        delta: share of entries in the support, 0 to 1; 0 has no sparse part.
+        alpha: the low-rank part is scaled by alpha / rank.
+        dtype: type to compute in; None takes the widest of input and parameters.
+        param_dtype: type of the parameters.
+    """
+
+    features: int
+    rank: int
+    delta: float = 0.03
+    alpha: float = 16.0
+    dtype: DTypeLike | None = None
+    param_dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Float[Array, "... M"]) -> Float[Array, "... N"]:
+        """Map (..., M) to (..., N)."""
+        return project((self,), x)[0]
+
+    @nn.compact
+    def weights(self, in_features: int) -> SLTrainWeights:
+        """Declare `a` (M, R), `b` (R, N), `values` (nnz,) and `support` (nnz,)."""
+        n_entries = self._count_entries(in_features)
+        # U(+-1/sqrt(M)): what torch's kaiming_uniform_ with a = sqrt(5) gives.
+        kaiming = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        bound = in_features**-0.5
+
+        def uniform(key: jax.Array) -> jax.Array:
+            return jax.random.uniform(
+                key, (n_entries,), self.param_dtype, minval=-bound, maxval=bound
+            )
+
+        def support() -> jax.Array:
+            size = in_features * self.features
+            key = self.make_rng("params")
+            return sample_support(key, size=size, n_entries=n_entries)
+
+        dtype = self.param_dtype
+        zeros = nn.initializers.zeros
+        a_MR = self.param("a", kaiming, (in_features, self.rank), dtype)
+        b_RN = self.param("b", zeros, (self.rank, self.features), dtype)
+        if not n_entries:
+            return SLTrainWeights(a_MR, b_RN, None, None)
+        values = self.param("values", uniform)
+        places = self.variable("channels", "support", support).value
+        return SLTrainWeights(a_MR, b_RN, values, places)
+
+    def products(
+        self, x_PM: jax.Array, siblings: Sequence[SLTrainWeights]
+    ) -> tuple[jax.Array, ...]:
+        """Make each matrix and multiply the rows with it."""
+        return tuple(self._product(x_PM, weights) for weights in siblings)
+
+    def parameter_count(self, in_features: int) -> int:
+        """Count the trainable numbers; the support is not among them."""
+        narrow = self.rank * (in_features + self.features)
+        return narrow + self._count_entries(in_features)
+
+    def flops(self, in_features: int) -> int:
+        """Count the forward FLOPs for each row, without making W once a step."""
+        return 2 * in_features * self.features
+
+    def _product(self, x_PM: jax.Array, weights: SLTrainWeights) -> jax.Array:
+        x_PM, a_MR, b_RN, values = promote_dtype(x_PM, *weights[:3], dtype=self.dtype)
+        dense_MN = (self.alpha / self.rank) * (a_MR @ b_RN)
+        if weights.support is not None:
+            places = dense_MN.reshape(-1).at[weights.support]
+            flat = places.add(values, indices_are_sorted=True, unique_indices=True)
+            dense_MN = flat.reshape(dense_MN.shape)
+        y_PN: jax.Array = x_PM @ dense_MN
+        return y_PN
+
+    def _count_entries(self, in_features: int) -> int:
+        require_rank(self.rank, n_inputs=in_features, n_outputs=self.features)
+        if not 0 <= self.delta <= 1:
+            raise ValueError(f"delta={self.delta} is not within 0 to 1")
+        # floor(.29 * 100) is 28 in floating point: a hair of tolerance makes it 29.
+        return math.floor(self.delta * in_features * self.features + 1e-9)

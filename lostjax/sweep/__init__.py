@@ -1,0 +1,1 @@
+"""Learning rates by widths, as a table of short runs."""

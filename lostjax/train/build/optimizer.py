@@ -1,0 +1,194 @@
+"""From the configuration to an optax chain and its learning-rate schedule."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import optax
+from optax.contrib import (
+    MuonDimensionNumbers,
+    ScheduleFreeState,
+    muon,
+    schedule_free,
+    schedule_free_eval_params,
+)
+
+from lostjax import optim
+from lostjax.train.config.schema import OptimConfig
+from lostjax.train.build.state import TrainState, model_variables
+from lostjax.typing import PyTree, Variables
+
+SUBSPACES = {
+    "columns": optim.columns,
+    "rows": optim.rows,
+    "coordinates": optim.coordinates,
+    "blocks": optim.blocks,
+    "svd": optim.gradient_svd,
+    "orthonormal": optim.random_orthonormal,
+}
+ORDERS = {
+    "random": optim.random_order,
+    "ascending": optim.ascending_order,
+    "descending": optim.descending_order,
+    "mirror": optim.mirror_order,
+}
+STATE_FREE = {
+    "sign": optax.scale_by_sign,
+    "sgd": optax.identity,
+    "none": optax.set_to_zero,
+}
+REFRESH = {"reset": optim.RESET, "keep": optim.KEEP, "reproject": optim.REPROJECT}
+
+GALORE_SCALE = 0.25
+"""GaLore's steps of matrices, relative to its learning rate (its authors' scripts)."""
+
+
+def build_optimizer(
+    config: OptimConfig, *, steps: int, multipliers: PyTree | None = None
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Build clip -> optimiser -> decoupled decay of matrices -> learning rate.
+
+    Args:
+      config: see `OptimConfig`; already checked.
+      steps: length of the schedule.
+      multipliers: of the learning rate, by tensor; None for all 1.
+
+    Returns:
+      The transformation and its schedule (step -> learning rate).
+    """
+    is_free = config.name == "schedule_free"
+    schedule = optim.warmup_cosine_schedule(
+        config.learning_rate,
+        steps=steps,
+        warmup_steps=min(math.ceil(config.warmup * steps), steps - 1),
+        final_fraction=1.0 if is_free else config.final_fraction,
+    )
+    clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
+    parts = [_build_direction(config)]
+    if multipliers is not None:
+        parts.append(optim.scale_by_tensor(multipliers))
+    if config.weight_decay:
+        # Independent: the schedule multiplies by its peak again, and leaves its shape.
+        unit = config.learning_rate if config.independent_decay else 1.0
+        decay = config.weight_decay / unit
+        parts.append(optax.add_decayed_weights(decay, mask=optim.mask_decayed))
+    parts.append(optax.scale_by_learning_rate(schedule))
+    if is_free:
+        tail = schedule_free(optax.chain(*parts), schedule, b1=config.b1)
+        return optax.chain(clip, tail), schedule
+    return optax.chain(clip, *parts), schedule
+
+
+def evaluation_variables(state: TrainState) -> Variables:
+    """Give the variables that a state is evaluated and generated from.
+
+    They are the parameters, but for schedule-free optimisers, which train at a point
+    between their iterate and the average that counts.
+    """
+    variables = model_variables(state)
+    for part in jax.tree.leaves(state.opt_state, is_leaf=_is_schedule_free):
+        if _is_schedule_free(part):
+            params = schedule_free_eval_params(part, state.params)
+            return {**variables, "params": params}
+    return variables
+
+
+def find_layer_matrices(params: PyTree, *, full_state: str | None) -> PyTree:
+    """Find the matrices of a model whose layers are stacked, as all here are.
+
+    Args:
+      params: of `nn.Transformer`; what lies under `layers` has them on its first axis.
+      full_state: as of `optim.find_matrices`.
+
+    Returns:
+      What that gives, less stacks of vectors (SLTrain's `values`), whose first axis is
+      no axis of a matrix.
+    """
+
+    def label(path: tuple[Any, ...], leaf: Any, numbers: Any) -> Any:
+        is_stacked = getattr(path[0], "key", None) == "layers"
+        return None if is_stacked and leaf.ndim < 3 else numbers
+
+    found = optim.find_matrices(params, full_state=full_state)
+    return jax.tree.map_with_path(label, params, found)
+
+
+def _build_direction(config: OptimConfig) -> optax.GradientTransformation:
+    """Build what turns gradients into steps of unit learning rate."""
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+    if config.name == "adamw":
+        return adam
+    if config.name == "muon":
+        return _build_muon(config)
+    if config.name == "sign_sgd":
+        return optax.scale_by_sign()
+    if config.name == "schedule_free":
+        # Adam whose first moment is schedule_free's own average (optax's
+        # schedule_free_adamw, with our order of decay and mask).
+        return optax.scale_by_rms(
+            decay=config.b2, eps=config.eps, eps_in_sqrt=False, bias_correction=True
+        )
+    frugal = partial(
+        optim.scale_by_frugal,
+        density=config.density,
+        update_gap=config.update_gap,
+        state_full=adam,
+        matrices=partial(find_layer_matrices, full_state=config.full_state),
+    )
+    if config.name == "galore":
+        return optax.chain(
+            frugal(
+                subspace=optim.gradient_svd(stagger=config.stagger),
+                state_free=optax.set_to_zero(),
+                on_refresh=optim.KEEP,
+            ),
+            optax.masked(
+                optax.scale(GALORE_SCALE),
+                partial(_mask_matrices, full_state=config.full_state),
+            ),
+        )
+    options: dict[str, Any] = {}
+    if config.subspace == "blocks":
+        options["order"] = ORDERS[config.block_order]
+    if config.subspace == "svd":
+        options["stagger"] = config.stagger
+    return frugal(
+        subspace=SUBSPACES[config.subspace](**options),
+        state_free=STATE_FREE[config.state_free](),
+        free_scale=config.free_scale,
+        on_refresh=REFRESH[config.on_refresh],
+    )
+
+
+def _build_muon(config: OptimConfig) -> optax.GradientTransformation:
+    whole = muon(
+        1.0,
+        eps=config.eps,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=partial(
+            find_layer_matrices, full_state=config.full_state
+        ),
+        # Steps as large as Adam's, so that one learning rate serves both halves.
+        consistent_rms=0.2,
+    )
+    # It descends already; decay (which it would put on scales too) and learning rate
+    # come after it, as for the others.
+    return optax.chain(whole, optax.scale(-1.0))
+
+
+def _mask_matrices(params: PyTree, *, full_state: str | None) -> PyTree:
+    return jax.tree.map(
+        lambda numbers: numbers is not None,
+        find_layer_matrices(params, full_state=full_state),
+        is_leaf=_is_label,
+    )
+
+
+def _is_label(x: Any) -> bool:
+    return x is None or isinstance(x, MuonDimensionNumbers)
+
+
+def _is_schedule_free(x: Any) -> bool:
+    return isinstance(x, ScheduleFreeState)

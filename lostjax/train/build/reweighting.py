@@ -1,0 +1,62 @@
+"""From the configuration to the factors that rows of a batch count by.
+
+    factor_i = w_i / (n_i / sum_j n_j),      w from `losses.sample_weights`
+
+with n_i the tokens of row i, which are also the weights' prior: at infinite temperature
+every factor is 1 and the step is the plain one. A row is one example, even where it
+holds several short documents: the weighing knows the row's mean loss.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from lostjax import losses
+from lostjax.train.config.schema import ObjectiveConfig
+from lostjax.typing import Array, Float, Int
+
+SHAPES: dict[str, losses.Shape] = {
+    "lin_upper": losses.lin_upper,
+    "quadratic": losses.quadratic,
+    "extremes": losses.extremes,
+    "upper": losses.upper,
+}
+
+
+Reweighting = Callable[[Array, Array, Array], Array]
+"""From tokens' losses (B, T), their weights (B, T) and the step (0-based) to factors
+(B,) whose mean over tokens is 1; no gradient flows through them."""
+
+
+def build_reweighting(config: ObjectiveConfig, *, steps: int) -> Reweighting | None:
+    """Build what a configuration asks for; None where all rows count alike.
+
+    Args:
+      config: see `ObjectiveConfig`; already checked.
+      steps: of the whole run, for the uniform warm-up.
+    """
+    if config.reweight == "none":
+        return None
+    shape = SHAPES[config.reweight]
+    temperature = losses.temperature_schedule(
+        config.reweight_temperature,
+        uniform_steps=math.ceil(config.reweight_warmup * steps),
+    )
+
+    def factors(
+        values_BT: Float[Array, "B T"],
+        weights_BT: Float[Array, "B T"],
+        step: Int[Array, ""],
+    ) -> Float[Array, "B"]:
+        tokens_B = jnp.sum(weights_BT, axis=1)
+        weights_B = losses.sample_weights(
+            losses.sequence_means(values_BT, weights_BT),
+            shape=shape,
+            temperature=temperature(step),
+            prior_B=tokens_B,
+        )
+        share_B = tokens_B / jnp.maximum(jnp.sum(tokens_B), 1e-9)
+        return weights_B / jnp.where(share_B == 0, 1.0, share_B)
+
+    return factors

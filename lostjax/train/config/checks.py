@@ -1,0 +1,296 @@
+"""Values that no run can have, refused before any work is done.
+
+Nothing here needs a device or data. Errors name the flag, the value, and what is
+allowed.
+"""
+
+import importlib.util
+import math
+import re
+from collections.abc import Callable
+
+from lostjax.numerals import read_whole
+from lostjax.steps.faults import parse_faults
+from lostjax.train.config.schema import (
+    ConfigError,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+    flag_name,
+    get_field,
+)
+from lostjax.train.config.widths import at_width
+
+_LEAST = {
+    "steps": 1,
+    "batch_size": 1,
+    "accumulate": 1,
+    "eval_every": 0,
+    "checkpoint_every": 1,
+    "keep": 1,
+    "model.d_model": 2,
+    "model.n_layers": 1,
+    "model.n_heads": 1,
+    "model.d_hidden": 1,
+    "model.channel_groups": 1,
+    "model.base_width": 0,
+    "data.seq_len": 2,
+    "stability.every": 0,
+    "guard.patience": 0,
+    "guard.window": 2,
+    "optim.update_gap": 1,
+    "optim.stagger": 1,
+    "objective.trajectory_lag_epochs": 1,
+    "objective.trajectory_top_k": 1,
+    "objective.trajectory_lag_steps": 1,
+}
+
+LARGEST = 2**31 - 1
+"""Of all whole numbers but the seed: steps, rows and sizes are int32 on devices."""
+
+_MOST = {"optim.stagger": 1024}
+"""Where something is made for each."""
+
+_RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "must lie in [0, 1]": (
+        lambda x: 0 <= x <= 1,
+        (
+            "model.delta",
+            "model.gamma",
+            "optim.final_fraction",
+            "optim.density",
+            "objective.reweight_warmup",
+        ),
+    ),
+    "must lie in [0, 1)": (
+        lambda x: 0 <= x < 1,
+        (
+            "optim.warmup",
+            "optim.b1",
+            "optim.b2",
+            "objective.label_smoothing",
+            "objective.trajectory_decay",
+        ),
+    ),
+    "must be 0 or positive": (
+        lambda x: 0 <= x < math.inf,
+        (
+            "optim.weight_decay",
+            "optim.clip",
+            "optim.free_scale",
+            "objective.log_partition",
+            "objective.sam_radius",
+            "objective.trajectory_weight",
+            "objective.trajectory_start",
+        ),
+    ),
+    "must be positive": (
+        lambda x: 0 < x < math.inf,
+        (
+            "optim.learning_rate",
+            "optim.eps",
+            "guard.sigma",
+        ),
+    ),
+}
+"""What is allowed, in words and as a test, and the fields that it is asked of."""
+
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse values that no run can have.
+
+    Raises:
+      ConfigError: naming the flag, the value, and what is allowed.
+    """
+    _check_ranges(config)
+    check_seed(config.seed)
+    if not _PLAIN_NAME.fullmatch(config.preset):  # a run's directory is called by it
+        raise ConfigError(
+            f"--preset={config.preset[:80]!r}: must be a plain name: letters, digits, "
+            "'_', '-' and '.', the first of them no '.' or '-', 60 at most"
+        )
+    if not config.objective.reweight_temperature > 0:
+        raise ConfigError(
+            "--objective.reweight-temperature="
+            f"{config.objective.reweight_temperature}: must be positive (inf: all rows "
+            "count alike)"
+        )
+    if config.batch_size % config.accumulate:
+        raise ConfigError(
+            f"--accumulate={config.accumulate}: must divide --batch-size="
+            f"{config.batch_size}"
+        )
+    if config.batch_size * config.data.seq_len > LARGEST:
+        raise ConfigError(
+            f"--batch-size={config.batch_size}: with --data.seq-len="
+            f"{config.data.seq_len} a step has more than {LARGEST} tokens"
+        )
+    _check_optim(config.optim)
+    _check_model(config.model)
+    if config.model.base_width:
+        _check_base_width(config)
+    _check_trajectory(config)
+    _check_pairs(config.objective)
+    parse_faults(config.guard.fault)
+    if config.guard.spike == "rollback" and not config.guard.patience:
+        raise ConfigError(
+            "--guard.patience=0: must be at least 1 with --guard.spike=rollback; a run "
+            "whose loss spikes each time that it goes back would never end"
+        )
+    if config.profile is not None:
+        parse_profile(config.profile, steps=config.steps)
+    if config.wandb is not None and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"--wandb={config.wandb}: wandb is not installed; "
+            "pip install 'lostjax[wandb]', or leave the flag out"
+        )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what is not a seed: an unsigned integer of 32 bits.
+
+    Raises:
+      ConfigError: naming the flag, the value, and what is allowed.
+    """
+    if not 0 <= seed < 2**32:
+        raise ConfigError(f"--seed={seed}: must lie in [0, 2^32)")
+
+
+def _check_ranges(config: TrainConfig) -> None:
+    """Refuse numbers that are out of bounds whatever the others are."""
+    for name, low in _LEAST.items():
+        value = get_field(config, name)
+        if value < low:
+            raise ConfigError(f"{flag_name(name)}={value}: must be at least {low}")
+        most = _MOST.get(name, LARGEST)
+        if value > most:
+            raise ConfigError(f"{flag_name(name)}={value}: must be at most {most}")
+    for words, (allowed, names) in _RANGES.items():
+        for name in names:
+            value = get_field(config, name)
+            if not allowed(value):
+                raise ConfigError(f"{flag_name(name)}={value}: {words}")
+
+
+def _check_optim(optim: OptimConfig) -> None:
+    if optim.name == "galore" and optim.density == 0:
+        raise ConfigError("--optim.density=0: galore would never move a matrix")
+    if optim.name == "schedule_free" and optim.b1 == 0:
+        raise ConfigError(
+            "--optim.b1=0: schedule_free averages by it; must be positive"
+        )
+    if optim.full_state is not None:
+        try:
+            re.compile(optim.full_state)
+        except re.error as error:
+            raise ConfigError(
+                f"--optim.full-state={optim.full_state}: no pattern: {error}"
+            ) from None
+
+
+def _check_model(model: ModelConfig) -> None:
+    if model.d_model % (2 * model.n_heads):
+        raise ConfigError(
+            f"--model.n-heads={model.n_heads}: must divide --model.d-model="
+            f"{model.d_model} into even head widths (rotary positions pair them)"
+        )
+    narrowest = min(model.d_model, model.d_hidden)
+    if model.linear != "dense" and not 1 <= model.rank <= narrowest:
+        raise ConfigError(
+            f"--model.rank={model.rank}: must lie in [1, {narrowest}], the smaller "
+            f"of --model.d-model={model.d_model} and --model.d-hidden={model.d_hidden}"
+        )
+    if model.product != "xla" and model.linear in ("dense", "sltrain"):
+        raise ConfigError(
+            f"--model.product={model.product}: not with --model.linear={model.linear}; "
+            "its kernels multiply narrow matrices: lost, cola, low_rank"
+        )
+    if model.linear == "lost" and model.rank % model.channel_groups:
+        raise ConfigError(
+            f"--model.channel-groups={model.channel_groups}: must divide --model.rank="
+            f"{model.rank}, which is laid out by groups too"
+        )
+
+
+def _check_base_width(config: TrainConfig) -> None:
+    """Refuse muP where its rule for Adam on matrices is not the right one."""
+    flag = f"--model.base-width={config.model.base_width}"
+    if config.model.linear == "sltrain":
+        raise ConfigError(
+            f"{flag}: not with --model.linear=sltrain, whose alpha / rank is another "
+            "rule for widths"
+        )
+    if config.optim.name in ("muon", "galore"):
+        raise ConfigError(
+            f"{flag}: not with --optim={config.optim.name}, whose updates do not have "
+            "entries of size one; adamw, frugal, sign_sgd and schedule_free do"
+        )
+    try:
+        at_width(config.model, config.model.base_width)
+    except ConfigError as error:
+        raise ConfigError(f"--model.base-width: {error}") from None
+
+
+def _check_trajectory(config: TrainConfig) -> None:
+    objective = config.objective
+    temperature = objective.trajectory_temperature
+    if not 0 < temperature < math.inf:
+        raise ConfigError(
+            f"--objective.trajectory-temperature={temperature}: must be positive"
+        )
+    start, end = objective.trajectory_start, objective.trajectory_end
+    if end is not None and not end > start:
+        raise ConfigError(
+            f"--objective.trajectory-end={end}: must be above "
+            f"--objective.trajectory-start={start}"
+        )
+    if objective.trajectory != "none" and config.optim.name == "schedule_free":
+        raise ConfigError(
+            f"--objective.trajectory={objective.trajectory}: not with "
+            "--optim=schedule_free, which trains away from where it is evaluated"
+        )
+
+
+def _check_pairs(objective: ObjectiveConfig) -> None:
+    """Refuse parts of the objective that contradict each other."""
+    if objective.label_smoothing and objective.reweight != "none":
+        raise ConfigError(
+            f"--objective.label-smoothing={objective.label_smoothing}: not with "
+            f"--objective.reweight={objective.reweight}, which weighs cross entropies "
+            "of plain targets: a row of little weight would be pushed off its text"
+        )
+    if not objective.sam_radius:
+        return
+    if objective.reweight != "none":
+        raise ConfigError(
+            f"--objective.sam-radius={objective.sam_radius}: not with "
+            f"--objective.reweight={objective.reweight}, whose factors are of the "
+            "losses where the parameters are"
+        )
+    if objective.trajectory != "none" and objective.trajectory_weight:
+        raise ConfigError(
+            f"--objective.sam-radius={objective.sam_radius}: not with "
+            f"--objective.trajectory={objective.trajectory}, which takes its place"
+        )
+
+
+def parse_profile(text: str, *, steps: int) -> tuple[int, int]:
+    """Read START:STOP, steps in [0, steps].
+
+    Raises:
+      ConfigError: where it is not two steps in order.
+    """
+    first, _, last = text.partition(":")
+    start, stop = read_whole(first), read_whole(last)
+    if start is None or stop is None:
+        raise ConfigError(
+            f"--profile={text}: must be START:STOP, such as 10:13, below 2^31"
+        )
+    if not start < stop <= steps:
+        raise ConfigError(
+            f"--profile={text}: must have START < STOP <= --steps={steps}"
+        )
+    return start, stop

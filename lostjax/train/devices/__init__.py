@@ -1,0 +1,1 @@
+"""Devices: platform, hosts, mesh, chips, compilation cache."""

@@ -1,0 +1,1 @@
+"""Log a run's numbers: JSON lines, TensorBoard, Weights & Biases, terminal."""

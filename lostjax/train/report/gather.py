@@ -1,0 +1,212 @@
+"""What a finished run came to, gathered for its report.
+
+The ledger sets this model beside the dense model of the same shape: parameters, bytes
+of parameters, gradients and optimiser state, activations kept for the backward pass,
+and FLOPs. Activation bytes are those of the traced program, before the compiler fuses
+any away: they are comparable, not measured.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lostjax.analysis import score_text
+from lostjax.data import Data, TokenFiles
+from lostjax.data.cache import cached, default_cache_dir, hash_parts
+from lostjax.data.rows.packing import join_streams
+from lostjax.nn import (
+    Transformer,
+    activation_bytes,
+    count_flops,
+    count_parameters,
+    sample_tokens,
+)
+from lostjax.train.build.micro_batches import count_micro_batches
+from lostjax.train.build.model import build_model, xla_attention
+from lostjax.train.build.optimizer import build_optimizer, evaluation_variables
+from lostjax.train.build.programs import Compiled
+from lostjax.train.build.run import Setup, count_bytes
+from lostjax.train.build.state import TrainState, abstract_state
+from lostjax.train.config.schema import TrainConfig
+from lostjax.train.log.json_lines import read_evaluations, read_metrics
+from lostjax.train.log.readings import read_stability
+from lostjax.train.report.page import LedgerRow, Report, Sample, Timings
+
+SAMPLE_TOKENS = 120
+BASELINE_BYTES = 50_000_000
+"""Largest training text that xz and n-grams are tried on."""
+
+
+def summarise(
+    run: Setup, compiled: Compiled, state: TrainState, *, command: str, timings: Timings
+) -> Report:
+    """Gather the report of a finished run.
+
+    Args:
+      run: the run.
+      compiled: its programs, for the compiler's figures.
+      state: its final state.
+      command: the command line.
+      timings: the clock's story.
+
+    Returns:
+      The report, ready to be written.
+    """
+    metrics = read_metrics(run.directory)
+    return Report(
+        title=describe_model(run.config, run.model),
+        command=command,
+        configuration=dataclasses.asdict(run.config),
+        metrics=metrics,
+        evaluations=read_evaluations(run.directory),
+        stability=read_stability(
+            run.directory,
+            optim=run.config.optim,
+            gradient_norms={int(x["step"]): x["gradient_norm"] for x in metrics},
+        ),
+        parameters=count_parameters(run.model).total,
+        tokens_seen=round(sum(line["tokens"] for line in metrics)),
+        ledger=build_ledger(run, compiled),
+        baselines=measure_baselines(run),
+        sample=draw_sample(run, state),
+        environment=describe_environment(run),
+        timings=timings,
+    )
+
+
+def describe_model(config: TrainConfig, model: Transformer) -> str:
+    """Describe a run's model in a line."""
+    shape = f"{model.n_layers} layers of width {model.d_model}"
+    return f"{config.preset}: {config.model.linear}, {shape}"
+
+
+def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow]:
+    """Count this run's bytes and FLOPs beside AdamW's on the dense model of its shape.
+
+    Args:
+      run: the run.
+      compiled: adds the compiler's temporary memory, where given.
+    """
+    config = run.config
+    dense_config = dataclasses.replace(config.model, linear="dense")
+    dense = build_model(dense_config, vocab_size=run.model.vocab_size)
+    adamw = dataclasses.replace(config.optim, name="adamw")
+    dense_tx, _ = build_optimizer(adamw, steps=config.steps)
+    dense_state = abstract_state(dense, dense_tx, key=jax.random.key(0))
+    states = [run.abstract, dense_state]
+    length = config.data.seq_len
+    rows = config.batch_size // count_micro_batches(config, mesh=run.mesh)
+    counts = [count_parameters(model) for model in (run.model, dense)]
+    flops = [count_flops(model, length=length) for model in (run.model, dense)]
+    attend = xla_attention(run.mesh)
+    kept = [
+        activation_bytes(model.clone(attend=attend), batch_size=rows, length=length)
+        for model in (run.model, dense)
+    ]
+    parameter_bytes = [count_bytes(state.params) for state in states]
+    optimizer_bytes = [count_bytes(state.opt_state) for state in states]
+    ledger = [
+        LedgerRow("parameters", counts[0].total, counts[1].total, "count"),
+        LedgerRow(
+            "parameters outside embedding and head",
+            counts[0].non_embedding,
+            counts[1].non_embedding,
+            "count",
+        ),
+        LedgerRow("parameter bytes", parameter_bytes[0], parameter_bytes[1]),
+        LedgerRow("gradient bytes", parameter_bytes[0], parameter_bytes[1]),
+        LedgerRow(
+            f"optimiser state: {config.optim.name}, against AdamW",
+            optimizer_bytes[0],
+            optimizer_bytes[1],
+        ),
+        LedgerRow("activations kept for the backward pass", kept[0], kept[1]),
+        LedgerRow("training FLOPs per token", flops[0].train, flops[1].train, "flops"),
+    ]
+    if run.abstract.memory is not None:
+        memory_bytes = count_bytes(run.abstract.memory)
+        ledger.append(LedgerRow("past outputs by row (SAF)", memory_bytes))
+    if compiled is not None and compiled.temporary_bytes is not None:
+        name = "compiler's temporary memory, per device"
+        ledger.append(LedgerRow(name, compiled.temporary_bytes))
+    return ledger
+
+
+def measure_baselines(run: Setup) -> dict[str, float]:
+    """Measure what compressors and n-grams make of the held-out text.
+
+    They take seconds, so they are kept in the cache under the text's hash. Token files
+    hold no text, and a text above `BASELINE_BYTES` would take minutes: neither has
+    baselines.
+
+    Returns:
+      Bits per byte by method.
+    """
+    data = run.data
+    parts = (*data.train.sources, *data.heldout.sources)
+    tokens_only = any(
+        isinstance(part.documents, TokenFiles) for part in data.corpus.parts
+    )
+    if tokens_only or data.train_bytes > BASELINE_BYTES:
+        return {}
+    root = Path(run.config.data.cache_dir or default_cache_dir())
+    key = hash_parts(*(rows.content_hash for rows in parts))
+    path = cached(root / "baselines" / f"{key}.json", partial(_score, data))
+    baselines: dict[str, float] = json.loads(path.read_text())
+    return baselines
+
+
+def _score(data: Data, path: Path) -> None:
+    found = score_text(
+        list(data.corpus.train),
+        list(data.corpus.heldout),
+        train_tokens=join_streams(data.train.sources),
+        heldout_tokens=join_streams(data.heldout.sources),
+        vocab_size=data.vocab_size,
+    )
+    baselines = {
+        "xz -9": found.xz,
+        "xz -9, given the training text": found.xz_given_train,
+        "Kneser-Ney bigram": found.bigram,
+        "trigram on that bigram": found.trigram_on_bigram,
+        "Kneser-Ney trigram": found.trigram,
+    }
+    path.write_text(json.dumps(baselines, indent=1) + "\n")
+
+
+def draw_sample(run: Setup, state: TrainState) -> Sample:
+    """Let the model go on from the configuration's prompt, on one device."""
+    tokenizer, prompt = run.data.tokenizer, run.config.sample_prompt
+    variables = jax.device_get(evaluation_variables(state))
+    ids = [tokenizer.eos_id, *tokenizer.encode_batch([prompt])[0].tolist()]
+    tokens_BT = sample_tokens(
+        run.model,
+        variables,
+        prompt_BT=jnp.asarray([ids], jnp.int32),
+        n_tokens=SAMPLE_TOKENS,
+        key=jax.random.key(run.config.seed),
+        temperature=0.8,
+    )
+    return Sample(prompt, tokenizer.decode(np.asarray(tokens_BT[0, len(ids) :])))
+
+
+def describe_environment(run: Setup) -> dict[str, object]:
+    """Say what the run ran on."""
+    device = run.mesh.devices.flat[0]
+    shape = ", ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+    libraries = ("lostjax", "jax", "flax", "optax", "orbax-checkpoint")
+    return {
+        "devices": f"{run.mesh.size} x {device.device_kind} ({shape})",
+        "processes": jax.process_count(),
+        "host": f"{platform.machine()}, {os.cpu_count()} CPU cores",
+        "Python": platform.python_version(),
+        **{name: version(name) for name in libraries},
+    }

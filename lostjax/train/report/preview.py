@@ -1,0 +1,46 @@
+"""`--dry-run`: the resolved configuration and what the run would cost, in a table."""
+
+from rich.console import Console
+from rich.table import Table
+
+from lostjax.train.build.run import prepare
+from lostjax.train.config.schema import TrainConfig, flat_fields
+from lostjax.train.report.gather import build_ledger
+from lostjax.view.numbers import (
+    MISSING,
+    format_bytes,
+    format_count,
+    format_flops,
+)
+
+_FORMATS = {"count": format_count, "bytes": format_bytes, "flops": format_flops}
+
+
+def print_preview(config: TrainConfig) -> None:
+    """Print a run's configuration and budget without running it.
+
+    Raises:
+      ConfigError, DataError: as the run itself would.
+    """
+    run = prepare(config)
+    console = Console()
+    for name, value in flat_fields(config).items():
+        console.print(f"{name} = {value}", markup=False, highlight=False)
+    table = Table("", "this model", "dense model", "ratio", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in build_ledger(run):
+        form = _FORMATS[row.unit]
+        dense, ratio = MISSING, MISSING
+        if row.dense:
+            dense, ratio = form(row.dense), f"{row.model / row.dense:.3f}"
+        table.add_row(row.name, form(row.model), dense, ratio)
+    console.print()
+    console.print(table)
+    tokens = run.data.train_tokens
+    per_step = config.batch_size * config.data.seq_len
+    console.print(
+        f"\n{format_count(tokens)} training tokens; {config.steps} steps of "
+        f"{per_step} are {config.steps * per_step / tokens:.2f} epochs",
+        highlight=False,
+    )

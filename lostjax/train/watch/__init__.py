@@ -1,0 +1,1 @@
+"""Watch a run for trouble: signals, spikes, the first bad tensor."""

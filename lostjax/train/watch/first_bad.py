@@ -1,0 +1,133 @@
+"""Which tensor went bad first, in the order in which a step computes them.
+
+    forward     what each module gives, layer by layer, in the order of their calls;
+                then the loss and the objective's terms
+    backward    gradients from the head down to the embedding, last layer first
+
+A number that is not finite spreads to all that is computed from it, so that only the
+first one says anything. Of what modules give no more than a bit is kept.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lostjax.data import Batch
+from lostjax.steps.readings import STACKED
+from lostjax.typing import Variables
+
+_LAST = 1 << 30
+
+
+class Outputs(NamedTuple):
+    """What the modules of a model gave, looked at."""
+
+    bad: tuple[str, ...]
+    """What was not finite, the first first: `the output of layers/mlp/down, layer 3`,
+    or `the parameters of ...`."""
+    entered: Mapping[str, int]
+    """Every module by its path, numbered in the order in which it was first called."""
+
+
+def look_at_outputs(model: nn.Module, variables: Variables, batch: Batch) -> Outputs:
+    """Run a model up to its final states, and find what is not finite on the way.
+
+    Args:
+      model: an `nn.Transformer`, placed where the batch lies.
+      variables: its parameters and kept channels.
+      batch: what it reads. All processes call this.
+    """
+    entered: dict[str, int] = {}
+    left: dict[str, int] = {}
+
+    def look(
+        call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        module, method = context.module, context.method_name
+        path = "/".join(module.path)
+        entered.setdefault(path, len(entered))
+        made = call(*args, **kwargs)
+        leaves = [leaf for leaf in jax.tree.leaves(made) if _is_real(leaf)]
+        if leaves and path and method != "setup":
+            what = "parameters" if method == "weights" else "output"
+            number = left.setdefault(f"the {what} of {path}", len(left))
+            finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
+            module.sow("intermediates", str(number), jnp.stack(finite).all())
+        return made
+
+    @jax.jit
+    def run(variables: Variables, batch: Batch) -> Any:
+        with nn.intercept_methods(look):
+            _, seen = model.apply(
+                variables,
+                batch.tokens_BT,
+                segments_BT=batch.segments_BT,
+                positions_BT=batch.positions_BT,
+                mutable=["intermediates"],
+                method="final_states",
+            )
+        return _by_number(seen)
+
+    finite = jax.device_get(run(variables, batch))
+    # Layers are computed one by one, and begin where the first of their modules does.
+    layered = [number for number, flags in finite.items() if np.ndim(flags)]
+    first_layered = min(layered, default=0)
+    bad = []
+    for what, number in left.items():
+        for layer in np.flatnonzero(~np.asarray(finite[number])):
+            if np.ndim(finite[number]):
+                place = (first_layered, int(layer), number)
+                bad.append((place, f"{what}, layer {layer}"))
+            else:
+                bad.append(((number, 0, number), what))
+    return Outputs(tuple(text for _, text in sorted(bad)), entered)
+
+
+def order_backward(
+    bad: Sequence[tuple[str, int | None]], entered: Mapping[str, int]
+) -> list[tuple[str, int | None]]:
+    """Sort tensors by when the backward pass reaches them.
+
+    Args:
+      bad: path and layer of each, the layer None outside the stack of layers.
+      entered: see `Outputs`; what is not in it, the head, comes after all others in
+        the forward pass.
+    """
+
+    def place(tensor: tuple[str, int | None]) -> tuple[int, int, int]:
+        path, layer = tensor
+        number = _find_module(path, entered)
+        if layer is None:
+            return -number, 0, -number
+        return -entered.get(STACKED, 0), -layer, -number
+
+    return sorted(bad, key=place)
+
+
+def _find_module(path: str, entered: Mapping[str, int]) -> int:
+    """Give the number of the innermost module that a tensor belongs to."""
+    parts = path.split("/")
+    for end in range(len(parts) - 1, 0, -1):
+        number = entered.get("/".join(parts[:end]))
+        if number is not None:
+            return number
+    return _LAST
+
+
+def _by_number(seen: Mapping[str, Any]) -> dict[int, jax.Array]:
+    """Collect what was sown; of several calls of one method all must be finite."""
+    found: dict[int, jax.Array] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(seen):
+        for key in path:
+            name = str(getattr(key, "key", ""))
+            if name.isdigit():
+                found[int(name)] = found.get(int(name), True) & leaf
+    return found
+
+
+def _is_real(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)

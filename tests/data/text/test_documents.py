@@ -1,0 +1,93 @@
+"""Broken text is named by file, line and byte; it never ends in a traceback."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lostjax.data import DataError
+from lostjax.data.text.documents import Chain, GivenDocuments, JsonLines, TextFiles
+
+
+def test_text_that_is_not_utf8_is_named_with_its_offset(tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes("ab é".encode("latin-1"))
+    with pytest.raises(DataError, match=r"latin.txt: .*byte 0xe9 at offset 3\)"):
+        list(TextFiles((path,)))
+
+
+def test_files_that_vanish_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone.txt: cannot be read: No such file"):
+        list(TextFiles((tmp_path / "gone.txt",)))
+    with pytest.raises(DataError, match=r"gone.txt: cannot be read"):
+        TextFiles((tmp_path / "gone.txt",)).fingerprint  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (b"{", "not JSON"),
+        (b'"text"', "not a JSON object but a str"),
+        (b"null", "not a JSON object but null"),
+        (b'{"body": "x"}', r"no field 'text' \(its fields: 'body'\)"),
+        (b"{}", r"its fields: none"),
+        (b'{"text": 3}', "must be a string, not a int"),
+        (b'{"text": null}', "must be a string, not null"),
+        (b'{"text": "\xff"}', "not UTF-8 .*offset 10"),
+        (b'{"text": "\\ud800"}', "surrogate"),
+        (b"[" * 200_000, "not JSON"),
+        (b"1" * 10_000, "not JSON"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n\n' + line + b"\n")
+    with pytest.raises(DataError, match=r"a\.jsonl:3: .*" + message) as caught:
+        list(JsonLines((path,)))
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=40))
+def test_random_bytes_are_text_or_a_data_error(tmp_path, data):
+    path = tmp_path / "random.jsonl"
+    for content in (data, b'{"text": ' + data + b"}"):
+        path.write_bytes(content)
+        for documents in (JsonLines((path,)), TextFiles((path,))):
+            try:
+                for text in documents:
+                    text.encode("utf-8")
+            except DataError as error:
+                assert str(path) in str(error)
+
+
+@given(st.lists(st.text(min_size=1), max_size=5))
+def test_jsonl_gives_back_what_was_written(texts):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.jsonl"
+        path.write_text(
+            "".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8"
+        )
+        assert list(JsonLines((path,))) == texts
+
+
+def test_fingerprints_follow_content_order_and_field(tmp_path):
+    one, two, same = (tmp_path / name for name in ("1.txt", "2.txt", "3.txt"))
+    one.write_text("one")
+    two.write_text("two")
+    same.write_text("one")
+    prints = [
+        TextFiles((one, two)).fingerprint,
+        TextFiles((two, one)).fingerprint,
+        TextFiles((one,)).fingerprint,
+        JsonLines((one,)).fingerprint,
+        JsonLines((one,), "body").fingerprint,
+        Chain((TextFiles((one,)), TextFiles((two,)))).fingerprint,
+        GivenDocuments(("one", "two")).fingerprint,
+        GivenDocuments(("onet", "wo")).fingerprint,
+    ]
+    assert len(set(prints)) == len(prints)
+    assert TextFiles((one,)).fingerprint == TextFiles((same,)).fingerprint

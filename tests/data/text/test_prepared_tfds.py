@@ -1,0 +1,164 @@
+"""Prepared data sets are read without TensorFlow, and broken ones are named."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from lostjax.data import DataError, open_corpus
+from lostjax.data.text.prepared_tfds import open_prepared
+
+
+class Speeches(tfds.core.GeneratorBasedBuilder):
+    """A data set of a few texts."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    TEXTS = {"train": [b"first \xc3\xa9", b"", b"second"], "test": [b"held out"]}
+
+    def _info(self):
+        features = {"text": tfds.features.Text(), "count": np.int64}
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, _):
+        return {
+            name: self._generate_examples(texts) for name, texts in self.TEXTS.items()
+        }
+
+    def _generate_examples(self, texts):
+        for i, text in enumerate(texts):
+            yield i, {"text": text, "count": i}
+
+
+class Whole(Speeches):
+    """A data set without a split to hold out, and with a text that is none."""
+
+    TEXTS = {"train": [b"fine", b"bad \xff"]}
+
+
+def prepare(builder, folder):
+    made = builder(data_dir=str(folder), file_format="array_record")
+    made.download_and_prepare()
+    return Path(str(made.data_path))
+
+
+@pytest.fixture(scope="module")
+def speeches(tmp_path_factory):
+    return prepare(Speeches, tmp_path_factory.mktemp("tfds"))
+
+
+def test_a_directory_is_read_with_its_own_heldout_split(speeches):
+    corpus = open_corpus(f"tfds:{speeches}")
+    assert list(corpus.train) == ["first é", "second"]
+    assert list(corpus.heldout) == ["held out"]
+
+
+def test_the_only_data_set_below_a_directory_is_found(speeches):
+    assert open_prepared(str(speeches.parent.parent))[0].directory == speeches
+
+
+def test_a_name_is_found_where_data_sets_are_prepared(speeches):
+    tfds.core.add_data_dir(str(speeches.parent.parent))
+    corpus = open_corpus("tfds:speeches")
+    assert list(corpus.train) == ["first é", "second"]
+    assert list(open_corpus("tfds:speeches:1.0.0").heldout) == ["held out"]
+
+
+def test_strings_are_text_as_well(speeches, monkeypatch):
+    class Records(list):
+        def __getitems__(self, indices):
+            return [self[index] for index in indices]
+
+    train, _ = open_prepared(str(speeches))
+    texts = [str(i) for i in range(3000)]
+    records = Records({"text": text} for text in texts)
+    monkeypatch.setitem(train.__dict__, "_records", records)
+    assert list(train) == texts
+
+
+def test_the_fingerprint_follows_the_files(speeches, tmp_path):
+    train, held = open_prepared(str(speeches))
+    copy = shutil.copytree(speeches, tmp_path / "copy")
+    assert open_prepared(str(copy))[0].fingerprint == train.fingerprint
+    (file,) = copy.glob("*-train.array_record*")
+    file.write_bytes(file.read_bytes()[::-1])
+    other = open_prepared(str(copy))[0].fingerprint
+    assert len({train.fingerprint, held.fingerprint, other}) == 3
+
+
+def test_what_is_missing_or_broken_is_one_clear_line(speeches, tmp_path):
+    def fails(message, *, field="", of="copy"):
+        with pytest.raises(DataError, match=message) as caught:
+            corpus = open_corpus(f"tfds:{tmp_path / of}{field}")
+            list(corpus.train)
+        assert "\n" not in str(caught.value)
+
+    copy = shutil.copytree(speeches, tmp_path / "copy")
+    fails(r"no field 'body' \(its fields: count, text\)", field="#body")
+    fails("must be text, not int", field="#count")
+    (file,) = copy.glob("*-train.array_record*")
+    file.write_bytes(b"not an array_record file")
+    fails("copy")
+    for path in copy.glob("*.array_record*"):
+        path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
+    fails('holds no array_record files.*file_format="array_record"')
+    info = json.loads((copy / "dataset_info.json").read_text())
+    del info["splits"][0 if info["splits"][0]["name"] == "train" else 1]
+    (copy / "dataset_info.json").write_text(json.dumps(info))
+    (copy / "x.array_record").write_bytes(b"")
+    fails("no split 'train'")
+    (copy / "dataset_info.json").write_text("{")
+    fails("not a prepared data set")
+    fails("neither a directory nor", of="gone/deeper")
+
+
+def test_text_that_is_not_utf8_is_named(tmp_path):
+    corpus = open_corpus(f"tfds:{prepare(Whole, tmp_path)}", heldout="sotu")
+    with pytest.raises(DataError, match=r"train record \d\): not UTF-8 .*offset 4"):
+        list(corpus.train)
+
+
+def test_no_tensorflow_is_loaded(speeches):
+    program = (
+        "import sys; from lostjax.data import open_corpus;"
+        f"print(len(list(open_corpus('tfds:{speeches}').train)));"
+        "print([m for m in ('tensorflow', 'torch') if m in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout.split("\n")[:2] == ["2", "[]"]
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name"])
+def test_nothing_is_imported_on_a_data_sets_word(speeches, tmp_path, monkeypatch, key):
+    touched = tmp_path / "touched"
+    (tmp_path / "crafted.py").write_text(f"open({str(touched)!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    copy = shutil.copytree(speeches, tmp_path / "copy" / "1.0.0")
+    features = json.loads((copy / "features.json").read_text())
+    text = features["featuresDict"]["features"]["text"]
+    del text["pythonClassName"]
+    text[key] = "crafted.Feature"
+    (copy / "features.json").write_text(json.dumps(features))
+    with pytest.raises(DataError, match="names the class 'crafted.Feature'"):
+        open_prepared(str(copy))
+    assert not touched.exists()
+
+
+def test_names_that_somebody_chose_are_told_in_one_line(speeches, tmp_path):
+    crafted = shutil.copytree(speeches, tmp_path / "crafted")
+    path = crafted / "features.json"
+    found = json.loads(path.read_text())
+    fields = found["featuresDict"]["features"]
+    fields["a\nb"] = fields.pop("text")
+    path.write_text(json.dumps(found))
+    with pytest.raises(DataError, match=r"its fields: 'a\\nb', count\)") as refused:
+        open_prepared(str(crafted))
+    assert "\n" not in str(refused.value)

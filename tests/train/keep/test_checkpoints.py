@@ -1,0 +1,224 @@
+"""Checkpoints: what is saved comes back, on any mesh, or is known to be damaged."""
+
+import dataclasses
+import random
+import shutil
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lostjax.disk.manifest import find_damage
+from lostjax.train.build.model import build_model
+from lostjax.train.build.optimizer import build_optimizer
+from lostjax.train.build.state import abstract_state, abstract_variables, init_state
+from lostjax.train.config.schema import ConfigError, ModelConfig, OptimConfig
+from lostjax.train.devices.mesh import make_mesh
+from lostjax.train.keep import checkpoints as checkpoint
+from lostjax.train.keep import step_directories as step_dirs
+from lostjax.train.keep.checkpoints import open_checkpoints
+
+CONFIG = ModelConfig(
+    d_model=32, n_layers=2, n_heads=2, d_hidden=64, rank=8, delta=0.25,
+)  # fmt: skip
+MODEL = build_model(CONFIG, vocab_size=64)
+TX, _ = build_optimizer(OptimConfig(), steps=10)
+ABSTRACT = abstract_state(MODEL, TX, key=jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A state on eight devices that no mesh and no seed would make again."""
+    first = init_state(MODEL, TX, mesh=make_mesh("fsdp:8"), key=jax.random.key(3))
+    moved = jax.tree.map(lambda leaf: leaf + jnp.ones((), leaf.dtype), first)
+    backwards = jax.tree.map(lambda leaf: leaf[..., ::-1], first.channels)
+    return moved._replace(step=jnp.asarray(7, jnp.int32), channels=backwards)
+
+
+@pytest.fixture(scope="module")
+def stored(state, tmp_path_factory):
+    """A directory with that state as steps 7 and 8."""
+    directory = tmp_path_factory.mktemp("stored") / "checkpoints"
+    with open_checkpoints(directory, keep=2) as checkpoints:
+        for step in (7, 8):
+            checkpoints.save(state, step=step)
+            checkpoints.wait()
+        assert checkpoints.failed_step is None
+    return directory
+
+
+@pytest.fixture
+def copied(stored, tmp_path):
+    return shutil.copytree(stored, tmp_path / "checkpoints")
+
+
+def assert_same(ours, theirs):
+    paths = jax.tree_util.tree_leaves_with_path(ours)
+    for (path, leaf), other in zip(paths, jax.tree.leaves(theirs), strict=True):
+        assert leaf.dtype == other.dtype
+        np.testing.assert_array_equal(leaf, other, jax.tree_util.keystr(path))
+
+
+@pytest.mark.parametrize(
+    "mesh", ["data:8", "fsdp:4", "data:2,tensor:2", "fsdp:2", "data:1"]
+)
+def test_a_checkpoint_of_eight_devices_is_read_exactly_on_any_mesh(state, stored, mesh):
+    mesh = make_mesh(mesh)
+    with open_checkpoints(stored) as checkpoints:
+        found = checkpoints.restore(ABSTRACT, step=8, mesh=mesh)
+    assert_same(state, found)
+    leaf = found.params["embed"]["embedding"]
+    assert len(leaf.sharding.device_set) == mesh.size
+
+
+def test_parameters_are_rounded_to_bfloat16_on_request(state, stored):
+    with open_checkpoints(stored) as checkpoints:
+        found = checkpoints.restore_model(
+            abstract_variables(MODEL),
+            step=8,
+            mesh=make_mesh("data:2"),
+            dtype="bfloat16",
+        )
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), state.params)
+    assert_same({"params": rounded, "channels": state.channels}, found)
+
+
+def test_saving_goes_on_beside_training_and_keeps_the_newest(
+    state, tmp_path, monkeypatch
+):
+    returned, commit, late = threading.Event(), step_dirs.commit, []
+
+    def commit_late(directory, step):
+        late.append(returned.wait(20))
+        commit(directory, step)
+
+    with open_checkpoints(tmp_path, keep=2) as checkpoints:
+        assert checkpoints.find_whole_step() is None
+        monkeypatch.setattr(step_dirs, "commit", commit_late)
+        checkpoints.save(state, step=1)
+        assert checkpoints.all_steps() == []
+        returned.set()
+        for step in (2, 3, 3):
+            checkpoints.save(state, step=step)
+    assert late == [True, True, True], "save waited for the hashing"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+    with open_checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.all_steps() == [2, 3] and checkpoints.latest_step() == 3
+        assert_same(
+            state, checkpoints.restore(ABSTRACT, step=2, mesh=make_mesh("data:1"))
+        )
+
+
+def test_an_open_directory_is_rid_of_what_a_killed_save_left(copied):
+    left = step_dirs.saving_dir(copied, 9)
+    step_dirs.step_dir(copied, 8).rename(left)
+    with open_checkpoints(copied) as checkpoints:
+        assert checkpoints.all_steps() == [7] and left.exists()
+    with open_checkpoints(copied, keep=1) as checkpoints:
+        assert checkpoints.find_whole_step() == 7 and not left.exists()
+
+
+def test_another_model_is_refused(stored):
+    dense = dataclasses.replace(CONFIG, linear="dense")
+    other = build_model(dense, vocab_size=64)
+    with (
+        open_checkpoints(stored) as checkpoints,
+        pytest.raises(
+            ConfigError, match="checkpoints/8: cannot be read as a checkpoint"
+        ),
+    ):
+        checkpoints.restore_model(
+            abstract_variables(other), step=8, mesh=make_mesh("data:1")
+        )
+
+
+def flip_bits(directory, *, flips):
+    """Flip bits one by one, over the whole length of every file; gives those missed."""
+    files = sorted(path for path in directory.rglob("*") if path.is_file())
+    rng = random.Random(len(files))
+    missed = []
+    for number in range(flips):
+        path = files[number % len(files)]
+        place, bit = rng.randrange(path.stat().st_size), rng.randrange(8)
+        with path.open("r+b", buffering=0) as file:
+            file.seek(place)
+            (byte,) = file.read(1)
+            file.seek(place)
+            file.write(bytes([byte ^ 1 << bit]))
+            if not find_damage(directory):
+                missed.append((path, place, bit))
+            file.seek(place)
+            file.write(bytes([byte]))
+    assert find_damage(directory) == []
+    return missed
+
+
+@pytest.mark.parametrize("flips", [30, pytest.param(400, marks=pytest.mark.torture)])
+def test_every_flipped_bit_is_found(copied, flips):
+    directory = step_dirs.step_dir(copied, 8)
+    names = [path.name for path in directory.rglob("*") if path.is_file()]
+    assert "manifest.json" in names and len(names) > 10
+    assert flip_bits(directory, flips=max(flips, len(names))) == []
+
+
+def test_a_flipped_bit_is_never_read(copied):
+    parts = copied.glob("8/model/ocdbt.process_0/d/*")
+    path = max(parts, key=lambda part: part.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    mesh = make_mesh("data:1")
+    with open_checkpoints(copied, keep=2) as checkpoints:
+        with pytest.raises(
+            ConfigError, match="8: is damaged: model/ocdbt.process_0/d/"
+        ):
+            checkpoints.restore(ABSTRACT, step=8, mesh=mesh)
+        with pytest.raises(ConfigError, match="8: is damaged: model/"):
+            checkpoints.restore_model(abstract_variables(MODEL), step=8, mesh=mesh)
+        assert checkpoints.find_whole_step() == 7
+        assert checkpoints.all_steps() == [7] and (copied / "8.damaged").exists()
+
+
+def test_the_way_back_is_the_wanted_step_or_the_newest_whole_one(state, copied):
+    with open_checkpoints(copied, keep=1) as checkpoints:
+        assert checkpoints.find_way_back(0) == 0
+        checkpoints.save(state, step=9, also=7)
+        assert checkpoints.find_way_back(7) == 7, "the save under way is done"
+        assert checkpoints.all_steps() == [7, 9]
+        checkpoints.forget_after(7)
+        assert checkpoints.all_steps() == [7]
+        checkpoints.save(state, step=9, also=7)  # anew: it is another state now
+        checkpoints.wait()
+        next((copied / "7").glob("model/*")).unlink()
+        assert checkpoints.find_way_back(7) == 9 and (copied / "7.damaged").exists()
+        next((copied / "9").glob("model/*")).unlink()
+        with pytest.raises(ConfigError, match="no checkpoint is whole"):
+            checkpoints.find_way_back(9)
+
+
+def test_a_save_that_fails_is_said_and_the_next_one_tried(
+    state, copied, monkeypatch, capsys
+):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with open_checkpoints(copied, keep=1) as checkpoints:
+        with monkeypatch.context() as broken:
+            broken.setattr(step_dirs, "write_manifest", full)
+            checkpoints.save(state, step=9)
+            checkpoints.wait()
+            assert checkpoints.failed_step == 9
+            assert sorted(path.name for path in copied.iterdir()) == ["7", "8"]
+            broken.setattr(checkpoint.ocp.AsyncCheckpointer, "save", full)
+            checkpoints.save(state, step=10)
+            checkpoints.wait()
+        assert sorted(path.name for path in copied.iterdir()) == ["7", "8"]
+        said = capsys.readouterr().err
+        for step in (9, 10):
+            assert f"checkpoint {step} could not be saved (No space left on" in said
+        assert said.count("step 8 stands, and the next save will be tried\n") == 2
+        checkpoints.save(state, step=11)
+        checkpoints.wait()
+        assert checkpoints.failed_step is None and checkpoints.all_steps() == [11]

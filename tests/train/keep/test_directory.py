@@ -1,0 +1,116 @@
+"""Run directories: which are taken, which refused, and that refusing leaves none."""
+
+import dataclasses
+import os
+import shutil
+import time
+
+import pytest
+
+from lostjax.train.config.schema import ConfigError, TrainConfig
+from lostjax.train.config.stored import load_config
+from lostjax.train.keep.directory import (
+    RUNS,
+    check_same_data,
+    choose_run_dir,
+    find_run,
+    hold_run_dir,
+)
+
+IDENTITY = {"vocab_size": 257, "train_hash": "ab"}
+
+
+def make_run(directory, config, *, needed=0):
+    with hold_run_dir(directory, config, identity=IDENTITY, needed=needed):
+        pass
+
+
+def config_for(path, **values):
+    return TrainConfig(run_dir=str(path), **values)
+
+
+def test_a_new_run_gets_a_new_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = choose_run_dir(TrainConfig())
+    make_run(first, TrainConfig())
+    second = choose_run_dir(TrainConfig())
+    assert first != second and first.parent.name == "runs"
+    assert load_config(first / "config.json") == TrainConfig()
+    assert find_run("latest") == first
+
+
+def test_latest_is_the_run_made_last_though_the_clock_was_set_back(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b", "c", "a"):
+        directory = RUNS / name
+        make_run(directory, config_for(directory))
+        assert find_run("latest") == directory
+        assert capsys.readouterr().err == f"latest: {directory}\n"
+        ahead = time.time() + 1e6  # and the next one is made by the right clock
+        os.utime(directory / "config.json", (ahead, ahead))
+    make_run(RUNS / "b", config_for(RUNS / "b"))  # went on; was not made anew
+    assert find_run("latest") == RUNS / "a"
+
+
+def test_the_same_run_is_taken_and_another_refused(tmp_path):
+    config = config_for(tmp_path / "run")
+    make_run(tmp_path / "run", config)
+    assert choose_run_dir(config) == tmp_path / "run"
+    assert choose_run_dir(dataclasses.replace(config, mesh="data:2"))
+    with pytest.raises(ConfigError, match="--seed: 0 there, 1 now.*--resume="):
+        choose_run_dir(dataclasses.replace(config, seed=1))
+    with pytest.raises(ConfigError, match="600 steps and cannot become 700.*new run"):
+        choose_run_dir(dataclasses.replace(config, steps=700))
+
+
+def test_strangers_are_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match="is a file"):
+        choose_run_dir(config_for(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="holds files but no run"):
+        choose_run_dir(config_for(tmp_path))
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    with pytest.raises(ConfigError, match="the checkpoints need"):
+        make_run(tmp_path / "run", config_for(tmp_path / "run"), needed=10**18)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoints_that_are_there_need_no_room_again(tmp_path, monkeypatch):
+    config = config_for(tmp_path / "run")
+    make_run(tmp_path / "run", config)
+    step = tmp_path / "run" / "checkpoints" / "10"
+    step.mkdir(parents=True)
+    (step / "manifest.json").write_bytes(b"x" * 700)
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    make_run(tmp_path / "run", config, needed=1700)
+    with pytest.raises(ConfigError, match="1.00 kB are free.*checkpoints need 1.01 kB"):
+        make_run(tmp_path / "run", config, needed=1710)
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_what_a_kill_before_the_first_file_left_is_no_obstacle(tmp_path):
+    left = [tmp_path / ".config.json.x7_f2k1z.partly", tmp_path / "lock"]
+    for path in left:
+        path.write_text("")
+    (tmp_path / ".making-abc").mkdir()
+    assert choose_run_dir(config_for(tmp_path)) == tmp_path
+    make_run(tmp_path, config_for(tmp_path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "data.json"]
+
+
+def test_other_data_is_refused_with_what_differs(tmp_path):
+    check_same_data(tmp_path / "new", IDENTITY)
+    make_run(tmp_path / "run", config_for(tmp_path / "run"))
+    check_same_data(tmp_path / "run", IDENTITY)
+    with pytest.raises(
+        ConfigError, match=r"other data \(train_hash: ab there, cd now\)"
+    ):
+        check_same_data(tmp_path / "run", IDENTITY | {"train_hash": "cd"})
+    (tmp_path / "run" / "data.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"data.json: cannot be read; if"):
+        check_same_data(tmp_path / "run", IDENTITY)
