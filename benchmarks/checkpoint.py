@@ -19,9 +19,10 @@ import jax
 from timing import fastest_in_turn
 
 from lostjax.disk.manifest import find_damage, write_manifest
+from lostjax.steps.state import TrainState
 from lostjax.train.build.model import build_model
 from lostjax.train.build.optimizer import build_optimizer
-from lostjax.train.build.state import TrainState, abstract_state, init_state
+from lostjax.train.build.state import abstract_state, init_state
 from lostjax.train.config.schema import ModelConfig, OptimConfig
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.keep.checkpoints import open_checkpoints

@@ -23,10 +23,10 @@ import jax.numpy as jnp
 from guarded_step import unguarded
 from step import LENGTH, make_forms
 
+from lostjax.steps.state import TrainState
 from lostjax.train import loop
 from lostjax.train.build.programs import Compiled, compile_steps, lower_step
 from lostjax.train.build.run import Setup
-from lostjax.train.build.state import TrainState
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
 

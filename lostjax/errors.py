@@ -26,3 +26,7 @@ def first_line(error: BaseException) -> str:
     """Give the first line of an error's message, or its kind where it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+class ConfigError(ValueError):
+    """A value that a run cannot have; the message names it and what is allowed."""

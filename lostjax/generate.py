@@ -16,17 +16,18 @@ import optax
 import tyro
 
 from lostjax.data import DataError, load_saved_tokenizer
+from lostjax.errors import ConfigError
 from lostjax.nn import Transformer, sample_tokens
-from lostjax.train.__main__ import normalise, parse_flags
 from lostjax.train.build.model import build_model, build_multipliers
 from lostjax.train.build.optimizer import build_optimizer, evaluation_variables
 from lostjax.train.build.state import abstract_state, abstract_variables
 from lostjax.train.build.trajectory import build_track, past_variables
 from lostjax.train.config.checks import check_seed
-from lostjax.train.config.schema import ConfigError, TrainConfig
+from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_config
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.platform import settle_platform
+from lostjax.train.flags import normalise, parse_flags
 from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
 from lostjax.train.keep.directory import CHECKPOINTS, find_run
 from lostjax.train.keep.recovery import explain_bare_steps

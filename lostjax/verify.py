@@ -18,8 +18,8 @@ from pathlib import Path
 import tyro
 
 from lostjax.disk.manifest import find_damage, read_manifest, write_manifest
-from lostjax.train.__main__ import normalise, parse_flags
-from lostjax.train.config.schema import ConfigError
+from lostjax.errors import ConfigError
+from lostjax.train.flags import normalise, parse_flags
 from lostjax.train.keep.directory import CHECKPOINTS, find_run
 from lostjax.train.keep.step_directories import (
     list_bare_steps,

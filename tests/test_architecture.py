@@ -13,20 +13,14 @@ MODULES = sorted((ROOT / "lostjax").rglob("*.py"))
 DOORS = {
     # third-party package: where it may be imported
     "jax.experimental.pallas": ("nn/kernels/",),
-    "orbax": ("train/checkpoint.py",),
+    "orbax": ("train/keep/",),
     "tokenizers": ("data/",),
     "sentencepiece": ("data/",),
     "grain": ("data/",),
     "tensorflow_datasets": ("data/",),
-    "tyro": (
-        "__main__.py",
-        "plan.py",
-        "generate.py",
-        "sweep.py",
-        "export.py",
-        "verify.py",
-    ),
-    "matplotlib": ("train/figures/", "sweep.py", "repro/"),
+    "tyro": ("train/flags.py",),
+    "matplotlib": ("view/", "sweep/__main__.py", "repro/"),
+    "rich": ("train/log/", "train/report/", "generate.py", "plan/"),
     "tensorflow": (),
     "torch": (),
     "clu": (),
@@ -48,7 +42,7 @@ def imported_names(path: Path) -> set[str]:
     "path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name
 )
 def test_published_peaks_of_chips_have_one_source(path):
-    """They stand in train/chips.py: a second table says something else one day."""
+    """They stand in train/devices/chips.py: a second table says something else one day."""
     numbers = [
         node.value
         for node in ast.walk(ast.parse(path.read_text()))

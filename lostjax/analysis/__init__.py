@@ -1,6 +1,6 @@
 """Measurements of what exists: parameters, activations, curves, text."""
 
-from lostjax.analysis.flatness import ascend, ascent_rise, random_rise
+from lostjax.analysis.flatness import ascent_rise, random_rise
 from lostjax.analysis.stability import (
     LOGIT_LIMIT,
     LogitGrowth,
@@ -8,9 +8,10 @@ from lostjax.analysis.stability import (
     fit_logit_growth,
     learning_rate_sensitivity,
     predict_max_logit,
-    tensor_rms,
 )
 from lostjax.analysis.text_baselines import TextBaselines, predict_ngram, score_text
+from lostjax.steps.ascent import ascend
+from lostjax.trees import tensor_rms
 
 __all__ = [
     "LOGIT_LIMIT",

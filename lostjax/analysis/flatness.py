@@ -23,26 +23,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lostjax.steps.ascent import ascend, move
 from lostjax.typing import Array, Float, PyTree
 
 Loss = Callable[[PyTree], jax.Array]
 """From parameters to a scalar."""
-
-
-def ascend(params: PyTree, gradients: PyTree, *, radius: float) -> PyTree:
-    """Move parameters by a norm up the gradient: w + r g / |g|.
-
-    Args:
-      params: any tree of arrays of a float type.
-      gradients: of the same structure and shapes; where all are 0 nothing moves.
-      radius: length of the step, over all parameters together.
-
-    Returns:
-      The moved parameters, of their own types.
-    """
-    norm = optax.tree.norm(gradients)
-    scale = jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1.0), 0.0)
-    return _move(params, gradients, scale)
 
 
 def ascent_rise(loss: Loss, params: PyTree, *, radius: float) -> Float[Array, ""]:
@@ -92,7 +77,7 @@ def random_rise(
         key, side = place
         direction = optax.tree.random_like(key, params)
         scale = side * radius / optax.tree.norm(direction)
-        return loss(_move(params, direction, scale))
+        return loss(move(params, direction, scale=scale))
 
     # Here, and both ways in each direction: one loop, so that the loss compiles once.
     keys = jnp.repeat(jax.random.split(key, n_directions), 2)
@@ -101,13 +86,6 @@ def random_rise(
     values = jax.lax.map(at, places)
     rise: jax.Array = jnp.mean(values[1:]) - values[0]
     return rise
-
-
-def _move(params: PyTree, direction: PyTree, scale: jax.Array) -> PyTree:
-    moved: PyTree = jax.tree.map(
-        lambda w, d: (w + scale * d).astype(w.dtype), params, direction
-    )
-    return moved
 
 
 def _require_positive(radius: float) -> None:

@@ -19,11 +19,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-
-from lostjax.typing import PyTree
 
 LOGIT_LIMIT = 1e3
 """Attention logits beyond this are an alarm: the loss breaks within a decade."""
@@ -138,35 +134,6 @@ def predict_max_logit(growth: LogitGrowth, n_parameters: float | int) -> float:
     if not 0 < n_parameters < math.inf:
         raise ValueError(f"n_parameters={n_parameters}: must be positive")
     return math.exp(growth.log_coefficient + growth.exponent * math.log(n_parameters))
-
-
-def tensor_rms(tree: PyTree, *, leading_axes: int = 0) -> PyTree:
-    """Compute the root mean square of every tensor of a tree.
-
-    Args:
-      tree: gradients, parameters or updates; any float type, computed in float32.
-      leading_axes: axes that are kept, 1 for the layers that `nn.scan` stacks.
-
-    Returns:
-      The same tree with float32 arrays of the leading axes' shape; 0 for a tensor
-      without elements.
-
-    Raises:
-      ValueError: a tensor with fewer axes than are to be kept.
-    """
-
-    def rms(leaf: jax.Array) -> jax.Array:
-        if not 0 <= leading_axes <= leaf.ndim:
-            raise ValueError(
-                f"leading_axes={leading_axes}: a tensor of shape {leaf.shape} has "
-                f"{leaf.ndim}"
-            )
-        axes = tuple(range(leading_axes, leaf.ndim))
-        count = max(1, math.prod(leaf.shape[leading_axes:]))
-        squares = jnp.square(leaf.astype(jnp.float32))
-        return jnp.sqrt(jnp.sum(squares, axis=axes) / count)
-
-    return jax.tree.map(rms, tree)
 
 
 def _positive(name: str, values: Numbers) -> np.ndarray:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from lostjax.train.config.schema import ConfigError
+from lostjax.errors import ConfigError
 
 LOCK = "lock"
 """The lock's name in a run's directory."""

@@ -58,7 +58,7 @@ from lostjax.nn.budget import (
     rank_for_budget,
 )
 from lostjax.nn.decoding import cut_logits, sample_tokens
-from lostjax.nn.linear.making import MakeLinear, Ungrouped
+from lostjax.nn.linear.projection import MakeLinear, Ungrouped
 from lostjax.nn.norm import RMSNorm
 from lostjax.nn.transformer import (
     RematPolicy,

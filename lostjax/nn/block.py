@@ -14,8 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from lostjax.nn.attention.attention import Attend, Attention, Rotation, Seen
-from lostjax.nn.linear.making import MakeLinear
-from lostjax.nn.linear.projection import project
+from lostjax.nn.linear.projection import MakeLinear, project
 from lostjax.nn.norm import RMSNorm
 from lostjax.typing import Activation, Array, Float
 

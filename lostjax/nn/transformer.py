@@ -32,8 +32,8 @@ from lostjax.nn.attention.attention import (
     rotary_angles,
 )
 from lostjax.nn.block import Block
-from lostjax.nn.linear.making import MakeLinear, Ungrouped
 from lostjax.nn.linear.plain import Dense
+from lostjax.nn.linear.projection import MakeLinear, Ungrouped
 from lostjax.nn.norm import RMSNorm
 from lostjax.typing import Activation, Array, Float, Int
 

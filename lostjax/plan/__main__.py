@@ -19,15 +19,16 @@ from rich.table import Table
 
 from lostjax.data import DataError
 from lostjax.disk.files import replace_file
+from lostjax.errors import ConfigError
 from lostjax.plan.estimate import Plan, make_plan
 from lostjax.plan.search import search_plans
 from lostjax.plan.table import compare_plans, note_plans, plan_values, write_page
 from lostjax.plan.targets import find_target
-from lostjax.train.__main__ import config_of, parse_run_flags
-from lostjax.train.build.run import provide_devices
 from lostjax.train.config.presets import get_preset
-from lostjax.train.config.schema import ConfigError, TrainConfig
+from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.platform import settle_platform
+from lostjax.train.devices.provide import provide_devices
+from lostjax.train.flags import config_of, parse_run_flags
 
 PROGRAM = "python -m lostjax.plan"
 

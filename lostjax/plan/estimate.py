@@ -28,12 +28,12 @@ from lostjax.nn import Transformer, activation_bytes
 from lostjax.plan.costs import Costs, count_costs
 from lostjax.plan.hlo_text import parse_program
 from lostjax.plan.targets import Target
+from lostjax.steps.state import TrainState
 from lostjax.train.build.micro_batches import count_micro_batches
 from lostjax.train.build.model import build_model, build_multipliers, xla_attention
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.programs import lower_step
 from lostjax.train.build.run import check_batch, count_step_flops, describe_state
-from lostjax.train.build.state import TrainState
 from lostjax.train.build.trajectory import Trajectory, build_trajectory
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.schema import TrainConfig

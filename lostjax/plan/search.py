@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from typing import NamedTuple, TypeVar
 
+from lostjax.errors import ConfigError
 from lostjax.nn import activation_bytes, count_flops
 from lostjax.plan.estimate import (
     Described,
@@ -28,17 +29,12 @@ from lostjax.plan.targets import Target
 from lostjax.steps.head import count_parts
 from lostjax.train.build.model import build_model
 from lostjax.train.build.programs import abstract_batch
-from lostjax.train.build.run import check_batch, count_bytes, count_step_flops
+from lostjax.train.build.run import check_batch, count_step_flops
 from lostjax.train.config.checks import check_config
-from lostjax.train.config.schema import (
-    ConfigError,
-    ModelConfig,
-    RematName,
-    TrainConfig,
-    replace_in,
-)
+from lostjax.train.config.schema import ModelConfig, RematName, TrainConfig, replace_in
 from lostjax.train.devices.chips import Chip
 from lostjax.train.devices.mesh import count_batch_shards, place_shapes
+from lostjax.trees import count_bytes
 from lostjax.view.numbers import format_bytes
 
 T = TypeVar("T")

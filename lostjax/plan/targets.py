@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
-from lostjax.train.config.schema import ConfigError
 from lostjax.train.devices.chips import Chip, find_chip
 
 TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}

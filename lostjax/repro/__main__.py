@@ -18,6 +18,7 @@ import tyro
 
 from lostjax.data import DataError
 from lostjax.disk.files import replace_file
+from lostjax.errors import ConfigError
 from lostjax.repro.claims import Claim, save_claim
 from lostjax.repro.figure import draw_claim
 from lostjax.repro.papers import (
@@ -31,8 +32,7 @@ from lostjax.repro.papers import (
 )
 from lostjax.repro.tables import replace_block, write_block, write_page
 from lostjax.repro.tune import SweepError
-from lostjax.train.__main__ import normalise, parse_flags
-from lostjax.train.config.schema import ConfigError
+from lostjax.train.flags import normalise, parse_flags
 
 PROGRAM = "python -m lostjax.repro"
 

@@ -14,8 +14,8 @@ import optax
 
 from lostjax import losses, optim
 from lostjax.analysis import ascend
+from lostjax.errors import ConfigError
 from lostjax.optim import OutputMemory
-from lostjax.train.config.schema import ConfigError
 from lostjax.typing import Array, Float, Int, PyTree
 
 CLASSES, PIXELS = 10, 64

@@ -5,8 +5,8 @@ import re
 import textwrap
 from collections.abc import Sequence
 
+from lostjax.errors import ConfigError
 from lostjax.repro.claims import Claim, Finding, Row, Verdict
-from lostjax.train.config.schema import ConfigError
 from lostjax.view.numbers import format_count, format_seconds
 
 

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from lostjax.data import Batch
+from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
 from lostjax.steps.gradient import Gradient, GradientOf
-from lostjax.train.build.state import TrainState
-from lostjax.train.config.schema import ConfigError
+from lostjax.steps.state import TrainState
 from lostjax.typing import PyTree
 
 KINDS = ("nan", "inf", "gradient", "spike")

@@ -24,13 +24,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from lostjax.analysis import ascend
 from lostjax.data.rows.batches import Batch
 from lostjax.losses import next_token_loss, weighted_sums
+from lostjax.steps.ascent import ascend
 from lostjax.steps.head import sum_over_positions
-from lostjax.train.build.reweighting import Reweighting
-from lostjax.train.build.state import TrainState, model_variables
+from lostjax.steps.state import TrainState, model_variables
 from lostjax.typing import PyTree, Variables
+
+Reweighting = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+"""From tokens' losses (B, T), their weights (B, T) and the step (0-based) to factors
+(B,) whose mean over tokens is 1; no gradient flows through them."""
 
 
 class Term(NamedTuple):

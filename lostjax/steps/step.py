@@ -28,7 +28,7 @@ from lostjax.steps.guard import (
 )
 from lostjax.steps.head import sum_over_positions
 from lostjax.steps.readings import take_readings
-from lostjax.train.build.state import TrainState
+from lostjax.steps.state import TrainState
 from lostjax.typing import PyTree, Variables
 
 Metrics = dict[str, Any]

@@ -19,6 +19,7 @@ from typing import TypeVar
 from lostjax.analysis import predict_max_logit
 from lostjax.data import DataError
 from lostjax.disk.files import replace_file
+from lostjax.errors import ConfigError
 from lostjax.nn import count_parameters
 from lostjax.sweep.grid import (
     MAX_LOGIT,
@@ -28,10 +29,10 @@ from lostjax.sweep.grid import (
     measure_sensitivities,
     run_grid,
 )
-from lostjax.train.__main__ import config_of, parse_run_flags
 from lostjax.train.build.model import build_model
-from lostjax.train.config.schema import ConfigError, StabilityConfig, TrainConfig
+from lostjax.train.config.schema import StabilityConfig, TrainConfig
 from lostjax.train.config.widths import at_width
+from lostjax.train.flags import config_of, parse_run_flags
 from lostjax.view.numbers import format_count, format_loss, format_number
 
 PROGRAM = "python -m lostjax.sweep"

@@ -16,9 +16,9 @@ import jax
 
 from lostjax.data import Batch, save_tokenizer
 from lostjax.disk.lock import drop_lock
+from lostjax.steps.state import TrainState
 from lostjax.train.build.programs import Compiled, compile_steps
 from lostjax.train.build.run import Setup, prepare
-from lostjax.train.build.state import TrainState
 from lostjax.train.config.checks import parse_profile
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.hosts import (
@@ -36,10 +36,10 @@ from lostjax.train.keep.directory import (
     hold_run_dir,
     refusing_disk_errors,
 )
-from lostjax.train.log.terminal import print_summary
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report.gather import summarise
 from lostjax.train.report.page import write_report
+from lostjax.train.report.preview import print_summary
 from lostjax.train.rollback import find_anchor, go_back, set_anchor, start_at
 from lostjax.train.watch.diagnosis import report_streak
 from lostjax.train.watch.signals import StopAsked, StopRequest, catch_stop_signals

@@ -13,11 +13,11 @@ import jax
 
 from lostjax.nn import count_parameters
 from lostjax.steps.readings import headline
+from lostjax.steps.state import TrainState
 from lostjax.steps.step import Metrics
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
 from lostjax.train.build.run import Setup
-from lostjax.train.build.state import TrainState
 from lostjax.train.build.trajectory import past_variables
 from lostjax.train.devices.hosts import is_first_host, on_first_host
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
@@ -27,7 +27,7 @@ from lostjax.train.log.sink import FanOut, Sink
 from lostjax.train.log.terminal import Progress
 from lostjax.train.report.gather import describe_model
 from lostjax.train.report.page import Timings
-from lostjax.train.watch.diagnosis import Spike, Streak
+from lostjax.train.watch.verdict import Spike, Streak
 from lostjax.view.numbers import format_count
 
 

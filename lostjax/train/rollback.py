@@ -21,8 +21,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from lostjax.steps.state import TrainState
 from lostjax.train.build.run import Setup, start_state
-from lostjax.train.build.state import TrainState
 from lostjax.train.keep.checkpoints import Checkpoints
 from lostjax.train.keep.directory import refusing_disk_errors
 from lostjax.train.recorder import Recorder

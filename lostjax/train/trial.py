@@ -12,12 +12,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from lostjax.errors import ConfigError
+from lostjax.steps.state import TrainState
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import compile_steps
 from lostjax.train.build.run import Setup, prepare, start_state
-from lostjax.train.build.state import TrainState
 from lostjax.train.build.trajectory import past_variables
-from lostjax.train.config.schema import ConfigError, TrainConfig
+from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.mesh import place_batch
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
 

@@ -16,8 +16,8 @@ from lostjax.analysis import (
     fit_logit_growth,
     learning_rate_sensitivity,
     predict_max_logit,
-    tensor_rms,
 )
+from lostjax.trees import tensor_rms
 
 RATES = [1e-3, 1e-2, 1e-1, 1.0]
 quick = hypothesis.settings(deadline=None, max_examples=50)

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from lostjax.disk.lock import LOCK, drop_lock, hold_lock
-from lostjax.train.config.schema import ConfigError
+from lostjax.errors import ConfigError
 
 HOLD = """
 import sys, pathlib

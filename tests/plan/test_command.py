@@ -7,6 +7,7 @@ import json
 import jax
 import pytest
 
+from lostjax.errors import ConfigError
 from lostjax.nn import activation_bytes, count_flops, count_parameters
 from lostjax.nn.attention.blocked import blocked_attention
 from lostjax.plan import estimate, search, targets
@@ -20,7 +21,7 @@ from lostjax.steps.head import count_parts
 from lostjax.train.build import micro_batches
 from lostjax.train.build.model import build_model
 from lostjax.train.config.presets import get_preset
-from lostjax.train.config.schema import ConfigError, ModelConfig, replace_in
+from lostjax.train.config.schema import ModelConfig, replace_in
 from lostjax.train.devices import platform
 from lostjax.train.devices.chips import CHIPS, Chip
 

@@ -30,9 +30,8 @@ from lostjax.disk.manifest import (
     find_damage,
     write_manifest,
 )
-from lostjax.errors import DataError
+from lostjax.errors import ConfigError, DataError
 from lostjax.train.config.presets import get_preset
-from lostjax.train.config.schema import ConfigError
 from lostjax.train.config.stored import load_config, save_config
 from lostjax.train.log.json_lines import read_metrics
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from lostjax.errors import ConfigError
 from lostjax.repro.claims import BITS, Claim, Cost, Row, compare_rows, save_claim
 from lostjax.repro.figure import draw_claim
 from lostjax.repro.tables import (
@@ -17,7 +18,6 @@ from lostjax.repro.tables import (
     write_block,
     write_page,
 )
-from lostjax.train.config.schema import ConfigError
 
 
 def make_row(name, values):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lostjax.data import Batch
+from lostjax.errors import ConfigError
 from lostjax.steps.faults import SPIKE, parse_faults, put_faults
 from lostjax.steps.gradient import Gradient
-from lostjax.train.build.state import TrainState
-from lostjax.train.config.schema import ConfigError
+from lostjax.steps.state import TrainState
 
 WHOLE = np.ones((1, 1), np.int32)
 BATCH = Batch(

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from lostjax.errors import ConfigError
 from lostjax.steps.gradient import Term
 from lostjax.steps.guard import Guard, count_update, init_guard, is_fit, update_if
 from lostjax.train import rollback
@@ -19,7 +20,6 @@ from lostjax.train.build.programs import compile_steps
 from lostjax.train.build.run import prepare, start_state
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import (
-    ConfigError,
     GuardConfig,
     ModelConfig,
     ObjectiveConfig,

@@ -10,10 +10,11 @@ import pytest
 
 from lostjax.data import Batch
 from lostjax.steps.gradient import make_gradient
-from lostjax.steps.readings import Readings, find_alarms, headline
+from lostjax.steps.readings import Readings, headline
 from lostjax.steps.step import make_train_step
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import ModelConfig, OptimConfig, StabilityConfig
+from lostjax.train.log.alarms import find_alarms
 from lostjax.train.log.json_lines import read_metrics
 from lostjax.train.log.readings import StabilityLog, read_stability
 from lostjax.train.loop import train

@@ -11,16 +11,16 @@ import pytest
 from lostjax.data import Batch
 from lostjax.steps.gradient import make_gradient
 from lostjax.steps.step import make_train_step
+from lostjax.steps.terms import log_partition_term
 from lostjax.train.build import micro_batches, programs
 from lostjax.train.build.micro_batches import count_micro_batches
 from lostjax.train.build.model import build_model
-from lostjax.train.build.objective import log_partition_term
 from lostjax.train.build.run import prepare
 from lostjax.train.build.state import init_state
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import ModelConfig
 from lostjax.train.devices.mesh import make_mesh
-from lostjax.train.report.gather import build_ledger
+from lostjax.train.report.ledger import build_ledger
 from lostjax.train.trial import run_trial
 
 MODEL = ModelConfig(

@@ -6,17 +6,13 @@ import math
 
 import pytest
 
+from lostjax.errors import ConfigError
 from lostjax.nn import count_parameters
 from lostjax.sweep import cells
 from lostjax.sweep.__main__ import draw, main, tabulate
 from lostjax.sweep.grid import fit_growths, measure_sensitivities, run_grid
 from lostjax.train.build.model import build_model
-from lostjax.train.config.schema import (
-    ConfigError,
-    ModelConfig,
-    StabilityConfig,
-    TrainConfig,
-)
+from lostjax.train.config.schema import ModelConfig, StabilityConfig, TrainConfig
 from lostjax.train.config.widths import at_width
 from lostjax.train.trial import Trial
 

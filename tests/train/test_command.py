@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
+from lostjax.errors import ConfigError
 from lostjax.train.__main__ import main, parse_command
 from lostjax.train.config.presets import get_preset
-from lostjax.train.config.schema import ConfigError
 from lostjax.train.config.stored import save_config
 
 

@@ -19,14 +19,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from lostjax.errors import ConfigError
 from lostjax.steps.gradient import Term, make_gradient
 from lostjax.steps.guard import Guard, count_update, init_guard, is_spike
+from lostjax.steps.state import TrainState
 from lostjax.train import loop, rollback
 from lostjax.train.build.programs import Compiled
 from lostjax.train.build.run import prepare, start_state
-from lostjax.train.build.state import TrainState
 from lostjax.train.config.presets import get_preset
-from lostjax.train.config.schema import ConfigError, GuardConfig
+from lostjax.train.config.schema import GuardConfig
 from lostjax.train.keep.checkpoints import Checkpoints
 from lostjax.train.log.json_lines import JsonLines, read_metrics
 from lostjax.train.log.sink import FanOut

@@ -22,8 +22,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from lostjax.nn.linear.making import MakeLinear
-from lostjax.nn.linear.projection import project
+from lostjax.nn.linear.projection import MakeLinear, project
 from lostjax.nn.norm import RMSNorm
 from lostjax.typing import Array, Float, Int
 

@@ -35,7 +35,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 
 from lostjax.nn.attention.attention import ATTENDED, Attend, Seen, plain_attention
-from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.typing import Array, Float
 
 BLOCKS = (512, 256, 128)

@@ -5,6 +5,8 @@ kernel, beside what both mean in jnp. x A (and what else a kernel wants) is kept
 backward pass under the names that policies of `jax.checkpoint` know.
 """
 
+import functools
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -133,3 +135,9 @@ def _pull(
 
 def _name(arrays: Arrays, name: str) -> Arrays:
     return tuple(checkpoint_name(array, name) for array in arrays)
+
+
+@functools.cache
+def log_once(message: str) -> None:
+    """Log a warning the first time that it is given."""
+    logging.getLogger(__name__).warning(message)

@@ -37,7 +37,7 @@ from lostjax.nn.kernels.bottleneck import (
     BottleneckWeights,
     bottleneck_products,
 )
-from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.typing import Activation, Array, Float
 
 

@@ -5,10 +5,11 @@ all of them; a single layer is a family of one, so there is one way through.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+from jax.typing import DTypeLike
 
 from lostjax.typing import Array, Float
 
@@ -80,3 +81,31 @@ def _options(layer: Any) -> tuple[type, dict[str, object]]:
     fields = dataclasses.fields(layer)
     values = {f.name: getattr(layer, f.name) for f in fields if f.name not in _OWN}
     return type(layer), values
+
+
+MakeLinear = Callable[..., Linear]
+"""Makes a linear map: `make(features=, name=, channel_groups=, dtype=)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ungrouped:
+    """Makes linear maps that know no channel groups, with the call of those that do.
+
+    Attributes:
+        make: `Dense`, or another linear map with all but features, name and dtype
+            given, as in `functools.partial(LowRank, rank=64)`.
+    """
+
+    make: MakeLinear
+
+    def __call__(
+        self,
+        *,
+        features: int,
+        name: str | None = None,
+        channel_groups: int = 1,
+        dtype: DTypeLike | None = None,
+    ) -> Linear:
+        """Make a linear map; channel_groups is of no consequence to it."""
+        del channel_groups
+        return self.make(features=features, name=name, dtype=dtype)

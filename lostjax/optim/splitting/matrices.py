@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from lostjax.trees import path_text
 from lostjax.typing import PyTree
 
 FULL_STATE_NAMES = (
@@ -70,7 +71,7 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
     pattern = re.compile(FULL_STATE_NAMES if full_state is None else full_state)
     # A leaf that optax.masked has taken out may be the one that the pattern means.
     found = jax.tree.leaves_with_path(params, is_leaf=_is_masked)
-    paths = [name_leaf(path).lower() for path, _ in found]
+    paths = [path_text(path).lower() for path, _ in found]
     if full_state is not None and paths and not any(map(pattern.search, paths)):
         raise ValueError(
             f"full_state={full_state!r}: matches none of the {len(paths)} arrays, "
@@ -80,16 +81,11 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
     def label(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
         shape = np.shape(leaf)
         is_matrix = len(shape) >= 2 and 0 not in shape
-        if not is_matrix or pattern.search(name_leaf(path).lower()):
+        if not is_matrix or pattern.search(path_text(path).lower()):
             return None
         return LAST_TWO_AXES
 
     return jax.tree.map_with_path(label, params)
-
-
-def name_leaf(path: tuple[Any, ...]) -> str:
-    """Write a leaf's path, its parts joined by slashes."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def match_matrices(

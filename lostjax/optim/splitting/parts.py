@@ -17,11 +17,11 @@ from lostjax.optim.splitting.matrices import (
     MatricesOrRule,
     MatrixView,
     match_matrices,
-    name_leaf,
     view_matrices,
 )
 from lostjax.optim.splitting.refresh import Carries, Tick
 from lostjax.optim.splitting.subspace import Basis, Cut, Draw, Subspace
+from lostjax.trees import path_text
 from lostjax.typing import PyTree
 
 
@@ -219,7 +219,7 @@ def place_like(x: jax.Array, like: jax.Array) -> jax.Array:
 def _read_leaves(tree: PyTree) -> tuple[list[str], list[Any]]:
     names, leaves = [], []
     for path, leaf in jax.tree.leaves_with_path(tree):
-        name = name_leaf(path) or "the array"
+        name = path_text(path) or "the array"
         leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(

@@ -14,9 +14,10 @@ it is BAdam (on `blocks`) or GaLore (on `gradient_svd`, KEEP).
 
 Ours differs: subspaces by strata and of whole layers (see
 `optim.splitting.subspace`), a residual's rounding is zero, nothing random is state, and
-stacks of layers are cut as they lie. Adam's moments take 8 (N_rest + density N_matrices) bytes in float32 where
-AdamW takes 8 N; the SVD adds its basis. Only the matrices' part is saved: in a small
-model with a large vocabulary that is little.
+stacks of layers are cut as they lie. Adam's moments take
+8 (N_rest + density N_matrices) bytes in float32, AdamW's take 8 N; the SVD adds its
+basis. Only the matrices' part is saved: in a small model with a large vocabulary that
+is little.
 
 Limits, on the matrices: density 1 with KEEP is `optax.adam`, operation for operation,
 and bit for bit where operations run one by one; a compiler fuses those of Adam

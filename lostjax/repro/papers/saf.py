@@ -35,10 +35,10 @@ from lostjax.analysis import ascent_rise, random_rise
 from lostjax.data import BatchPlan
 from lostjax.repro.claims import BITS, Claim, Comparison, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
+from lostjax.steps.state import TrainState
 from lostjax.steps.step import make_eval_step
 from lostjax.sweep.cells import Measure
 from lostjax.train.build.optimizer import evaluation_variables
-from lostjax.train.build.state import TrainState
 from lostjax.train.build.trajectory import past_variables
 from lostjax.train.config.schema import DataConfig, ModelConfig, TrainConfig, replace_in
 from lostjax.train.trial import Trial

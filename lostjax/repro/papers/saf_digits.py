@@ -1,10 +1,10 @@
 """SAF and MESA on handwritten digits, where a past answer is ten numbers.
 
 The claims of `repro.papers.saf` (Du et al., 2022, arXiv:2205.14083) in their own kind
-of problem: classes, every example seen epoch after epoch, SGD with momentum. The data are
-scikit-learn's 1797 digits of 8 x 8 pixels, of which a few hundred are trained on and
-the rest are held out; the model is a perceptron with two hidden layers. Past answers
-are kept whole, in a dense memory.
+of problem: classes, every example seen epoch after epoch, SGD with momentum. The data
+are scikit-learn's 1797 digits of 8 x 8 pixels, of which a few hundred are trained on
+and the rest are held out; the model is a perceptron with two hidden layers. Past
+answers are kept whole, in a dense memory.
 
 The authors' settings where they fit, settled before anything was measured:
 

@@ -29,7 +29,8 @@ from lostjax.nn.kernels.attention import (
 )
 from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.optim import width_multipliers
-from lostjax.train.config.schema import ConfigError, ModelConfig
+from lostjax.errors import ConfigError
+from lostjax.train.config.schema import ModelConfig
 from lostjax.train.devices.mesh import BATCH_AXES, CUT_OUTPUTS, is_on_cpu
 from lostjax.train.build.state import abstract_variables
 from lostjax.train.config.widths import at_width

@@ -16,7 +16,7 @@ from optax.contrib import (
 
 from lostjax import optim
 from lostjax.train.config.schema import OptimConfig
-from lostjax.train.build.state import TrainState, model_variables
+from lostjax.steps.state import TrainState, model_variables
 from lostjax.typing import PyTree, Variables
 
 SUBSPACES = {

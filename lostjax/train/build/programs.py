@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 from lostjax.data import Batch
 from lostjax.nn import Transformer
 from lostjax.train.config.schema import TrainConfig
-from lostjax.steps.faults import parse_faults, put_faults
+from lostjax.steps.faults import parse_faults
+from lostjax.steps.faults import put_faults
 from lostjax.steps.gradient import GradientOf, make_gradient
 from lostjax.steps.guard import Guard
 from lostjax.train.devices.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
@@ -22,7 +23,7 @@ from lostjax.train.build.model import place_model
 from lostjax.train.build.objective import build_terms
 from lostjax.train.build.reweighting import build_reweighting
 from lostjax.train.build.run import Setup
-from lostjax.train.build.state import TrainState, model_variables
+from lostjax.steps.state import TrainState, model_variables
 from lostjax.steps.step import (
     EvalStep,
     Metrics,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from lostjax.steps.gradient import Reweighting
 from lostjax import losses
 from lostjax.train.config.schema import ObjectiveConfig
 from lostjax.typing import Array, Float, Int
@@ -24,9 +25,6 @@ SHAPES: dict[str, losses.Shape] = {
 }
 
 
-Reweighting = Callable[[Array, Array, Array], Array]
-"""From tokens' losses (B, T), their weights (B, T) and the step (0-based) to factors
-(B,) whose mean over tokens is 1; no gradient flows through them."""
 
 
 def build_reweighting(config: ObjectiveConfig, *, steps: int) -> Reweighting | None:

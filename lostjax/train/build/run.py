@@ -11,11 +11,14 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from lostjax.trees import count_bytes
+from lostjax.train.devices.provide import provide_devices
 from lostjax.data import Data, prepare_data
 from lostjax.nn import Transformer, count_flops
 from lostjax.train.config.checks import check_config
 from lostjax.train.devices.chips import find_chip
-from lostjax.train.config.schema import ConfigError, TrainConfig
+from lostjax.errors import ConfigError
+from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.hosts import join_hosts
 from lostjax.train.devices.mesh import (
     count_batch_shards,
@@ -27,16 +30,10 @@ from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.devices.platform import runs_on_cpu, settle_platform
 from lostjax.train.devices.compilation_cache import keep_programs
 from lostjax.train.keep.directory import check_same_data, choose_run_dir
-from lostjax.train.build.state import (
-    TrainState,
-    abstract_state,
-    abstract_variables,
-    init_state,
-)
+from lostjax.steps.state import TrainState
+from lostjax.train.build.state import abstract_state, abstract_variables, init_state
 from lostjax.train.build.trajectory import Trajectory, build_trajectory
 
-MOST_CPU_DEVICES = 1024
-"""More of them take minutes to make, and have nothing to run on."""
 
 
 class Setup(NamedTuple):
@@ -144,35 +141,6 @@ def describe_state(
         raise ConfigError(f"--optim: {error}") from None
 
 
-def provide_devices(config: TrainConfig) -> None:
-    """Make as many CPU devices as the mesh names; other platforms ignore it.
-
-    Raises:
-      ConfigError: where these are more than a machine could ever serve.
-    """
-    settle_platform()
-    sizes = [size for size in parse_mesh(config.mesh).values() if size > 0]
-    local = math.prod(sizes) // (config.hosts.processes or 1)
-    if local > MOST_CPU_DEVICES and runs_on_cpu():
-        raise ConfigError(
-            f"--mesh={config.mesh}: needs {local} devices here, and of a CPU at most "
-            f"{MOST_CPU_DEVICES} are made"
-        )
-    local = min(local, MOST_CPU_DEVICES)
-    # Devices of a busy CPU wait for each other longer than XLA's 40 s, after which it
-    # would abort the process.
-    patience = "--xla_cpu_collective_call_terminate_timeout_seconds=3600"
-    flags = os.environ.get("XLA_FLAGS", "")
-    if patience.partition("=")[0] not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {patience}".strip()
-    if config.objective.trajectory == "saf" and local > 1:
-        # Rows that change devices do so beside the main chain of collectives, on
-        # XLA's pool of threads: with fewer of them than devices, all wait for ever.
-        threads = max(2 * local, os.cpu_count() or 1)
-        os.environ.setdefault("NPROC", str(threads))
-    # Once a device was used their number stands; the mesh then takes what is there.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", max(1, local))
 
 
 def check_batch(config: TrainConfig, mesh: Mesh) -> None:
@@ -205,8 +173,3 @@ def start_state(run: Setup) -> TrainState:
     )
 
 
-def count_bytes(tree: object) -> int:
-    """Sum the bytes of a tree's arrays or shapes."""
-    return sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
-    )

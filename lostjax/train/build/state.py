@@ -18,47 +18,20 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from lostjax.steps.state import InitMemory, TrainState
 from lostjax.steps.guard import init_guard
 from lostjax.train.devices.mesh import tree_shardings
 from lostjax.typing import Key, PyTree, Variables
 
 
-class TrainState(NamedTuple):
-    """What changes from step to step, and the kept channels."""
-
-    step: jax.Array
-    """Steps done, int32."""
-    offset: jax.Array
-    """Batches passed over so far, int32: see `train.rollback`."""
-    params: PyTree
-    """Trainable parameters, float32."""
-    channels: PyTree
-    """Kept input channels of LOST, support of SLTrain: int32; {} for dense."""
-    opt_state: PyTree
-    """Optimiser state, of the transformation that made it."""
-    memory: PyTree = None
-    """Past outputs by example (SAF), an `OutputMemory`; None where none are kept."""
-    guard: PyTree = None
-    """Updates that were not taken, and recent losses: a `GuardState`, which a training
-    step needs."""
-
-    @property
-    def batches(self) -> jax.Array:
-        """Batches gone through, int32: by the steps done, or passed over."""
-        return self.step + self.offset
 
 
-InitMemory = Callable[[], PyTree]
-"""Makes the memory of past outputs, or None."""
 
 
 def _no_memory() -> None:
     """Keep no past outputs."""
 
 
-def model_variables(state: TrainState) -> Variables:
-    """Give a state's parameters and channels as the model's variables."""
-    return {"params": state.params, "channels": state.channels}
 
 
 def init_state(

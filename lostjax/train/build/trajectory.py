@@ -38,9 +38,10 @@ from lostjax.optim import (
     track_past_params,
     window_schedule,
 )
-from lostjax.train.config.schema import ConfigError, ObjectiveConfig, TrainConfig
+from lostjax.errors import ConfigError
+from lostjax.train.config.schema import ObjectiveConfig, TrainConfig
 from lostjax.steps.gradient import Term, final_states, unembed
-from lostjax.train.build.state import InitMemory, TrainState
+from lostjax.steps.state import InitMemory, TrainState
 from lostjax.typing import PyTree, Variables
 
 

@@ -9,10 +9,10 @@ import math
 import re
 from collections.abc import Callable
 
+from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
 from lostjax.steps.faults import parse_faults
 from lostjax.train.config.schema import (
-    ConfigError,
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,

@@ -10,8 +10,8 @@ to the sparse branch; those of `llama_*` are this library's choice.
 
 import difflib
 
+from lostjax.errors import ConfigError
 from lostjax.train.config.schema import (
-    ConfigError,
     DataConfig,
     ModelConfig,
     OptimConfig,

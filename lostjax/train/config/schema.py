@@ -19,10 +19,6 @@ RematName = Literal["none", "full", "products", "bottleneck"]
 TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
 
 
-class ConfigError(ValueError):
-    """A value that a run cannot have; the message names it and what is allowed."""
-
-
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """The model: a LLaMA-style decoder whose matrices are of one linear family."""

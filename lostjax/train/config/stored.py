@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from lostjax.disk.files import replace_file
-from lostjax.train.config.schema import ConfigError, TrainConfig
+from lostjax.errors import ConfigError
+from lostjax.train.config.schema import TrainConfig
 
 
 def save_config(path: Path, config: TrainConfig) -> None:

@@ -8,7 +8,8 @@ LOST's kept channels, a share of the inputs, follow by themselves.
 
 import dataclasses
 
-from lostjax.train.config.schema import ConfigError, ModelConfig
+from lostjax.errors import ConfigError
+from lostjax.train.config.schema import ModelConfig
 
 
 def at_width(model: ModelConfig, d_model: int) -> ModelConfig:

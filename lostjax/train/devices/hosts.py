@@ -25,8 +25,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
-from lostjax.train.config.schema import ConfigError, HostsConfig
+from lostjax.train.config.schema import HostsConfig
 
 SILENT_SECONDS = 60
 """After so long without a sign of life a process is taken for dead, and all end."""

@@ -21,8 +21,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch
+from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
-from lostjax.train.config.schema import ConfigError
+from lostjax.trees import path_text
 from lostjax.typing import PyTree
 
 AXES = ("data", "fsdp", "tensor")
@@ -204,11 +205,6 @@ def place_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
         tree,
         tree_shardings(tree, mesh),
     )
-
-
-def path_text(path: tuple[object, ...]) -> str:
-    """Write a tree path with slashes."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def place_batch(

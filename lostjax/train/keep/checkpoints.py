@@ -30,8 +30,8 @@ from jax.typing import DTypeLike
 from orbax.checkpoint.options import AsyncOptions
 
 from lostjax.disk.manifest import find_damage
-from lostjax.train.build.state import TrainState, model_variables
-from lostjax.train.config.schema import ConfigError
+from lostjax.errors import ConfigError
+from lostjax.steps.state import TrainState, model_variables
 from lostjax.train.devices.hosts import is_first_host, on_first_host
 from lostjax.train.devices.mesh import place_shapes
 from lostjax.train.keep import step_directories as step_dirs

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from lostjax.disk.files import is_temporary, replace_file
 from lostjax.disk.lock import LOCK, hold_lock
-from lostjax.train.config.schema import ConfigError, TrainConfig, diff_configs
+from lostjax.errors import ConfigError
+from lostjax.train.config.schema import TrainConfig, diff_configs
 from lostjax.train.config.stored import load_config, save_config
 from lostjax.train.keep.step_directories import list_steps, step_dir
 from lostjax.view.numbers import format_bytes

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lostjax.disk.manifest import find_damage
-from lostjax.train.config.schema import ConfigError
+from lostjax.errors import ConfigError
 from lostjax.train.devices.hosts import on_first_host
 from lostjax.train.keep.step_directories import (
     list_bare_steps,

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lostjax.disk.lines import cut_lines, read_lines, reopen_lines
-from lostjax.steps.readings import Readings, find_alarms
+from lostjax.steps.readings import Readings
 from lostjax.train.config.schema import OptimConfig
+from lostjax.train.log.alarms import find_alarms
 
 STABILITY_FILE = "stability.jsonl"
 

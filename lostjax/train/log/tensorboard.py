@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lostjax.disk.appending import AppendingFile
+from lostjax.disk.lines import AppendingFile
 from lostjax.train.log.sink import Values, is_evaluation
 
 TENSORBOARD_FOLDER = "tensorboard"

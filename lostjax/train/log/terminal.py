@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from lostjax.train.log.sink import Values, is_evaluation
-from lostjax.train.report.contents import Report
 from lostjax.view.numbers import (
     format_count,
     format_loss,
@@ -163,23 +162,6 @@ class Progress:
             Text(facts),
         )
         yield grid
-
-
-def print_summary(report: Report, *, path: str, console: Console | None = None) -> None:
-    """Print what a run came to: some ten lines, the same facts as the report's head.
-
-    Args:
-        report: The finished run.
-        path: Where its report was written.
-        console: Where to print; standard output by default.
-    """
-    console = console or Console()
-    rows = [("", ""), *report.summary(), ("report", path)]
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        line = f"{name:{width}}  {value}".rstrip()
-        # Not a rich table, which would break a long path into pieces.
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _evaluation_line(step: int, values: dict[str, float]) -> str:

@@ -24,21 +24,18 @@ from lostjax.data.cache import cached, default_cache_dir, hash_parts
 from lostjax.data.rows.packing import join_streams
 from lostjax.nn import (
     Transformer,
-    activation_bytes,
-    count_flops,
     count_parameters,
     sample_tokens,
 )
-from lostjax.train.build.micro_batches import count_micro_batches
-from lostjax.train.build.model import build_model, xla_attention
-from lostjax.train.build.optimizer import build_optimizer, evaluation_variables
+from lostjax.steps.state import TrainState
+from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
-from lostjax.train.build.run import Setup, count_bytes
-from lostjax.train.build.state import TrainState, abstract_state
+from lostjax.train.build.run import Setup
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.log.json_lines import read_evaluations, read_metrics
 from lostjax.train.log.readings import read_stability
-from lostjax.train.report.page import LedgerRow, Report, Sample, Timings
+from lostjax.train.report.ledger import build_ledger
+from lostjax.train.report.page import Report, Sample, Timings
 
 SAMPLE_TOKENS = 120
 BASELINE_BYTES = 50_000_000
@@ -86,58 +83,6 @@ def describe_model(config: TrainConfig, model: Transformer) -> str:
     """Describe a run's model in a line."""
     shape = f"{model.n_layers} layers of width {model.d_model}"
     return f"{config.preset}: {config.model.linear}, {shape}"
-
-
-def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow]:
-    """Count this run's bytes and FLOPs beside AdamW's on the dense model of its shape.
-
-    Args:
-      run: the run.
-      compiled: adds the compiler's temporary memory, where given.
-    """
-    config = run.config
-    dense_config = dataclasses.replace(config.model, linear="dense")
-    dense = build_model(dense_config, vocab_size=run.model.vocab_size)
-    adamw = dataclasses.replace(config.optim, name="adamw")
-    dense_tx, _ = build_optimizer(adamw, steps=config.steps)
-    dense_state = abstract_state(dense, dense_tx, key=jax.random.key(0))
-    states = [run.abstract, dense_state]
-    length = config.data.seq_len
-    rows = config.batch_size // count_micro_batches(config, mesh=run.mesh)
-    counts = [count_parameters(model) for model in (run.model, dense)]
-    flops = [count_flops(model, length=length) for model in (run.model, dense)]
-    attend = xla_attention(run.mesh)
-    kept = [
-        activation_bytes(model.clone(attend=attend), batch_size=rows, length=length)
-        for model in (run.model, dense)
-    ]
-    parameter_bytes = [count_bytes(state.params) for state in states]
-    optimizer_bytes = [count_bytes(state.opt_state) for state in states]
-    ledger = [
-        LedgerRow("parameters", counts[0].total, counts[1].total, "count"),
-        LedgerRow(
-            "parameters outside embedding and head",
-            counts[0].non_embedding,
-            counts[1].non_embedding,
-            "count",
-        ),
-        LedgerRow("parameter bytes", parameter_bytes[0], parameter_bytes[1]),
-        LedgerRow("gradient bytes", parameter_bytes[0], parameter_bytes[1]),
-        LedgerRow(
-            f"optimiser state: {config.optim.name}, against AdamW",
-            optimizer_bytes[0],
-            optimizer_bytes[1],
-        ),
-        LedgerRow("activations kept for the backward pass", kept[0], kept[1]),
-        LedgerRow("training FLOPs per token", flops[0].train, flops[1].train, "flops"),
-    ]
-    if run.abstract.memory is not None:
-        memory_bytes = count_bytes(run.abstract.memory)
-        ledger.append(LedgerRow("past outputs by row (SAF)", memory_bytes))
-    if compiled is not None and compiled.temporary_bytes is not None:
-        name = "compiler's temporary memory, per device"
-        ledger.append(LedgerRow(name, compiled.temporary_bytes))
-    return ledger
 
 
 def measure_baselines(run: Setup) -> dict[str, float]:

@@ -5,7 +5,8 @@ from rich.table import Table
 
 from lostjax.train.build.run import prepare
 from lostjax.train.config.schema import TrainConfig, flat_fields
-from lostjax.train.report.gather import build_ledger
+from lostjax.train.report.contents import Report
+from lostjax.train.report.ledger import build_ledger
 from lostjax.view.numbers import (
     MISSING,
     format_bytes,
@@ -44,3 +45,20 @@ def print_preview(config: TrainConfig) -> None:
         f"{per_step} are {config.steps * per_step / tokens:.2f} epochs",
         highlight=False,
     )
+
+
+def print_summary(report: Report, *, path: str, console: Console | None = None) -> None:
+    """Print what a run came to: some ten lines, the same facts as the report's head.
+
+    Args:
+        report: The finished run.
+        path: Where its report was written.
+        console: Where to print; standard output by default.
+    """
+    console = console or Console()
+    rows = [("", ""), *report.summary(), ("report", path)]
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        line = f"{name:{width}}  {value}".rstrip()
+        # Not a rich table, which would break a long path into pieces.
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

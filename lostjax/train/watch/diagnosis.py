@@ -23,13 +23,14 @@ from lostjax.data import Batch
 from lostjax.disk.files import replace_file
 from lostjax.steps.guard import spike_limit
 from lostjax.steps.readings import rms_by_path
+from lostjax.steps.state import TrainState, model_variables
 from lostjax.train.build.model import place_model
 from lostjax.train.build.programs import build_gradient, build_guard
 from lostjax.train.build.run import Setup
-from lostjax.train.build.state import TrainState, model_variables
 from lostjax.train.devices.hosts import is_first_host
 from lostjax.train.devices.mesh import place_batch, tree_shardings
 from lostjax.train.watch.first_bad import Outputs, look_at_outputs, order_backward
+from lostjax.train.watch.verdict import Spike, Streak
 
 STOPPED_FILE = "stopped.json"
 """The report, in the run's directory."""
@@ -37,29 +38,6 @@ EXIT_CODE = 3
 """Of a run that was stopped so: starting it again alone would change nothing."""
 
 _EXAMPLES_SHOWN = 16
-
-
-class Streak(NamedTuple):
-    """Updates in a row that were not taken."""
-
-    last_step: int
-    """Step of the last one, counted from 1."""
-    length: int
-
-    @property
-    def first_step(self) -> int:
-        """Step of the first one, counted from 1."""
-        return self.last_step - self.length + 1
-
-
-class Spike(NamedTuple):
-    """A step whose loss is a spike, where the run goes back before it."""
-
-    step: int
-    """Counted from 1."""
-    loss: float
-    limit: float
-    """The loss past which it is one."""
 
 
 class Diagnosis(NamedTuple):

@@ -18,7 +18,7 @@ from lostjax.nn.kernels.attention import (
     cudnn_attention,
     splash_attention,
 )
-from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.kernel_form import log_once
 
 B, H = 4, 2
 interpreted = partial(splash_attention, interpret=True)

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from lostjax.nn import LowRankSparse, project
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
-from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.nn.kernels.tpu.blocks import V5E
 from lostjax.nn.kernels.tpu.products import mosaic_products

@@ -16,8 +16,8 @@ import optax
 import pytest
 
 from lostjax import optim
-from lostjax.optim.splitting.matrices import name_leaf
 from lostjax.optim.splitting.subspace import Draw
+from lostjax.trees import path_text
 
 B1, B2, EPS, GAP, STEPS, SEED = 0.8, 0.95, 1e-8, 3, 8, 5
 SHAPES = {"stack": {"w": (3, 8, 6)}, "odd": (5, 7), "norm": {"scale": (4,)}}
@@ -167,7 +167,7 @@ def choices(name):
 def by_name(trees):
     """Turn a list of trees into lists by the leaf's name."""
     named = [
-        {name_leaf(path): x for path, x in jax.tree.leaves_with_path(tree)}
+        {path_text(path): x for path, x in jax.tree.leaves_with_path(tree)}
         for tree in trees
     ]
     return {name: [tree[name] for tree in named] for name in named[0]}

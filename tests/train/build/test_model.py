@@ -12,7 +12,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn import activation_bytes
 from lostjax.nn.attention.blocked import blocked_attention
-from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.nn.kernels.attention import splash_attention
 from lostjax.nn.kernels.tpu.products import mosaic_products, on_tpu
 from lostjax.nn.kernels.tpu.blocks import V5E

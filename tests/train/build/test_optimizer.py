@@ -23,7 +23,8 @@ from lostjax.train.build.optimizer import (
     evaluation_variables,
     find_layer_matrices,
 )
-from lostjax.train.build.state import TrainState, abstract_variables
+from lostjax.steps.state import TrainState
+from lostjax.train.build.state import abstract_variables
 
 NAMES = typing.get_args(OptimizerName)
 SUBSPACES = typing.get_args(SubspaceName)

@@ -12,7 +12,7 @@ from lostjax.data import Batch
 from lostjax.losses import next_token_loss
 from lostjax.train.config.schema import ModelConfig, ObjectiveConfig
 from lostjax.steps.gradient import make_gradient
-from lostjax.train.build.objective import log_partition_term
+from lostjax.steps.terms import log_partition_term
 from lostjax.train.config.presets import get_preset
 from lostjax.train.build.reweighting import SHAPES, build_reweighting
 from lostjax.steps.step import make_train_step

@@ -9,15 +9,17 @@ import pytest
 
 from lostjax.losses import trajectory_loss
 from lostjax.train.keep.checkpoints import open_checkpoints
-from lostjax.train.config.schema import ConfigError, ModelConfig, ObjectiveConfig
+from lostjax.errors import ConfigError
+from lostjax.train.config.schema import ModelConfig, ObjectiveConfig
 from lostjax.train.loop import train
 from lostjax.train.devices.mesh import place_batch
 from lostjax.train.log.json_lines import read_evaluations, read_metrics
 from lostjax.train.config.presets import get_preset
 from lostjax.train.build.programs import compile_steps
 from lostjax.train.keep.directory import hold_run_dir
-from lostjax.train.build.run import count_bytes, prepare, start_state
-from lostjax.train.report.gather import build_ledger
+from lostjax.trees import count_bytes
+from lostjax.train.build.run import prepare, start_state
+from lostjax.train.report.ledger import build_ledger
 from lostjax.train.build.trajectory import past_variables
 from lostjax.train.trial import run_trial
 

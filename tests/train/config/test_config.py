@@ -5,10 +5,10 @@ import json
 
 import pytest
 
+from lostjax.errors import ConfigError
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.presets import PRESETS, get_preset
 from lostjax.train.config.schema import (
-    ConfigError,
     ModelConfig,
     ObjectiveConfig,
     TrainConfig,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lostjax.data import Batch
+from lostjax.errors import ConfigError
 from lostjax.steps.gradient import make_gradient
 from lostjax.steps.step import make_train_step
 from lostjax.train.build.model import build_model, build_multipliers
@@ -15,12 +16,7 @@ from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.run import prepare
 from lostjax.train.build.state import init_state
 from lostjax.train.config.checks import check_config
-from lostjax.train.config.schema import (
-    ConfigError,
-    ModelConfig,
-    OptimConfig,
-    TrainConfig,
-)
+from lostjax.train.config.schema import ModelConfig, OptimConfig, TrainConfig
 from lostjax.train.config.widths import at_width
 from lostjax.train.devices.mesh import make_mesh
 

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch
-from lostjax.train.config.schema import ConfigError
+from lostjax.errors import ConfigError
 from lostjax.train.devices.mesh import (
     make_mesh,
     parse_mesh,

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from lostjax.disk.manifest import find_damage
+from lostjax.errors import ConfigError
 from lostjax.train.build.model import build_model
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.state import abstract_state, abstract_variables, init_state
-from lostjax.train.config.schema import ConfigError, ModelConfig, OptimConfig
+from lostjax.train.config.schema import ModelConfig, OptimConfig
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.keep import checkpoints as checkpoint
 from lostjax.train.keep import step_directories as step_dirs

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from lostjax.train.config.schema import ConfigError, TrainConfig
+from lostjax.errors import ConfigError
+from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_config
 from lostjax.train.keep.directory import (
     RUNS,

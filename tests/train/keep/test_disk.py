@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lostjax.disk.appending import AppendingFile
+from lostjax.disk.lines import AppendingFile
 
 ROOT = Path(__file__).parents[2]
 

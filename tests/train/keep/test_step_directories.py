@@ -3,7 +3,7 @@
 import pytest
 
 from lostjax.disk.manifest import MANIFEST, find_damage
-from lostjax.train.config.schema import ConfigError
+from lostjax.errors import ConfigError
 from lostjax.train.keep.recovery import find_whole_step, summarise_damage
 from lostjax.train.keep.step_directories import (
     commit,

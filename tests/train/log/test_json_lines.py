@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lostjax.disk.appending import AppendingFile
+from lostjax.disk.lines import AppendingFile
 from lostjax.train.log.json_lines import (
     CLOCK_FIELDS,
     JsonLines,

@@ -8,8 +8,9 @@ import sys
 
 from rich.console import Console
 
-from lostjax.train.log.terminal import Progress, print_summary
+from lostjax.train.log.terminal import Progress
 from lostjax.train.report.page import Report, Timings
+from lostjax.train.report.preview import print_summary
 
 
 class Clock:

@@ -42,7 +42,6 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
-from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.gpu.backward import backward_product
 from lostjax.nn.kernels.gpu.blocks import (
     BLOCK,
@@ -59,6 +58,7 @@ from lostjax.nn.kernels.kernel_form import (
     Choose,
     Gradients,
     Siblings,
+    log_once,
     multiply,
 )
 from lostjax.typing import Activation, Array, Float

@@ -29,12 +29,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
-from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.kernel_form import (
     Arrays,
     Choose,
     Gradients,
     Siblings,
+    log_once,
     multiply,
 )
 from lostjax.nn.kernels.tpu.backward import backward_products

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from lostjax.nn import LowRankSparse
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
-from lostjax.nn.kernels.fall_back import log_once
 from lostjax.nn.kernels.gpu.blocks import (
     BLOCK,
     Sizes,
@@ -31,6 +30,7 @@ from lostjax.nn.kernels.gpu.blocks import (
 )
 from lostjax.nn.kernels.gpu.elementwise import pull_through
 from lostjax.nn.kernels.gpu.products import mosaic_products
+from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.train.config.presets import get_preset
 
 # As of jax 0.10 the interpreter has no public name, and may move.

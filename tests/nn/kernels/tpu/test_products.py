@@ -15,7 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn import LowRank, LowRankSparse
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
-from lostjax.nn.kernels.fall_back import log_once
+from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.nn.kernels.tpu.blocks import V5E, V6E, Chip, Sizes, cut_backward
 from lostjax.nn.kernels.tpu.products import mosaic_products, on_tpu
 

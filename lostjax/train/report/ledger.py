@@ -1,0 +1,72 @@
+"""The ledger sets a model beside the dense model of the same shape.
+
+It has parameters, bytes of parameters, gradients and optimiser state, activations kept
+for the backward pass, and FLOPs. Activation bytes are those of the traced program,
+before the compiler fuses any away: they are comparable, not measured.
+"""
+
+import dataclasses
+
+import jax
+
+from lostjax.nn import activation_bytes, count_flops, count_parameters
+from lostjax.train.build.micro_batches import count_micro_batches
+from lostjax.train.build.model import build_model, xla_attention
+from lostjax.train.build.optimizer import build_optimizer
+from lostjax.train.build.programs import Compiled
+from lostjax.train.build.run import Setup
+from lostjax.train.build.state import abstract_state
+from lostjax.train.report.contents import LedgerRow
+from lostjax.trees import count_bytes
+
+
+def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow]:
+    """Count this run's bytes and FLOPs beside AdamW's on the dense model of its shape.
+
+    Args:
+      run: the run.
+      compiled: adds the compiler's temporary memory, where given.
+    """
+    config = run.config
+    dense_config = dataclasses.replace(config.model, linear="dense")
+    dense = build_model(dense_config, vocab_size=run.model.vocab_size)
+    adamw = dataclasses.replace(config.optim, name="adamw")
+    dense_tx, _ = build_optimizer(adamw, steps=config.steps)
+    dense_state = abstract_state(dense, dense_tx, key=jax.random.key(0))
+    states = [run.abstract, dense_state]
+    length = config.data.seq_len
+    rows = config.batch_size // count_micro_batches(config, mesh=run.mesh)
+    counts = [count_parameters(model) for model in (run.model, dense)]
+    flops = [count_flops(model, length=length) for model in (run.model, dense)]
+    attend = xla_attention(run.mesh)
+    kept = [
+        activation_bytes(model.clone(attend=attend), batch_size=rows, length=length)
+        for model in (run.model, dense)
+    ]
+    parameter_bytes = [count_bytes(state.params) for state in states]
+    optimizer_bytes = [count_bytes(state.opt_state) for state in states]
+    ledger = [
+        LedgerRow("parameters", counts[0].total, counts[1].total, "count"),
+        LedgerRow(
+            "parameters outside embedding and head",
+            counts[0].non_embedding,
+            counts[1].non_embedding,
+            "count",
+        ),
+        LedgerRow("parameter bytes", parameter_bytes[0], parameter_bytes[1]),
+        LedgerRow("gradient bytes", parameter_bytes[0], parameter_bytes[1]),
+        LedgerRow(
+            f"optimiser state: {config.optim.name}, against AdamW",
+            optimizer_bytes[0],
+            optimizer_bytes[1],
+        ),
+        LedgerRow("activations kept for the backward pass", kept[0], kept[1]),
+        LedgerRow("training FLOPs per token", flops[0].train, flops[1].train, "flops"),
+    ]
+    if run.abstract.memory is not None:
+        memory_bytes = count_bytes(run.abstract.memory)
+        ledger.append(LedgerRow("past outputs by row (SAF)", memory_bytes))
+    if compiled is not None and compiled.temporary_bytes is not None:
+        name = "compiler's temporary memory, per device"
+        ledger.append(LedgerRow(name, compiled.temporary_bytes))
+    return ledger
