@@ -19,6 +19,7 @@ from unittest import mock
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from timing import fastest_in_turn
 
 from lostjax.data import Batch
@@ -37,7 +38,7 @@ from lostjax.train.config.schema import (
     OptimConfig,
     TrainConfig,
 )
-from lostjax.train.devices.mesh import make_mesh, place_batch
+from lostjax.train.devices.mesh import make_mesh
 
 VOCABULARY, ROWS, LENGTH = 4096, 16, 256
 GUARD = Guard(patience=10)
@@ -152,11 +153,8 @@ class JaxStep:
         )
         tx, _ = build_optimizer(OptimConfig(), steps=1000)
         self._state = init_state(model, tx, mesh=mesh, key=jax.random.key(0))
-        whole = random_batch()
-        self._batch = place_batch(
-            lambda rows: Batch(*(leaf[rows] for leaf in whole)),
-            mesh=mesh,
-            batch_size=ROWS,
+        self._batch = jax.device_put(
+            random_batch(), NamedSharding(mesh, PartitionSpec())
         )
         gradient = make_gradient(model, accumulate=parts, watch=watch)
         step = make_train_step(gradient, tx, guard=guard)

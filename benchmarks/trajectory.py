@@ -8,28 +8,25 @@ of three epochs of 64 rows; every row that it looks up is there.
 """
 
 import argparse
+import itertools
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from step import LENGTH, ROWS, VOCABULARY, make_forms, random_batch
 from timing import fastest_in_turn
 
 from lostjax.data import Batch
-from lostjax.train.build.model import build_model
-from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.programs import lower_step
-from lostjax.train.build.state import init_state
-from lostjax.train.build.trajectory import build_trajectory
+from lostjax.train.build.run import build_run, start_state
 from lostjax.train.config.schema import (
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
-    OptimConfig,
     TrainConfig,
+    TrajectoryConfig,
 )
 from lostjax.train.devices.mesh import make_mesh, place_batch
 
@@ -37,9 +34,9 @@ TABLE_ROWS, STEPS = 64, 1000
 
 OBJECTIVES = {
     "plain": ObjectiveConfig(),
-    "SAF": ObjectiveConfig(trajectory="saf"),
-    "MESA": ObjectiveConfig(trajectory="mesa"),
-    "lagged": ObjectiveConfig(trajectory="lagged"),
+    "SAF": ObjectiveConfig(trajectory=TrajectoryConfig(name="saf")),
+    "MESA": ObjectiveConfig(trajectory=TrajectoryConfig(name="mesa")),
+    "lagged": ObjectiveConfig(trajectory=TrajectoryConfig(name="lagged")),
     "SAM": ObjectiveConfig(sam_radius=0.05),
 }
 
@@ -72,52 +69,43 @@ def make_step(
         data=DataConfig(seq_len=LENGTH),
         objective=objective,
     )
-    rows = SimpleNamespace(
+    rows: Any = SimpleNamespace(
         n_rows=TABLE_ROWS, count_epochs=lambda steps: [steps * ROWS / TABLE_ROWS]
     )
-    data: Any = SimpleNamespace(train=rows, vocab_size=VOCABULARY)
-    trajectory = build_trajectory(config, data)
     mesh = make_mesh("data:1")
-    model = build_model(model_config, vocab_size=VOCABULARY)
-    tx, _ = build_optimizer(OptimConfig(), steps=STEPS)
-    tx = optax.chain(tx, *trajectory.track)
-    state = init_state(
-        model,
-        tx,
-        mesh=mesh,
-        key=jax.random.key(0),
-        init_memory=trajectory.init_memory,
-    )
-    lowered = lower_step(
-        config, state, mesh=mesh, model=model, tx=tx, trajectory=trajectory
-    )
-    step = lowered.compile()
+    run = build_run(config, mesh=mesh, vocab_size=VOCABULARY, rows=rows)
+    state = start_state(run)
+    step = lower_step(run, state).compile()
     batches = make_batches(mesh)
 
-    def run() -> object:
+    def advance() -> object:
         nonlocal state
         state, metrics = step(state, next(batches))
         return jax.block_until_ready(metrics)
 
-    return run
+    return advance
 
 
 def make_batches(mesh: jax.sharding.Mesh) -> Iterator[Batch]:
-    """Give batches that go through the table's rows, epoch after epoch."""
-    whole = random_batch()
-    number = 0
-    while True:
+    """Yield batches that go through the table's rows, epoch after epoch."""
+    plan = _Table(random_batch())
+    for number in itertools.count():
+        yield place_batch(plan, number, mesh=mesh)
+
+
+class _Table(NamedTuple):
+    """Batches of one text, numbered as if they were rows of a table."""
+
+    whole: Batch
+    batch_size: int = ROWS
+
+    def batch_at(self, number: int, *, rows: slice) -> Batch:
         epoch, first = divmod(number * ROWS, TABLE_ROWS)
-        batch = whole._replace(
+        batch = self.whole._replace(
             example_B=np.arange(first, first + ROWS, dtype=np.int32),
             epoch_B=np.full(ROWS, epoch, np.int32),
         )
-
-        def take(rows: slice, batch: Batch = batch) -> Batch:
-            return Batch(*(leaf[rows] for leaf in batch))
-
-        yield place_batch(take, mesh=mesh, batch_size=ROWS)
-        number += 1
+        return Batch(*(leaf[rows] for leaf in batch))
 
 
 if __name__ == "__main__":

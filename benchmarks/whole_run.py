@@ -26,7 +26,7 @@ from step import LENGTH, make_forms
 from lostjax.steps.state import TrainState
 from lostjax.train import loop
 from lostjax.train.build.programs import Compiled, compile_steps, lower_step
-from lostjax.train.build.run import Setup
+from lostjax.train.build.run import Run
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
 
@@ -34,17 +34,10 @@ from lostjax.train.config.schema import TrainConfig
 class InTurn:
     """A run's step that lets the bare step run after every segment of steps."""
 
-    def __init__(self, run: Setup, state: TrainState, *, segment: int) -> None:
+    def __init__(self, run: Run, state: TrainState, *, segment: int) -> None:
         self._compiled = compile_steps(run, state)
         with unguarded():
-            self._bare = lower_step(
-                run.config,
-                state,
-                mesh=run.mesh,
-                model=run.model,
-                tx=run.tx,
-                trajectory=run.trajectory,
-            ).compile()
+            self._bare = lower_step(run, state).compile()
         self._state = jax.tree.map(jnp.copy, state)
         self._segment, self._done, self._began = segment, 0, 0.0
         self.seconds: list[tuple[float, float]] = []
@@ -77,7 +70,7 @@ def measure(config: TrainConfig, *, segment: int) -> list[tuple[float, float]]:
     """Train, and give the seconds of each segment and of the bare one after it."""
     turns: list[InTurn] = []
 
-    def compile_both(run: Setup, state: TrainState) -> Compiled:
+    def compile_both(run: Run, state: TrainState) -> Compiled:
         turns.append(InTurn(run, state, segment=segment))
         return turns[0].compiled()
 

@@ -12,22 +12,18 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import optax
-import tyro
 
 from lostjax.data import DataError, load_saved_tokenizer
 from lostjax.errors import ConfigError
-from lostjax.nn import Transformer, sample_tokens
-from lostjax.train.build.model import build_model, build_multipliers
-from lostjax.train.build.optimizer import build_optimizer, evaluation_variables
-from lostjax.train.build.state import abstract_state, abstract_variables
-from lostjax.train.build.trajectory import build_track, past_variables
+from lostjax.nn import sample_tokens
+from lostjax.steps.state import model_variables
+from lostjax.train.build.optimizer import evaluation_variables, trains_elsewhere
+from lostjax.train.build.run import Run, build_run
 from lostjax.train.config.checks import check_seed
-from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_config
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.platform import settle_platform
-from lostjax.train.flags import normalise, parse_flags
+from lostjax.train.flags import Positional, parse_flags
 from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
 from lostjax.train.keep.directory import CHECKPOINTS, find_run
 from lostjax.train.keep.recovery import explain_bare_steps
@@ -41,7 +37,7 @@ PROGRAM = "python -m lostjax.generate"
 class Flags:
     """Continue a prompt with a trained model."""
 
-    run: tyro.conf.Positional[str]
+    run: Positional[str]
     """Directory of the run, or latest."""
     prompt: str = "Fellow citizens,"
     """What to go on from."""
@@ -77,21 +73,21 @@ def generate(flags: Flags) -> str:
     check_seed(flags.seed)
     directory = find_run(flags.run)
     config = load_config(directory / "config.json")
-    if flags.average and config.objective.trajectory != "mesa":
+    tokenizer = load_saved_tokenizer(directory)
+    settle_platform()
+    run = build_run(config, mesh=make_mesh("data:1"), vocab_size=tokenizer.vocab_size)
+    if flags.average and run.trajectory.average is None:
         raise ConfigError(
             f"--average: {directory} keeps no moving average of its parameters; runs "
             "with --objective.trajectory=mesa do"
         )
-    settle_platform()
-    tokenizer = load_saved_tokenizer(directory)
-    model = build_model(config.model, vocab_size=tokenizer.vocab_size)
     with open_checkpoints(directory / CHECKPOINTS) as checkpoints:
         step = _choose_step(checkpoints, flags, directory=directory)
-        variables = _read_variables(checkpoints, config, flags, model=model, step=step)
+        variables = _read_variables(checkpoints, run, flags, step=step)
     prompt = [tokenizer.eos_id, *tokenizer.encode_batch([flags.prompt])[0]]
     try:
         tokens_BT = sample_tokens(
-            model,
+            run.model,
             variables,
             prompt_BT=jnp.asarray([prompt], jnp.int32),
             n_tokens=flags.tokens,
@@ -124,30 +120,18 @@ def _choose_step(checkpoints: Checkpoints, flags: Flags, *, directory: Path) -> 
 
 
 def _read_variables(
-    checkpoints: Checkpoints,
-    config: TrainConfig,
-    flags: Flags,
-    *,
-    model: Transformer,
-    step: int,
+    checkpoints: Checkpoints, run: Run, flags: Flags, *, step: int
 ) -> Variables:
-    """Read what to generate from; the optimiser's state only where it is needed."""
-    mesh = make_mesh("data:1")
-    # Schedule-free's state holds half of the model.
-    if not flags.average and config.optim.name != "schedule_free":
+    """Read the variables to generate from; the optimiser's state only if needed."""
+    if not flags.average and not trains_elsewhere(run.config.optim):
+        abstract = model_variables(run.abstract)
         return checkpoints.restore_model(
-            abstract_variables(model), step=step, mesh=mesh, dtype=flags.dtype
+            abstract, step=step, mesh=run.mesh, dtype=flags.dtype
         )
-    tx, _ = build_optimizer(
-        config.optim,
-        steps=config.steps,
-        multipliers=build_multipliers(config.model, vocab_size=model.vocab_size),
-    )
-    track = build_track(config.objective)
-    tx = optax.chain(tx, *track) if track else tx
-    abstract = abstract_state(model, tx, key=jax.random.key(0))
-    state = checkpoints.restore(abstract, step=step, mesh=mesh)
-    found = past_variables(state) if flags.average else evaluation_variables(state)
+    state = checkpoints.restore(run.abstract, step=step, mesh=run.mesh)
+    average = run.trajectory.average if flags.average else evaluation_variables
+    assert average is not None
+    found = average(state)
     rounded = jax.tree.map(lambda x: x.astype(flags.dtype), found["params"])
     return {**found, "params": rounded}
 
@@ -156,9 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        flags = parse_flags(
-            Flags, [normalise(word) for word in words], default=None, program=PROGRAM
-        )
+        flags = parse_flags(Flags, words, program=PROGRAM)
         continuation = generate(flags)
     except (ConfigError, DataError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)

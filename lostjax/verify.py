@@ -15,11 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-
 from lostjax.disk.manifest import find_damage, read_manifest, write_manifest
 from lostjax.errors import ConfigError
-from lostjax.train.flags import normalise, parse_flags
+from lostjax.train.flags import Positional, parse_flags
 from lostjax.train.keep.directory import CHECKPOINTS, find_run
 from lostjax.train.keep.step_directories import (
     list_bare_steps,
@@ -36,7 +34,7 @@ PROGRAM = "python -m lostjax.verify"
 class Flags:
     """Check every checkpoint of a run against its manifest of hashes."""
 
-    run: tyro.conf.Positional[str]
+    run: Positional[str]
     """Directory of the run, or latest."""
     adopt: bool = False
     """First give a manifest to checkpoints that have none, as those of earlier
@@ -93,9 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        flags = parse_flags(
-            Flags, [normalise(word) for word in words], default=None, program=PROGRAM
-        )
+        flags = parse_flags(Flags, words, program=PROGRAM)
         directory = find_run(flags.run)
         if flags.adopt:
             adopt(directory)

@@ -55,7 +55,7 @@ def flags(text_file, cache_dir):
         "--checkpoint-every=10",
         # Weights over the global batch: every process must have its own rows' ones.
         "--objective.reweight=lin_upper",
-        "--objective.reweight-temperature=0.3",
+        "--objective.reweight.temperature=0.3",
     ]
 
 

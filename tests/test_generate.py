@@ -16,7 +16,7 @@ def mesa(text_file, cache_dir, tmp_path_factory):
     directory = tmp_path_factory.mktemp("mesa") / "run"
     words = f"""--preset=smoke --mesh=data:1 --steps=3 --checkpoint-every=1 --keep=3
         --data.seq-len=32 --model.n-layers=1 --objective.trajectory=mesa
-        --objective.trajectory-decay={DECAY} --data.source={text_file}
+        --objective.trajectory.decay={DECAY} --data.source={text_file}
         --data.cache-dir={cache_dir} --run-dir={directory}"""
     assert train(words.split()) == 0
     return directory

@@ -20,21 +20,19 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import AxisType, Mesh
 
-from lostjax.data import count_tokens, prepare_data
-from lostjax.nn import Transformer, activation_bytes
+from lostjax.data import count_tokens
+from lostjax.nn import activation_bytes
 from lostjax.plan.costs import Costs, count_costs
 from lostjax.plan.hlo_text import parse_program
 from lostjax.plan.targets import Target
 from lostjax.steps.state import TrainState
+from lostjax.train.build.job import prepare_text
 from lostjax.train.build.micro_batches import count_micro_batches
-from lostjax.train.build.model import build_model, build_multipliers, xla_attention
-from lostjax.train.build.optimizer import build_optimizer
+from lostjax.train.build.model import xla_attention
 from lostjax.train.build.programs import lower_step
-from lostjax.train.build.run import check_batch, count_step_flops, describe_state
-from lostjax.train.build.trajectory import Trajectory, build_trajectory
+from lostjax.train.build.run import Run, build_run
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.chips import Chip
@@ -119,31 +117,24 @@ class Plan(NamedTuple):
         return self.model_flops / (self.times.step * self.peak_flops)
 
 
-class Described(NamedTuple):
-    """What a run's step is made of, before it lies on a mesh."""
+def describe_run(config: TrainConfig, mesh: Mesh) -> Run:
+    """Build a run as the trainer would, on a mesh whose devices need not be here.
 
-    model: Transformer
-    tx: optax.GradientTransformation
-    trajectory: Trajectory
-    state: TrainState
-    """Shapes and types."""
-
-
-def describe_run(config: TrainConfig) -> Described:
-    """Build what a run's step is made of, as the run itself would.
+    The text is read only if the objective depends on the number of its rows, or the
+    tokenizer is a file.
 
     Args:
-      config: already checked; its mesh does not matter.
+      config: already checked.
+      mesh: where it would run.
 
     Raises:
       ConfigError, DataError: as `make_plan` does.
     """
-    vocab_size, trajectory = _read_text(config)
-    model = build_model(config.model, vocab_size=vocab_size)
-    multipliers = build_multipliers(config.model, vocab_size=vocab_size)
-    tx, _ = build_optimizer(config.optim, steps=config.steps, multipliers=multipliers)
-    tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
-    return Described(model, tx, trajectory, describe_state(model, tx, trajectory))
+    if config.objective.trajectory.name == "none":
+        size = count_tokens(config.data.tokenizer)
+        return build_run(config, mesh=mesh, vocab_size=size)
+    data = prepare_text(config)
+    return build_run(config, mesh=mesh, vocab_size=data.vocab_size, rows=data.train)
 
 
 def make_plan(config: TrainConfig, target: Target) -> Plan:
@@ -154,30 +145,23 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
       target: see `find_target`.
 
     Returns:
-      The plan. Nothing is run; text is read only where the objective depends on the
-      number of its rows, or the tokenizer is a file.
+      The plan. Nothing is run.
 
     Raises:
       ConfigError, DataError: as the run itself would.
     """
     check_config(config)
     mesh = lay_mesh(config, target)
-    check_batch(config, mesh)
-    made = describe_run(config)
-    model = made.model
-    state = place_shapes(made.state, mesh)
+    run = describe_run(config, mesh)
+    state = place_shapes(run.abstract, mesh)
     began = time.monotonic()
-    lowered = lower_step(
-        config, state, mesh=mesh, model=model, tx=made.tx, trajectory=made.trajectory
-    )
-    compiled, peak = _compile(lowered)
+    compiled, peak = _compile(lower_step(run, state))
     seconds = time.monotonic() - began
     length = config.data.seq_len
     axes = dict(mesh.shape)
     micro_batches = count_micro_batches(config, mesh=mesh)
     rows = config.batch_size // micro_batches // count_batch_shards(mesh)
-    placed = model.clone(attend=xla_attention(mesh))
-    per_token = count_step_flops(config, model, made.trajectory)
+    placed = run.model.clone(attend=xla_attention(mesh))
     costs = None if compiled is None else _read_costs(compiled, axes)
     chip = target.chip
     return Plan(
@@ -195,7 +179,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
             capacity=None if chip is None else chip.memory,
         ),
         costs=costs,
-        model_flops=per_token * config.batch_size * length / mesh.size,
+        model_flops=run.flops_per_token * config.batch_size * length / mesh.size,
         times=_estimate_times(costs, chip),
         peak_flops=None if chip is None else chip.flops,
         compile_seconds=seconds,
@@ -241,23 +225,6 @@ def _estimate_times(costs: Costs | None, chip: Chip | None) -> Times | None:
         costs.hbm_bytes / chip.bandwidth,
         costs.network_bytes / chip.network,
     )
-
-
-def _read_text(config: TrainConfig) -> tuple[int, Trajectory]:
-    """Give the vocabulary's size, and the past that the model is compared with."""
-    data = config.data
-    if config.objective.trajectory != "none":
-        prepared = prepare_data(
-            data.source,
-            heldout=data.heldout,
-            tokenizer=data.tokenizer,
-            seq_len=data.seq_len,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            cache_dir=data.cache_dir,
-        )
-        return prepared.vocab_size, build_trajectory(config, prepared)
-    return count_tokens(data.tokenizer), Trajectory()
 
 
 def _compile(lowered: Any) -> tuple[Any | None, float]:

@@ -11,14 +11,13 @@ compilers differ in what they keep (a TPU's may never write the logits).
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from typing import NamedTuple, TypeVar
 
 from lostjax.errors import ConfigError
 from lostjax.nn import activation_bytes, count_flops
 from lostjax.plan.estimate import (
-    Described,
     Plan,
     describe_run,
     lay_mesh,
@@ -29,11 +28,12 @@ from lostjax.plan.targets import Target
 from lostjax.steps.head import count_parts
 from lostjax.train.build.model import build_model
 from lostjax.train.build.programs import abstract_batch
-from lostjax.train.build.run import check_batch, count_step_flops
+from lostjax.train.build.run import Run, check_batch
 from lostjax.train.config.checks import check_config
-from lostjax.train.config.schema import ModelConfig, RematName, TrainConfig, replace_in
+from lostjax.train.config.fields import replace_in
+from lostjax.train.config.schema import ModelConfig, RematName, TrainConfig
 from lostjax.train.devices.chips import Chip
-from lostjax.train.devices.mesh import count_batch_shards, place_shapes
+from lostjax.train.devices.mesh import AXES, count_batch_shards, place_shapes
 from lostjax.trees import count_bytes
 from lostjax.view.numbers import format_bytes
 
@@ -126,15 +126,15 @@ def estimate(config: TrainConfig, target: Target) -> Candidate:
     check_config(config)
     mesh = lay_mesh(config, target)
     check_batch(config, mesh)
-    made = _describe(_alike(config))
-    model, length = made.model, config.data.seq_len
+    run = dataclasses.replace(_describe(_alike(config), target), mesh=mesh)
+    model, length = run.model, config.data.seq_len
     shards, tensor = count_batch_shards(mesh), mesh.shape["tensor"]
     rows = config.batch_size // config.accumulate  # of a micro-batch, on all shards
     parts = count_parts((rows, length, model.d_model), shards=shards)
     # Logits and their gradient, float32, of the positions that are scored at a time.
     logits = 2 * 4 * model.vocab_size * (rows // shards) * length // parts
     kept = (rows // shards) * _row_bytes(config.model, model.vocab_size, length)
-    state = place_shapes(made.state, mesh)
+    state = place_shapes(run.abstract, mesh)
     batch = count_bytes(abstract_batch(config, None)) // shards
     held = shard_bytes(state) + batch
     gradients = shard_bytes(state.params)
@@ -142,28 +142,26 @@ def estimate(config: TrainConfig, target: Target) -> Candidate:
         config,
         held,
         held + gradients + (kept + logits) / tensor,
-        _count_seconds(config, made, dict(mesh.shape), chip),
+        _count_seconds(config, run, chip),
     )
 
 
-def _count_seconds(
-    config: TrainConfig, made: Described, mesh: Mapping[str, int], chip: Chip
-) -> float:
+def _count_seconds(config: TrainConfig, run: Run, chip: Chip) -> float:
     """Count the seconds of a token: those of computing or of the network, if longer."""
-    data, fsdp, tensor = (mesh[axis] for axis in ("data", "fsdp", "tensor"))
+    data, fsdp, tensor = (run.mesh.shape[axis] for axis in AXES)
     tokens = config.batch_size * config.data.seq_len
     again = EXTRA_FORWARD[config.model.remat]
-    forward = count_flops(made.model, length=config.data.seq_len).forward
-    flops = count_step_flops(config, made.model, made.trajectory) + again * forward
-    compute = flops / (chip.flops * math.prod(mesh.values()))
-    n_parameters = count_bytes(made.state.params) / 4
+    forward = count_flops(run.model, length=config.data.seq_len).forward
+    flops = run.flops_per_token + again * forward
+    compute = flops / (chip.flops * run.mesh.size)
+    n_parameters = count_bytes(run.abstract.params) / 4
     # Each micro-batch gathers the parameters, forward and backward, in two bytes.
     gathers = config.accumulate * 3 * 2 * n_parameters / tensor * (fsdp > 1)
     reduces = 2 * 4 * n_parameters / (fsdp * tensor) * (data > 1)
     width = config.model.n_layers * config.model.d_model
     stream = 8 * width * tokens / (data * fsdp) * (tensor > 1)
     network = (gathers + reduces + stream) / chip.network / tokens
-    return max(compute, network)
+    return float(max(compute, network))
 
 
 def _alike(config: TrainConfig) -> TrainConfig:
@@ -171,12 +169,14 @@ def _alike(config: TrainConfig) -> TrainConfig:
 
     The past that a run may keep of its text depends on the rows of a step.
     """
-    rows = 1 if config.objective.trajectory == "none" else config.batch_size
+    rows = 1 if config.objective.trajectory.name == "none" else config.batch_size
     config = dataclasses.replace(config, mesh="data:1", batch_size=rows, accumulate=1)
     return replace_in(config, "model", remat="none")
 
 
-_describe = lru_cache(describe_run)
+@lru_cache
+def _describe(config: TrainConfig, target: Target) -> Run:
+    return describe_run(config, lay_mesh(config, target))
 
 
 @lru_cache

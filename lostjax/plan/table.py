@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from lostjax.plan.estimate import Plan
-from lostjax.train.config.schema import flat_fields
+from lostjax.train.config.fields import flat_fields
 from lostjax.view.html import element, join, page, table
 from lostjax.view.numbers import (
     MISSING,
@@ -86,8 +86,9 @@ def _note_branches(plan: Plan) -> Iterator[str]:
     ):
         return
     what = "an update where it is finite"
-    if optim.name in ("frugal", "galore"):
-        what += f", a subspace every --optim.update-gap={optim.update_gap} steps"
+    if optim.refreshes_subspaces:
+        gap = optim.frugal.update_gap
+        what += f", a subspace every --optim.frugal.update-gap={gap} steps"
     yield (
         f"All branches of conditions count in every step ({what}): with the least of "
         f"them alone it is {format_flops(costs.least_flops)} and "

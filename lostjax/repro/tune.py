@@ -18,7 +18,8 @@ import numpy as np
 from lostjax.repro.claims import BITS, Cost, Row
 from lostjax.repro.workers import map_on_cores
 from lostjax.sweep.cells import Cell, Measure, run_cell, slug
-from lostjax.train.config.schema import TrainConfig, replace_in
+from lostjax.train.config.fields import replace_in
+from lostjax.train.config.schema import TrainConfig
 
 MAX_WIDENINGS = 6
 

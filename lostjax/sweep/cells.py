@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import jax
 
 from lostjax.disk.files import replace_file
-from lostjax.train.config.schema import TrainConfig, deciding_fields
+from lostjax.train.config.fields import deciding_fields
+from lostjax.train.config.schema import TrainConfig
 from lostjax.train.trial import Trial, run_trial
 
 LOSSES = 20

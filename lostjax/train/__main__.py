@@ -1,8 +1,6 @@
 """`python -m lostjax.train`: the command line of the trainer.
 
-Two passes: `--preset`, `--config` or `--resume` choose the defaults, then every other
-flag is read over them, so that `--help` shows the values that would be used. Errors
-are one line, name the nearest flag, and leave with exit code 2.
+Errors are one line, name the nearest flag, and exit with code 2.
 """
 
 import dataclasses
@@ -30,9 +28,9 @@ class Flags(TrainConfig):
     config: str | None = None
     """Start from the values of this JSON file, such as RUN/config.json."""
     resume: str | None = None
-    """Go on with a run: its directory, or latest."""
+    """Run to resume: its directory, or latest."""
     dry_run: bool = False
-    """Print the resolved configuration and its budget, and stop."""
+    """Print the resolved configuration and its budget, then exit."""
 
 
 class Command(NamedTuple):

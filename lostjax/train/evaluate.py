@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 
 from lostjax.data.rows.batches import EvalPlan
 from lostjax.steps.step import EvalStep
+from lostjax.train.build.job import Job
 from lostjax.train.build.programs import Compiled
-from lostjax.train.build.run import Setup
 from lostjax.train.devices.mesh import place_batch
 from lostjax.train.log.json_lines import read_evaluations
 from lostjax.typing import Variables
@@ -68,12 +68,7 @@ def evaluate(
     sums = []
     for index in range(plan.n_batches):
         check()
-        batch = place_batch(
-            lambda rows, index=index: plan.batch_at(index, rows=rows),  # type: ignore[misc]
-            mesh=mesh,
-            batch_size=plan.batch_size,
-        )
-        sums.append(step(variables, batch))
+        sums.append(step(variables, place_batch(plan, index, mesh=mesh)))
         # At most two batches in flight: past some thirty, devices of a CPU that share
         # threads wait for each other for ever.
         jax.block_until_ready(sums[-2:-1])
@@ -90,7 +85,7 @@ def evaluate(
 
 
 def evaluate_heldout(
-    run: Setup,
+    job: Job,
     compiled: Compiled,
     variables: Variables,
     *,
@@ -100,9 +95,9 @@ def evaluate_heldout(
     return evaluate(
         compiled.evaluate,
         variables,
-        plan=run.data.heldout,
-        n_bytes=run.data.heldout_bytes,
-        mesh=run.mesh,
+        plan=job.data.heldout,
+        n_bytes=job.data.heldout_bytes,
+        mesh=job.mesh,
         check=check,
     )
 

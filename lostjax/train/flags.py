@@ -7,30 +7,39 @@ are one line and name the nearest flag.
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from lostjax.errors import ConfigError
+from tyro.conf import Positional
+
+from lostjax.errors import ConfigError, nearest_hint
+from lostjax.train.config.fields import RENAMED_FIELDS, flag_name
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_config
 from lostjax.train.keep.directory import find_run
+from lostjax.train.usage import format_usage
 
-SHORT_FLAGS = {"--optim": "--optim.name"}
+__all__ = ["Positional", "config_of", "parse_flags", "parse_run_flags"]
 
+SHORT_FLAGS = {
+    "--optim": "--optim.name",
+    "--objective.reweight": "--objective.reweight.name",
+    "--objective.trajectory": "--objective.trajectory.name",
+}
+"""Flags with a short form: the name of a method stands for its group."""
 
 T = TypeVar("T")
-
-
 R = TypeVar("R", bound=TrainConfig)
 
 
 def parse_run_flags(flags: type[R], arguments: Sequence[str], *, program: str) -> R:
     """Read a command line over a preset, a stored configuration or a run.
+
+    `--help` prints the flags that people use most, `--help-all` every one.
 
     Args:
       flags: a dataclass with the fields of `TrainConfig` and its own.
@@ -38,17 +47,64 @@ def parse_run_flags(flags: type[R], arguments: Sequence[str], *, program: str) -
       program: named in the help.
 
     Raises:
-      ConfigError, SystemExit: as `parse_command` does.
+      ConfigError: one line that names the flag and the nearest right one.
+      SystemExit: after printing the help.
     """
-    words = [normalise(word) for word in arguments]
-    _refuse_unknown_and_repeated(words, known=_flag_names(flags))
+    words = [_normalise(word) for word in arguments]
+    known = [*_flag_names(flags), "--help-all"]
+    _refuse_unknown_and_repeated(words, known=known)
     default = flags(**_fields_of(_choose_start(words)))
-    return parse_flags(flags, words, default=default, program=program)
+    if {"-h", "--help"} & set(words):
+        print(format_usage(default, program=program))
+        raise SystemExit(0)
+    words = ["--help" if word == "--help-all" else word for word in words]
+    return _parse(flags, words, default=default, program=program)
 
 
 def config_of(flags: TrainConfig) -> TrainConfig:
     """Take the configuration out of flags that have more fields."""
     return TrainConfig(**_fields_of(flags))
+
+
+def parse_flags(flags: type[T], arguments: Sequence[str], *, program: str) -> T:
+    """Read a command line into a dataclass of flags, from its own defaults.
+
+    Args:
+      flags: a dataclass whose fields, nested ones by dotted names, are the flags.
+      arguments: words after the program's name.
+      program: named in the help.
+
+    Raises:
+      ConfigError: one line, for an unknown flag, a repeated one, or a wrong value.
+      SystemExit: after printing the help that `--help` asks for.
+    """
+    words = [_normalise(word) for word in arguments]
+    _refuse_unknown_and_repeated(words, known=_flag_names(flags))
+    return _parse(flags, words, default=None, program=program)
+
+
+def _parse(
+    flags: type[T], words: Sequence[str], *, default: T | None, program: str
+) -> T:
+    import tyro
+
+    _refuse_valued_switches(words, flags)
+    options: dict[str, Any] = {"args": words, "prog": program}
+    if default is not None:
+        options["default"] = default
+
+    def read() -> T:
+        made: T = tyro.cli(flags, **options)
+        return made
+
+    if {"-h", "--help"} & set(words):
+        return read()
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
+            return read()
+    except SystemExit:
+        raise ConfigError(_one_line(printed.getvalue())) from None
 
 
 def _fields_of(config: TrainConfig) -> dict[str, Any]:
@@ -75,44 +131,7 @@ def _choose_start(words: Sequence[str]) -> TrainConfig:
     return get_preset(chosen["preset"] or "tiny")
 
 
-def parse_flags(
-    flags: type[T], words: Sequence[str], *, default: T | None, program: str
-) -> T:
-    """Read words into a dataclass of flags, strictly.
-
-    Args:
-      flags: a dataclass whose fields, nested ones by dotted names, are the flags.
-      words: normalised words of a command line.
-      default: where values start from; None where the class has its own defaults.
-      program: named in the help.
-
-    Raises:
-      ConfigError: one line, for an unknown flag, one given twice, or a wrong value.
-      SystemExit: after printing the help that `--help` asks for.
-    """
-    import tyro
-
-    _refuse_unknown_and_repeated(words, known=_flag_names(flags))
-    _refuse_valued_switches(words, flags)
-    options: dict[str, Any] = {"args": words, "prog": program}
-    if default is not None:
-        options["default"] = default
-
-    def read() -> T:
-        made: T = tyro.cli(flags, **options)
-        return made
-
-    if {"-h", "--help"} & set(words):
-        return read()
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
-            return read()
-    except SystemExit:
-        raise ConfigError(_one_line(said.getvalue())) from None
-
-
-def normalise(word: str) -> str:
+def _normalise(word: str) -> str:
     """Write a flag with hyphens and in its long form."""
     if not word.startswith("--"):
         return word
@@ -123,38 +142,45 @@ def normalise(word: str) -> str:
 
 def _flag_names(flags: type[Any]) -> list[str]:
     names = ["--help"]
-    for field, kind in flag_types(flags).items():
-        *room, last = field.replace("_", "-").split(".")
-        names.append("--" + ".".join([*room, last]))
+    for field, kind in _flag_types(flags).items():
+        names.append(flag_name(field))
         if kind is bool:
-            names.append("--" + ".".join([*room, f"no-{last}"]))
+            names.append(_negated(field))
     return names
 
 
-def flag_types(flags: type[Any], prefix: str = "") -> dict[str, Any]:
+def _negated(field: str) -> str:
+    """Write the flag that switches a boolean field off."""
+    room, dot, last = field.rpartition(".")
+    return flag_name(f"{room}{dot}no-{last}")
+
+
+def _flag_types(flags: type[Any], prefix: str = "") -> dict[str, Any]:
     """List a dataclass's leaves by dotted name, with their types."""
     types: dict[str, Any] = {}
     for name, kind in get_type_hints(flags).items():
         if dataclasses.is_dataclass(kind):
             assert isinstance(kind, type)
-            types |= flag_types(kind, f"{prefix}{name}.")
+            types |= _flag_types(kind, f"{prefix}{name}.")
         else:
             types[prefix + name] = kind
     return types
 
 
 def _refuse_unknown_and_repeated(words: Sequence[str], *, known: list[str]) -> None:
+    renamed = {flag_name(old): flag_name(new) for old, new in RENAMED_FIELDS.items()}
     seen = set()
     for word in words:
         if not word.startswith("--"):
             continue
         name = word.partition("=")[0]
+        if name not in known and renamed.get(name) in known:
+            raise ConfigError(f"{name}: no such flag; it is called {renamed[name]} now")
         if name not in known:
             # Without their dashes, which would make any two flags alike.
             bare = [flag.lstrip("-") for flag in known]
-            near = difflib.get_close_matches(name.lstrip("-"), bare, n=1, cutoff=0.5)
-            hint = f"did you mean --{near[0]}?" if near else "see --help"
-            raise ConfigError(f"{name}: no such flag; {hint}")
+            hint = nearest_hint(name.lstrip("-"), bare, prefix="--")
+            raise ConfigError(f"{name}: no such flag{hint or '; see --help'}")
         if name in seen:
             raise ConfigError(f"{name} is given twice")
         seen.add(name)
@@ -162,14 +188,13 @@ def _refuse_unknown_and_repeated(words: Sequence[str], *, known: list[str]) -> N
 
 def _refuse_valued_switches(words: Sequence[str], flags: type[Any]) -> None:
     """Refuse `--dry-run=true`: a switch has two names and no value."""
-    switches = [name for name, kind in flag_types(flags).items() if kind is bool]
+    switches = [name for name, kind in _flag_types(flags).items() if kind is bool]
     for word in words:
         name, equals, _ = word.partition("=")
         for switch in switches:
-            *room, last = switch.replace("_", "-").split(".")
-            on, off = (".".join([*room, text]) for text in (last, f"no-{last}"))
-            if equals and name in (f"--{on}", f"--{off}"):
-                raise ConfigError(f"{word}: takes no value; write --{on} or --{off}")
+            on, off = flag_name(switch), _negated(switch)
+            if equals and name in (on, off):
+                raise ConfigError(f"{word}: takes no value; write {on} or {off}")
 
 
 def _value_of(words: Sequence[str], name: str) -> str | None:
@@ -182,7 +207,7 @@ def _value_of(words: Sequence[str], name: str) -> str | None:
 
 
 def _one_line(text: str) -> str:
-    """Take the message out of tyro's box: what stands between its first two rules."""
+    """Take the message out of tyro's box: the text between its first two rules."""
     sections = re.split(r"^\W*[-─]{3,}\W*$", text, flags=re.MULTILINE)
     message = sections[1] if len(sections) > 1 else text
     return " ".join(message.replace("│", " ").split())

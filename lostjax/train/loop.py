@@ -1,8 +1,10 @@
-"""A whole run: set up, step, evaluate, checkpoint, report.
+"""A whole run: prepare, step, evaluate, checkpoint, report.
 
 Everything that can be refused is refused before anything is written. The state
 and the configuration are all that a resumed run needs: batch k is a pure function of k.
-After a loss spike the steps go on from an earlier state, where that is asked for.
+
+The recorder only writes and `watch.verdict.judge` only judges; the loop here decides:
+go on, save, evaluate, roll back, stop.
 """
 
 import sys
@@ -14,11 +16,11 @@ from typing import NamedTuple
 
 import jax
 
-from lostjax.data import Batch, save_tokenizer
+from lostjax.data import save_tokenizer
 from lostjax.disk.lock import drop_lock
 from lostjax.steps.state import TrainState
+from lostjax.train.build.job import Job, prepare_job
 from lostjax.train.build.programs import Compiled, compile_steps
-from lostjax.train.build.run import Setup, prepare
 from lostjax.train.config.checks import parse_profile
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.hosts import (
@@ -27,7 +29,6 @@ from lostjax.train.devices.hosts import (
     leaving_without_the_others,
     on_first_host,
 )
-from lostjax.train.devices.mesh import place_batch
 from lostjax.train.evaluate import Evaluation, find_evaluation
 from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
 from lostjax.train.keep.directory import (
@@ -37,183 +38,246 @@ from lostjax.train.keep.directory import (
     refusing_disk_errors,
 )
 from lostjax.train.recorder import Recorder, open_recorder
+from lostjax.train.report.contents import Timings
 from lostjax.train.report.gather import summarise
 from lostjax.train.report.page import write_report
 from lostjax.train.report.preview import print_summary
-from lostjax.train.rollback import find_anchor, go_back, set_anchor, start_at
+from lostjax.train.rollback import find_anchor, roll_back, set_anchor, start_at
+from lostjax.train.stepping import Stepping
 from lostjax.train.watch.diagnosis import report_streak
 from lostjax.train.watch.signals import StopAsked, StopRequest, catch_stop_signals
+from lostjax.train.watch.verdict import Verdict, judge
 
 
 class Outcome(NamedTuple):
-    """How a run ended."""
+    """The end of a run."""
 
     directory: Path
     """The run's directory."""
     evaluation: Evaluation | None
-    """Of the final model on the held-out text; None where the run was stopped."""
+    """Of the final model on the held-out text; None if the run was stopped."""
     exit_code: int
-    """0 when finished; 143 or 130 when stopped by a signal, after saving; 1 when the
-    last checkpoint or the report could not be written; 3 when updates were not taken
-    too often in a row, or the loss spiked too often, see `train.watch.diagnosis`."""
+    """0 if finished; 143 or 130 if stopped by a signal, after saving; 1 if the last
+    checkpoint or the report could not be written; 3 if updates were skipped too often
+    in a row, or the loss spiked too often, see `train.watch.diagnosis`."""
 
 
-class Stepped(NamedTuple):
-    """How a run's steps ended."""
+class _Stepped(NamedTuple):
+    """The end of a run's steps."""
 
     state: TrainState
-    step: int
-    """Steps done."""
+    verdict: Verdict
+    """Of the last step that was read."""
     exit_code: int | None = None
-    """Where the guard stopped them; nothing is saved then."""
+    """Of a run that the guard stopped; nothing is saved then."""
+
+
+class _Ended(NamedTuple):
+    """The end of a run, before its report is written."""
+
+    exit_code: int
+    evaluation: Evaluation | None = None
+    """None if there is nothing to report."""
+    state: TrainState | None = None
+    compiled: Compiled | None = None
+    timings: Timings | None = None
 
 
 def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
     """Train, evaluate, checkpoint and report, from the start or from a checkpoint.
 
     Args:
-      config: what to run.
+      config: the run.
       command: the command line, for the report.
       started: `time.monotonic()` when the program began, for the report.
 
     Returns:
-      How it ended.
+      How the run ended.
 
     Raises:
       ConfigError, DataError: before anything is written.
     """
     with ExitStack() as stack:
-        run = prepare(config)
-        stop = StopRequest(agree(run.mesh))
+        job = prepare_job(config)
+        stop = StopRequest(agree(job.mesh))
         stack.enter_context(catch_stop_signals(stop))
-        held = hold_run_dir(
-            run.directory,
-            config,
-            identity=run.data.identity,
-            needed=run.checkpoint_bytes,
-        )
-        on_first_host(lambda: stack.enter_context(held))
-        with refusing_disk_errors(run.directory):
-            checkpoints = stack.enter_context(
-                open_checkpoints(run.directory / CHECKPOINTS, keep=config.keep)
-            )
-        leaving = leaving_without_the_others(partial(drop_lock, run.directory))
-        stack.enter_context(leaving)  # what follows is tidied up
+        checkpoints = _open_directory(job, stack)
         first = checkpoints.find_whole_step() or 0
-        path = run.directory / REPORT
-        if first >= config.steps and on_first_host(path.exists):
-            print(_finished(run))
-            return Outcome(run.directory, None, 0)
-        with refusing_disk_errors(run.directory):
-            on_first_host(lambda: _save_tokenizer(run))
-        state = start_at(run, checkpoints, first)
-        compiled = compile_steps(run, state)
-        with refusing_disk_errors(run.directory):
-            recorder = open_recorder(run, stack, first_step=first, started=started)
-        state, step, code = _run_steps(
-            run, compiled, state, recorder, checkpoints=checkpoints, stop=stop
+        was_finished = first >= config.steps
+        if was_finished and on_first_host((job.directory / REPORT).exists):
+            ended = _Ended(0)
+        else:
+            ended = _run(
+                job,
+                stack,
+                first=first,
+                started=started,
+                checkpoints=checkpoints,
+                stop=stop,
+            )
+    code = ended.exit_code
+    if ended.evaluation is not None and is_first_host():
+        code = _report(job, ended, command=command) or code
+    if was_finished:
+        print(f"{job.directory}: finished, all {config.steps} steps are done")
+    return Outcome(job.directory, ended.evaluation, code)
+
+
+def _open_directory(job: Job, stack: ExitStack) -> Checkpoints:
+    """Become the only writer of the run's directory, and open its checkpoints."""
+    held = hold_run_dir(
+        job.directory,
+        job.config,
+        identity=job.data.identity,
+        needed=job.checkpoint_bytes,
+    )
+    on_first_host(lambda: stack.enter_context(held))
+    with refusing_disk_errors(job.directory):
+        checkpoints = stack.enter_context(
+            open_checkpoints(job.directory / CHECKPOINTS, keep=job.config.keep)
         )
-        if code is not None:
-            return Outcome(run.directory, None, code)
-        is_kept = recorder.spike is None  # or the next start goes back from it
+    leaving = leaving_without_the_others(partial(drop_lock, job.directory))
+    stack.enter_context(leaving)  # what follows is tidied up
+    return checkpoints
+
+
+def _run(
+    job: Job,
+    stack: ExitStack,
+    *,
+    first: int,
+    started: float,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> _Ended:
+    """Step from a checkpoint, or from the start, to the end; save and evaluate."""
+    with refusing_disk_errors(job.directory):
+        on_first_host(lambda: _save_tokenizer(job))
+    state = start_at(job, checkpoints, first)
+    compiled = compile_steps(job, state)
+    with refusing_disk_errors(job.directory):
+        recorder = open_recorder(job, stack, first_step=first, started=started)
+    state, verdict, code = _step_to_end(
+        job, compiled, state, recorder=recorder, checkpoints=checkpoints, stop=stop
+    )
+    evaluation = None
+    if code is None:
+        step = int(state.step)
+        # After a spike nothing is saved: the next start rolls back from it.
+        is_kept = verdict.roll_back is None
         if step and is_kept:  # the first state is made again from the seed
-            checkpoints.save(state, step=step, also=find_anchor(run, state))
-        evaluation = None
-        if step == config.steps and is_kept:
-            evaluation = _evaluate_last(run, compiled, state, recorder, stop=stop)
+            checkpoints.save(state, step=step, also=find_anchor(job, state))
+        if step == job.config.steps and is_kept:
+            evaluation = _evaluate_last(job, compiled, state, recorder, stop=stop)
         checkpoints.wait()
         lost = checkpoints.failed_step is not None
-        if evaluation is None or not is_first_host():
-            return Outcome(run.directory, evaluation, 1 if lost else stop.exit_code)
-        timings = recorder.timings(compile_seconds=compiled.seconds)
-    report = summarise(run, compiled, state, command=command, timings=timings)
+        code = 1 if lost else 0 if evaluation else stop.exit_code
+    timings = recorder.timings(compile_seconds=compiled.seconds)
+    return _Ended(code, evaluation, state, compiled, timings)
+
+
+def _step_to_end(
+    job: Job,
+    compiled: Compiled,
+    state: TrainState,
+    *,
+    recorder: Recorder,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> _Stepped:
+    """Step until the end, a signal or the guard, and roll back from spikes."""
+    step = int(state.step)
+    with suppress(StopAsked):
+        if _is_evaluated_at(job.config, step) and not _was_evaluated(job, step):
+            recorder.evaluate(compiled, state, step, check=stop.check)
+    while True:
+        state, verdict, _ = _step_on(
+            job, compiled, state, recorder=recorder, checkpoints=checkpoints, stop=stop
+        )
+        code = None
+        if verdict.stop is not None:
+            code = report_streak(job, state, verdict.stop)
+        elif verdict.roll_back is not None and stop.signal is None:
+            state, code = roll_back(
+                job,
+                state,
+                spike=verdict.roll_back,
+                recorder=recorder,
+                checkpoints=checkpoints,
+            )
+            if code is None:
+                continue
+        return _Stepped(state, verdict, code)
+
+
+def _step_on(
+    job: Job,
+    compiled: Compiled,
+    state: TrainState,
+    *,
+    recorder: Recorder,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+) -> _Stepped:
+    """Step until the end, a signal, or a verdict after which no step follows."""
+    config, verdict = job.config, Verdict()
+    with _profiling(job) as profile_at, suppress(StopAsked):
+
+        def before(step: int) -> None:
+            stop.check()
+            profile_at(step)
+
+        steps = Stepping(job, compiled, state, before=before)
+        del state  # it is used up
+        for step, metrics in steps:
+            verdict = _announce(
+                judge(recorder.step_done(step, metrics), config.guard), recorder
+            )
+            is_saved = step % config.checkpoint_every == 0
+            is_evaluated = _is_evaluated_at(config, step)
+            if step == config.steps or verdict.ends:
+                break
+            if is_saved or is_evaluated:
+                # A checkpoint at step S has seen the lines 1..S.
+                verdict = _announce(judge(recorder.flush(), config.guard), recorder)
+                if verdict.ends:
+                    break
+            if is_saved:
+                steps.state = set_anchor(steps.state, step)
+                anchor = find_anchor(job, steps.state)
+                checkpoints.save(steps.state, step=step, also=anchor)
+            if is_evaluated:
+                recorder.evaluate(compiled, steps.state, step, check=stop.check)
+    if verdict.roll_back is None:  # or the step after the spike would be recorded
+        late = _announce(judge(recorder.flush(), config.guard), recorder)
+        verdict = verdict if verdict.ends else late
+    return _Stepped(steps.state, verdict)
+
+
+def _save_tokenizer(job: Job) -> None:
+    save_tokenizer(job.data.tokenizer, job.directory)
+
+
+def _announce(verdict: Verdict, recorder: Recorder) -> Verdict:
+    if verdict.note:
+        recorder.note(verdict.note)
+    return verdict
+
+
+def _report(job: Job, ended: _Ended, *, command: str) -> int:
+    """Write and print a finished run's report; returns 1 if it cannot be written."""
+    assert ended.state is not None and ended.compiled and ended.timings
+    path, code = job.directory / REPORT, 0
+    report = summarise(
+        job, ended.compiled, ended.state, command=command, timings=ended.timings
+    )
     try:
         write_report(path, report)
     except OSError as error:
         print(f"{path}: cannot be written: {error.strerror}", file=sys.stderr)
-        lost = True
+        code = 1
     print_summary(report, path=str(path))
-    if first >= config.steps:
-        print(_finished(run))
-    return Outcome(run.directory, evaluation, 1 if lost else 0)
-
-
-def _finished(run: Setup) -> str:
-    return f"{run.directory}: finished, all {run.config.steps} steps are done"
-
-
-def _save_tokenizer(run: Setup) -> None:
-    save_tokenizer(run.data.tokenizer, run.directory)
-
-
-def _run_steps(
-    run: Setup,
-    compiled: Compiled,
-    state: TrainState,
-    recorder: Recorder,
-    *,
-    checkpoints: Checkpoints,
-    stop: StopRequest,
-) -> Stepped:
-    """Step until the end, a signal or the guard, and go back from spikes on the way."""
-    step = int(state.step)
-    with suppress(StopAsked):
-        if _is_evaluated_at(run.config, step) and not _was_evaluated(run, step):
-            recorder.evaluate(compiled, state, step, check=stop.check)
-    while True:
-        state, step = _step_on(
-            run, compiled, state, recorder, checkpoints=checkpoints, stop=stop
-        )
-        if recorder.streak is not None:
-            return Stepped(state, step, report_streak(run, state, recorder.streak))
-        if recorder.spike is None or stop.signal is not None:
-            return Stepped(state, step)
-        state, code = go_back(run, state, recorder, checkpoints)
-        if code is not None:
-            return Stepped(state, int(state.step), code)
-
-
-def _step_on(
-    run: Setup,
-    compiled: Compiled,
-    state: TrainState,
-    recorder: Recorder,
-    *,
-    checkpoints: Checkpoints,
-    stop: StopRequest,
-) -> tuple[TrainState, int]:
-    """Step until the end, a signal, or where the guard lets no step follow."""
-    config, step, offset = run.config, int(state.step), int(state.offset)
-    with _profiling(run) as profile_at, suppress(StopAsked):
-        while step < config.steps and not recorder.is_halted:
-            stop.check()
-            profile_at(step)
-            batch = place_batch(
-                partial(_rows_of, run, step + offset),
-                mesh=run.mesh,
-                batch_size=config.batch_size,
-            )
-            state, metrics = compiled.advance(state, batch, step=step + 1)
-            step += 1
-            recorder.step_done(step, metrics)
-            if step == config.steps:
-                break
-            is_due = step % config.checkpoint_every == 0
-            if is_due or _is_evaluated_at(config, step):
-                recorder.flush()  # a checkpoint at step S has seen the lines 1..S
-                if recorder.is_halted:
-                    break
-            if is_due:
-                state = set_anchor(state, step)
-                checkpoints.save(state, step=step, also=find_anchor(run, state))
-            if _is_evaluated_at(config, step):
-                recorder.evaluate(compiled, state, step, check=stop.check)
-    recorder.flush()
-    return state, step
-
-
-def _rows_of(run: Setup, number: int, rows: slice) -> Batch:
-    return run.data.train.batch_at(number, rows=rows)
+    return code
 
 
 def _is_evaluated_at(config: TrainConfig, step: int) -> bool:
@@ -222,42 +286,42 @@ def _is_evaluated_at(config: TrainConfig, step: int) -> bool:
     return every > 0 and 0 < step < config.steps and step % every == 0
 
 
-def _was_evaluated(run: Setup, step: int) -> bool:
-    """Say whether an earlier process wrote the evaluation of a step down."""
-    found = on_first_host(lambda: find_evaluation(run.directory, step=step) is not None)
+def _was_evaluated(job: Job, step: int) -> bool:
+    """Say whether an earlier process recorded the evaluation of a step."""
+    found = on_first_host(lambda: find_evaluation(job.directory, step=step) is not None)
     return bool(found)
 
 
 def _evaluate_last(
-    run: Setup,
+    job: Job,
     compiled: Compiled,
     state: TrainState,
     recorder: Recorder,
     *,
     stop: StopRequest,
 ) -> Evaluation | None:
-    """Evaluate the final model, unless that was done; None where a signal ends it."""
-    step = run.config.steps
-    if _was_evaluated(run, step):
-        return find_evaluation(run.directory, step=step)
+    """Evaluate the final model, unless that was done; None if a signal ends it."""
+    step = job.config.steps
+    if _was_evaluated(job, step):
+        return find_evaluation(job.directory, step=step)
     with suppress(StopAsked):
         return recorder.evaluate(compiled, state, step, check=stop.check)
     return None
 
 
 @contextmanager
-def _profiling(run: Setup) -> Iterator[Callable[[int], None]]:
-    """Give a function to call before each step; it starts and stops the trace."""
-    if run.config.profile is None:
+def _profiling(job: Job) -> Iterator[Callable[[int], None]]:
+    """Yield a function to call before each step; it starts and stops the trace."""
+    if job.config.profile is None:
         yield lambda step: None
         return
-    start, stop = parse_profile(run.config.profile, steps=run.config.steps)
+    start, stop = parse_profile(job.config.profile, steps=job.config.steps)
     running = False
 
     def at(step: int) -> None:
         nonlocal running
         if step == start:
-            jax.profiler.start_trace(str(run.directory / "profile"))
+            jax.profiler.start_trace(str(job.directory / "profile"))
             running = True
         elif running and step == stop:
             jax.profiler.stop_trace()

@@ -22,31 +22,33 @@ import jax
 import numpy as np
 
 from lostjax.steps.state import TrainState
-from lostjax.train.build.run import Setup, start_state
+from lostjax.train.build.job import Job
+from lostjax.train.build.run import start_state
 from lostjax.train.keep.checkpoints import Checkpoints
 from lostjax.train.keep.directory import refusing_disk_errors
 from lostjax.train.recorder import Recorder
 from lostjax.train.watch.diagnosis import report_spike
+from lostjax.train.watch.verdict import Spike
 
 
-class WentBack(NamedTuple):
-    """Where a run is after a spike."""
+class RolledBack(NamedTuple):
+    """A run after a spike."""
 
     state: TrainState
     """Of the checkpoint, with the offset that passes over the batches since."""
     exit_code: int | None
-    """Of a run that ends there, for it went back too often; None where it goes on."""
+    """Of a run that ends here because it rolled back too often; None if it goes on."""
 
 
-def start_at(run: Setup, checkpoints: Checkpoints, step: int) -> TrainState:
-    """Make the first state, for step 0, or read that of a checkpoint."""
+def start_at(job: Job, checkpoints: Checkpoints, step: int) -> TrainState:
+    """Make the first state, for step 0, or restore that of a checkpoint."""
     if step:
-        return checkpoints.restore(run.abstract, step=step, mesh=run.mesh)
-    return start_state(run)
+        return checkpoints.restore(job.abstract, step=step, mesh=job.mesh)
+    return start_state(job)
 
 
 def set_anchor(state: TrainState, step: int) -> TrainState:
-    """Let spikes from now on go back to a step, whose checkpoint is about to be made.
+    """Let later spikes return to a step, whose checkpoint is about to be made.
 
     Args:
       state: not used up.
@@ -56,50 +58,54 @@ def set_anchor(state: TrainState, step: int) -> TrainState:
     return state._replace(guard=state.guard._replace(anchor=anchor))
 
 
-def find_anchor(run: Setup, state: TrainState) -> int | None:
-    """Give the step whose checkpoint must be kept; None where no spike goes back."""
-    if run.config.guard.spike != "rollback" or int(state.step) >= run.config.steps:
+def find_anchor(job: Job, state: TrainState) -> int | None:
+    """Return the step whose checkpoint must be kept; None if no spike needs one."""
+    if job.config.guard.spike != "rollback" or int(state.step) >= job.config.steps:
         return None
     return int(state.guard.anchor)
 
 
-def go_back(
-    run: Setup, state: TrainState, recorder: Recorder, checkpoints: Checkpoints
-) -> WentBack:
-    """Go back from the spike that the recorder saw; all processes call it.
+def roll_back(
+    job: Job,
+    state: TrainState,
+    *,
+    spike: Spike,
+    recorder: Recorder,
+    checkpoints: Checkpoints,
+) -> RolledBack:
+    """Return from a spike to the last checkpoint; all processes call this.
 
     Args:
-      run: the run.
-      state: after the spike; it is deleted, for there may be no room for two.
-      recorder: forgets the steps that are done again, unless the run ends here.
-      checkpoints: give the state; forget later ones, unless the run ends here.
+      job: the run.
+      state: after the spike; it is deleted, because there may be no room for two.
+      spike: the spike.
+      recorder: forgets the steps that are repeated, unless the run ends here.
+      checkpoints: restore the state; forget later ones, unless the run ends here.
 
     Raises:
-      ConfigError: where there are checkpoints and none is whole, or files cannot be
-        cut or deleted.
+      ConfigError: if there are checkpoints and none is whole, or files cannot be cut
+        or deleted.
     """
-    spike = recorder.spike
-    assert spike is not None
     offset, rollbacks = int(state.offset), int(state.guard.rollbacks)
     first = checkpoints.find_way_back(int(state.guard.anchor))
     for leaf in jax.tree.leaves(state):
         leaf.delete()
-    state = start_at(run, checkpoints, first)
+    state = start_at(job, checkpoints, first)
     there = rollbacks - int(state.guard.rollbacks)
-    if there >= run.config.guard.patience:
-        code = report_spike(run, spike, offset=offset, rollbacks=there)
-        return WentBack(state, code)
-    with refusing_disk_errors(run.directory):
+    if there >= job.config.guard.patience:
+        code = report_spike(job, spike, offset=offset, rollbacks=there)
+        return RolledBack(state, code)
+    with refusing_disk_errors(job.directory):
         checkpoints.forget_after(first)
-        recorder.go_back(first)
+        recorder.roll_back(spike, step=first)
     guard = state.guard._replace(
         rollbacks=_scalar_like(state.guard.rollbacks, rollbacks + 1)
     )
     passed_over = _scalar_like(state.offset, offset + spike.step - first)
-    return WentBack(state._replace(offset=passed_over, guard=guard), None)
+    return RolledBack(state._replace(offset=passed_over, guard=guard), None)
 
 
 def _scalar_like(leaf: jax.Array, value: int) -> jax.Array:
-    """Put a number where another one lies, on however many processes."""
+    """Place a number like another one, on any number of processes."""
     number = np.asarray(value, leaf.dtype)
     return jax.make_array_from_callback((), leaf.sharding, lambda _: number)

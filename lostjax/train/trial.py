@@ -14,19 +14,19 @@ import numpy as np
 
 from lostjax.errors import ConfigError
 from lostjax.steps.state import TrainState
+from lostjax.train.build.job import Job, prepare_job
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import compile_steps
-from lostjax.train.build.run import Setup, prepare, start_state
-from lostjax.train.build.trajectory import past_variables
+from lostjax.train.build.run import start_state
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.devices.mesh import place_batch
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
+from lostjax.train.stepping import Stepping
 
 
 class Finished(NamedTuple):
     """A run and the state that it ended with."""
 
-    run: Setup
+    job: Job
     state: TrainState
 
 
@@ -72,41 +72,37 @@ def run_trial(config: TrainConfig) -> Trial:
             "--guard.spike=rollback: not here, for a run in memory has no checkpoint "
             "to go back to; skip leaves the spikes' updates out"
         )
-    run = prepare(config)
-    state = start_state(run)
-    compiled = compile_steps(run, state)
+    job = prepare_job(config)
+    state = start_state(job)
+    compiled = compile_steps(job, state)
     losses, readings = [], []
     evaluations: dict[int, Evaluation] = {}
     past_evaluations: dict[int, Evaluation] = {}
 
-    def evaluate(step: int) -> None:
+    def evaluate(step: int, state: TrainState) -> None:
         if 0 < config.guard.patience <= int(state.guard.in_a_row):
             nothing = Evaluation(math.nan, math.nan, math.nan, 0)
             evaluations[step] = past_evaluations[step] = nothing
             return
         variables = evaluation_variables(state)
-        evaluations[step] = evaluate_heldout(run, compiled, variables)
-        if config.objective.trajectory == "mesa":
-            past = past_variables(state)
-            past_evaluations[step] = evaluate_heldout(run, compiled, past)
+        evaluations[step] = evaluate_heldout(job, compiled, variables)
+        if job.trajectory.average is not None:
+            past = job.trajectory.average(state)
+            past_evaluations[step] = evaluate_heldout(job, compiled, past)
 
-    for step in range(config.steps):
-        batch = place_batch(
-            lambda rows, step=step: run.data.train.batch_at(step, rows=rows),  # type: ignore[misc]
-            mesh=run.mesh,
-            batch_size=config.batch_size,
-        )
-        state, metrics = compiled.advance(state, batch, step=step + 1)
+    steps = Stepping(job, compiled, state)
+    del state  # it is used up
+    for step, metrics in steps:
         losses.append(metrics["loss"])
         if "readings" in metrics:
             seen = metrics["readings"]
             readings.append((seen.attention_logits.max(), seen.mean_log_z))
         jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
-        is_last = step + 1 == config.steps
-        if is_last or (config.eval_every and (step + 1) % config.eval_every == 0):
-            evaluate(step + 1)
+        is_last = step == config.steps
+        if is_last or (config.eval_every and step % config.eval_every == 0):
+            evaluate(step, steps.state)
     logits, log_z = zip(*readings, strict=True) if readings else ((), ())
-    inner = [leaf.size for leaf in jax.tree.leaves(state.params["layers"])]
+    inner = [leaf.size for leaf in jax.tree.leaves(steps.state.params["layers"])]
     return Trial(
         losses=[float(loss) for loss in losses],
         evaluation=evaluations[config.steps],
@@ -116,5 +112,5 @@ def run_trial(config: TrainConfig) -> Trial:
         past_evaluation=past_evaluations.get(config.steps),
         evaluations=evaluations,
         past_evaluations=past_evaluations,
-        finished=Finished(run, state),
+        finished=Finished(job, steps.state),
     )

@@ -20,8 +20,9 @@ from lostjax.plan.targets import Target, find_target
 from lostjax.steps.head import count_parts
 from lostjax.train.build import micro_batches
 from lostjax.train.build.model import build_model
+from lostjax.train.config.fields import replace_in
 from lostjax.train.config.presets import get_preset
-from lostjax.train.config.schema import ModelConfig, replace_in
+from lostjax.train.config.schema import ModelConfig
 from lostjax.train.devices import platform
 from lostjax.train.devices.chips import CHIPS, Chip
 
@@ -156,7 +157,7 @@ def test_what_a_plan_cannot_count_is_said(tmp_path, capsys, plans):
     words = ["--preset=smoke", "--mesh=data:1", "--optim=galore", f"--out={tmp_path}"]
     assert main(words) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "a subspace every --optim.update-gap=200 steps" in said
+    assert "a subspace every --optim.frugal.update-gap=200 steps" in said
     (written,) = json.loads((tmp_path / "plan.json").read_text())
     assert 0 < written["least_hbm_bytes"] < 0.99 * written["hbm_bytes"]
     costs = plans[2].costs._replace(uncounted=("a", "b", "c", "d"))

@@ -7,18 +7,14 @@ import numpy as np
 import xxhash
 
 from lostjax.train.__main__ import parse_command
-from lostjax.train.build.run import prepare
+from lostjax.train.build.job import prepare_job
 from lostjax.train.devices.mesh import place_batch
 
 config = parse_command(sys.argv[1:]).config
-run = prepare(config)
+run = prepare_job(config)
 found = {}
 for step in range(config.steps):
-    batch = place_batch(
-        lambda rows, step=step: run.data.train.batch_at(step, rows=rows),
-        mesh=run.mesh,
-        batch_size=config.batch_size,
-    )
+    batch = place_batch(run.data.train, step, mesh=run.mesh)
     for shards in zip(*(leaf.addressable_shards for leaf in batch), strict=True):
         start, stop, _ = shards[0].index[0].indices(config.batch_size)
         parts = [np.asarray(shard.data) for shard in shards]

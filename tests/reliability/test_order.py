@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lostjax.train import loop
+from lostjax.train import stepping
 from lostjax.train.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def test_every_example_comes_once_an_epoch_over_restarts_and_meshes(
     text_file, cache_dir, tmp_path, monkeypatch
 ):
     seen, stops = [], [9, 20, None]
-    real = loop.place_batch
+    real = stepping.place_batch
 
     def count(*arguments, **named):
         batch = real(*arguments, **named)
@@ -32,7 +32,7 @@ def test_every_example_comes_once_an_epoch_over_restarts_and_meshes(
             os.kill(os.getpid(), signal.SIGTERM)
         return batch
 
-    monkeypatch.setattr(loop, "place_batch", count)
+    monkeypatch.setattr(stepping, "place_batch", count)
     words = [
         "--preset=smoke", f"--data.source={text_file}", f"--data.cache-dir={cache_dir}",
         "--data.seq-len=256", f"--run-dir={tmp_path / 'run'}", f"--steps={STEPS}",

@@ -19,7 +19,7 @@ import time
 
 import pytest
 
-from lostjax.train import loop
+from lostjax.train import loop, stepping
 from lostjax.train.__main__ import main
 from lostjax.train.keep.step_directories import list_steps
 from lostjax.train.log.json_lines import read_metrics
@@ -79,7 +79,7 @@ class Moments:
     def __init__(self, monkeypatch):
         self.at_batch, self.at_rollback = {}, {}
         self.placed = []
-        place, go_back = loop.place_batch, Recorder.go_back
+        place, roll_back = stepping.place_batch, Recorder.roll_back
         self._rollbacks = 0
 
         def placing(*arguments, **named):
@@ -88,13 +88,13 @@ class Moments:
             self.placed.append(batch)
             return batch
 
-        def going(recorder, step):
-            go_back(recorder, step)
+        def rolling(recorder, spike, *, step):
+            roll_back(recorder, spike, step=step)
             self._rollbacks += 1
             self.at_rollback.pop(self._rollbacks, lambda: None)()
 
-        monkeypatch.setattr(loop, "place_batch", placing)
-        monkeypatch.setattr(Recorder, "go_back", going)
+        monkeypatch.setattr(stepping, "place_batch", placing)
+        monkeypatch.setattr(Recorder, "roll_back", rolling)
 
 
 @pytest.fixture

@@ -13,12 +13,12 @@ from lostjax.steps.gradient import make_gradient
 from lostjax.steps.step import make_train_step
 from lostjax.steps.terms import log_partition_term
 from lostjax.train.build import micro_batches, programs
+from lostjax.train.build.job import prepare_job
 from lostjax.train.build.micro_batches import count_micro_batches
 from lostjax.train.build.model import build_model
-from lostjax.train.build.run import prepare
 from lostjax.train.build.state import init_state
 from lostjax.train.config.presets import get_preset
-from lostjax.train.config.schema import ModelConfig
+from lostjax.train.config.schema import FrugalConfig, ModelConfig
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.report.ledger import build_ledger
 from lostjax.train.trial import run_trial
@@ -56,7 +56,7 @@ def test_every_mesh_computes_what_one_device_does(smoke, alone, mesh):
 @pytest.mark.parametrize("subspace", ["rows", "svd"])
 def test_frugal_on_a_mesh_computes_what_it_does_on_one_device(smoke, subspace):
     optim = dataclasses.replace(
-        smoke.optim, name="frugal", subspace=subspace, update_gap=3
+        smoke.optim, name="frugal", frugal=FrugalConfig(subspace=subspace, update_gap=3)
     )
     config = dataclasses.replace(smoke, optim=optim, steps=8)
     alone = run_trial(config)
@@ -64,7 +64,7 @@ def test_frugal_on_a_mesh_computes_what_it_does_on_one_device(smoke, subspace):
     # Singular vectors magnify what summing in another order leaves.
     rtol = {"rows": 1e-5, "svd": 1e-4}[subspace]
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=rtol)
-    ledger = {row.name: row for row in build_ledger(prepare(config))}
+    ledger = {row.name: row for row in build_ledger(prepare_job(config))}
     state = ledger["optimiser state: frugal, against AdamW"]
     assert 0 < state.model < state.dense
 
@@ -97,7 +97,7 @@ def test_the_parts_that_a_cpu_likes_change_no_loss(smoke, alone, monkeypatch):
 
 def test_the_ledger_keeps_one_micro_batch(smoke, monkeypatch):
     def kept():
-        ledger = build_ledger(prepare(smoke))
+        ledger = build_ledger(prepare_job(smoke))
         return next(row for row in ledger if row.name.startswith("activations kept"))
 
     whole = kept()

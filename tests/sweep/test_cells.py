@@ -129,6 +129,6 @@ def test_what_diverged_is_null_in_the_file(stored):
 
 
 def test_a_finished_cell_agrees_with_itself():
-    from lostjax.train.config.schema import deciding_fields
+    from lostjax.train.config.fields import deciding_fields
 
     assert find_differences(deciding_fields(CONFIG), CONFIG) == []

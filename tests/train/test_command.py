@@ -6,8 +6,11 @@ import pytest
 
 from lostjax.errors import ConfigError
 from lostjax.train.__main__ import main, parse_command
+from lostjax.train.config.fields import flag_name, flat_fields, get_field
 from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import save_config
+from lostjax.train.usage import COMMON
 
 
 def test_flags_override_the_preset():
@@ -37,6 +40,12 @@ def test_a_configuration_file_is_where_values_start(tmp_path):
         ("--steps 3 --steps=4", "--steps is given twice"),
         ("--run-dir=a --run_dir=b", "--run-dir is given twice"),
         ("--optim=adamw --optim.name=adamw", "--optim.name is given twice"),
+        ("--optim.density=1", "no such flag; it is called --optim.frugal.density now"),
+        (
+            "--objective.trajectory-lag_epochs=1",
+            "it is called --objective.trajectory.lag-epochs now",
+        ),
+        ("--objective.reweight=hard", "'--objective.reweight.name'. Expected one of"),
         ("--steps=many", "--steps"),
         ("--model.linear=lots", "'--model.linear'. Expected one of"),
         ("--preset=tinny", "did you mean tiny"),
@@ -57,9 +66,38 @@ def test_mistakes_are_one_line_and_exit_code_2(words, message, capsys):
     assert said.err.startswith("python -m lostjax.train: error: ")
 
 
-def test_help_shows_the_chosen_presets_defaults(capsys):
+def printed_help(words, capsys):
     with pytest.raises(SystemExit) as caught:
-        parse_command(["--preset=lost_1b", "--help"])
-    said = capsys.readouterr().out
+        parse_command(words.split())
     assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_fits_a_screen_and_shows_the_chosen_presets_defaults(capsys):
+    said = printed_help("--preset=lost_1b --help", capsys)
+    lines = said.splitlines()
+    assert len(lines) <= 60 and max(map(len, lines)) <= 88
+    assert "[2048]" in said and "[lost_1b]" in said
+    for flag in ("--optim=adamw|frugal", "--resume", "--data.source", "--help-all"):
+        assert flag in said
+
+
+def test_help_all_has_every_flag(capsys):
+    said = printed_help("--preset=lost_1b --help-all", capsys)
     assert "(default: 2048)" in said and "(default: bpe:32000)" in said
+    for name in flat_fields(TrainConfig()):
+        assert flag_name(name).replace(".name", "") in said
+    assert "(default: 0.25)" in said, "density's"
+
+
+def test_the_short_help_names_fields_that_exist():
+    for name in (name for names in COMMON.values() for name in names):
+        get_field(TrainConfig(), name)
+
+
+def test_methods_have_short_flags():
+    words = "--optim=galore --objective.trajectory=mesa --objective.reweight=upper"
+    config, _ = parse_command(words.split())
+    assert config.optim.name == "galore"
+    assert config.objective.trajectory.name == "mesa"
+    assert config.objective.reweight.name == "upper"

@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from lostjax.train import loop
+from lostjax.train import loop, stepping
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import ModelConfig
 from lostjax.train.log.json_lines import read_metrics
@@ -51,7 +51,7 @@ def test_memory_does_not_grow_with_the_steps(
         stability=dataclasses.replace(preset.stability, every=500),
     )
     seen = []
-    place = loop.place_batch
+    place = stepping.place_batch
     numbers = itertools.count()
 
     def look(*arguments, **options):
@@ -60,7 +60,7 @@ def test_memory_does_not_grow_with_the_steps(
             seen.append((resident_bytes(), len(jax.live_arrays())))
         return place(*arguments, **options)
 
-    monkeypatch.setattr(loop, "place_batch", look)
+    monkeypatch.setattr(stepping, "place_batch", look)
     assert loop.train(config, command="", started=0.0).exit_code == 0
     assert len(read_metrics(tmp_path / "run")) == STEPS
     sizes, arrays = zip(*seen, strict=True)

@@ -24,8 +24,9 @@ from lostjax.steps.gradient import Term, make_gradient
 from lostjax.steps.guard import Guard, count_update, init_guard, is_spike
 from lostjax.steps.state import TrainState
 from lostjax.train import loop, rollback
+from lostjax.train.build.job import prepare_job
 from lostjax.train.build.programs import Compiled
-from lostjax.train.build.run import prepare, start_state
+from lostjax.train.build.run import start_state
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import GuardConfig
 from lostjax.train.keep.checkpoints import Checkpoints
@@ -164,14 +165,15 @@ def live(run, checkpoints, bad, event=(-1, None)):
     state = rollback.start_at(run, checkpoints, first)
     with closing(JsonLines(run.directory, resume_step=first)) as lines:
         recorder = Recorder(
-            run, FanOut([lines]), log=None, started=0.0, say=lambda text: None
+            run, FanOut([lines]), log=None, started=0.0, note=lambda text: None
         )
-        stepped = loop._run_steps(
-            run, compiled, state, recorder, checkpoints=checkpoints, stop=stop
+        stepped = loop._step_to_end(
+            run, compiled, state, recorder=recorder, checkpoints=checkpoints, stop=stop
         )
-        if stepped.exit_code is None and recorder.spike is None and stepped.step:
+        is_kept = stepped.exit_code is None and stepped.verdict.roll_back is None
+        if is_kept and (step := int(stepped.state.step)):
             also = rollback.find_anchor(run, stepped.state)
-            checkpoints.save(stepped.state, step=stepped.step, also=also)
+            checkpoints.save(stepped.state, step=step, also=also)
     checkpoints.wait()
     return stepped
 
@@ -202,7 +204,7 @@ def config(tmp_path_factory, cache_dir):
 
 @pytest.fixture(scope="module")
 def prepared(config):
-    return prepare(config)
+    return prepare_job(config)
 
 
 EVENTS = st.tuples(
@@ -237,7 +239,7 @@ def test_a_run_sees_the_batches_that_the_rule_says(
     seen, stopped_at = batches_seen(bad, every=every, patience=patience)
     checkpoints = InMemory()
     with tempfile.TemporaryDirectory() as folder:
-        run = prepared._replace(config=config, directory=Path(folder))
+        run = dataclasses.replace(prepared, config=config, directory=Path(folder))
         for event in events:
             with suppress(Killed):
                 live(run, checkpoints, bad, event)
@@ -288,7 +290,7 @@ def test_what_is_not_finite_is_no_spike():
 def test_a_run_that_could_go_back_for_ever_is_refused(config):
     guard = GuardConfig(spike="rollback", patience=0)
     with pytest.raises(ConfigError, match="--guard.patience=0: must be at least 1"):
-        prepare(dataclasses.replace(config, guard=guard))
+        prepare_job(dataclasses.replace(config, guard=guard))
 
 
 def test_a_run_in_memory_has_nothing_to_go_back_to(config):

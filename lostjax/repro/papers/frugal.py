@@ -17,12 +17,12 @@ from pathlib import Path
 from lostjax.optim import state_bytes
 from lostjax.repro.claims import BITS, Claim, Comparison, Row, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
+from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import (
     DataConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
-    replace_in,
 )
 from lostjax.train.trial import Trial
 

@@ -18,12 +18,12 @@ from lostjax.nn import count_parameters, rank_for_budget
 from lostjax.repro.claims import Claim, Comparison, Row, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
 from lostjax.train.build.model import build_model
+from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import (
     DataConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
-    replace_in,
 )
 
 METHODS = (

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from lostjax.repro.claims import Claim, Comparison, judge
 from lostjax.repro.tune import Scale, describe_setting, measure_methods
+from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import (
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
     TrainConfig,
-    replace_in,
 )
 from lostjax.train.trial import Trial
 

@@ -40,7 +40,8 @@ from lostjax.steps.step import make_eval_step
 from lostjax.sweep.cells import Measure
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.trajectory import past_variables
-from lostjax.train.config.schema import DataConfig, ModelConfig, TrainConfig, replace_in
+from lostjax.train.config.fields import replace_in
+from lostjax.train.config.schema import DataConfig, ModelConfig, TrainConfig
 from lostjax.train.trial import Trial
 from lostjax.typing import PyTree, Variables
 

@@ -34,13 +34,13 @@ from lostjax.sweep.grid import (
     measure_initial_loss,
     measure_sensitivity,
 )
+from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import (
     DataConfig,
     ModelConfig,
     OptimConfig,
     StabilityConfig,
     TrainConfig,
-    replace_in,
 )
 from lostjax.train.trial import Trial
 

@@ -28,7 +28,7 @@ def count_micro_batches(config: TrainConfig, *, mesh: Mesh) -> int:
       device. Not with reweighting: a further forward pass would be needed.
     """
     asked = config.accumulate
-    if not is_on_cpu(mesh) or config.objective.reweight != "none":
+    if not is_on_cpu(mesh) or config.objective.reweight.name != "none":
         return asked
     rows = config.batch_size // asked // count_batch_shards(mesh)
     least = -(-POSITIONS // config.data.seq_len)

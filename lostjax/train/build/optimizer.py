@@ -80,6 +80,17 @@ def build_optimizer(
     return optax.chain(clip, *parts), schedule
 
 
+def decomposes_gradients(config: OptimConfig) -> bool:
+    """Whether updates come from a decomposition, which may fail on a finite gradient."""
+    by_svd = config.name == "frugal" and config.frugal.subspace == "svd"
+    return config.name == "galore" or by_svd
+
+
+def trains_elsewhere(config: OptimConfig) -> bool:
+    """Whether parameters are trained at another point than they are evaluated at."""
+    return config.name == "schedule_free"
+
+
 def evaluation_variables(state: TrainState) -> Variables:
     """Give the variables that a state is evaluated and generated from.
 
@@ -129,17 +140,18 @@ def _build_direction(config: OptimConfig) -> optax.GradientTransformation:
         return optax.scale_by_rms(
             decay=config.b2, eps=config.eps, eps_in_sqrt=False, bias_correction=True
         )
+    split = config.frugal
     frugal = partial(
         optim.scale_by_frugal,
-        density=config.density,
-        update_gap=config.update_gap,
+        density=split.density,
+        update_gap=split.update_gap,
         state_full=adam,
         matrices=partial(find_layer_matrices, full_state=config.full_state),
     )
     if config.name == "galore":
         return optax.chain(
             frugal(
-                subspace=optim.gradient_svd(stagger=config.stagger),
+                subspace=optim.gradient_svd(stagger=split.stagger),
                 state_free=optax.set_to_zero(),
                 on_refresh=optim.KEEP,
             ),
@@ -149,15 +161,15 @@ def _build_direction(config: OptimConfig) -> optax.GradientTransformation:
             ),
         )
     options: dict[str, Any] = {}
-    if config.subspace == "blocks":
-        options["order"] = ORDERS[config.block_order]
-    if config.subspace == "svd":
-        options["stagger"] = config.stagger
+    if split.subspace == "blocks":
+        options["order"] = ORDERS[split.block_order]
+    if split.subspace == "svd":
+        options["stagger"] = split.stagger
     return frugal(
-        subspace=SUBSPACES[config.subspace](**options),
-        state_free=STATE_FREE[config.state_free](),
-        free_scale=config.free_scale,
-        on_refresh=REFRESH[config.on_refresh],
+        subspace=SUBSPACES[split.subspace](**options),
+        state_free=STATE_FREE[split.state_free](),
+        free_scale=split.free_scale,
+        on_refresh=REFRESH[split.on_refresh],
     )
 
 

@@ -1,13 +1,11 @@
 """A run's programs: the training step and the evaluation, lowered and compiled."""
 
 import time
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch
@@ -20,9 +18,10 @@ from lostjax.steps.guard import Guard
 from lostjax.train.devices.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
 from lostjax.train.build.micro_batches import count_micro_batches
 from lostjax.train.build.model import place_model
+from lostjax.train.build.optimizer import decomposes_gradients
 from lostjax.train.build.objective import build_terms
 from lostjax.train.build.reweighting import build_reweighting
-from lostjax.train.build.run import Setup
+from lostjax.train.build.run import Run
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.steps.step import (
     EvalStep,
@@ -31,7 +30,6 @@ from lostjax.steps.step import (
     make_eval_step,
     make_train_step,
 )
-from lostjax.train.build.trajectory import Trajectory
 
 
 class Compiled(NamedTuple):
@@ -57,37 +55,28 @@ class Compiled(NamedTuple):
         return self.train(state, batch)
 
 
-def compile_steps(run: Setup, state: TrainState) -> Compiled:
+def compile_steps(run: Run, state: TrainState) -> Compiled:
     """Compile the training steps ahead of time; the evaluation compiles on first use.
 
     Args:
       run: the run.
       state: its state, for shapes and shardings; not used up.
     """
-    model = place_model(run.model, config=run.config.model, mesh=run.mesh)
-    lower = partial(
-        lower_step,
-        run.config,
-        state,
-        mesh=run.mesh,
-        model=run.model,
-        tx=run.tx,
-        trajectory=run.trajectory,
-    )
     began = time.monotonic()
-    train = lower().compile()
+    train = lower_step(run, state).compile()
     every = run.config.stability.every
-    watched = lower(watch=True).compile() if every else None
+    watched = lower_step(run, state, watch=True).compile() if every else None
     seconds = time.monotonic() - began
     variables = model_variables(tree_shardings(run.abstract, run.mesh))
     rows = NamedSharding(run.mesh, BATCH_SPEC)
     whole = NamedSharding(run.mesh, P())
+    shards = count_batch_shards(run.mesh)
     return Compiled(
         train=train,
         watched=watched,
         watch_every=every,
         evaluate=jax.jit(
-            make_eval_step(model, shards=count_batch_shards(run.mesh)),
+            make_eval_step(_place(run), shards=shards),
             in_shardings=(variables, rows),
             out_shardings=whole,
         ),
@@ -96,80 +85,65 @@ def compile_steps(run: Setup, state: TrainState) -> Compiled:
     )
 
 
-def lower_step(
-    config: TrainConfig,
-    state: TrainState,
-    *,
-    mesh: Mesh,
-    model: Transformer,
-    tx: optax.GradientTransformation,
-    trajectory: Trajectory,
-    watch: bool = False,
-) -> Any:
-    """Lower the training step for a mesh, whose devices need not be here.
+def lower_step(run: Run, state: TrainState, *, watch: bool = False) -> Any:
+    """Lower the training step for the run's mesh, whose devices need not be here.
 
     Args:
-      config: already checked.
+      run: the run.
       state: arrays, or shapes with shardings; not used up.
-      mesh: where the step runs.
-      model: not bound to a mesh.
-      tx: the optimiser, with what tracks past parameters.
-      trajectory: the past that the model is compared with.
       watch: also take readings.
 
     Returns:
       A `jax.stages.Lowered`.
     """
-    model = place_model(model, config=config.model, mesh=mesh)
-    gradient = _configure_gradient(
-        config, mesh=mesh, model=model, trajectory=trajectory, watch=watch
+    gradient = build_gradient(run, watch=watch)
+    step = make_train_step(gradient, run.tx, guard=build_guard(run.config))
+    whole = NamedSharding(run.mesh, P())
+    jitted = jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(tree_shardings(state, run.mesh), whole),
     )
-    step = make_train_step(gradient, tx, guard=build_guard(config))
-    shardings = (tree_shardings(state, mesh), NamedSharding(mesh, P()))
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=shardings)
-    return jitted.lower(state, abstract_batch(config, NamedSharding(mesh, BATCH_SPEC)))
+    rows = NamedSharding(run.mesh, BATCH_SPEC)
+    return jitted.lower(state, abstract_batch(run.config, rows))
 
 
-def build_gradient(run: Setup) -> GradientOf:
-    """Build what gives the gradient that a run's step uses; not compiled."""
-    model = place_model(run.model, config=run.config.model, mesh=run.mesh)
-    return _configure_gradient(
-        run.config, mesh=run.mesh, model=model, trajectory=run.trajectory, watch=False
+def build_gradient(run: Run, *, watch: bool = False) -> GradientOf:
+    """Build the gradient of a run's objective; not compiled.
+
+    Args:
+      run: the run.
+      watch: also return what the layers sow.
+    """
+    config = run.config
+    model = _place(run)
+    gradient = make_gradient(
+        model,
+        accumulate=count_micro_batches(config, mesh=run.mesh),
+        terms=build_terms(config.objective, run.trajectory, model=model),
+        reweight=build_reweighting(config.objective.reweight, steps=config.steps),
+        remember=run.trajectory.remember,
+        sam_radius=config.objective.sam_radius,
+        watch=watch,
+        shards=count_batch_shards(run.mesh),
     )
+    return put_faults(gradient, parse_faults(config.guard.fault))
 
 
 def build_guard(config: TrainConfig) -> Guard:
-    """Build the rule by which updates are not taken."""
-    optim, guard = config.optim, config.guard
-    is_frugal_by_svd = optim.name == "frugal" and optim.subspace == "svd"
+    """Build the rule by which updates are skipped."""
+    guard = config.guard
     return Guard(
         patience=guard.patience,
         sigma=None if guard.spike == "none" else guard.sigma,
         window=guard.window,
-        check_updates=optim.name == "galore" or is_frugal_by_svd,
+        check_updates=decomposes_gradients(config.optim),
     )
 
 
-def _configure_gradient(
-    config: TrainConfig,
-    *,
-    mesh: Mesh,
-    model: Transformer,
-    trajectory: Trajectory,
-    watch: bool,
-) -> GradientOf:
-    """Build what a configuration asks of the gradient; the model is bound already."""
-    gradient = make_gradient(
-        model,
-        accumulate=count_micro_batches(config, mesh=mesh),
-        terms=build_terms(config.objective, trajectory, model=model),
-        reweight=build_reweighting(config.objective, steps=config.steps),
-        remember=trajectory.remember,
-        sam_radius=config.objective.sam_radius,
-        watch=watch,
-        shards=count_batch_shards(mesh),
-    )
-    return put_faults(gradient, parse_faults(config.guard.fault))
+def _place(run: Run) -> Transformer:
+    """Bind the model to the run's mesh."""
+    return place_model(run.model, config=run.config.model, mesh=run.mesh)
 
 
 def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from lostjax.steps.gradient import Reweighting
 from lostjax import losses
-from lostjax.train.config.schema import ObjectiveConfig
+from lostjax.train.config.schema import ReweightConfig
 from lostjax.typing import Array, Float, Int
 
 SHAPES: dict[str, losses.Shape] = {
@@ -27,19 +27,19 @@ SHAPES: dict[str, losses.Shape] = {
 
 
 
-def build_reweighting(config: ObjectiveConfig, *, steps: int) -> Reweighting | None:
+def build_reweighting(config: ReweightConfig, *, steps: int) -> Reweighting | None:
     """Build what a configuration asks for; None where all rows count alike.
 
     Args:
-      config: see `ObjectiveConfig`; already checked.
+      config: already checked.
       steps: of the whole run, for the uniform warm-up.
     """
-    if config.reweight == "none":
+    if config.name == "none":
         return None
-    shape = SHAPES[config.reweight]
+    shape = SHAPES[config.name]
     temperature = losses.temperature_schedule(
-        config.reweight_temperature,
-        uniform_steps=math.ceil(config.reweight_warmup * steps),
+        config.temperature,
+        uniform_steps=math.ceil(config.warmup * steps),
     )
 
     def factors(

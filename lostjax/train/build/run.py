@@ -1,134 +1,103 @@
-"""What a run needs before its first step: checked and built, not yet compiled."""
+"""Everything of a run that follows from its configuration: one builder for all programs.
 
-import contextlib
-import math
-import os
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+The trainer, the plan, generation and the benchmarks build a run here, so that they mean
+the same model, optimiser and objective. Nothing is compiled and no array is made.
+"""
+
+import dataclasses
 
 import jax
 import optax
 from jax.sharding import Mesh
 
-from lostjax.trees import count_bytes
-from lostjax.train.devices.provide import provide_devices
-from lostjax.data import Data, prepare_data
-from lostjax.nn import Transformer, count_flops
-from lostjax.train.config.checks import check_config
-from lostjax.train.devices.chips import find_chip
+from lostjax.data import BatchPlan
 from lostjax.errors import ConfigError
-from lostjax.train.config.schema import TrainConfig
-from lostjax.train.devices.hosts import join_hosts
-from lostjax.train.devices.mesh import (
-    count_batch_shards,
-    make_mesh,
-    parse_mesh,
-)
+from lostjax.nn import Transformer, count_flops
+from lostjax.steps.state import TrainState
 from lostjax.train.build.model import build_model, build_multipliers
 from lostjax.train.build.optimizer import build_optimizer
-from lostjax.train.devices.platform import runs_on_cpu, settle_platform
-from lostjax.train.devices.compilation_cache import keep_programs
-from lostjax.train.keep.directory import check_same_data, choose_run_dir
-from lostjax.steps.state import TrainState
 from lostjax.train.build.state import abstract_state, abstract_variables, init_state
 from lostjax.train.build.trajectory import Trajectory, build_trajectory
+from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.chips import find_chip
+from lostjax.train.devices.mesh import count_batch_shards
+from lostjax.trees import count_bytes
 
 
-
-class Setup(NamedTuple):
-    """Everything about a run that does not change while it runs."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The parts of a run that do not change while it runs."""
 
     config: TrainConfig
-    directory: Path
     mesh: Mesh
-    data: Data
     model: Transformer
-    """The model, not bound to a mesh."""
+    """The model, not bound to the mesh."""
     tx: optax.GradientTransformation
-    schedule: Callable[[int], float]
-    """Learning rate of each step."""
+    schedule: optax.Schedule
+    """Step -> learning rate."""
     trajectory: Trajectory
     """The past that the model is compared with."""
     abstract: TrainState
     """Shapes and types of the state."""
-    flops_per_token: float
-    """Training FLOPs per token, of the model's products."""
-    peak: float | None
-    """FLOP/s of all devices together; None where the chip's peak is not known."""
+
+    @property
+    def flops_per_token(self) -> float:
+        """Training FLOPs per token, of the model's products.
+
+        SAM takes two gradients; each set of past parameters is one more forward pass.
+        """
+        flops = count_flops(self.model, length=self.config.data.seq_len)
+        gradients = 2 if self.config.objective.sam_radius else 1
+        past = len(self.trajectory.track)
+        return float(gradients * flops.train + past * flops.forward)
+
+    @property
+    def peak_flops(self) -> float | None:
+        """Peak FLOP/s of all devices together; None if the chip is not known."""
+        chip = find_chip(self.mesh.devices.flat[0].device_kind)
+        return None if chip is None else chip.flops * self.mesh.size
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Bytes of the checkpoints that will be on disk at once."""
+        """Bytes of the checkpoints that are on disk at the same time."""
         anchors = 1 if self.config.guard.spike == "rollback" else 0
         return count_bytes(self.abstract) * (self.config.keep + 1 + anchors)
 
 
-def prepare(config: TrainConfig) -> Setup:
-    """Check and build all of a run that is not yet a run. Writes only caches.
+def build_run(
+    config: TrainConfig, *, mesh: Mesh, vocab_size: int, rows: BatchPlan | None = None
+) -> Run:
+    """Build a run's model, optimiser and objective.
+
+    Args:
+      config: already checked.
+      mesh: the devices; they need not be here.
+      vocab_size: size of the tokenizer's vocabulary.
+      rows: the training rows. Without them the run can be described and restored, but
+        not trained if its objective depends on their number.
+
+    Returns:
+      The run.
 
     Raises:
-      ConfigError, DataError: naming what is wrong and what would be right.
+      ConfigError: if the mesh does not divide the batch, or parts do not fit together.
     """
-    check_config(config)
-    provide_devices(config)
-    join_hosts(config.hosts)
-    mesh = make_mesh(config.mesh)
-    keep_programs()
     check_batch(config, mesh)
-    if jax.process_count() > 1 and config.run_dir is None:
-        raise ConfigError("--run-dir: several processes need one, the same for all")
-    directory = choose_run_dir(config)
-    data = prepare_data(
-        config.data.source,
-        heldout=config.data.heldout,
-        tokenizer=config.data.tokenizer,
-        seq_len=config.data.seq_len,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        cache_dir=config.data.cache_dir,
-    )
-    check_same_data(directory, data.identity)
-    model = build_model(config.model, vocab_size=data.vocab_size)
+    model = build_model(config.model, vocab_size=vocab_size)
+    multipliers = build_multipliers(config.model, vocab_size=vocab_size)
     tx, schedule = build_optimizer(
-        config.optim,
-        steps=config.steps,
-        multipliers=build_multipliers(config.model, vocab_size=data.vocab_size),
+        config.optim, steps=config.steps, multipliers=multipliers
     )
-    trajectory = build_trajectory(config, data)
+    trajectory = build_trajectory(config, vocab_size=vocab_size, rows=rows)
     tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
-    chip = find_chip(jax.devices()[0].device_kind)
-    return Setup(
-        config=config,
-        directory=directory,
-        mesh=mesh,
-        data=data,
-        model=model,
-        tx=tx,
-        schedule=schedule,
-        trajectory=trajectory,
-        abstract=describe_state(model, tx, trajectory),
-        flops_per_token=count_step_flops(config, model, trajectory),
-        peak=None if chip is None else chip.flops * mesh.size,
-    )
-
-
-def count_step_flops(
-    config: TrainConfig, model: Transformer, trajectory: Trajectory
-) -> float:
-    """Count the FLOPs of a training step for each token, of the model's products.
-
-    SAM takes two gradients; each set of past parameters is a forward pass more.
-    """
-    flops = count_flops(model, length=config.data.seq_len)
-    gradients = 2 if config.objective.sam_radius else 1
-    return float(gradients * flops.train + len(trajectory.track) * flops.forward)
+    abstract = describe_state(model, tx, trajectory)
+    return Run(config, mesh, model, tx, schedule, trajectory, abstract)
 
 
 def describe_state(
     model: Transformer, tx: optax.GradientTransformation, trajectory: Trajectory
 ) -> TrainState:
-    """Trace the state's making: here layers and optimisers refuse what does not fit."""
+    """Trace the initialisation: layers and optimisers refuse here what does not fit."""
     try:
         abstract_variables(model)
     except ValueError as error:
@@ -141,13 +110,11 @@ def describe_state(
         raise ConfigError(f"--optim: {error}") from None
 
 
-
-
 def check_batch(config: TrainConfig, mesh: Mesh) -> None:
     """Refuse a batch that the mesh cannot cut.
 
     Raises:
-      ConfigError: with the nearest batch sizes that can be.
+      ConfigError: with the nearest possible batch sizes.
     """
     shards = count_batch_shards(mesh)
     rows = config.batch_size // config.accumulate
@@ -157,12 +124,12 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
         near = f"{below} or {above}" if below else str(above)
         raise ConfigError(
             f"--batch-size={config.batch_size}: with --accumulate={config.accumulate} "
-            f"it must be a multiple of {unit}, for --mesh={config.mesh} cuts each "
+            f"it must be a multiple of {unit}, because --mesh={config.mesh} cuts each "
             f"micro-batch into {shards} (data x fsdp); {near} would do"
         )
 
 
-def start_state(run: Setup) -> TrainState:
+def start_state(run: Run) -> TrainState:
     """Make the first state of a run, from its seed."""
     return init_state(
         run.model,
@@ -171,5 +138,3 @@ def start_state(run: Setup) -> TrainState:
         key=jax.random.key(run.config.seed),
         init_memory=run.trajectory.init_memory,
     )
-
-

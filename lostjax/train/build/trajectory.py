@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lostjax.data import Batch, Data
+from lostjax.data import Batch, BatchPlan
 from lostjax.losses import (
     compress_outputs,
     compressed_trajectory_loss,
@@ -39,7 +39,7 @@ from lostjax.optim import (
     window_schedule,
 )
 from lostjax.errors import ConfigError
-from lostjax.train.config.schema import ObjectiveConfig, TrainConfig
+from lostjax.train.config.schema import TrainConfig, TrajectoryConfig
 from lostjax.steps.gradient import Term, final_states, unembed
 from lostjax.steps.state import InitMemory, TrainState
 from lostjax.typing import PyTree, Variables
@@ -62,6 +62,8 @@ class Trajectory(NamedTuple):
     """Makes the state's memory of past outputs."""
     remember: Callable[[jax.Array], PyTree] = lambda logits_BTV: None
     """Logits to the outputs that the memory keeps."""
+    average: Callable[[TrainState], Variables] | None = None
+    """Variables of a moving average that is evaluated as well; None: there is none."""
 
     def terms(self, model: nn.Module) -> dict[str, Term]:
         """Give the term of the objective, for the model as it lies on the mesh."""
@@ -79,47 +81,41 @@ class Trajectory(NamedTuple):
         }
 
 
-def build_trajectory(config: TrainConfig, data: Data) -> Trajectory:
+def build_trajectory(
+    config: TrainConfig, *, vocab_size: int, rows: BatchPlan | None
+) -> Trajectory:
     """Build what `--objective.trajectory` asks for.
 
     Args:
       config: already checked.
-      data: its training rows and its vocabulary.
+      vocab_size: size of the vocabulary.
+      rows: the training rows; None to describe and restore a state only.
 
     Returns:
       The parts; `Trajectory()` for none.
 
     Raises:
-      ConfigError: where the divergence could never count, or top-k is more than the
+      ConfigError: if the divergence could never count, or top-k is more than the
         vocabulary.
     """
-    objective = config.objective
-    if objective.trajectory == "none":
+    past = config.objective.trajectory
+    if past.name == "none":
         return Trajectory()
-    epochs_a_step = config.batch_size / data.train.n_rows
-    _check_start(objective, epochs=config.steps * epochs_a_step)
+    if rows is None:
+        return Trajectory(track=_build_track(past), average=_find_average(past))
+    epochs_a_step = config.batch_size / rows.n_rows
+    _check_start(past, epochs=config.steps * epochs_a_step)
     window = window_schedule(
-        objective.trajectory_weight,
-        start=objective.trajectory_start,
-        end=math.inf if objective.trajectory_end is None else objective.trajectory_end,
+        past.weight,
+        start=past.start,
+        end=math.inf if past.end is None else past.end,
     )
-    if objective.trajectory == "saf":
-        _check_saf(config, data)
-        trajectory = _remember_outputs(config, data)
+    if past.remembers_rows:
+        _check_memory(config, vocab_size=vocab_size, rows=rows)
+        trajectory = _remember_outputs(config, vocab_size=vocab_size, rows=rows)
     else:
-        trajectory = _compare_with_past_params(objective)
+        trajectory = _compare_with_past_params(past)
     return trajectory._replace(weight=lambda batches: window(batches * epochs_a_step))
-
-
-def build_track(
-    objective: ObjectiveConfig,
-) -> tuple[optax.GradientTransformation, ...]:
-    """Build what keeps past parameters, last in the optimiser's chain; () for none."""
-    if objective.trajectory == "mesa":
-        return (track_past_params(objective.trajectory_decay),)
-    if objective.trajectory == "lagged":
-        return (track_lagged_params(objective.trajectory_lag_steps),)
-    return ()
 
 
 def past_variables(state: TrainState) -> Variables:
@@ -133,8 +129,23 @@ def past_variables(state: TrainState) -> Variables:
     return {"params": params, "channels": state.channels}
 
 
-def _compare_with_past_params(objective: ObjectiveConfig) -> Trajectory:
-    """Compare with what the model answers with past parameters."""
+def _build_track(
+    past: TrajectoryConfig,
+) -> tuple[optax.GradientTransformation, ...]:
+    """Build what tracks past parameters, last in the optimiser's chain; () for none."""
+    if past.name == "mesa":
+        return (track_past_params(past.decay),)
+    if past.name == "lagged":
+        return (track_lagged_params(past.lag_steps),)
+    return ()
+
+
+def _find_average(past: TrajectoryConfig) -> Callable[[TrainState], Variables] | None:
+    return past_variables if past.name == "mesa" else None
+
+
+def _compare_with_past_params(past: TrajectoryConfig) -> Trajectory:
+    """Compare with the model's answers under past parameters."""
 
     def prepare(model: nn.Module, state: TrainState, batch: Batch) -> jax.Array:
         return final_states(model, past_variables(state), batch)
@@ -146,18 +157,21 @@ def _compare_with_past_params(objective: ObjectiveConfig) -> Trajectory:
         return trajectory_loss(
             logits_BTV,
             unembed(model, head, past_BTD),
-            temperature=objective.trajectory_temperature,
+            temperature=past.temperature,
         )
 
-    return Trajectory(prepare, compare, track=build_track(objective))
-
-
-def _remember_outputs(config: TrainConfig, data: Data) -> Trajectory:
-    """Compare with what the model answered to the same row some epochs ago."""
-    temperature = config.objective.trajectory_temperature
-    remember = partial(
-        compress_outputs, k=config.objective.trajectory_top_k, temperature=temperature
+    return Trajectory(
+        prepare, compare, track=_build_track(past), average=_find_average(past)
     )
+
+
+def _remember_outputs(
+    config: TrainConfig, *, vocab_size: int, rows: BatchPlan
+) -> Trajectory:
+    """Compare with the model's answers to the same row some epochs ago."""
+    past_config = config.objective.trajectory
+    temperature = past_config.temperature
+    remember = partial(compress_outputs, k=past_config.top_k, temperature=temperature)
 
     def prepare(model: nn.Module, state: TrainState, batch: Batch) -> PyTree:
         del model
@@ -178,39 +192,37 @@ def _remember_outputs(config: TrainConfig, data: Data) -> Trajectory:
 
     def make_memory() -> OutputMemory:
         logits_TV = jax.ShapeDtypeStruct(
-            (config.data.seq_len, data.vocab_size), jnp.float32
+            (config.data.seq_len, vocab_size), jnp.float32
         )
         return init_memory(
-            data.train.n_rows,
+            rows.n_rows,
             jax.eval_shape(remember, logits_TV),
-            lag=config.objective.trajectory_lag_epochs,
+            lag=past_config.lag_epochs,
         )
 
     return Trajectory(prepare, compare, init_memory=make_memory, remember=remember)
 
 
-def _check_start(objective: ObjectiveConfig, *, epochs: float) -> None:
-    if objective.trajectory_start >= epochs:
+def _check_start(past: TrajectoryConfig, *, epochs: float) -> None:
+    if past.start >= epochs:
         raise ConfigError(
-            f"--objective.trajectory-start={objective.trajectory_start}: the run ends "
-            f"before, after {epochs:.2f} epochs"
+            f"--objective.trajectory.start={past.start}: the run ends before, after "
+            f"{epochs:.2f} epochs"
         )
 
 
-def _check_saf(config: TrainConfig, data: Data) -> None:
-    top_k, lag = (
-        config.objective.trajectory_top_k,
-        config.objective.trajectory_lag_epochs,
-    )
-    if top_k > data.vocab_size:
+def _check_memory(config: TrainConfig, *, vocab_size: int, rows: BatchPlan) -> None:
+    past = config.objective.trajectory
+    if past.top_k > vocab_size:
         raise ConfigError(
-            f"--objective.trajectory-top-k={top_k}: must lie in [1, {data.vocab_size}],"
+            f"--objective.trajectory.top-k={past.top_k}: must lie in [1, {vocab_size}],"
             " the size of the vocabulary"
         )
-    epochs = max(data.train.count_epochs(config.steps))
-    if epochs <= lag:
+    epochs = max(rows.count_epochs(config.steps))
+    if epochs <= past.lag_epochs:
         raise ConfigError(
-            f"--objective.trajectory=saf: no row comes again after "
-            f"--objective.trajectory-lag-epochs={lag}, for --steps={config.steps} are "
-            f"{epochs:.2f} epochs; for text that is seen once there are lagged and mesa"
+            f"--objective.trajectory={past.name}: no row comes again after "
+            f"--objective.trajectory.lag-epochs={past.lag_epochs}, because "
+            f"--steps={config.steps} are {epochs:.2f} epochs; for text that is seen "
+            "once use lagged or mesa"
         )

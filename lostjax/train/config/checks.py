@@ -12,13 +12,12 @@ from collections.abc import Callable
 from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
 from lostjax.steps.faults import parse_faults
+from lostjax.train.config.fields import flag_name, get_field
 from lostjax.train.config.schema import (
     ModelConfig,
     ObjectiveConfig,
     OptimConfig,
     TrainConfig,
-    flag_name,
-    get_field,
 )
 from lostjax.train.config.widths import at_width
 
@@ -39,17 +38,17 @@ _LEAST = {
     "stability.every": 0,
     "guard.patience": 0,
     "guard.window": 2,
-    "optim.update_gap": 1,
-    "optim.stagger": 1,
-    "objective.trajectory_lag_epochs": 1,
-    "objective.trajectory_top_k": 1,
-    "objective.trajectory_lag_steps": 1,
+    "optim.frugal.update_gap": 1,
+    "optim.frugal.stagger": 1,
+    "objective.trajectory.lag_epochs": 1,
+    "objective.trajectory.top_k": 1,
+    "objective.trajectory.lag_steps": 1,
 }
 
 LARGEST = 2**31 - 1
 """Of all whole numbers but the seed: steps, rows and sizes are int32 on devices."""
 
-_MOST = {"optim.stagger": 1024}
+_MOST = {"optim.frugal.stagger": 1024}
 """Where something is made for each."""
 
 _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
@@ -59,8 +58,8 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             "model.delta",
             "model.gamma",
             "optim.final_fraction",
-            "optim.density",
-            "objective.reweight_warmup",
+            "optim.frugal.density",
+            "objective.reweight.warmup",
         ),
     ),
     "must lie in [0, 1)": (
@@ -70,7 +69,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             "optim.b1",
             "optim.b2",
             "objective.label_smoothing",
-            "objective.trajectory_decay",
+            "objective.trajectory.decay",
         ),
     ),
     "must be 0 or positive": (
@@ -78,11 +77,11 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         (
             "optim.weight_decay",
             "optim.clip",
-            "optim.free_scale",
+            "optim.frugal.free_scale",
             "objective.log_partition",
             "objective.sam_radius",
-            "objective.trajectory_weight",
-            "objective.trajectory_start",
+            "objective.trajectory.weight",
+            "objective.trajectory.start",
         ),
     ),
     "must be positive": (
@@ -112,10 +111,10 @@ def check_config(config: TrainConfig) -> None:
             f"--preset={config.preset[:80]!r}: must be a plain name: letters, digits, "
             "'_', '-' and '.', the first of them no '.' or '-', 60 at most"
         )
-    if not config.objective.reweight_temperature > 0:
+    if not config.objective.reweight.temperature > 0:
         raise ConfigError(
-            "--objective.reweight-temperature="
-            f"{config.objective.reweight_temperature}: must be positive (inf: all rows "
+            "--objective.reweight.temperature="
+            f"{config.objective.reweight.temperature}: must be positive (inf: all rows "
             "count alike)"
         )
     if config.batch_size % config.accumulate:
@@ -176,8 +175,8 @@ def _check_ranges(config: TrainConfig) -> None:
 
 
 def _check_optim(optim: OptimConfig) -> None:
-    if optim.name == "galore" and optim.density == 0:
-        raise ConfigError("--optim.density=0: galore would never move a matrix")
+    if optim.name == "galore" and optim.frugal.density == 0:
+        raise ConfigError("--optim.frugal.density=0: galore would never move a matrix")
     if optim.name == "schedule_free" and optim.b1 == 0:
         raise ConfigError(
             "--optim.b1=0: schedule_free averages by it; must be positive"
@@ -236,44 +235,45 @@ def _check_base_width(config: TrainConfig) -> None:
 
 def _check_trajectory(config: TrainConfig) -> None:
     objective = config.objective
-    temperature = objective.trajectory_temperature
+    temperature = objective.trajectory.temperature
     if not 0 < temperature < math.inf:
         raise ConfigError(
-            f"--objective.trajectory-temperature={temperature}: must be positive"
+            f"--objective.trajectory.temperature={temperature}: must be positive"
         )
-    start, end = objective.trajectory_start, objective.trajectory_end
+    start, end = objective.trajectory.start, objective.trajectory.end
     if end is not None and not end > start:
         raise ConfigError(
-            f"--objective.trajectory-end={end}: must be above "
-            f"--objective.trajectory-start={start}"
+            f"--objective.trajectory.end={end}: must be above "
+            f"--objective.trajectory.start={start}"
         )
-    if objective.trajectory != "none" and config.optim.name == "schedule_free":
+    if objective.trajectory.name != "none" and config.optim.name == "schedule_free":
         raise ConfigError(
-            f"--objective.trajectory={objective.trajectory}: not with "
+            f"--objective.trajectory={objective.trajectory.name}: not with "
             "--optim=schedule_free, which trains away from where it is evaluated"
         )
 
 
 def _check_pairs(objective: ObjectiveConfig) -> None:
     """Refuse parts of the objective that contradict each other."""
-    if objective.label_smoothing and objective.reweight != "none":
+    if objective.label_smoothing and objective.reweight.name != "none":
         raise ConfigError(
             f"--objective.label-smoothing={objective.label_smoothing}: not with "
-            f"--objective.reweight={objective.reweight}, which weighs cross entropies "
-            "of plain targets: a row of little weight would be pushed off its text"
+            f"--objective.reweight={objective.reweight.name}, which weighs cross "
+            "entropies of plain targets: a row of little weight would be pushed off "
+            "its text"
         )
     if not objective.sam_radius:
         return
-    if objective.reweight != "none":
+    if objective.reweight.name != "none":
         raise ConfigError(
             f"--objective.sam-radius={objective.sam_radius}: not with "
-            f"--objective.reweight={objective.reweight}, whose factors are of the "
+            f"--objective.reweight={objective.reweight.name}, whose factors are of the "
             "losses where the parameters are"
         )
-    if objective.trajectory != "none" and objective.trajectory_weight:
+    if objective.trajectory.name != "none" and objective.trajectory.weight:
         raise ConfigError(
             f"--objective.sam-radius={objective.sam_radius}: not with "
-            f"--objective.trajectory={objective.trajectory}, which takes its place"
+            f"--objective.trajectory={objective.trajectory.name}, which takes its place"
         )
 
 

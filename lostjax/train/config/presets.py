@@ -8,9 +8,7 @@ The learning rates of `lost_*` are those of CoLA's scripts, whose layer is the s
 to the sparse branch; those of `llama_*` are this library's choice.
 """
 
-import difflib
-
-from lostjax.errors import ConfigError
+from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.schema import (
     DataConfig,
     ModelConfig,
@@ -93,9 +91,8 @@ def get_preset(name: str) -> TrainConfig:
       ConfigError: where there is none of that name, with the nearest ones.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = nearest_hint(name, PRESETS)
         raise ConfigError(
-            f"--preset={name}: no such preset; {hint}there are {', '.join(PRESETS)}"
+            f"--preset={name}: no such preset{hint}; there are {', '.join(PRESETS)}"
         )
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Configurations as JSON: written whole, read strictly."""
+"""Configurations as JSON: written whole, read strictly, upgraded by version."""
 
 import dataclasses
 import json
@@ -8,21 +8,25 @@ from typing import Any, Literal, get_type_hints
 
 from lostjax.disk.files import replace_file
 from lostjax.errors import ConfigError
+from lostjax.train.config.fields import RENAMED_FIELDS
 from lostjax.train.config.schema import TrainConfig
+
+VERSION = 1
+"""Of the stored form. Version 0, which has no number, had methods' fields flat."""
 
 
 def save_config(path: Path, config: TrainConfig) -> None:
     """Write a configuration as JSON."""
-    text = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
-    replace_file(path, text.encode())
+    values = {"version": VERSION} | dataclasses.asdict(config)
+    replace_file(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def load_config(path: Path) -> TrainConfig:
-    """Read a configuration that `save_config` wrote.
+    """Read a configuration that `save_config` wrote, also one of an earlier version.
 
     Raises:
-      ConfigError: where the file is missing, is not such a configuration, or holds
-        a field that does not exist.
+      ConfigError: if the file is missing, is not such a configuration, is of an unknown
+        version, or holds a field that does not exist.
     """
     try:
         values = json.loads(path.read_text("utf-8"))
@@ -31,8 +35,33 @@ def load_config(path: Path) -> TrainConfig:
     # A number of 5,000 digits or 100,000 brackets are no configuration either.
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a configuration: {error}") from None
+    if isinstance(values, dict):
+        values = _upgrade(values, where=str(path))
     made: TrainConfig = _from_dict(TrainConfig, values, where=str(path), prefix="")
     return made
+
+
+def _upgrade(values: dict[str, Any], *, where: str) -> dict[str, Any]:
+    """Bring stored values to today's form."""
+    version = values.pop("version", 0)
+    if version == VERSION:
+        return values
+    if version != 0 or isinstance(version, bool):
+        raise ConfigError(
+            f"{where}: version {version!r} is not known; this lostjax reads 0 and "
+            f"{VERSION}"
+        )
+    for old, new in RENAMED_FIELDS.items():
+        part, _, name = old.partition(".")
+        fields = values.get(part)
+        if not isinstance(fields, dict) or isinstance(fields.get(name, {}), dict):
+            continue  # absent, nested already, or refused later
+        value = fields.pop(name)
+        _, group, inner = new.split(".")
+        fields.setdefault(group, {})
+        if isinstance(fields[group], dict):
+            fields[group][inner] = value
+    return values
 
 
 def _from_dict(cls: type[Any], values: Any, *, where: str, prefix: str) -> Any:

@@ -13,8 +13,8 @@ matches too and cuts the array into more pieces, it is taken.
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -207,35 +207,45 @@ def place_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
     )
 
 
-def place_batch(
-    read: Callable[[slice], Batch], *, mesh: Mesh, batch_size: int
-) -> Batch:
+@runtime_checkable
+class Batches(Protocol):
+    """Numbered batches, such as `data.BatchPlan`: pure in the number."""
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def batch_at(self, number: int, /, *, rows: slice = ...) -> Batch:
+        """Return a batch, or some rows of it."""
+
+
+def place_batch(plan: Batches, number: int, *, mesh: Mesh) -> Batch:
     """Put a batch on the mesh; each process reads only its devices' rows.
 
     Args:
-      read: rows of the global batch -> those rows.
-      mesh: where to.
-      batch_size: rows in the global batch; a multiple of data x fsdp.
+      plan: the batches; their size is a multiple of data x fsdp.
+      number: of the batch, from 0.
+      mesh: the devices.
 
     Returns:
       The batch as global arrays, cut over data and fsdp.
     """
+    size = plan.batch_size
     sharding = NamedSharding(mesh, BATCH_SPEC)
-    shards = sharding.addressable_devices_indices_map((batch_size,))
+    shards = sharding.addressable_devices_indices_map((size,))
     parts: dict[tuple[int, int], Batch] = {}
     for (rows,) in filter(None, shards.values()):
-        start, stop, _ = rows.indices(batch_size)
+        start, stop, _ = rows.indices(size)
         if (start, stop) not in parts:
-            parts[start, stop] = read(slice(start, stop))
+            parts[start, stop] = plan.batch_at(number, rows=slice(start, stop))
 
-    def place(number: int, leaf: Any) -> jax.Array:
+    def place(field: int, leaf: Any) -> jax.Array:
         def shard(index: tuple[slice, ...] | None) -> Any:
             assert index is not None
-            start, stop, _ = index[0].indices(batch_size)
-            return parts[start, stop][number]
+            start, stop, _ = index[0].indices(size)
+            return parts[start, stop][field]
 
-        shape = (batch_size, *leaf.shape[1:])
+        shape = (size, *leaf.shape[1:])
         return jax.make_array_from_callback(shape, sharding, shard)
 
     some = next(iter(parts.values()))
-    return Batch(*(place(number, leaf) for number, leaf in enumerate(some)))
+    return Batch(*(place(field, leaf) for field, leaf in enumerate(some)))

@@ -36,7 +36,7 @@ def provide_devices(config: TrainConfig) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if patience.partition("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {patience}".strip()
-    if config.objective.trajectory == "saf" and local > 1:
+    if config.objective.trajectory.remembers_rows and local > 1:
         # Rows that change devices do so beside the main chain of collectives, on
         # XLA's pool of threads: with fewer of them than devices, all wait for ever.
         threads = max(2 * local, os.cpu_count() or 1)

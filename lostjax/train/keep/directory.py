@@ -20,7 +20,8 @@ from pathlib import Path
 from lostjax.disk.files import is_temporary, replace_file
 from lostjax.disk.lock import LOCK, hold_lock
 from lostjax.errors import ConfigError
-from lostjax.train.config.schema import TrainConfig, diff_configs
+from lostjax.train.config.fields import diff_configs
+from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_config, save_config
 from lostjax.train.keep.step_directories import list_steps, step_dir
 from lostjax.view.numbers import format_bytes

@@ -24,7 +24,7 @@ def find_alarms(
     Returns:
       Lines by kind of alarm, `logits` or `gradients`; empty where all is well.
     """
-    clip, eps = optim.clip, 0.0 if optim.name == "sign_sgd" else optim.eps
+    clip, eps = optim.clip, optim.smallest_denominator
     scale = clip / gradient_norm if 0 < clip < gradient_norm else 1.0
     alarms = {}
     logits = np.asarray(readings.attention_logits)

@@ -28,9 +28,9 @@ from lostjax.nn import (
     sample_tokens,
 )
 from lostjax.steps.state import TrainState
+from lostjax.train.build.job import Job
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
-from lostjax.train.build.run import Setup
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.log.json_lines import read_evaluations, read_metrics
 from lostjax.train.log.readings import read_stability
@@ -43,7 +43,7 @@ BASELINE_BYTES = 50_000_000
 
 
 def summarise(
-    run: Setup, compiled: Compiled, state: TrainState, *, command: str, timings: Timings
+    run: Job, compiled: Compiled, state: TrainState, *, command: str, timings: Timings
 ) -> Report:
     """Gather the report of a finished run.
 
@@ -85,7 +85,7 @@ def describe_model(config: TrainConfig, model: Transformer) -> str:
     return f"{config.preset}: {config.model.linear}, {shape}"
 
 
-def measure_baselines(run: Setup) -> dict[str, float]:
+def measure_baselines(run: Job) -> dict[str, float]:
     """Measure what compressors and n-grams make of the held-out text.
 
     They take seconds, so they are kept in the cache under the text's hash. Token files
@@ -127,7 +127,7 @@ def _score(data: Data, path: Path) -> None:
     path.write_text(json.dumps(baselines, indent=1) + "\n")
 
 
-def draw_sample(run: Setup, state: TrainState) -> Sample:
+def draw_sample(run: Job, state: TrainState) -> Sample:
     """Let the model go on from the configuration's prompt, on one device."""
     tokenizer, prompt = run.data.tokenizer, run.config.sample_prompt
     variables = jax.device_get(evaluation_variables(state))
@@ -143,7 +143,7 @@ def draw_sample(run: Setup, state: TrainState) -> Sample:
     return Sample(prompt, tokenizer.decode(np.asarray(tokens_BT[0, len(ids) :])))
 
 
-def describe_environment(run: Setup) -> dict[str, object]:
+def describe_environment(run: Job) -> dict[str, object]:
     """Say what the run ran on."""
     device = run.mesh.devices.flat[0]
     shape = ", ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())

@@ -10,17 +10,17 @@ import dataclasses
 import jax
 
 from lostjax.nn import activation_bytes, count_flops, count_parameters
+from lostjax.train.build.job import Job
 from lostjax.train.build.micro_batches import count_micro_batches
 from lostjax.train.build.model import build_model, xla_attention
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.programs import Compiled
-from lostjax.train.build.run import Setup
 from lostjax.train.build.state import abstract_state
 from lostjax.train.report.contents import LedgerRow
 from lostjax.trees import count_bytes
 
 
-def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow]:
+def build_ledger(run: Job, compiled: Compiled | None = None) -> list[LedgerRow]:
     """Count this run's bytes and FLOPs beside AdamW's on the dense model of its shape.
 
     Args:

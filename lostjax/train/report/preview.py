@@ -3,8 +3,9 @@
 from rich.console import Console
 from rich.table import Table
 
-from lostjax.train.build.run import prepare
-from lostjax.train.config.schema import TrainConfig, flat_fields
+from lostjax.train.build.job import prepare_job
+from lostjax.train.config.fields import flat_fields
+from lostjax.train.config.schema import TrainConfig
 from lostjax.train.report.contents import Report
 from lostjax.train.report.ledger import build_ledger
 from lostjax.view.numbers import (
@@ -23,7 +24,7 @@ def print_preview(config: TrainConfig) -> None:
     Raises:
       ConfigError, DataError: as the run itself would.
     """
-    run = prepare(config)
+    run = prepare_job(config)
     console = Console()
     for name, value in flat_fields(config).items():
         console.print(f"{name} = {value}", markup=False, highlight=False)

@@ -24,9 +24,9 @@ from lostjax.disk.files import replace_file
 from lostjax.steps.guard import spike_limit
 from lostjax.steps.readings import rms_by_path
 from lostjax.steps.state import TrainState, model_variables
+from lostjax.train.build.job import Job
 from lostjax.train.build.model import place_model
 from lostjax.train.build.programs import build_gradient, build_guard
-from lostjax.train.build.run import Setup
 from lostjax.train.devices.hosts import is_first_host
 from lostjax.train.devices.mesh import place_batch, tree_shardings
 from lostjax.train.watch.first_bad import Outputs, look_at_outputs, order_backward
@@ -60,7 +60,7 @@ class Diagnosis(NamedTuple):
     """Times that the run had gone back before, to one checkpoint."""
 
 
-def diagnose(run: Setup, state: TrainState, streak: Streak) -> Diagnosis:
+def diagnose(job: Job, state: TrainState, streak: Streak) -> Diagnosis:
     """Do the first batch of a streak once more and look at it.
 
     Args:
@@ -70,15 +70,10 @@ def diagnose(run: Setup, state: TrainState, streak: Streak) -> Diagnosis:
     """
     state = state._replace(step=jnp.full_like(state.step, streak.first_step - 1))
     number = int(state.batches)
-    plan = run.data.train
-    batch = place_batch(
-        lambda rows: plan.batch_at(number, rows=rows),
-        mesh=run.mesh,
-        batch_size=run.config.batch_size,
-    )
-    model = place_model(run.model, config=run.config.model, mesh=run.mesh)
+    batch = place_batch(job.data.train, number, mesh=job.mesh)
+    model = place_model(job.model, config=job.config.model, mesh=job.mesh)
     outputs = look_at_outputs(model, model_variables(state), batch)
-    means, gradients, updates = _look(run, state, batch)
+    means, gradients, updates = _look(job, state, batch)
     bad_gradients = _find_bad(gradients, outputs)
     loss = float(means["loss"])
     return Diagnosis(
@@ -87,19 +82,19 @@ def diagnose(run: Setup, state: TrainState, streak: Streak) -> Diagnosis:
         culprit=_name_culprit(
             outputs, means, bad_gradients, _find_bad(updates, outputs)
         )
-        or _describe_spike(run, state, loss),
+        or _describe_spike(job, state, loss),
         bad_outputs=outputs.bad,
         bad_gradients=tuple(bad_gradients),
-        examples=_examples(run, number),
+        examples=_examples(job, number),
     )
 
 
-def report_streak(run: Setup, state: TrainState, streak: Streak) -> int:
+def report_streak(job: Job, state: TrainState, streak: Streak) -> int:
     """Diagnose a streak, print it, write it down, and give the exit code."""
-    return _report(run, diagnose(run, state, streak))
+    return _report(job, diagnose(job, state, streak))
 
 
-def report_spike(run: Setup, spike: Spike, *, offset: int, rollbacks: int) -> int:
+def report_spike(job: Job, spike: Spike, *, offset: int, rollbacks: int) -> int:
     """Print and write down which spike is one too many, and give the exit code.
 
     Args:
@@ -111,24 +106,24 @@ def report_spike(run: Setup, spike: Spike, *, offset: int, rollbacks: int) -> in
     found = Diagnosis(
         streak=Streak(spike.step, 1),
         loss=spike.loss,
-        culprit=_say_spike(run, spike.loss, f"up to {spike.limit:.4g}"),
+        culprit=_say_spike(job, spike.loss, f"up to {spike.limit:.4g}"),
         bad_outputs=(),
         bad_gradients=(),
-        examples=_examples(run, spike.step - 1 + offset),
+        examples=_examples(job, spike.step - 1 + offset),
         rollbacks=rollbacks,
     )
-    return _report(run, found)
+    return _report(job, found)
 
 
-def _examples(run: Setup, number: int) -> tuple[tuple[int, int], ...]:
-    whole = run.data.train.batch_at(number)
+def _examples(job: Job, number: int) -> tuple[tuple[int, int], ...]:
+    whole = job.data.train.batch_at(number)
     return tuple(zip(whole.example_B.tolist(), whole.epoch_B.tolist(), strict=True))
 
 
-def _report(run: Setup, found: Diagnosis) -> int:
+def _report(job: Job, found: Diagnosis) -> int:
     if not is_first_host():
         return EXIT_CODE
-    path = run.directory / STOPPED_FILE
+    path = job.directory / STOPPED_FILE
     print(describe(found, path=path), file=sys.stderr)
     try:
         replace_file(path, (json.dumps(_as_json(found), indent=1) + "\n").encode())
@@ -177,15 +172,15 @@ def _as_json(found: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _look(run: Setup, state: TrainState, batch: Batch) -> tuple[Any, Any, Any]:
+def _look(job: Job, state: TrainState, batch: Batch) -> tuple[Any, Any, Any]:
     """Give the means, and the root mean squares of gradients and updates by path."""
-    gradient = build_gradient(run)
-    shardings = tree_shardings(state.params, run.mesh)
+    gradient = build_gradient(job)
+    shardings = tree_shardings(state.params, job.mesh)
 
     def look(state: TrainState, batch: Batch) -> Any:
         here = gradient(state, batch)
         grads = jax.lax.with_sharding_constraint(here.grads, shardings)
-        updates, _ = run.tx.update(grads, state.opt_state, state.params)
+        updates, _ = job.tx.update(grads, state.opt_state, state.params)
         return here.means, rms_by_path(grads), rms_by_path(updates)
 
     found: tuple[Any, Any, Any] = jax.device_get(jax.jit(look)(state, batch))
@@ -224,15 +219,15 @@ def _name_culprit(
     return ""
 
 
-def _describe_spike(run: Setup, state: TrainState, loss: float) -> str:
-    limit = float(spike_limit(build_guard(run.config), state.guard))
+def _describe_spike(job: Job, state: TrainState, loss: float) -> str:
+    limit = float(spike_limit(build_guard(job.config), state.guard))
     if not np.isfinite(limit):
         return "the gradient norm, which is past what float32 holds"
-    return _say_spike(run, loss, f"now up to {limit:.4g}")
+    return _say_spike(job, loss, f"now up to {limit:.4g}")
 
 
-def _say_spike(run: Setup, loss: float, up_to: str) -> str:
+def _say_spike(job: Job, loss: float, up_to: str) -> str:
     return (
         f"the loss, {loss:.4g}, far above the recent ones ({up_to} would do, "
-        f"{run.config.guard.sigma:g} deviations above their mean)"
+        f"{job.config.guard.sigma:g} deviations above their mean)"
     )

@@ -31,7 +31,7 @@ from lostjax.repro.papers.reweighting_toy import (
     make_problem,
 )
 from lostjax.train.config.checks import check_config
-from lostjax.train.config.schema import diff_configs
+from lostjax.train.config.fields import diff_configs
 from lostjax.train.evaluate import Evaluation
 from lostjax.train.trial import Trial
 

@@ -21,7 +21,7 @@ from lostjax.repro.papers.stability import (
 from lostjax.sweep import cells
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.config.checks import check_config
-from lostjax.train.config.schema import diff_configs
+from lostjax.train.config.fields import diff_configs
 from lostjax.train.trial import Trial
 
 SMALL = SCALES["small"]

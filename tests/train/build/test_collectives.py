@@ -9,12 +9,13 @@ from typing import NamedTuple
 import jax
 import pytest
 
+from lostjax.train.build.run import build_run
 from lostjax.train.config.schema import DataConfig, ModelConfig, TrainConfig
 from lostjax.train.devices.mesh import make_mesh, place_shapes
 from lostjax.train.build.model import build_model
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.programs import compile_steps
-from lostjax.train.build.run import Setup
+from lostjax.train.build.run import build_run
 from lostjax.train.build.state import abstract_state
 from lostjax.train.build.trajectory import Trajectory
 
@@ -52,15 +53,8 @@ def sent_in_layers(linear, mesh_text, groups=1, product="xla"):
         data=DataConfig(seq_len=T),
     )  # fmt: skip
     mesh = make_mesh(mesh_text)
-    model = build_model(config.model, vocab_size=264)
-    tx, schedule = build_optimizer(config.optim, steps=10)
-    abstract = abstract_state(model, tx, key=jax.random.key(0))
-    run = Setup(
-        config=config, directory=None, mesh=mesh, data=None, model=model, tx=tx,
-        schedule=schedule, trajectory=Trajectory(), abstract=abstract,
-        flops_per_token=0.0, peak=None,
-    )  # fmt: skip
-    state = place_shapes(abstract, mesh)
+    run = build_run(config, mesh=mesh, vocab_size=264)
+    state = place_shapes(run.abstract, mesh)
     found = []
     for line in compile_steps(run, state).train.as_text().splitlines():
         sent = re.search(

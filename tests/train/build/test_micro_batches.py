@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from lostjax.train.config.schema import ReweightConfig
 from lostjax.train.config.schema import DataConfig, ObjectiveConfig, TrainConfig
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.build.micro_batches import count_micro_batches
@@ -42,7 +43,7 @@ def test_what_was_asked_is_cut_further_or_kept():
 
 
 def test_reweighting_gets_what_was_asked():
-    reweighted = ObjectiveConfig(reweight="lin_upper")
+    reweighted = ObjectiveConfig(reweight=ReweightConfig(name="lin_upper"))
     assert count(16, 256, objective=reweighted) == 1
 
 

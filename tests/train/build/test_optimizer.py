@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from lostjax.train.config.schema import FrugalConfig
 from lostjax.train.config.schema import (
     LinearName,
     ModelConfig,
@@ -50,9 +51,19 @@ def make_tree(key):
 PARAMS = make_tree(0)
 
 
+def optim_config(**fields):
+    """Make a configuration; FRUGAL's own fields are told by their names."""
+    split = {field.name for field in dataclasses.fields(FrugalConfig)}
+    frugal = {name: fields.pop(name) for name in split & set(fields)}
+    return OptimConfig(
+        **{"learning_rate": 0.05, **fields},
+        frugal=FrugalConfig(**{"update_gap": 4, **frugal}),
+    )
+
+
 def run(**fields):
     """Take some steps of a least-squares problem; gives parameters and state."""
-    config = OptimConfig(**{"learning_rate": 0.05, "update_gap": 4, **fields})
+    config = optim_config(**fields)
     tx, _ = build_optimizer(config, steps=STEPS)
     target = make_tree(1)
 
@@ -272,7 +283,7 @@ def test_every_linear_map_of_the_models_is_cut_along_its_own_axes(linear, name):
     assert all(path.startswith("layers/") for path in found)
     vectors = [path for path in found if path.endswith(("values", "scale", "gamma"))]
     assert not [path for path in vectors if linear == "sltrain"]
-    tx, _ = build_optimizer(OptimConfig(name=name, subspace="blocks"), steps=STEPS)
+    tx, _ = build_optimizer(optim_config(name=name, subspace="blocks"), steps=STEPS)
     jax.eval_shape(tx.init, params)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
+from lostjax.train.config.schema import ReweightConfig
 from lostjax.data import Batch
 from lostjax.losses import next_token_loss
-from lostjax.train.config.schema import ModelConfig, ObjectiveConfig
+from lostjax.train.config.schema import ModelConfig, ObjectiveConfig, ReweightConfig
 from lostjax.steps.gradient import make_gradient
 from lostjax.steps.terms import log_partition_term
 from lostjax.train.config.presets import get_preset
@@ -20,9 +21,7 @@ from lostjax.train.trial import run_trial
 
 MODEL = ModelConfig(d_model=32, n_layers=1, n_heads=2, d_hidden=64, linear="dense")
 LENGTHS = np.array([16, 1, 9, 2, 16, 3, 5, 0])
-LIN_UPPER = ObjectiveConfig(
-    reweight="lin_upper", reweight_temperature=0.3, reweight_warmup=0.0
-)
+LIN_UPPER = ReweightConfig(name="lin_upper", temperature=0.3, warmup=0.0)
 
 
 def make_batch():
@@ -40,13 +39,13 @@ def make_batch():
     )
 
 
-def step_once(start, objective, *, accumulate=1, log_partition=0.0, at=0, steps=10):
+def step_once(start, reweight, *, accumulate=1, log_partition=0.0, at=0, steps=10):
     model, tx, state = start(MODEL, rate=1.0)
     gradient = make_gradient(
         model,
         accumulate=accumulate,
         terms={"log_partition": log_partition_term(log_partition)},
-        reweight=build_reweighting(objective, steps=steps),
+        reweight=build_reweighting(reweight, steps=steps),
     )
     step = make_train_step(gradient, tx)
     return jax.jit(step)(state._replace(step=jnp.array(at)), make_batch())
@@ -89,7 +88,7 @@ def test_the_gradient_is_that_of_weighted_row_means(start):
 
 @pytest.mark.parametrize("accumulate, reweight", [(2, "lin_upper"), (4, "quadratic")])
 def test_accumulation_equals_the_big_batch(start, accumulate, reweight):
-    objective = dataclasses.replace(LIN_UPPER, reweight=reweight)
+    objective = dataclasses.replace(LIN_UPPER, name=reweight)
     whole, metrics = step_once(start, objective, log_partition=0.01)
     parts, other = step_once(
         start, objective, log_partition=0.01, accumulate=accumulate
@@ -100,16 +99,16 @@ def test_accumulation_equals_the_big_batch(start, accumulate, reweight):
 
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_infinite_temperature_is_the_plain_step(start, accumulate):
-    plain, metrics = step_once(start, ObjectiveConfig(), accumulate=accumulate)
-    objective = dataclasses.replace(LIN_UPPER, reweight_temperature=float("inf"))
+    plain, metrics = step_once(start, ReweightConfig(), accumulate=accumulate)
+    objective = dataclasses.replace(LIN_UPPER, temperature=float("inf"))
     uniform, other = step_once(start, objective, accumulate=accumulate)
     np.testing.assert_allclose(metrics["loss"], other["loss"], rtol=1e-7)
     assert_same_parameters(plain, uniform, rtol=1e-6, atol=1e-8)
 
 
 def test_the_warm_up_is_plain_and_ends(start):
-    objective = dataclasses.replace(LIN_UPPER, reweight_warmup=0.25)
-    plain, _ = step_once(start, ObjectiveConfig())
+    objective = dataclasses.replace(LIN_UPPER, warmup=0.25)
+    plain, _ = step_once(start, ReweightConfig())
     warm, _ = step_once(start, objective, at=2)
     assert_same_parameters(plain, warm, rtol=1e-6, atol=1e-8)
     hot, _ = step_once(start, objective, at=3)
@@ -121,7 +120,7 @@ def test_the_warm_up_is_plain_and_ends(start):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_factors_average_to_one_over_tokens(name):
-    objective = dataclasses.replace(LIN_UPPER, reweight=name)
+    objective = dataclasses.replace(LIN_UPPER, name=name)
     factors = build_reweighting(objective, steps=10)
     values_BT = jax.random.uniform(jax.random.key(2), (8, 16))
     weights_BT = make_batch().weights_BT
@@ -132,7 +131,7 @@ def test_factors_average_to_one_over_tokens(name):
 
 
 def test_none_is_no_reweighting():
-    assert build_reweighting(ObjectiveConfig(), steps=10) is None
+    assert build_reweighting(ReweightConfig(), steps=10) is None
 
 
 def test_meshes_and_accumulation_compute_what_one_device_does(text_file, cache_dir):
@@ -141,7 +140,8 @@ def test_meshes_and_accumulation_compute_what_one_device_does(text_file, cache_d
         preset.data, source=str(text_file), cache_dir=str(cache_dir), seq_len=32
     )
     config = dataclasses.replace(
-        preset, model=MODEL, data=data, mesh="data:1", steps=10, objective=LIN_UPPER
+        preset, model=MODEL, data=data, mesh="data:1", steps=10,
+        objective=ObjectiveConfig(reweight=LIN_UPPER),
     )
     alone = run_trial(config)
     spread = dataclasses.replace(config, mesh="data:2,fsdp:2", accumulate=2)

@@ -7,33 +7,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lostjax.train.config.schema import FrugalConfig, TrajectoryConfig
 from lostjax.losses import trajectory_loss
 from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.errors import ConfigError
-from lostjax.train.config.schema import ModelConfig, ObjectiveConfig
+from lostjax.train.config.schema import FrugalConfig, ModelConfig, ObjectiveConfig, TrajectoryConfig
 from lostjax.train.loop import train
 from lostjax.train.devices.mesh import place_batch
 from lostjax.train.log.json_lines import read_evaluations, read_metrics
+from lostjax.train.config.fields import replace_in
 from lostjax.train.config.presets import get_preset
 from lostjax.train.build.programs import compile_steps
 from lostjax.train.keep.directory import hold_run_dir
 from lostjax.trees import count_bytes
-from lostjax.train.build.run import prepare, start_state
+from lostjax.train.build.job import prepare_job
+from lostjax.train.build.run import start_state
 from lostjax.train.report.ledger import build_ledger
 from lostjax.train.build.trajectory import past_variables
 from lostjax.train.trial import run_trial
 
 STEPS, BATCH = 14, 8
 SAF = ObjectiveConfig(
-    trajectory="saf", trajectory_lag_epochs=2, trajectory_top_k=257,
-    trajectory_weight=1.0,
-)  # fmt: skip
+    trajectory=TrajectoryConfig(name="saf", lag_epochs=2, top_k=257, weight=1.0)
+)
 MESA = ObjectiveConfig(
-    trajectory="mesa", trajectory_decay=0.8, trajectory_weight=1.0,
-    trajectory_start=1.0, trajectory_end=3.0,
-)  # fmt: skip
+    trajectory=TrajectoryConfig(name="mesa", decay=0.8, weight=1.0, start=1.0, end=3.0)
+)
 LAGGED = ObjectiveConfig(
-    trajectory="lagged", trajectory_lag_steps=4, trajectory_weight=5.0
+    trajectory=TrajectoryConfig(name="lagged", lag_steps=4, weight=5.0)
 )
 PASTS = {"saf": SAF, "mesa": MESA, "lagged": LAGGED}
 
@@ -53,7 +54,9 @@ def config(tmp_path_factory, cache_dir):
         mesh="data:1",
         checkpoint_every=STEPS // 2,
         # Resuming is then tested of subspaces that rotate, too.
-        optim=dataclasses.replace(preset.optim, name="frugal", update_gap=4),
+        optim=dataclasses.replace(
+            preset.optim, name="frugal", frugal=FrugalConfig(update_gap=4)
+        ),
         model=ModelConfig(
             d_model=16, n_layers=1, n_heads=2, d_hidden=24, rank=4, delta=0.25
         ),
@@ -71,9 +74,9 @@ class Run:
     """A run whose state after every step is kept."""
 
     def __init__(self, config):
-        self.setup = prepare(config)
-        self.states = [start_state(self.setup)]
-        self.step = compile_steps(self.setup, self.states[0]).train
+        self.job = prepare_job(config)
+        self.states = [start_state(self.job)]
+        self.step = compile_steps(self.job, self.states[0]).train
         self.metrics = []
         for number in range(config.steps):
             # The step takes its argument's buffers.
@@ -83,11 +86,7 @@ class Run:
             assert int(state.step) == number + 1
 
     def batch(self, number):
-        return place_batch(
-            lambda rows: self.setup.data.train.batch_at(number, rows=rows),
-            mesh=self.setup.mesh,
-            batch_size=self.setup.config.batch_size,
-        )
+        return place_batch(self.job.data.train, number, mesh=self.job.mesh)
 
     def advance(self, state):
         return jax.block_until_ready(self.step(state, self.batch(int(state.step))))
@@ -114,7 +113,7 @@ def plain(config):
 
 def logits_of_all(run):
     """Logits (step, B, T, V) of each batch before its step, and who was in it."""
-    model = run.setup.model
+    model = run.job.model
     apply = jax.jit(
         lambda params, channels, batch: model.apply(
             {"params": params, "channels": channels},
@@ -131,12 +130,12 @@ def logits_of_all(run):
 
 def expected_past_logits(run, apply, batches, number):
     """What each row should be compared with and whether it is known, by brute force."""
-    objective = run.setup.config.objective
+    objective = run.job.config.objective
     params = [state.params for state in run.states]
-    if objective.trajectory == "lagged":
-        lag = objective.trajectory_lag_steps
+    if objective.trajectory.name == "lagged":
+        lag = objective.trajectory.lag_steps
         return apply(params[number // lag * lag], number), np.ones(BATCH, bool)
-    if objective.trajectory == "mesa":
+    if objective.trajectory.name == "mesa":
         average = params[0]
         for now in params[1 : number + 1]:
             average = jax.tree.map(lambda a, b: 0.8 * a + 0.2 * b, average, now)
@@ -145,7 +144,7 @@ def expected_past_logits(run, apply, batches, number):
     for b, (row, epoch) in enumerate(zip(*batches[number][-2:], strict=True)):
         for before in range(number):
             for c, there in enumerate(zip(*batches[before][-2:], strict=True)):
-                if there == (row, epoch - objective.trajectory_lag_epochs):
+                if there == (row, epoch - objective.trajectory.lag_epochs):
                     past[b], known[b] = apply(params[before], before)[c], True
     return past, known
 
@@ -161,7 +160,7 @@ def test_the_metric_is_the_divergence_from_a_past_kept_by_hand(run):
         values_BT = np.where(known_B[:, None], values_BT, 0)
         expected.append((values_BT * batch.weights_BT).sum() / batch.weights_BT.sum())
     # float16 log-probabilities of the past, in SAF's memory.
-    tolerance = 0.02 if run.setup.trajectory.track == () else 1e-3
+    tolerance = 0.02 if run.job.trajectory.track == () else 1e-3
     np.testing.assert_allclose(
         run.values("trajectory"), expected, rtol=tolerance, atol=1e-5
     )
@@ -170,16 +169,16 @@ def test_the_metric_is_the_divergence_from_a_past_kept_by_hand(run):
 
 @only("saf")
 def test_each_row_meets_its_past_once_it_has_one(run):
-    n_rows = run.setup.data.train.n_rows
+    n_rows = run.job.data.train.n_rows
     first = 2 * n_rows // BATCH
     assert 3 * n_rows < STEPS * BATCH and not run.values("trajectory")[:first].any()
     assert (run.values("trajectory")[first + 1 :] > 0).all()
 
 
 def test_before_the_first_divergence_the_run_is_the_plain_run(run, plain):
-    n_rows = run.setup.data.train.n_rows
+    n_rows = run.job.data.train.n_rows
     first = {"saf": 2 * n_rows // BATCH, "mesa": -(-n_rows // BATCH), "lagged": 1}
-    same = first[run.setup.config.objective.trajectory] + 1
+    same = first[run.job.config.objective.trajectory] + 1
     ours, theirs = run.values("loss"), plain.values("loss")
     np.testing.assert_allclose(ours[:same], theirs[:same], rtol=1e-6)
     assert abs(ours[-1] - theirs[-1]) > 1e-5
@@ -187,8 +186,8 @@ def test_before_the_first_divergence_the_run_is_the_plain_run(run, plain):
 
 @only("mesa")
 def test_after_the_window_the_divergence_is_measured_and_has_no_weight(run):
-    weight = run.setup.trajectory.weight
-    epochs = np.arange(STEPS) * BATCH / run.setup.data.train.n_rows
+    weight = run.job.trajectory.weight
+    epochs = np.arange(STEPS) * BATCH / run.job.data.train.n_rows
     expected = np.where((epochs >= 1) & (epochs < 3), 1.0, 0.0)
     np.testing.assert_array_equal([weight(step) for step in range(STEPS)], expected)
     assert expected[-1] == 0 and run.values("trajectory")[-1] > 0
@@ -198,8 +197,8 @@ def test_after_the_window_the_divergence_is_measured_and_has_no_weight(run):
 def test_a_resumed_run_is_the_same_run_to_the_last_bit(run, tmp_path):
     """Half of the run is left in a directory, as if it had been stopped there."""
     half = STEPS // 2
-    config = dataclasses.replace(run.setup.config, run_dir=str(tmp_path / "run"))
-    directory, identity = tmp_path / "run", run.setup.data.identity
+    config = dataclasses.replace(run.job.config, run_dir=str(tmp_path / "run"))
+    directory, identity = tmp_path / "run", run.job.data.identity
     with (
         hold_run_dir(directory, config, identity=identity, needed=0),
         open_checkpoints(directory / "checkpoints", keep=1) as checkpoints,
@@ -208,7 +207,7 @@ def test_a_resumed_run_is_the_same_run_to_the_last_bit(run, tmp_path):
         checkpoints.wait()
     train(config, command="", started=0.0)
     with open_checkpoints(directory / "checkpoints") as checkpoints:
-        state = checkpoints.restore(run.setup.abstract, step=STEPS, mesh=run.setup.mesh)
+        state = checkpoints.restore(run.job.abstract, step=STEPS, mesh=run.job.mesh)
     paths = jax.tree_util.tree_leaves_with_path(run.states[-1])
     for (path, ours), theirs in zip(paths, jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(ours, theirs, err_msg=jax.tree_util.keystr(path))
@@ -217,13 +216,13 @@ def test_a_resumed_run_is_the_same_run_to_the_last_bit(run, tmp_path):
         run.values("trajectory")[half:]
     )
     (evaluation,) = read_evaluations(config.run_dir)
-    is_mesa = run.setup.config.objective.trajectory == "mesa"
+    is_mesa = run.job.config.objective.trajectory.name == "mesa"
     assert ("eval_past_loss" in evaluation) == is_mesa
 
 
 @only("saf")
 def test_the_memory_is_written_in_place(run):
-    n_rows = run.setup.data.train.n_rows
+    n_rows = run.job.data.train.n_rows
     lines = run.step.as_text().splitlines()
     ours = [line for line in lines if f"[{n_rows},2,24" in line]
     assert any("scatter" in line for line in ours)
@@ -234,7 +233,7 @@ def test_the_memory_is_written_in_place(run):
 @pytest.mark.newest
 def test_a_mesh_and_micro_batches_compute_the_same(run):
     elsewhere = Run(
-        dataclasses.replace(run.setup.config, mesh="data:2,fsdp:2", accumulate=2)
+        dataclasses.replace(run.job.config, mesh="data:2,fsdp:2", accumulate=2)
     )
     for name in ("loss", "trajectory"):
         np.testing.assert_allclose(
@@ -248,15 +247,15 @@ def test_a_mesh_and_micro_batches_compute_the_same(run):
 
 
 def test_past_passes_and_bytes_are_counted(run, plain):
-    kind = run.setup.config.objective.trajectory
+    kind = run.job.config.objective.trajectory
     passes = 1 if kind == "saf" else 4 / 3
-    ratio = run.setup.flops_per_token / plain.setup.flops_per_token
+    ratio = run.job.flops_per_token / plain.setup.flops_per_token
     assert ratio == pytest.approx(passes)
-    rows = {row.name: row.model for row in build_ledger(run.setup)}
+    rows = {row.name: row.model for row in build_ledger(run.job)}
     memory = rows.get("past outputs by row (SAF)")
-    n_rows, width = run.setup.data.train.n_rows, 257 * 6 + 4
+    n_rows, width = run.job.data.train.n_rows, 257 * 6 + 4
     assert memory == (n_rows * 2 * (24 * width + 4) if kind == "saf" else None)
-    copied = count_bytes(run.setup.abstract.opt_state) - count_bytes(
+    copied = count_bytes(run.job.abstract.opt_state) - count_bytes(
         plain.setup.abstract.opt_state
     )
     params = count_bytes(plain.setup.abstract.params)
@@ -264,7 +263,7 @@ def test_past_passes_and_bytes_are_counted(run, plain):
 
 
 def test_the_average_is_evaluated_beside_the_model(config, plain):
-    objective = dataclasses.replace(MESA, trajectory_weight=0.0)
+    objective = replace_in(MESA, "trajectory", weight=0.0)
     trial = run_trial(dataclasses.replace(config, objective=objective))
     np.testing.assert_allclose(trial.losses, plain.values("loss"), rtol=1e-6)
     assert trial.past_evaluation is not None
@@ -280,12 +279,12 @@ def test_a_run_without_past_parameters_says_so(plain):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"trajectory": "mesa", "trajectory_start": 99.0}, "trajectory-start=99.0"),
-        ({"trajectory": "saf", "trajectory_lag_epochs": 9}, "no row comes again"),
-        ({"trajectory": "saf", "trajectory_top_k": 258}, r"must lie in \[1, 257\]"),
+        ({"name": "mesa", "start": 99.0}, "trajectory.start=99.0"),
+        ({"name": "saf", "lag_epochs": 9}, "no row comes again"),
+        ({"name": "saf", "top_k": 258}, r"must lie in \[1, 257\]"),
     ],
 )
 def test_a_past_that_can_never_count_is_refused(config, changes, message):
-    objective = ObjectiveConfig(**changes)
+    objective = ObjectiveConfig(trajectory=TrajectoryConfig(**changes))
     with pytest.raises(ConfigError, match=message):
-        prepare(dataclasses.replace(config, objective=objective))
+        prepare_job(dataclasses.replace(config, objective=objective))

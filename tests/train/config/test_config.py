@@ -7,15 +7,24 @@ import pytest
 
 from lostjax.errors import ConfigError
 from lostjax.train.config.checks import check_config
-from lostjax.train.config.presets import PRESETS, get_preset
-from lostjax.train.config.schema import (
-    ModelConfig,
-    ObjectiveConfig,
-    TrainConfig,
+from lostjax.train.config.fields import (
+    RENAMED_FIELDS,
     diff_configs,
     flat_fields,
+    get_field,
+    replace_in,
 )
-from lostjax.train.config.stored import load_config, save_config
+from lostjax.train.config.presets import PRESETS, get_preset
+from lostjax.train.config.schema import (
+    FrugalConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    ReweightConfig,
+    TrainConfig,
+    TrajectoryConfig,
+)
+from lostjax.train.config.stored import VERSION, load_config, save_config
 
 
 def replaced(config, name, value):
@@ -58,25 +67,25 @@ BAD = [
     ("optim.warmup", 1.0, "--optim.warmup"),
     ("optim.clip", -1.0, "--optim.clip"),
     ("optim.eps", 0.0, "--optim.eps=0.0: must be positive"),
-    ("objective.reweight_temperature", 0.0, "--objective.reweight-temperature=0.0"),
-    ("objective.reweight_temperature", float("nan"), "reweight-temperature=nan"),
-    ("objective.reweight_warmup", 1.5, "--objective.reweight-warmup=1.5"),
+    ("objective.reweight.temperature", 0.0, "--objective.reweight.temperature=0.0"),
+    ("objective.reweight.temperature", float("nan"), "reweight.temperature=nan"),
+    ("objective.reweight.warmup", 1.5, "--objective.reweight.warmup=1.5"),
     ("objective.label_smoothing", 1.0, r"--objective.label-smoothing=1.0: must lie in"),
     ("objective.sam_radius", -0.1, "--objective.sam-radius=-0.1"),
     ("stability.every", -1, "--stability.every=-1"),
-    ("optim.density", 1.5, r"--optim.density=1.5: must lie in \[0, 1\]"),
-    ("optim.update_gap", 0, "--optim.update-gap=0: must be at least 1"),
-    ("optim.stagger", 0, "--optim.stagger=0"),
-    ("optim.free_scale", -1.0, "--optim.free-scale"),
+    ("optim.frugal.density", 1.5, r"--optim.frugal.density=1.5: must lie in \[0, 1\]"),
+    ("optim.frugal.update_gap", 0, "--optim.frugal.update-gap=0: must be at least 1"),
+    ("optim.frugal.stagger", 0, "--optim.frugal.stagger=0"),
+    ("optim.frugal.free_scale", -1.0, "--optim.frugal.free-scale"),
     ("optim.full_state", "(", r"--optim.full-state=\(: no pattern"),
-    ("objective.trajectory_temperature", 0.0, "--objective.trajectory-temperature=0"),
-    ("objective.trajectory_weight", -1.0, "--objective.trajectory-weight=-1"),
-    ("objective.trajectory_decay", 1.0, r"must lie in \[0, 1\)"),
-    ("objective.trajectory_lag_epochs", 0, "--objective.trajectory-lag-epochs=0"),
-    ("objective.trajectory_lag_steps", 0, "--objective.trajectory-lag-steps=0"),
-    ("objective.trajectory_top_k", 0, "--objective.trajectory-top-k=0"),
-    ("objective.trajectory_start", -1.0, "--objective.trajectory-start=-1"),
-    ("objective.trajectory_end", 0.0, "--objective.trajectory-end=0.0: must be above"),
+    ("objective.trajectory.temperature", 0.0, "--objective.trajectory.temperature=0"),
+    ("objective.trajectory.weight", -1.0, "--objective.trajectory.weight=-1"),
+    ("objective.trajectory.decay", 1.0, r"must lie in \[0, 1\)"),
+    ("objective.trajectory.lag_epochs", 0, "--objective.trajectory.lag-epochs=0"),
+    ("objective.trajectory.lag_steps", 0, "--objective.trajectory.lag-steps=0"),
+    ("objective.trajectory.top_k", 0, "--objective.trajectory.top-k=0"),
+    ("objective.trajectory.start", -1.0, "--objective.trajectory.start=-1"),
+    ("objective.trajectory.end", 0.0, "--objective.trajectory.end=0.0: must be above"),
     ("data.seq_len", 1, "--data.seq-len=1"),
     ("seed", -1, r"--seed=-1: must lie in \[0, 2\^32\)"),
     ("seed", 2**32, "--seed=4294967296"),
@@ -90,8 +99,16 @@ BAD = [
     ("model.d_model", 10**30, "--model.d-model=10+: must be at most"),
     ("guard.patience", 2**31, "--guard.patience=2147483648: must be at most"),
     ("guard.window", 2**31, "--guard.window=2147483648: must be at most"),
-    ("optim.update_gap", 2**31, "--optim.update-gap=2147483648: must be at most"),
-    ("optim.stagger", 2_000, "--optim.stagger=2000: must be at most 1024"),
+    (
+        "optim.frugal.update_gap",
+        2**31,
+        "--optim.frugal.update-gap=2147483648: must be at most",
+    ),
+    (
+        "optim.frugal.stagger",
+        2_000,
+        "--optim.frugal.stagger=2000: must be at most 1024",
+    ),
     ("batch_size", 2**24, "--batch-size=16777216: with --data.seq-len=128 a step has"),
 ]
 
@@ -111,15 +128,24 @@ def test_a_project_without_wandb_is_refused_before_anything(monkeypatch):
     check_config(config)
 
 
+UPPER, SAF = ReweightConfig(name="upper"), TrajectoryConfig(name="saf")
+
+
 @pytest.mark.parametrize(
     "objective, flag",
     [
         (
-            {"label_smoothing": 0.1, "reweight": "upper"},
+            {"label_smoothing": 0.1, "reweight": ReweightConfig(name="upper")},
             "label-smoothing=0.1: not with",
         ),
-        ({"sam_radius": 0.05, "reweight": "upper"}, "sam-radius=0.05: not with"),
-        ({"sam_radius": 0.05, "trajectory": "saf"}, "sam-radius=0.05: not with"),
+        (
+            {"sam_radius": 0.05, "reweight": ReweightConfig(name="upper")},
+            "sam-radius=0.05: not with",
+        ),
+        (
+            {"sam_radius": 0.05, "trajectory": TrajectoryConfig(name="saf")},
+            "sam-radius=0.05: not with",
+        ),
     ],
 )
 def test_parts_of_the_objective_that_contradict_each_other(objective, flag):
@@ -129,7 +155,7 @@ def test_parts_of_the_objective_that_contradict_each_other(objective, flag):
 
 def test_sam_may_be_averaged():
     objective = ObjectiveConfig(
-        sam_radius=0.05, trajectory="mesa", trajectory_weight=0.0
+        sam_radius=0.05, trajectory=TrajectoryConfig(name="mesa", weight=0.0)
     )
     check_config(TrainConfig(objective=objective))
 
@@ -193,3 +219,65 @@ def test_what_decides_numbers_makes_another_run():
     assert diff_configs(config, replaced(config, "model.rank", 8)) == [
         f"--model.rank: {config.model.rank} there, 8 now"
     ]
+
+
+def test_a_stored_configuration_has_a_version(tmp_path):
+    save_config(tmp_path / "config.json", TrainConfig())
+    assert json.loads((tmp_path / "config.json").read_text())["version"] == VERSION
+
+
+def flat(config):
+    """Write a configuration as version 0 did: methods' fields beside the others."""
+    values = dataclasses.asdict(config)
+    for old, new in RENAMED_FIELDS.items():
+        part, _, name = old.partition(".")
+        values[part] = dict(values[part])
+        values[part][f"new {name}"] = get_field(config, new)
+    for part in ("optim", "objective"):
+        for group in ("frugal", "reweight", "trajectory"):
+            values[part].pop(group, None)
+        values[part] = {k.removeprefix("new "): v for k, v in values[part].items()}
+    return values
+
+
+def test_a_configuration_without_a_version_is_read_as_version_0(tmp_path):
+    config = TrainConfig(
+        optim=OptimConfig(name="frugal", frugal=FrugalConfig(density=0.5, stagger=3)),
+        objective=ObjectiveConfig(
+            reweight=ReweightConfig(name="upper", temperature=0.3),
+            trajectory=TrajectoryConfig(name="mesa", end=4.0, decay=0.9),
+        ),
+    )
+    values = flat(config)
+    assert values["optim"]["density"] == 0.5
+    assert values["objective"]["trajectory"] == "mesa"
+    (tmp_path / "old.json").write_text(json.dumps(values))
+    assert load_config(tmp_path / "old.json") == config
+
+
+def test_nested_values_need_no_version(tmp_path):
+    text = '{"objective": {"trajectory": {"name": "saf"}}, "optim": {"density": 0.5}}'
+    (tmp_path / "mine.json").write_text(text)
+    config = load_config(tmp_path / "mine.json")
+    assert config.objective.trajectory.name == "saf"
+    assert config.optim.frugal.density == 0.5
+
+
+@pytest.mark.parametrize("version", ["2", "-1", "null", '"1"', "true", "[]"])
+def test_an_unknown_version_is_one_clear_line(tmp_path, version):
+    (tmp_path / "new.json").write_text(f'{{"version": {version}}}')
+    with pytest.raises(ConfigError, match="is not known; this lostjax reads 0 and 1"):
+        load_config(tmp_path / "new.json")
+
+
+def test_renamed_fields_exist():
+    for new in RENAMED_FIELDS.values():
+        get_field(TrainConfig(), new)
+
+
+def test_a_nested_field_is_replaced():
+    config = replace_in(TrainConfig(), "optim.frugal", density=0.5)
+    assert config.optim.frugal.density == 0.5
+    assert config == dataclasses.replace(
+        TrainConfig(), optim=OptimConfig(frugal=FrugalConfig(density=0.5))
+    )

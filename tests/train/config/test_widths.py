@@ -11,9 +11,9 @@ from lostjax.data import Batch
 from lostjax.errors import ConfigError
 from lostjax.steps.gradient import make_gradient
 from lostjax.steps.step import make_train_step
+from lostjax.train.build.job import prepare_job
 from lostjax.train.build.model import build_model, build_multipliers
 from lostjax.train.build.optimizer import build_optimizer
-from lostjax.train.build.run import prepare
 from lostjax.train.build.state import init_state
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.schema import ModelConfig, OptimConfig, TrainConfig
@@ -159,4 +159,4 @@ def test_a_base_that_a_layer_refuses_is_named(text_file, cache_dir):
         tokenizer="bytes",
     )
     with pytest.raises(ConfigError, match="--model.base-width=32: "):
-        prepare(TrainConfig(model=model, data=data, mesh="data:1"))
+        prepare_job(TrainConfig(model=model, data=data, mesh="data:1"))

@@ -109,11 +109,15 @@ def test_a_placed_batch_is_the_batch(mesh):
     whole = Batch(*[rows_BT + i for i in range(5)], numbers_B, numbers_B // 7)
     reads = []
 
-    def read(rows):
-        reads.append((rows.start, rows.stop))
-        return Batch(*(leaf[rows] for leaf in whole))
+    class Plan:
+        batch_size = 16
 
-    placed = place_batch(read, mesh=make_mesh(mesh), batch_size=16)
+        def batch_at(self, number, *, rows):
+            assert number == 3
+            reads.append((rows.start, rows.stop))
+            return Batch(*(leaf[rows] for leaf in whole))
+
+    placed = place_batch(Plan(), 3, mesh=make_mesh(mesh))
     for ours, theirs in zip(placed, whole, strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert len(ours.addressable_shards) == jax.device_count()
