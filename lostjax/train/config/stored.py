@@ -44,13 +44,13 @@ def load_config(path: Path) -> TrainConfig:
 def _upgrade(values: dict[str, Any], *, where: str) -> dict[str, Any]:
     """Bring stored values to today's form."""
     version = values.pop("version", 0)
-    if version == VERSION:
-        return values
-    if version != 0 or isinstance(version, bool):
+    if isinstance(version, bool) or version not in (0, VERSION):
         raise ConfigError(
             f"{where}: version {version!r} is not known; this lostjax reads 0 and "
             f"{VERSION}"
         )
+    if version == VERSION:
+        return values
     for old, new in RENAMED_FIELDS.items():
         part, _, name = old.partition(".")
         fields = values.get(part)

@@ -1,0 +1,34 @@
+"""`python -m lostjax`: list the programs."""
+
+import sys
+from collections.abc import Sequence
+
+PROGRAMS = {
+    "train": "train a language model and report on it",
+    "generate": "continue a prompt with a trained model",
+    "plan": "compile a training step for hardware that need not be here",
+    "sweep": "compare learning rates and widths by short runs",
+    "verify": "check that every checkpoint of a run is whole",
+    "repro": "measure a paper's headline claim again",
+}
+"""Programs by name, each started as `python -m lostjax.NAME`."""
+_NAMES = ", ".join(PROGRAMS)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the list; returns the exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] not in ("-h", "--help"):
+        name = words[0].lstrip("-")
+        known = name in PROGRAMS
+        hint = f"use python -m lostjax.{name}" if known else f"there are {_NAMES}"
+        print(f"python -m lostjax: error: {words[0]}: {hint}", file=sys.stderr)
+        return 2
+    for name, purpose in PROGRAMS.items():
+        print(f"python -m lostjax.{name:<9} {purpose}")
+    print("\nEach has --help.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
