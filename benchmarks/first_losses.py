@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from lostjax.train.__main__ import main as train
+from lostjax.train.config.presets import get_preset
 
 STEPS = 20
 MEMORY_BATCHES = 5
@@ -43,7 +44,7 @@ VARIANTS: dict[str, list[str]] = {
     "bfloat16": ["--model.dtype=bfloat16"],
     "decay": ["--optim.weight-decay=0.1"],
     "independent_decay": ["--optim.weight-decay=1e-4", "--optim.independent-decay"],
-    "base_width": ["--model.base-width=16"],
+    "base_width": ["--model.base-width={half}"],
     "qk_norm": ["--model.qk-norm"],
     "accumulate": ["--accumulate=4"],
     "watched": ["--stability.every=5"],
@@ -119,7 +120,9 @@ def first_losses(name: str, *, preset: str, mesh: str) -> list[list[float]]:
             words += _short_text(Path(folder), preset)
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            code = train([*words, *VARIANTS[name]])
+            half = get_preset(preset).model.d_model // 2
+            named = [word.replace("{half}", str(half)) for word in VARIANTS[name]]
+            code = train([*words, *named])
         if code:
             raise SystemExit(f"{name}: exit code {code}\n{printed.getvalue()}")
         text = (Path(folder) / "run" / "metrics.jsonl").read_text()
