@@ -5,6 +5,14 @@ from lostjax.data.corpus import Corpus, open_corpus
 from lostjax.data.errors import DataError
 from lostjax.data.packing import Rows, pack_documents
 from lostjax.data.prepare import Data, prepare_data
+from lostjax.data.samples import (
+    Samples,
+    Split,
+    load_digits,
+    load_fashion_mnist,
+    load_mnist,
+    split_samples,
+)
 from lostjax.data.token_files import TokenFiles
 from lostjax.data.tokenizer import (
     Tokenizer,
@@ -22,13 +30,19 @@ __all__ = [
     "DataError",
     "EvalPlan",
     "Rows",
+    "Samples",
+    "Split",
     "TokenFiles",
     "Tokenizer",
     "count_tokens",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_mnist",
     "load_saved_tokenizer",
     "load_tokenizer",
     "open_corpus",
     "pack_documents",
     "prepare_data",
     "save_tokenizer",
+    "split_samples",
 ]
