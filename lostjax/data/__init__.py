@@ -2,6 +2,7 @@
 
 from lostjax.data.batches import Batch, BatchPlan, EvalPlan
 from lostjax.data.corpus import Corpus, open_corpus
+from lostjax.data.epochs import epoch_rows
 from lostjax.data.errors import DataError
 from lostjax.data.packing import Rows, pack_documents
 from lostjax.data.prepare import Data, prepare_data
@@ -35,6 +36,7 @@ __all__ = [
     "TokenFiles",
     "Tokenizer",
     "count_tokens",
+    "epoch_rows",
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",

@@ -13,14 +13,15 @@ Benchmarking Machine Learning Algorithms", 2017, arXiv:1708.07747.
 import gzip
 import importlib.util
 import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from lostjax.data.errors import DataError, first_line
 from lostjax.data.idx_files import read_idx
-from lostjax.typing import Float, Int
 
 FASHION_DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package dataset-fashion-mnist puts its four files."""
@@ -40,18 +41,26 @@ GARMENTS = (
 DIGITS = tuple("0123456789")
 
 
-class Samples(NamedTuple):
-    """Examples and their classes; not for `jax.tree.map`, because of the strings."""
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Examples and their classes: a tree whose leaves are the two arrays.
 
-    inputs: Float[np.ndarray, "B ..."]
+    Example:
+        rows = jax.tree.map(lambda leaf: leaf[:32], samples)
+        splits = jax.tree.map(lambda *leaves: jnp.stack(leaves), *splits_of_seeds)
+    """
+
+    # Any: jax puts tracers and placeholders into trees.
+    inputs: Any
     """Images (B, height, width), float32 in [0, 1]; or any other inputs."""
-    labels: Int[np.ndarray, "B"]
+    labels: Any
     """Classes (B,), int32 in [0, len(names))."""
-    names: tuple[str, ...]
+    names: tuple[str, ...] = field(metadata={"static": True})
     """What each class is called."""
-    licence: str
+    licence: str = field(metadata={"static": True})
     """Of the data, as its package states it; "not stated" if it does not."""
-    source: str
+    source: str = field(metadata={"static": True})
     """Where the data came from."""
 
 
@@ -180,7 +189,8 @@ def _share_out(counts: np.ndarray, total: int) -> np.ndarray:
 
 
 def _take(samples: Samples, rows: np.ndarray) -> Samples:
-    return samples._replace(inputs=samples.inputs[rows], labels=samples.labels[rows])
+    taken: Samples = jax.tree.map(lambda leaf: leaf[rows], samples)
+    return taken
 
 
 def _load_idx(directory: Path, part: str) -> Samples:

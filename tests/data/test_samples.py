@@ -6,6 +6,7 @@ import struct
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -257,6 +258,18 @@ def test_the_seed_decides_the_rows_and_their_order_and_nothing_else():
     for a, b in zip(first, other, strict=True):
         np.testing.assert_array_equal(np.bincount(a.labels), np.bincount(b.labels))
         assert (np.diff(a.labels) < 0).any()  # not sorted by class
+
+
+def test_splits_of_many_seeds_stack():
+    digits = load_digits()
+    splits = [split_samples(digits, train_rows=100, seed=seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *splits)
+    assert stacked.train.inputs.shape == (3, 100, 8, 8)
+    assert stacked.heldout.labels.shape == (3, 1697)
+    assert stacked.train.licence == digits.licence
+    mean = jax.jit(jax.vmap(lambda split: split.train.inputs.mean()))(stacked)
+    expected = [split.train.inputs.mean() for split in splits]
+    np.testing.assert_allclose(mean, expected, rtol=1e-6)
 
 
 def test_a_split_needs_rows_on_both_sides():
