@@ -171,10 +171,11 @@ def make_seeds(n):
 RATES = np.array([0.01, 0.1], np.float32)
 
 
-def test_runs_side_by_side_are_runs_by_themselves():
+@pytest.mark.parametrize("rates_at_once", [1, 2, 5])
+def test_runs_of_the_map_are_runs_by_themselves(rates_at_once):
     """Up to how XLA sums a product of many matrices: some units in the last place."""
     seeds, run = make_seeds(3), make_run([])
-    params_SRD, losses_SRK = map_runs(run)(seeds, RATES)
+    params_SRD, losses_SRK = map_runs(run, rates_at_once=rates_at_once)(seeds, RATES)
     assert params_SRD.shape == (3, 2, 3) and losses_SRK.shape == (3, 2, 10)
     alone = jax.jit(run)
     for s in range(3):
@@ -274,3 +275,8 @@ def test_a_step_that_changes_the_state_is_named(bad, message):
 def test_seeds_and_rates_need_one_first_axis(seeds, rates, message):
     with pytest.raises(ValueError, match=message):
         map_runs(lambda seed, rate: rate)(seeds, rates)
+
+
+def test_a_rate_must_train_at_a_time():
+    with pytest.raises(ValueError, match="rates_at_once=0: must be at least 1"):
+        map_runs(lambda seed, rate: rate, rates_at_once=0)
