@@ -248,6 +248,12 @@ def test_a_split_has_every_row_once_and_every_class_in_proportion(counts, share,
     assert (np.abs(drawn - exact) < 1).all()
 
 
+def test_rows_that_are_left_go_to_the_largest_remainders():
+    """4 of 10 rows: 2, 1.2 and .8 of the classes."""
+    train, _ = split_samples(make_samples([5, 3, 2]), train_rows=4, seed=0)
+    assert np.bincount(train.labels).tolist() == [2, 1, 1]
+
+
 def test_the_seed_decides_the_rows_and_their_order_and_nothing_else():
     digits = load_digits()
     first, again, other = (
