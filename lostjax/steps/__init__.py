@@ -1,1 +1,1 @@
-"""One step of learning as a paper prescribes it, as a pure function."""
+"""One training step: gradient, guard, optimiser update; every function is pure."""
