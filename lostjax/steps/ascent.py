@@ -44,6 +44,8 @@ def move(params: PyTree, direction: PyTree, *, scale: jax.Array) -> PyTree:
     """
     moved: PyTree = jax.tree.map(
         # Cast back: a float32 scale would widen bfloat16 parameters.
-        lambda w, d: (w + scale * d).astype(w.dtype), params, direction
+        lambda w, d: (w + scale * d).astype(w.dtype),
+        params,
+        direction,
     )
     return moved

@@ -193,7 +193,9 @@ def count_update(
 
 
 def spike_limit(guard: Guard, state: GuardState) -> Float[Array, ""]:
-    """Compute the loss above which the next loss is a spike; infinite during warm-up.
+    """Compute the loss above which a loss is a spike; infinite while there is none.
+
+    The limit is infinite if `sigma` is None or fewer than `window` losses are known.
     """
     if guard.sigma is None:
         return jnp.full((), jnp.inf)
