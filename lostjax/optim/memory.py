@@ -105,8 +105,7 @@ def write_outputs(
     *,
     epoch: Int[Array, "..."] | int,
 ) -> OutputMemory:
-    """Write the outputs of the present epoch; recall the outputs that they replace
-    first.
+    """Write the outputs of the present epoch; recall those that they replace first.
 
     Args:
       memory: the memory.

@@ -132,7 +132,7 @@ def _find(name: str) -> Path:
         )
     if path.is_dir() or "/" in name and path.parent.is_dir() and path.is_absolute():
         raise DataError(f"tfds:{name}: no prepared data set there (dataset_info.json)")
-    # Import lazily: it takes seconds, and only tfds sources need it.
+    # Import lazily: the package is slow to import, and only tfds sources need it.
     import tensorflow_datasets as tfds
 
     try:
