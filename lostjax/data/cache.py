@@ -95,7 +95,7 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise DataError(
             f"{path.parent}: the cache cannot be written "
-            f"({error.strerror}); choose another --data.cache_dir"
+            f"({error.strerror}); choose another --data.cache-dir"
         ) from error
     return path
 

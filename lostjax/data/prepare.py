@@ -132,7 +132,7 @@ def _check_length(rows: Rows, *, name: str) -> None:
     if rows.n_predicted < rows.seq_len:
         raise DataError(
             f"{name}: too short: {rows.n_predicted} training tokens are fewer than one "
-            f"row of {rows.seq_len}; pass more text or a smaller --data.seq_len"
+            f"row of {rows.seq_len}; pass more text or a smaller --data.seq-len"
         )
 
 

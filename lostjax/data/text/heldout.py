@@ -66,8 +66,8 @@ class _Rule:
         # train on.
         if threshold == max(hashes):
             raise DataError(
-                f"heldout: the {len(hashes)} documents contain too few different texts "
-                "to hold some out; pass a separate held-out source"
+                f"heldout: {len(hashes)} documents are copies of too few texts to hold "
+                "some out; pass a separate held-out source"
             )
         return threshold
 

@@ -142,8 +142,7 @@ def _cut(
     def residual(g: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
         if is_whole:
             return jnp.zeros_like(g)
-        # Compute in the basis's type: a bfloat16 difference would be nothing but
-        # rounding.
+        # Subtract in the type of the basis: bfloat16 would round the residual away.
         wide = widen(g, basis)
         rest = wide - expand(kept, basis)
         noise = tolerance * float(np.finfo(wide.dtype).eps) * _norm(wide, axis)
@@ -178,8 +177,8 @@ def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
 def _norm(x: jax.Array, axis: int) -> jax.Array:
     """Compute the norm along an axis without underflow or overflow of squares."""
     peak = jnp.max(jnp.abs(x), axis, keepdims=True)
-    # Divide by the largest entry first: squares of 1e-20 are 0, squares of 1e20
-    # infinite.
+    # Divide by the largest entry first: in float32 the square of 1e-30 is 0, that of
+    # 1e20 infinite.
     scaled = x / jnp.where(peak > 0, peak, 1)
     norm: jax.Array = peak * jnp.linalg.norm(scaled, axis=axis, keepdims=True)
     return norm
