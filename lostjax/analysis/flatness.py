@@ -87,6 +87,7 @@ def random_rise(
     keys = jnp.repeat(jax.random.split(key, n_directions), 2)
     sides = jnp.tile(jnp.array([1.0, -1.0]), n_directions)
     places = (jnp.concatenate([keys[:1], keys]), jnp.append(0.0, sides))
+    # map, not vmap: one copy of the parameters at a time.
     values = jax.lax.map(at, places)
     rise: jax.Array = jnp.mean(values[1:]) - values[0]
     return rise

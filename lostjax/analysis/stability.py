@@ -81,6 +81,7 @@ def learning_rate_sensitivity(
         raise ValueError(f"initial_loss={initial_loss}: must be finite")
     # -inf is below every loss, but it marks a diverged run, not a good one.
     learnt = np.isfinite(finals) & (finals < initial_loss)
+    # Cap: a diverged run would otherwise make the mean infinite.
     capped = np.where(learnt, finals, initial_loss)
     best = int(np.argmin(capped))
     if not learnt.any():

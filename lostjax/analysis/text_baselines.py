@@ -81,6 +81,7 @@ def score_text(
     """
     train_bytes = "".join(train).encode("utf-8")
     heldout_bytes = "".join(heldout).encode("utf-8")
+    # Bytes of the original text, so that tokenizers can be compared.
     n_bytes = len(heldout_bytes)
     if n_bytes == 0 or heldout_tokens.size < 2:
         raise ValueError("heldout: must contain text")
@@ -177,6 +178,7 @@ def _count(
 ) -> _Level:
     if occurrences:
         return _Level(*np.unique(_grams(tokens, n, vocab_size), return_counts=True))
+    # Distinct (n+1)-grams that end in an n-gram count its different left contexts.
     longer = np.unique(_grams(tokens, n + 1, vocab_size))
     return _Level(*np.unique(longer % vocab_size**n, return_counts=True))
 

@@ -54,6 +54,7 @@ class Data:
         """
 
         def hash_rows(plan: BatchPlan | EvalPlan) -> str:
+            # Content and not paths: a copy of a text elsewhere is the same text.
             return hash_parts(*(rows.content_hash for rows in plan.sources))
 
         return {
@@ -107,6 +108,7 @@ def prepare_data(
         pack_documents(part.documents, encoder, seq_len=seq_len, cache_dir=cache_dir)
         for part in corpus.parts
     ]
+    # Check before planning: an error names the part, not a row.
     for part, rows in zip(corpus.parts, train, strict=True):
         _check_length(rows, name=part.name)
     out = [

@@ -36,6 +36,7 @@ def replace_file(path: str | Path, content: bytes) -> None:
         # A rename within one file system is atomic; the temporary file is in the same
         # directory.
         os.replace(temporary, path)
+    # BaseException: a KeyboardInterrupt must not leave the temporary file either.
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

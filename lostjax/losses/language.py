@@ -101,6 +101,7 @@ def _cross_entropy_backward(kept: Any, cotangents: jax.Array) -> tuple[jax.Array
     ids = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     # Compare with an iota instead of building a one-hot array, so that XLA fuses it.
     gradient = softmax - (ids == targets[..., None])
+    # Round once, at the end.
     return (gradient * cotangents[..., None]).astype(logits.dtype), None
 
 

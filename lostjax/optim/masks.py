@@ -26,6 +26,7 @@ def mask_decayed(params: PyTree) -> PyTree:
     """
 
     def is_decayed(path: tuple[object, ...], leaf: Any) -> bool:
+        # A scalar is a scale or a temperature, whatever its name.
         return leaf.ndim >= 1 and leaf_name(path) not in UNDECAYED_NAMES
 
     return jax.tree_util.tree_map_with_path(is_decayed, params)

@@ -63,6 +63,7 @@ def init_memory(n_examples: int, example_outputs: PyTree, *, lag: int) -> Output
         lambda leaf: jnp.zeros((n_examples, lag, *leaf.shape), leaf.dtype),
         example_outputs,
     )
+    # -1 is no epoch: a zero would claim that slot 0 belongs to epoch 0.
     return OutputMemory(outputs, jnp.full((n_examples, lag), -1, jnp.int32))
 
 
@@ -88,6 +89,8 @@ def recall_outputs(
     # Read row 0 for invalid ids and mask the result: gathers clamp silently.
     row_B = jnp.where(here_B, ids, 0)
     wanted_B = epoch_B - lag
+    # Without `wanted_B >= 0`, epoch - lag = -1 would match the mark of an unwritten
+    # slot.
     known_B = here_B & (wanted_B >= 0) & (memory.written_XS[row_B, slot_B] == wanted_B)
 
     def read(leaf: jax.Array) -> jax.Array:
@@ -131,6 +134,8 @@ def write_outputs(
     here_B = (ids >= 0) & (ids < n_examples) & (epoch_B >= 0)
     # Scatters drop rows past the end, but negative rows would count from the end.
     row_B = jnp.where(here_B, ids, n_examples)
+    # max keeps the later epoch, in a slot and between duplicates, in any order of
+    # writes.
     written_XS = memory.written_XS.at[row_B, slot_B].max(epoch_B, mode="drop")
     # Write only the latest epoch of each example: a scatter to equal indices has no
     # defined order, but max has one result.
@@ -140,6 +145,7 @@ def write_outputs(
     row_B = jnp.where(newest_B, row_B, n_examples)
 
     def write(leaf: jax.Array, values: jax.Array) -> jax.Array:
+        # The memory is state, not a path for gradients from one step to the next.
         values = jax.lax.stop_gradient(values).astype(leaf.dtype)
         return leaf.at[row_B, slot_B].set(values, mode="drop")
 

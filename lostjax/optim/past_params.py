@@ -69,6 +69,7 @@ def track_past_params(
     def average(past: jax.Array, now: jax.Array, step: jax.Array) -> jax.Array:
         # At least float32: the step of a narrow average is below its resolution.
         wide = jnp.promote_types(past.dtype, jnp.float32)
+        # In the wide type: 1 - .9998 in bfloat16 would be 0.
         share = 1 - jnp.asarray(decay, wide)
         old = past.astype(wide)
         # old + share * difference, not decay * old + share * now: exact if both are
@@ -102,6 +103,7 @@ def track_lagged_params(
         raise ValueError(f"lag={lag}: must be at least 1")
 
     def renew(past: jax.Array, now: jax.Array, step: jax.Array) -> jax.Array:
+        # Select by `where`: a copy per step is cheap, and `lag` may be traced.
         return jnp.where(step % lag == 0, now.astype(past.dtype), past)
 
     return _track(renew, dtype=dtype)
@@ -156,6 +158,7 @@ def _track(
                 "params: past parameters require update(..., params=params)"
             )
         step = optax.safe_increment(state.step)
+        # The parameters after this update: the reason to come last in a chain.
         now = optax.apply_updates(params, updates)
         past = jax.tree.map(partial(follow, step=step), state.past, now)
         return updates, PastParamsState(step, past)
@@ -169,6 +172,7 @@ def _copy(path: tuple[object, ...], leaf: Any, *, dtype: DTypeLike | None) -> An
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         raise ValueError(f"params: {name} is {leaf.dtype}, must be of a float type")
+    # Keep the state countable from shapes alone, without allocating it.
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf.update(dtype=jnp.dtype(dtype))
     return jnp.array(leaf, dtype, copy=True)
@@ -185,6 +189,7 @@ def _round_in_turns(values: jax.Array, dtype: Any, step: jax.Array) -> jax.Array
     mantissa, exponent = jnp.frexp(values)
     grid = 2.0 ** (_mantissa_bits(dtype) + 1)
     mantissa = jnp.floor(mantissa * grid + turn.astype(values.dtype) * 2.0**-24) / grid
+    # Exact: the value is already on the grid of `dtype`.
     return jnp.ldexp(mantissa, exponent).astype(dtype)
 
 

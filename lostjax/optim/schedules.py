@@ -43,10 +43,13 @@ def warmup_cosine_schedule(
         raise ValueError(f"final_fraction={final_fraction}: must lie in [0, 1]")
 
     def schedule(step: ArrayLike) -> Array:
+        # float32 for every kind of step: exact up to 2^24, and equal under jit.
         t = jnp.asarray(step, jnp.float32)
         # max avoids 0 / 0 without a warm-up, when `rising` is computed but not
         # selected.
         rising = (t + 1) / max(warmup_steps, 1)
+        # Clip: steps after the end keep the final rate instead of following the cosine
+        # up again.
         progress = jnp.clip((t - warmup_steps) / (steps - warmup_steps), 0, 1)
         falling = final_fraction + (1 - final_fraction) * 0.5 * (
             1 + jnp.cos(jnp.pi * progress)

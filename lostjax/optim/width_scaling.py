@@ -58,6 +58,7 @@ def width_multipliers(params: PyTree, base_params: PyTree) -> PyTree:
             )
         if leaf_name(path) not in MATRIX_NAMES or len(leaf.shape) < 2:
             return 1.0
+        # Axis -2 is the fan-in, also for stacks of layers.
         return float(base.shape[-2] / leaf.shape[-2])
 
     return jax.tree_util.tree_map_with_path(multiplier, params, base_params)

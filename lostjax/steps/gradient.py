@@ -120,6 +120,8 @@ def make_gradient(
         here = differentiate(state.params, state, batch)
         if not sam_radius:
             return here
+        # The gradient of the whole batch: per micro-batch ascents would be another
+        # method (m-SAM).
         above = ascend(state.params, here.grads, radius=sam_radius)
         return here._replace(grads=differentiate(above, state, batch).grads)
 
@@ -206,6 +208,8 @@ class _Objective(NamedTuple):
                 state, rows.prepared[name], rows.targets_BT, logits_BTV
             )
             sums[name], _ = weighted_sums(values_BT, rows.weights_BT)
+            # Weights follow batches and not steps: a rollback does not replay a
+            # schedule.
             whole = whole + term.weight(state.batches) * sums[name]
         if self.watch:
             log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
@@ -234,6 +238,8 @@ def _differentiate(
     factors_B = None
     if objective.reweight is not None and accumulate > 1:
         values_BT = _accumulated(losses, batch, accumulate)[1]
+        # All rows decide together, so micro-batches need a first pass over the whole
+        # batch.
         factors_B = objective.reweight(values_BT, batch.weights_BT, state.step)
     made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
     grads, sums, weight = made
@@ -258,6 +264,7 @@ def final_states(model: nn.Module, variables: Variables, batch: Batch) -> jax.Ar
 def unembed(model: nn.Module, head: PyTree, states_BTD: jax.Array) -> jax.Array:
     """Compute the logits (B, T, V) from final states (B, T, D)."""
     logits_BTV = model.apply({"params": {"head": head}}, states_BTD, method="unembed")
+    # `apply` returns a tuple only with mutable collections: this narrows the type.
     assert isinstance(logits_BTV, jax.Array)
     return logits_BTV
 
@@ -271,6 +278,7 @@ def _apply_watched(
         batch.tokens_BT,
         segments_BT=batch.segments_BT,
         positions_BT=batch.positions_BT,
+        # Flax records sown values only if their collection is mutable.
         mutable=["intermediates"] if watch else False,
         method="final_states",
     )

@@ -116,6 +116,7 @@ def is_fit(
     if guard.sigma is not None:
         fit &= ~is_spike(guard, state, loss=loss)
     if guard.patience:
+        # Once reached, the count can only grow: the state waits for a person.
         fit &= state.in_a_row < guard.patience
     return fit
 
@@ -149,6 +150,7 @@ def update_if(
     """
 
     def leave(grads: PyTree, opt_state: PyTree, params: PyTree) -> Updated:
+        # Both branches of cond must return the same structure and types.
         nothing = jax.tree.map(jnp.zeros_like, params)
         return Updated(jnp.bool(False), params, opt_state, nothing)
 
@@ -187,7 +189,9 @@ def count_update(
     """
     one = 1 - taken.astype(jnp.int32)
     counted = state._replace(
-        skipped=state.skipped + one, in_a_row=(state.in_a_row + one) * one
+        # The product resets the count to 0 without a branch.
+        skipped=state.skipped + one,
+        in_a_row=(state.in_a_row + one) * one,
     )
     return counted if guard.sigma is None else _widen(guard, counted, loss)
 

@@ -80,6 +80,7 @@ def count_parts(shape: tuple[int, ...], *, shards: int) -> int:
       The number of parts, at least 1.
     """
     n_rows, length = shape[0] // shards, shape[1]
+    # At least D positions: otherwise moving the head costs more than its product.
     least = max(POSITIONS, shape[2])
     fit = (n for n in range(length, 1, -1) if length % n == 0)
     return next((n for n in fit if n_rows * (length // n) >= least), 1)
@@ -142,6 +143,7 @@ def _scan(
         return one(head, *by_position)
     grid = (shards, shape[0] // shards, parts, shape[1] // parts)
 
+    # Split rows by shard first: each part then takes positions from all devices alike.
     def split(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(*grid, *x.shape[2:]), 2, 0)
 
@@ -156,6 +158,7 @@ def _scan(
     first = jax.tree.map(lambda x: x[0], split_parts)
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        # Types of the sums from shapes alone: no part is computed for them.
         jax.eval_shape(each, heads, *first)[0],
     )
 

@@ -91,6 +91,7 @@ def headline(readings: Readings) -> dict[str, float]:
 
 def rms_by_path(tree: Mapping[str, PyTree]) -> dict[str, jax.Array]:
     """Compute the RMS of every tensor by its path; shape (L,) for stacked layers."""
+    # Stacked layers keep their axis: one number over all layers would hide a bad one.
     parts = {name: part for name, part in tree.items() if name != STACKED}
     found = tensor_rms(parts)
     if STACKED in tree:

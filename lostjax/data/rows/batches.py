@@ -184,7 +184,10 @@ class EvalPlan:
         index_B = (index * self.batch_size + np.arange(self.batch_size))[rows]
         real_B = index_B < self.n_rows
         source_B = np.searchsorted(self._ends, index_B, side="right")
+        # searchsorted returns an invalid source past the end: any valid one serves
+        # padding.
         source_B = np.where(real_B, source_B, 0)
+        # A row's number within its source: subtract the rows of the sources before it.
         row_B = index_B - np.concatenate([[0], self._ends])[source_B]
         row_B = np.where(real_B, row_B, -1)
         return _gather(self.sources, source_B, row_B, np.zeros_like(row_B))
@@ -200,6 +203,7 @@ def _check(rows: Rows | Sequence[Rows], *, batch_size: int) -> tuple[Rows, ...]:
         raise DataError(f"batch_size: {batch_size} must be at least 1")
     if not sources or not all(source.n_rows for source in sources):
         raise DataError("rows: a source holds no tokens")
+    # One compiled step serves one row length.
     lengths = {source.seq_len for source in sources}
     if len(lengths) > 1:
         raise DataError(f"rows: row lengths differ: {sorted(lengths)}")
@@ -212,6 +216,7 @@ def _gather(
     row_B: Int[np.ndarray, " B"],
     epoch_B: Int[np.ndarray, " B"],
 ) -> Batch:
+    # Offsets that make row numbers unique over all sources.
     firsts = np.cumsum([0, *(rows.n_rows for rows in sources)])
     example_B = np.where(row_B < 0, -1, firsts[source_B] + row_B).astype(np.int32)
     epoch_B = epoch_B.astype(np.int32)

@@ -43,6 +43,7 @@ class Interleave:
         counts_PS = np.zeros((self.period + 1, len(weights)), np.int64)
         np.add.at(counts_PS, (np.arange(self.period) + 1, table_P), 1)
         self._source_P = table_P
+        # P + 1 prefix sums: counts at any row follow without a loop.
         self._counts_PS = counts_PS.cumsum(0)
 
     def counts(self, index: int) -> Int[np.ndarray, " S"]:
@@ -102,6 +103,7 @@ def _schedule(shares: list[int]) -> tuple[int, Int[np.ndarray, " P"]]:
         for source, share in enumerate(shares):
             # Integer arithmetic: rounding of floats would break the bound of one row.
             if done[source] < share and done[source] * period // share <= slot:
+                # Ceiling division in integers.
                 deadline = -(-(done[source] + 1) * period // share)
                 if deadline < best_deadline:
                     best, best_deadline = source, deadline

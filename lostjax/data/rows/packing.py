@@ -70,6 +70,7 @@ class Rows:
     @property
     def n_rows(self) -> int:
         """Number of rows; the last one may contain padding."""
+        # Ceiling division in integers; a float would round for large streams.
         return -(-self.n_predicted // self.seq_len)
 
     def take(self, rows: Int[np.ndarray, " B"]) -> RowArrays:
@@ -89,6 +90,7 @@ class Rows:
         stream_BS = self.stream[np.clip(at_BS, 0, self.n_predicted)].astype(np.int32)
         tokens_BT = np.where(real_BT, stream_BS[:, :-1], self.eos_id)
         starts_BT = (tokens_BT == self.eos_id) & real_BT
+        # A row starts a segment even inside a document: attention does not cross rows.
         starts_BT[:, 0] = True
         # A running maximum of the starts gives each token the start of its document.
         start_BT = np.maximum.accumulate(np.where(starts_BT, time[:-1], 0), axis=1)
@@ -128,11 +130,14 @@ def pack_documents(
     if seq_len < 1:
         raise DataError(f"seq_len: {seq_len} must be at least 1")
     root = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    # "1" is the version of the format: raise it to invalidate old caches.
     key = hash_parts("stream 1", documents.fingerprint, tokenizer.fingerprint)
     place = cached(
         root / "tokens" / key, lambda path: _write(path, documents, tokenizer)
     )
     try:
+        # Memory-mapped: the page cache shares it between processes. Pickles, which run
+        # code, are refused.
         stream = np.load(place / "tokens.npy", mmap_mode="r", allow_pickle=False)
         counts = json.loads((place / "counts.json").read_text())
     except (OSError, ValueError) as error:
@@ -197,6 +202,7 @@ def _write(
 
 def _write_header(file: BinaryIO, dtype: np.dtype[np.unsignedinteger], n: int) -> None:
     header = {"descr": dtype.str, "fortran_order": False, "shape": (n,)}
+    # Header and data separately: np.save would need the whole array in memory.
     np.lib.format.write_array_header_1_0(file, header)
 
 
@@ -206,6 +212,8 @@ def _encode(
     if isinstance(documents, TokenFiles):
         eos_id, vocab_size = tokenizer.eos_id, tokenizer.vocab_size
         for ids in documents.documents(eos_id=eos_id, vocab_size=vocab_size):
+            # Bits per byte need bytes, and files of tokens have none but the decoded
+            # ones.
             yield _Encoded(ids, len(tokenizer.decode(ids).encode("utf-8")))
         return
     for texts in _chunks(documents):
@@ -219,6 +227,7 @@ def _chunks(documents: TextDocuments) -> Iterator[list[str]]:
     for text in documents:
         chunk.append(text)
         size += len(text)
+        # Large chunks keep all threads of the tokenizer busy.
         if size >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, size = [], 0

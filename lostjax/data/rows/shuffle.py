@@ -31,6 +31,7 @@ def shuffle_index(index: int, *, size: int, seed: int) -> int:
       The image of `index`, in [0, size).
     """
     if size <= _SMALL:
+        # Cached: all rows of an epoch read one permutation.
         return int(_small_permutation(size, seed)[index])
     # Import lazily: importing grain takes a second, and only training needs it.
     from grain.experimental import index_shuffle

@@ -114,6 +114,7 @@ def _open_heldout(held: str, source: str) -> tuple[TextDocuments | TokenFiles, .
         names = parse_source(held)
         return tuple(open_part(part.name).whole for part in names)
     except DataError as error:
+        # Name the argument: the same grammar also parses the source.
         raise DataError(f"heldout: {error}") from error
 
 

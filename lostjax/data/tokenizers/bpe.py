@@ -105,6 +105,7 @@ class BpeTokenizer:
         if not self._splits or len(text) < _LONG:
             return [text]
         cuts = [0]
+        # Pieces of about 1 MiB: the library parallelises over texts, not within one.
         while cuts[-1] + _LONG < len(text):
             match = _LINE_END.search(text, cuts[-1] + _LONG)
             cuts.append(match.start() if match else len(text))
@@ -150,6 +151,7 @@ def byte_symbols() -> list[str]:
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = (byte for byte in range(256) if byte not in printable)
     table = {byte: chr(byte) for byte in printable}
+    # GPT-2's table: bytes without a printable symbol are mapped to 256 and above.
     table |= {byte: chr(256 + i) for i, byte in enumerate(others)}
     return [table[byte] for byte in range(256)]
 

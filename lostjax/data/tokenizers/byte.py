@@ -24,6 +24,7 @@ class ByteTokenizer:
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
         """Decode ids; bytes that are not valid UTF-8 become U+FFFD."""
         array = np.asarray(ids, np.int64)
+        # End of text (256) and any larger id are not bytes.
         return array[array < 256].astype(np.uint8).tobytes().decode("utf-8", "replace")
 
     def save(self, path: Path) -> Path:

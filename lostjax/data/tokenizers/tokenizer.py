@@ -183,5 +183,7 @@ def _train_cached(
     def make(path: Path) -> None:
         train_bpe(size, documents).save(path)
 
+    # Read back even after training: a cached tokenizer and a fresh one are the same
+    # file.
     file = cached(root / "tokenizers" / f"bpe-{size}-{name}.json", make)
     return read_tokenizer_json(file)

@@ -75,6 +75,7 @@ def active_fraction(
     active = sum(tree.leaves[i].size for i in tree.rest)
     for group in tree.groups:
         for i, matrix in group.items():
+            # Shapes alone: nothing is allocated, and no SVD runs.
             kept, _ = jax.eval_shape(
                 lambda leaf, m=matrix: m.start(leaf, seed=0), tree.leaves[i]
             )
@@ -182,6 +183,7 @@ def _resize(new: Any, old: Any) -> Any:
     made: Any = jax.tree.structure(new.rest)
     if made != jax.tree.structure(old.rest):
         raise ValueError("different arrays are split")
+    # Density 0 has no clocks: leaving it starts new ones.
     clocks = old.clocks if len(old.clocks) == len(new.clocks) else new.clocks
     return new._replace(
         count=old.count,

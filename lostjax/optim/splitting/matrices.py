@@ -81,6 +81,7 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
 
     def label(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
         shape = np.shape(leaf)
+        # An empty array has no entries to keep; its SVD would fail.
         is_matrix = len(shape) >= 2 and 0 not in shape
         if not is_matrix or pattern.search(path_text(path).lower()):
             return None
@@ -158,6 +159,7 @@ class MatrixView(NamedTuple):
         axis.
         """
         m, n = x.shape[-2:]
+        # Other axes of a kind become 1: the rank stays that of the parameter.
         ones = ((1,) * (len(axes) - 1) for axes in (self.reduction, self.output))
         shape = (*x.shape[:-2], *next(ones), m, *next(ones), n)
         return _transpose(x.reshape(shape), _inverse(self._order))
@@ -202,6 +204,7 @@ def view_matrices(
                 f"matrices: {name} of shape {shape} has no axes {axes}; axes must lie "
                 f"in [-{rank}, {rank})"
             )
+        # Normalise negative axes, so that duplicates such as 1 and -1 are found.
         return tuple(axis % rank for axis in given)
 
     reduction, output = resolve(numbers.reduction_axis), resolve(numbers.output_axis)

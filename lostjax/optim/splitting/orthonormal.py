@@ -111,6 +111,7 @@ def random_orthonormal(*, side: Side = shorter_side) -> Subspace:
         dtype = jnp.promote_types(g.dtype, jnp.float32)
         size = (*g.shape[:-2], g.shape[axis], rank)
         normal = jax.random.normal(draw.key(), size, dtype)
+        # QR of a Gaussian matrix: the spanned subspace is uniformly distributed.
         basis = shard_batch(jnp.linalg.qr(normal)[0], g)
         return basis if axis == -2 else _t(basis)
 
@@ -127,6 +128,7 @@ def _cut(
     axis = side(*shape[-2:])
     rank = count_kept(min(shape[-2:]), density)
     is_left, is_whole = axis == -2, rank == shape[axis]
+    # Rounding errors of a sum of D products grow like sqrt(D).
     tolerance = 4 * shape[axis] ** 0.5
 
     def widen(g: jax.Array, basis: Basis) -> jax.Array:
@@ -140,6 +142,7 @@ def _cut(
         return _dot(basis, kept) if is_left else _dot(kept, basis)
 
     def residual(g: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
+        # A square basis spans everything: the residual is rounding alone.
         if is_whole:
             return jnp.zeros_like(g)
         # Subtract in the type of the basis: bfloat16 would round the residual away.

@@ -55,8 +55,13 @@ class Matrix(NamedTuple):
         # Only shapes are needed: init must not compute an SVD.
         shapes = jax.eval_shape(lambda g: self.cut.choose(g, draw), zeros)
         basis = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding), shapes
+            # eval_shape keeps the sharding of explicit meshes; plain zeros would lose
+            # it.
+            lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding),
+            shapes,
         )
+        # Restrict real zeros instead of building a shape, so that sharding carries
+        # over.
         kept = jnp.zeros_like(self.view.to_state(self.cut.restrict(zeros, basis)))
         return kept, self.view.to_state(basis) if self.stored else ()
 
@@ -89,6 +94,8 @@ class Matrix(NamedTuple):
             saved = basis = choose(tick.refresh)
 
         def choose_old() -> Basis:
+            # A choice that is not stored is recomputed from its index: it costs no
+            # memory.
             return view.from_state(old) if self.stored else choose(tick.before)
 
         def carry_moments(moments: jax.Array) -> jax.Array:
@@ -101,6 +108,7 @@ class Matrix(NamedTuple):
 
         part = cut.restrict(g, basis)
         kept = view.to_state(part)
+        # Reshapes of merged axes may drop the sharding of the gradient: restore it.
         rest = place_like(view.from_matrices(cut.residual(g, part, basis)), grad)
         carries = Carries(kept.shape, carry_moments, carry_squares)
         return Piece(kept, rest, saved, carries)
@@ -233,6 +241,7 @@ def _read_leaves(tree: PyTree) -> tuple[list[str], list[Any]]:
     names, leaves = [], []
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = path_text(path) or "the array"
+        # Python numbers have no dtype to check.
         leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(

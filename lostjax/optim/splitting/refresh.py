@@ -53,6 +53,8 @@ def start_clocks(gap: Scalar, n_groups: int) -> tuple[Clock, ...]:
     """Build one clock per group, with offsets spread evenly over the gap."""
     zero = jnp.zeros((), jnp.int32)
     return tuple(
+        # Multiply before dividing: gap // n_groups alone is 0 if there are more groups
+        # than steps.
         Clock(jnp.asarray(group * gap // n_groups, jnp.int32), zero)
         for group in range(n_groups)
     )
@@ -74,6 +76,7 @@ def advance_clocks(
     ticks, moved = [], []
     for clock in clocks:
         passed = clock.age >= gap
+        # An offset may expire at the first update, which draws subspace 0 in any case.
         refresh = clock.refresh + (passed & ~is_first)
         ticks.append(Tick(passed | is_first, clock.refresh, refresh))
         moved.append(Clock(jnp.where(passed, 0, clock.age) + 1, refresh))
@@ -145,8 +148,10 @@ def carry_state(state: optax.OptState, carries: PyTree) -> optax.OptState:
         for ending, part in by_path:
             start = len(path) - len(ending)
             if start >= 0 and path[start:] == ending and leaf.shape == part.shape:
+                # The component before the parameter's path is the field of the state.
                 field = getattr(path[start - 1], "name", "") if start else ""
                 move = part.squares if field in SQUARE_FIELDS else part.moments
+                # Moments may be narrower than the basis (`mu_dtype`).
                 moved: jax.Array = move(leaf).astype(leaf.dtype)
                 return moved
         return leaf

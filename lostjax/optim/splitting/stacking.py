@@ -72,10 +72,12 @@ def _find_stacks(tree: PyTree, pattern: re.Pattern[str]) -> list[_Stack]:
     for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(tree)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         match = pattern.search(name)
+        # Vectors are not matrices: they keep their own path.
         if match is None or np.ndim(leaf) < 2:
             found[name] = [(0, i, name)]
             continue
         start, stop = match.span(1)
+        # The path without its number: equal for the same array of all layers.
         key = (name[:start], name[stop:], np.shape(leaf))
         found.setdefault(key, []).append((int(match[1]), i, name))
     stacks = []
@@ -101,6 +103,7 @@ def _stack(tree: PyTree, stacks: list[_Stack]) -> PyTree:
 
 def _stack_arrays(arrays: list[Any]) -> Any:
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in arrays):
+        # Shapes stay shapes, so that state can be counted without arrays.
         return jax.eval_shape(lambda *x: jnp.stack(x), *arrays)
     return jnp.stack(arrays)
 
@@ -114,5 +117,6 @@ def _unstack(stacked: PyTree, stacks: list[_Stack], *, like: PyTree) -> PyTree:
             leaves[stack.members[0]] = stacked[stack.name]
             continue
         for place, i in enumerate(stack.members):
+            # jnp.stack promotes mixed types: give each layer back its own.
             leaves[i] = stacked[stack.name][place].astype(leaves[i].dtype)
     return jax.tree.unflatten(structure, leaves)

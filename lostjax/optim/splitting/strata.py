@@ -107,8 +107,11 @@ class _Strata(NamedTuple):
         del g
         shape = list(self.shape)
         if self.shared:
+            # One draw for the whole matrix: both of its axes broadcast.
             shape[-2:] = 1, 1
         shape[self.axis] = sum(segment.n_strata for segment in self.segments)
+        # Raw bits: randint draws twice as many to remove a bias that does not matter
+        # here.
         bits = jax.random.bits(draw.key(), shape, "uint32")
         drawn, start = [], 0
         for segment in self.segments:
@@ -148,6 +151,7 @@ class _Strata(NamedTuple):
             if segment.n_kept == 1:
                 x = jnp.where(places == place, x, 0)
             else:
+                # Shift the entries after the omitted run by one, then zero that run.
                 x = jnp.where(places < place, self._pad(x, 0, 1), self._pad(x, 1, 0))
                 x = jnp.where(places == place, 0, x)
             parts.append(x)
@@ -161,6 +165,7 @@ class _Strata(NamedTuple):
         for segment, place, x in zip(self.segments, drawn, self._split(g), strict=True):
             is_drawn = self._places(segment.length) == place
             is_kept = is_drawn if segment.n_kept == 1 else ~is_drawn
+            # Select zeros instead of subtracting the kept part: exact, and no rounding.
             parts.append(jnp.where(is_kept, 0, x))
         return self._join(parts)
 
@@ -181,6 +186,7 @@ class _Strata(NamedTuple):
         """Undo `_split`, for whole strata or for their kept parts."""
         lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
         flat = [part.reshape(*lead, -1, *trail) for part in parts]
+        # A concatenation copies; a single segment needs none.
         return flat[0] if len(flat) == 1 else jnp.concatenate(flat, self.axis)
 
     def _stack(self, x: jax.Array, segment: _Segment) -> jax.Array:
@@ -219,6 +225,7 @@ def _divide(
     # keeps one run of length 1 per stratum, which is everything.
     keeps_one = n_kept <= size - n_kept or n_kept == size
     n_drawn = n_kept if keeps_one else size - n_kept
+    # n_long strata have one run more, so that all n entries are covered.
     length, n_long = divmod(size, n_drawn)
     segments, start = [], 0
     for drawn, runs in ((n_drawn - n_long, length), (n_long, length + 1)):

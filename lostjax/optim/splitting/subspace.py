@@ -157,6 +157,7 @@ def _cut_layers(shape: tuple[int, ...], density: float, *, order: Order) -> Cut:
         del g
         key = draw.key(per_leaf=False)
         chosen = order(key, refresh=draw.refresh, n_layers=n_layers, n_active=n_active)
+        # A mask of L booleans: small enough to scatter.
         active = jnp.zeros(n_layers, bool).at[chosen].set(True)
         # Kept layers are stored in ascending order: layer l has slot rank(l).
         return jnp.sort(chosen), jnp.cumsum(active) - 1, active
@@ -175,6 +176,7 @@ def _cut_layers(shape: tuple[int, ...], density: float, *, order: Order) -> Cut:
 
     def residual(g: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
         del kept
+        # Exact: kept layers become 0 without a subtraction.
         return jnp.where(basis[2].reshape(flat), 0, g)
 
     def carry(kept: jax.Array, old: Basis, new: Basis) -> jax.Array:

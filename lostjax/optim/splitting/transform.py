@@ -161,6 +161,7 @@ class _Frugal(NamedTuple):
         # eval_shape: the check must not allocate what it forbids.
         if jax.tree.leaves(jax.eval_shape(self.state_free.init, free)):
             raise ValueError("state_free: has arrays as state; pass it as state_full")
+        # One state per group: groups refresh at different steps.
         full, bases = [], {}
         for group in tree.groups:
             kept = {}
@@ -202,6 +203,8 @@ class _Frugal(NamedTuple):
             kept = {i: pieces[i].kept for i in group}
             known = None
             if every is not None:
+                # Cut parameters like gradients, so that weight decay in `state_full`
+                # matches.
                 known = {i: group[i].restrict(every[i], pieces[i]) for i in group}
             moved, inner = tree.step(
                 self.state_full, kept, inner, params=known, extra=extra
@@ -209,9 +212,12 @@ class _Frugal(NamedTuple):
             steps |= {i: group[i].expand(moved[i], pieces[i]) for i in group}
             full.append(inner)
         for i, free in self._step_free(tree, pieces, extra=extra).items():
+            # At density 0 there is no part with state to add to.
             steps[i] = steps[i] + free if i in steps else free
         bases = {i: piece.basis for i, piece in pieces.items()}
         return tree.build(steps), FrugalState(
+            # safe_increment stops at the largest int32 instead of wrapping to a first
+            # update.
             count=optax.safe_increment(state.count),
             clocks=clocks,
             full=tuple(full),
