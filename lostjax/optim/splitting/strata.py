@@ -32,8 +32,7 @@ from lostjax.optim.splitting.subspace import (
 )
 
 Drawn = tuple[jax.Array, ...]
-"""For each segment, the index of the drawn run in its stratum, (..., strata, 1, 1,
-...)."""
+"""For each segment, the drawn run's index in its stratum, (.., strata, 1, 1, ..)."""
 
 MIN_RUN = 128
 """Minimum length of a run if the axis is long enough: the lanes of a TPU. Runs of 16
