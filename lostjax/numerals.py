@@ -1,25 +1,26 @@
-"""Whole numbers that somebody wrote, as in `v5e:4x4`, `bpe:4096` or `10:13`.
+"""Parsing of whole numbers in user input such as `v5e:4x4`, `bpe:4096` or `10:13`.
 
-Python's own tests and reading do not agree: `isdigit` takes the superscript two, which
-`int` does not, and `int` refuses more than some thousand digits with an error of its
-own. Here a numeral is ASCII digits, of a number in a range, or it is none.
+`str.isdigit` and `int` disagree: the superscript two is a digit that `int` rejects, and
+`int` raises its own error for texts of more than a few thousand digits. This module
+accepts ASCII digits only, within an explicit range.
 """
 
 import re
 
 
 def read_whole(text: str, *, least: int = 0, most: int = 2**31 - 1) -> int | None:
-    """Read a whole number.
+    """Parse a whole number.
 
     Args:
-      text: ASCII digits and nothing else; zeros may lead.
-      least: the smallest number that is taken, at least 0.
-      most: the largest.
+      text: ASCII digits only; leading zeros are allowed.
+      least: smallest accepted number, at least 0.
+      most: largest accepted number.
 
     Returns:
-      The number; None where the text is something else, or out of the range.
+      The number, or None if the text is not a numeral or the number is out of range.
     """
     digits = text.lstrip("0") or "0"
+    # Compare lengths before converting: `int` raises beyond about 4,300 digits.
     if not re.fullmatch("[0-9]+", text) or len(digits) > len(str(most)):
         return None
     number = int(digits)

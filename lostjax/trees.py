@@ -1,4 +1,4 @@
-"""Trees of arrays: paths as text, bytes, and the size of each tensor's numbers."""
+"""Operations on trees of arrays: text of paths, byte counts, RMS of every tensor."""
 
 import math
 
@@ -12,25 +12,29 @@ def tensor_rms(tree: PyTree, *, leading_axes: int = 0) -> PyTree:
     """Compute the root mean square of every tensor of a tree.
 
     Args:
-      tree: gradients, parameters or updates; any float type, computed in float32.
-      leading_axes: axes that are kept, 1 for the layers that `nn.scan` stacks.
+      tree: gradients, parameters or updates of any float type; computed in float32.
+      leading_axes: number of leading axes to keep, at least 0; 1 keeps the layer axis
+        that `nn.scan` stacks.
 
     Returns:
-      The same tree with float32 arrays of the leading axes' shape; 0 for a tensor
-      without elements.
+      A tree of the same structure. Each leaf is a float32 array with the shape of the
+      kept axes; it is 0 if the tensor has no elements.
 
     Raises:
-      ValueError: a tensor with fewer axes than are to be kept.
+      ValueError: if a tensor has fewer axes than `leading_axes`.
     """
 
     def rms(leaf: jax.Array) -> jax.Array:
         if not 0 <= leading_axes <= leaf.ndim:
             raise ValueError(
                 f"leading_axes={leading_axes}: a tensor of shape {leaf.shape} has "
-                f"{leaf.ndim}"
+                f"{leaf.ndim} axes"
             )
         axes = tuple(range(leading_axes, leaf.ndim))
+        # At least 1: the mean of an empty tensor would be 0 / 0.
         count = max(1, math.prod(leaf.shape[leading_axes:]))
+        # float32 because squares of small float16 numbers underflow and bfloat16 sums
+        # lose digits.
         squares = jnp.square(leaf.astype(jnp.float32))
         return jnp.sqrt(jnp.sum(squares, axis=axes) / count)
 
@@ -38,12 +42,13 @@ def tensor_rms(tree: PyTree, *, leading_axes: int = 0) -> PyTree:
 
 
 def path_text(path: tuple[object, ...]) -> str:
-    """Write a tree path with slashes."""
+    """Format a tree path as text with slashes, such as `layers/mlp/up/kernel`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def count_bytes(tree: object) -> int:
-    """Sum the bytes of a tree's arrays or shapes."""
+    """Count the bytes of all arrays in a tree; shapes (`jax.ShapeDtypeStruct`) count
+    too."""
     return sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)
     )

@@ -1,7 +1,7 @@
-"""Array aliases and the letter legend of lostjax.
+"""Array aliases, and the legend of the axis letters.
 
-Names of arrays end in the letters of their axes, in order: `x_BTD` is batch x time
-x model. Kernels are (in, out).
+The name of an array ends in the letters of its axes, in order: `x_BTD` has the axes
+batch, time and model width. Kernels are (inputs, outputs).
 
     B batch          T time           D model width     F hidden width
     H heads          K head width     V vocabulary      L layers
@@ -16,19 +16,19 @@ import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 PyTree = Any
-"""A nest of dicts, tuples and NamedTuples with arrays at its leaves."""
+"""A nest of dicts, tuples and NamedTuples with arrays as leaves."""
 
 Variables = Mapping[str, Any]
-"""What `Module.init` returns: a mapping from collection name to its tree."""
+"""The result of `Module.init`: a mapping from collection name to tree."""
 
 Key = PRNGKeyArray | jax.Array
-"""A JAX random key, new style (`jax.random.key`) or old."""
+"""A JAX random key: a typed one (`jax.random.key`) or a raw array of the old kind."""
 
 Scalar = jax.Array | float | int
-"""A number, or a traced one, as `optax.inject_hyperparams` makes them."""
+"""A Python number, or a traced scalar as `optax.inject_hyperparams` passes it."""
 
 Activation = Callable[[jax.Array], jax.Array]
-"""An elementwise function, such as `flax.linen.silu`."""
+"""An elementwise function such as `flax.linen.silu`."""
 
 __all__ = [
     "Activation",

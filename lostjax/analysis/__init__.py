@@ -1,4 +1,4 @@
-"""Measurements of what exists: parameters, activations, curves, text."""
+"""Measurements of parameters, activations, training curves and text."""
 
 from lostjax.analysis.flatness import ascent_rise, random_rise
 from lostjax.analysis.stability import (

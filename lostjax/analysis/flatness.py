@@ -1,20 +1,22 @@
-"""How flat a loss is around its parameters: how far it rises within a radius r.
+"""Flatness of a loss around its parameters: its rise within a radius r.
 
     ascent rise = loss(w + r g / |g|) - loss(w)               g = grad loss(w)
     random rise = mean_u (loss(w + r u) + loss(w - r u)) / 2 - loss(w)
 
-with norms over all parameters together, and u uniform on the unit sphere. The first is
-one step of the inner maximum that sharpness-aware minimisation lowers (Foret et al.,
-2020, arXiv:2010.01412, section 2); where the loss is flat enough to be a quadratic with
-Hessian H they are
+Norms are over all parameters together, and u is uniform on the unit sphere. The ascent
+rise is one step of the inner maximisation of sharpness-aware minimisation (Foret et
+al., "Sharpness-Aware Minimization for Efficiently Improving Generalization", 2020,
+arXiv:2010.01412, section 2). If the loss is locally quadratic with Hessian H and n
+parameters, the two rises are
 
     r |g| + r^2 g'Hg / (2 |g|^2)        and        r^2 trace(H) / (2 n)
 
-for n parameters. Opposite directions come in pairs, so that the slope, which has mean 0
-and would be most of the noise, cancels.
+Random directions come in opposite pairs, so that the slope cancels. Its mean is 0, but
+it would dominate the noise.
 
-Both depend on how the parameters are scaled: a model that answers the same with larger
-weights rises less. They compare models of one shape, trained alike.
+Both rises depend on the scale of the parameters: an equivalent model with larger
+weights rises less. Use them to compare models of the same shape that were trained
+alike.
 """
 
 from collections.abc import Callable
@@ -27,22 +29,23 @@ from lostjax.steps.ascent import ascend, move
 from lostjax.typing import Array, Float, PyTree
 
 Loss = Callable[[PyTree], jax.Array]
-"""From parameters to a scalar."""
+"""A function from parameters to a scalar."""
 
 
 def ascent_rise(loss: Loss, params: PyTree, *, radius: float) -> Float[Array, ""]:
-    """Compute how far the loss rises in one step of a norm up its gradient.
+    """Compute the rise of the loss after one step of length r up its gradient.
 
     Args:
-      loss: from parameters to a scalar; pure.
-      params: where; a tree of arrays of a float type.
-      radius: positive.
+      loss: pure function from parameters to a scalar.
+      params: point of evaluation; a tree of float arrays.
+      radius: length of the step, positive.
 
     Returns:
-      The rise, of the loss's type and unit; below 0 where the step overshoots a ridge.
+      The rise, in the type and unit of the loss; negative if the step overshoots a
+      ridge.
 
     Raises:
-      ValueError: where the radius is not positive.
+      ValueError: if the radius is not positive.
     """
     _require_positive(radius)
     value, gradients = jax.value_and_grad(loss)(params)
@@ -53,21 +56,21 @@ def ascent_rise(loss: Loss, params: PyTree, *, radius: float) -> Float[Array, ""
 def random_rise(
     loss: Loss, params: PyTree, *, radius: float, key: jax.Array, n_directions: int = 8
 ) -> Float[Array, ""]:
-    """Compute how far the loss rises, in the mean, at a distance in any direction.
+    """Compute the mean rise of the loss at distance r in random directions.
 
     Args:
-      loss: from parameters to a scalar; pure.
-      params: where; a tree of arrays of a float type.
-      radius: positive.
-      key: decides the directions.
-      n_directions: at least 1; each is gone both ways, so that the loss is computed
-        2 n + 1 times, one after the other.
+      loss: pure function from parameters to a scalar.
+      params: point of evaluation; a tree of float arrays.
+      radius: distance, positive.
+      key: random key for the directions.
+      n_directions: number of directions n, at least 1. Each is used with both signs, so
+        the loss is evaluated 2 n + 1 times, sequentially.
 
     Returns:
-      The mean rise, of the loss's type and unit.
+      The mean rise, in the type and unit of the loss.
 
     Raises:
-      ValueError: where the radius is not positive, or there are no directions.
+      ValueError: if the radius is not positive or `n_directions` is below 1.
     """
     _require_positive(radius)
     if n_directions < 1:
@@ -75,14 +78,16 @@ def random_rise(
 
     def at(place: tuple[jax.Array, jax.Array]) -> jax.Array:
         key, side = place
+        # A normalised Gaussian vector is uniform on the sphere.
         direction = optax.tree.random_like(key, params)
         scale = side * radius / optax.tree.norm(direction)
         return loss(move(params, direction, scale=scale))
 
-    # Here, and both ways in each direction: one loop, so that the loss compiles once.
+    # Offset 0 joins the loop of all directions, so that the loss is compiled once.
     keys = jnp.repeat(jax.random.split(key, n_directions), 2)
     sides = jnp.tile(jnp.array([1.0, -1.0]), n_directions)
     places = (jnp.concatenate([keys[:1], keys]), jnp.append(0.0, sides))
+    # map, not vmap: one copy of the parameters at a time.
     values = jax.lax.map(at, places)
     rise: jax.Array = jnp.mean(values[1:]) - values[0]
     return rise

@@ -1,23 +1,25 @@
-"""What a text costs without a neural network: bits per UTF-8 byte of held-out text.
+"""Baselines for language models without a neural network: bits per byte of held-out
+text.
 
     uniform             log2(V) tokens / bytes
     xz                  8 |xz(H)| / bytes
     xz given the text   8 (|xz(T H)| - |xz(T)|) / bytes     T: the training text
     n-gram              -sum log2 p(token | history) / bytes
 
-The n-gram is interpolated with absolute discounting D, over token ids with the
-end-of-text tokens between documents,
+H is the held-out text, and bytes are its UTF-8 bytes. The n-gram model is interpolated
+with absolute discounting D, over token ids with end-of-text tokens between documents:
 
     p_n(w | h) = max(c(h w) - D, 0) / c(h)  +  D types(h) / c(h)  p_{n-1}(w | h')
 
-down to the uniform p_0 = 1 / V; h' is h without its first token, and p_n = p_{n-1}
-after a history never seen. Kneser-Ney: the highest order counts occurrences, the
-lower ones in how many different contexts an n-gram has been seen.
+The recursion ends at the uniform p_0 = 1 / V. h' is h without its first token, and
+p_n = p_{n-1} if the history h never occurred. In the Kneser-Ney variant the highest
+order counts occurrences, and lower orders count the different contexts of an n-gram.
 
 Kneser and Ney, "Improved backing-off for m-gram language modeling", 1995; interpolated
 as in Chen and Goodman, "An empirical study of smoothing techniques for language
-modeling", 1999. One discount for all orders, not their three. On 2.7 million training
-tokens an n-gram takes under a second, the two xz passes over 12 MB ten.
+modeling", 1999, but with one discount for all orders instead of their three. For 2.7
+million training tokens an n-gram takes less than a second; the two xz passes over 12 MB
+take ten.
 """
 
 import lzma
@@ -30,18 +32,18 @@ from jaxtyping import Float, Int, Integer
 
 
 class TextBaselines(NamedTuple):
-    """Bits per byte of a held-out text."""
+    """Baselines in bits per byte of a held-out text."""
 
     uniform: float
-    """Every token equally likely."""
+    """All tokens equally likely."""
     xz: float
     """`xz -9` of the held-out text alone."""
     xz_given_train: float
-    """What `xz -9` adds for the held-out text after the training text."""
+    """Increase of the size under `xz -9` if H follows the training text."""
     bigram: float
     """Kneser-Ney of order 2."""
     trigram_on_bigram: float
-    """Order 3, interpolated with that bigram model itself: both count occurrences."""
+    """Order 3 interpolated with that bigram model: both count occurrences."""
     trigram: float
     """Kneser-Ney of order 3."""
 
@@ -59,27 +61,30 @@ def score_text(
     heldout_tokens: Integer[np.ndarray, " M"],
     vocab_size: int,
 ) -> TextBaselines:
-    """Measure every baseline.
+    """Compute all baselines.
 
     Args:
-      train: the training documents.
-      heldout: the held-out documents.
-      train_tokens: the same as one stream of ids, with end-of-text tokens between and
-        around the documents.
-      heldout_tokens: likewise; all but its first token are predicted.
+      train: training documents.
+      heldout: held-out documents.
+      train_tokens: token ids (N,) of the training documents as one stream, with
+        end-of-text tokens between and around the documents.
+      heldout_tokens: the same for the held-out documents, (M,); all tokens except the
+        first are predicted.
       vocab_size: V; ids lie in [0, V).
 
     Returns:
       Bits per UTF-8 byte of the held-out documents.
 
     Raises:
-      ValueError: no held-out text or tokens, ids outside the vocabulary.
+      ValueError: if there is no held-out text, there are fewer than 2 held-out tokens,
+        or an id is outside the vocabulary.
     """
     train_bytes = "".join(train).encode("utf-8")
     heldout_bytes = "".join(heldout).encode("utf-8")
+    # Bytes of the original text, so that tokenizers can be compared.
     n_bytes = len(heldout_bytes)
     if n_bytes == 0 or heldout_tokens.size < 2:
-        raise ValueError("heldout: there is no text")
+        raise ValueError("heldout: must contain text")
 
     def ngram(order: int, occurrences_from: int) -> float:
         p_M = predict_ngram(
@@ -91,7 +96,7 @@ def score_text(
         )
         return float(-np.log2(p_M).sum()) / n_bytes
 
-    # lzma lets go of the interpreter's lock: the passes run beside each other.
+    # lzma releases the global interpreter lock: the passes and the n-grams overlap.
     texts = [train_bytes + heldout_bytes, train_bytes, heldout_bytes]
     with ThreadPoolExecutor(len(texts)) as pool:
         sizes = pool.map(_xz_bytes, texts)
@@ -116,22 +121,23 @@ def predict_ngram(
     discount: float = 0.75,
     occurrences_from: int | None = None,
 ) -> Float[np.ndarray, " P"]:
-    """Give the probability that an n-gram model has for each held-out token.
+    """Compute the probability of each held-out token under an n-gram model.
 
     Args:
-      train_tokens: ids to count, as one stream.
-      heldout_tokens: ids to predict, each but the first from those before it.
+      train_tokens: token ids (N,) to count, as one stream.
+      heldout_tokens: token ids (M,); each except the first is predicted from its
+        predecessors.
       order: n, at least 1; 3 is a trigram.
       vocab_size: V; V^n must be below 2^63.
       discount: D in (0, 1).
-      occurrences_from: the lowest order that counts occurrences; contexts are
-        counted below it. `order`, the default, is Kneser-Ney.
+      occurrences_from: lowest order that counts occurrences; lower orders count
+        contexts. The default, `order`, is Kneser-Ney.
 
     Returns:
-      The M - 1 probabilities.
+      Probabilities, shape (M - 1,).
 
     Raises:
-      ValueError: an argument out of range.
+      ValueError: if an argument is out of range.
     """
     _check(train_tokens, heldout_tokens, order, vocab_size, discount)
     raw = order if occurrences_from is None else occurrences_from
@@ -151,8 +157,8 @@ def _interpolate(
     vocab_size: int,
     discount: float,
 ) -> Float[np.ndarray, " M"]:
-    """Mix the discounted counts of one order with the order below."""
-    # Tokens that have fewer than n - 1 before them keep the lower order.
+    """Interpolate the discounted counts of one order with the order below."""
+    # Tokens with fewer than n - 1 predecessors keep the lower order's probability.
     first = max(n - 2, 0)
     grams = _grams(tokens, n, vocab_size)[1 if n == 1 else 0 :]
     histories, index = np.unique(level.keys // vocab_size, return_inverse=True)
@@ -160,6 +166,7 @@ def _interpolate(
     types = np.bincount(index)
     history = grams // vocab_size
     seen = _find(_Level(histories, np.ones_like(histories)), history) > 0
+    # searchsorted returns the length for keys past the end, which is no valid index.
     at = np.minimum(np.searchsorted(histories, history), histories.size - 1)
     counts = np.maximum(_find(level, grams) - discount, 0.0)
     mixed = (counts + discount * types[at] * lower_M[first:]) / totals[at]
@@ -171,6 +178,7 @@ def _count(
 ) -> _Level:
     if occurrences:
         return _Level(*np.unique(_grams(tokens, n, vocab_size), return_counts=True))
+    # Distinct (n+1)-grams that end in an n-gram count its different left contexts.
     longer = np.unique(_grams(tokens, n + 1, vocab_size))
     return _Level(*np.unique(longer % vocab_size**n, return_counts=True))
 
@@ -178,15 +186,19 @@ def _count(
 def _grams(
     tokens: Integer[np.ndarray, " N"], n: int, vocab_size: int
 ) -> Int[np.ndarray, " G"]:
-    """Number the n-grams of a stream in base V."""
+    """Encode the n-grams of a stream as integers in base V."""
     size = max(tokens.size - n + 1, 0)
     keys = np.zeros(size, np.int64)
     for i in range(n):
+        # int64 before multiplying: uint16 tokens would overflow; `_check` bounds V^n by
+        # 2^63.
         keys = keys * vocab_size + tokens[i : i + size].astype(np.int64)
     return keys
 
 
 def _find(level: _Level, keys: Int[np.ndarray, " K"]) -> Int[np.ndarray, " K"]:
+    # Clip: searchsorted returns the length for keys past the end; the comparison
+    # rejects it.
     at = np.minimum(np.searchsorted(level.keys, keys), level.keys.size - 1)
     return np.where(level.keys[at] == keys, level.counts[at], 0)
 
@@ -200,13 +212,13 @@ def _check(
 ) -> None:
     if order < 1 or vocab_size < 1 or vocab_size**order >= 2**63:
         raise ValueError(
-            f"order: {order} must be at least 1, and vocab_size {vocab_size} to that "
-            "power below 2^63"
+            f"order: {order} must be at least 1, and vocab_size {vocab_size} to the "
+            "power of order below 2^63"
         )
     if not 0.0 < discount < 1.0:
         raise ValueError(f"discount: {discount} must lie in (0, 1)")
     if heldout_tokens.size < 2:
-        raise ValueError("heldout_tokens: at least 2 are needed")
+        raise ValueError("heldout_tokens: must hold at least 2 tokens")
     for name, ids in (("train", train_tokens), ("heldout", heldout_tokens)):
         if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
             raise ValueError(f"{name}_tokens: ids must lie in [0, {vocab_size})")

@@ -1,12 +1,13 @@
-"""What is made once and kept: named by content, and there whole or not at all.
+"""A cache of files and directories that are named by a hash of what they depend on.
 
-A file or directory is made under a temporary name beside its place, forced to the
-disk, and renamed when it is complete, so a process that is killed leaves nothing
-half-written under the name that others read, and of two that make the same thing at
-once one wins.
+An entry is built under a temporary name beside its final path, synced to the disk and
+renamed when it is complete. A process that is killed therefore never leaves a partial
+entry under the final name, and if two processes build the same entry at once, one of
+them wins.
 
-`NAME.hash` beside it holds the hash of its bytes. They are read whole whenever it is
-opened: what a disk or a power cut changed since is made again, and never used.
+`NAME.hash` beside an entry holds the hash of its bytes. Every opening reads and hashes
+all of them; an entry that was damaged by the disk or a power cut is rebuilt, never
+used.
 """
 
 import contextlib
@@ -28,7 +29,7 @@ _STALE_SECONDS = 24 * 3600
 
 
 def default_cache_dir() -> Path:
-    """Give `$XDG_CACHE_HOME/lostjax`, which is ~/.cache/lostjax unless set."""
+    """Return `$XDG_CACHE_HOME/lostjax`, by default ~/.cache/lostjax."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "lostjax"
 
@@ -38,16 +39,17 @@ def hash_parts(*parts: str | bytes) -> str:
     digest = xxhash.xxh3_128()
     for part in parts:
         data = part.encode("utf-8") if isinstance(part, str) else part
+        # The length separates parts: ("ab", "c") and ("a", "bc") get different hashes.
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
 
 
 def hash_file(path: Path) -> str:
-    """Hash the bytes of a file.
+    """Hash the bytes of a file (XXH3, 128 bits, 32 hex digits).
 
     Raises:
-      DataError: where it cannot be read.
+      DataError: if the file cannot be read.
     """
     digest = xxhash.xxh3_128()
     try:
@@ -60,25 +62,27 @@ def hash_file(path: Path) -> str:
 
 
 def cached(path: Path, make: Callable[[Path], None]) -> Path:
-    """Make a file or directory unless it is there, with the bytes that it was made of.
+    """Return a cached file or directory; build it if it is missing or damaged.
 
-    One that is damaged, or has no hash beside it, is made again and that is said.
+    An entry that is damaged or has no hash file is rebuilt, with a message on standard
+    error.
 
     Args:
-      path: its place; the name should hold the hash of all that it depends on.
-      make: makes it, whole, at the path that it is given.
+      path: path of the entry; its name should contain a hash of everything that the
+        content depends on.
+      make: function that builds the complete entry at the path that it receives.
 
     Returns:
       `path`, which exists.
 
     Raises:
-      DataError: where it cannot be written.
+      DataError: if the cache cannot be written.
     """
     if _is_whole(path):
         return path
     if path.exists():
         print(
-            f"{path}: is not as it was written, or has no hash; it is made again",
+            f"{path}: is damaged or has no hash file; rebuilding it",
             file=sys.stderr,
         )
     try:
@@ -91,18 +95,27 @@ def cached(path: Path, make: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise DataError(
             f"{path.parent}: the cache cannot be written "
-            f"({error.strerror}); give another --data.cache_dir"
+            f"({error.strerror}); choose another --data.cache-dir"
         ) from error
     return path
 
 
 @contextlib.contextmanager
 def temporary_directory(parent: Path) -> Iterator[Path]:
-    """Make `PARENT/.making-...` for a `with` block."""
+    """Create `PARENT/.making-...` for the duration of a `with` block.
+
+    Args:
+      parent: existing directory.
+
+    Yields:
+      The path of the new directory, which is removed at the end of the block.
+    """
     directory = Path(tempfile.mkdtemp(prefix=".making-", dir=parent))
     handle = os.open(directory, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
+            # The lock marks the directory as in use: `_remove_stale` of other processes
+            # spares it.
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield directory
     finally:
@@ -122,7 +135,7 @@ def _hash_of(path: Path) -> Path:
 
 
 def _hash_tree(path: Path) -> str:
-    """Hash a file, or the names and files of a directory."""
+    """Hash a file, or the names and contents of all files of a directory."""
     if not path.is_dir():
         return hash_file(path)
     names = sorted(part.relative_to(path).as_posix() for part in path.rglob("*"))
@@ -133,24 +146,28 @@ def _hash_tree(path: Path) -> str:
 
 
 def _put(fresh: Path, path: Path) -> None:
-    """Let what was made take its place, and its hash the place beside it."""
+    """Move a finished entry and its hash to their final paths."""
     aside = fresh.parent / "aside"
     aside.mkdir()
     seal = aside / "hash"
     seal.write_text(_hash_tree(fresh))
     for part in (fresh.parent, *fresh.parent.rglob("*")):
         _sync(part)
+    # The hash first: an entry without its hash would count as damaged. All bytes are
+    # synced before either rename, so no name refers to data that is not on the disk.
     os.replace(seal, _hash_of(path))
     try:
         os.rename(fresh, path)
     except OSError:
-        # A directory is there: another process was faster, or it is a damaged one.
+        # A directory exists already: another process was faster, or it is damaged.
         if not path.exists():
             raise
         if _is_whole(path):
             return
-        os.rename(path, aside / "damaged")  # who reads it keeps it until it is closed
+        # Rename instead of deleting: processes that have it open can go on reading.
+        os.rename(path, aside / "damaged")
         os.rename(fresh, path)
+    # Sync the directory too: a rename is durable only with its directory entry.
     _sync(path.parent)
 
 
@@ -163,7 +180,7 @@ def _sync(path: Path) -> None:
 
 
 def _remove_stale(parent: Path) -> None:
-    """Remove what processes that were killed left behind."""
+    """Remove temporary directories that killed processes left behind."""
     for left in parent.glob(".making-*"):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > _STALE_SECONDS:
@@ -171,9 +188,14 @@ def _remove_stale(parent: Path) -> None:
 
 
 def _remove_unless_in_use(left: Path) -> None:
-    """Ask the kernel whether the maker lives: the clock may have been set."""
+    """Remove a temporary directory unless its maker is alive, which its lock tells.
+
+    The age alone does not suffice, because the clock may have been set.
+    """
     handle = os.open(left, os.O_RDONLY)
     try:
+        # Raises OSError, which the caller ignores, if the maker still holds its shared
+        # lock.
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(left, ignore_errors=True)
     finally:

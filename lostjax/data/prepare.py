@@ -1,4 +1,4 @@
-"""From the name of a text to the batches of a run: one call."""
+"""Prepare all data of a run from the name of a text, in one call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from lostjax.errors import DataError
 
 @dataclass(frozen=True)
 class Data:
-    """What a run trains on and is judged by."""
+    """Training batches, held-out batches, tokenizer and corpus of a run."""
 
     train: BatchPlan
     heldout: EvalPlan
@@ -23,37 +23,38 @@ class Data:
 
     @property
     def vocab_size(self) -> int:
-        """Ids lie in [0, vocab_size)."""
+        """Size of the vocabulary; ids lie in [0, vocab_size)."""
         return self.tokenizer.vocab_size
 
     @property
     def train_tokens(self) -> int:
-        """Targets in one pass over the training text."""
+        """Number of targets in one pass over the training text."""
         return sum(rows.n_predicted for rows in self.train.sources)
 
     @property
     def train_bytes(self) -> int:
-        """UTF-8 bytes of the training text."""
+        """Number of UTF-8 bytes of the training text."""
         return sum(rows.n_bytes for rows in self.train.sources)
 
     @property
     def heldout_tokens(self) -> int:
-        """Targets of the held-out text, boundaries among them."""
+        """Number of targets of the held-out text, document boundaries included."""
         return self.heldout.n_predicted
 
     @property
     def heldout_bytes(self) -> int:
-        """UTF-8 bytes of the held-out text."""
+        """Number of UTF-8 bytes of the held-out text."""
         return self.heldout.n_bytes
 
     @property
     def identity(self) -> dict[str, int | str]:
-        """What tells this text and its tokens from others: sizes, and hashes of both.
+        """Sizes and hashes that identify the text and its tokens.
 
-        Equal identities give equal batches, wherever the text lies.
+        Equal identities imply equal batches, regardless of the location of the text.
         """
 
         def hash_rows(plan: BatchPlan | EvalPlan) -> str:
+            # Content and not paths: a copy of a text elsewhere is the same text.
             return hash_parts(*(rows.content_hash for rows in plan.sources))
 
         return {
@@ -77,22 +78,25 @@ def prepare_data(
     seed: int,
     cache_dir: str | Path | None = None,
 ) -> Data:
-    """Open a text, tokenise and pack it once, and plan its batches.
+    """Open a text, tokenise and pack it, and plan its batches.
 
-    The first call for a text takes seconds; the next finds tokenizer and tokens in the
-    cache and only hashes the text.
+    The first call for a text takes seconds. Later calls find the tokenizer and the
+    tokens in the cache and only hash the text.
 
     Args:
-      source: where the text is; see `lostjax.data.text.sources`.
-      heldout: auto, a fraction, or another source; see `open_corpus`.
+      source: the text; see `lostjax.data.text.sources` for the grammar.
+      heldout: `auto`, a fraction, or another source; see `open_corpus`.
       tokenizer: bpe:SIZE, bytes, or a file; see `lostjax.data.tokenizers.tokenizer`.
-      seq_len: tokens in a row.
-      batch_size: rows in a batch.
-      seed: decides the order of the rows.
-      cache_dir: default ~/.cache/lostjax.
+      seq_len: tokens per row, at least 1.
+      batch_size: rows per batch, at least 1.
+      seed: any integer; determines the order of the rows.
+      cache_dir: directory of the cache; default ~/.cache/lostjax.
+
+    Returns:
+      The batch plans, the tokenizer and the corpus.
 
     Raises:
-      DataError: what is wrong, in one line.
+      DataError: if anything is wrong with an argument or the text, in one line.
 
     Example:
       data = prepare_data("sotu", seq_len=256, batch_size=16, seed=0)
@@ -104,6 +108,7 @@ def prepare_data(
         pack_documents(part.documents, encoder, seq_len=seq_len, cache_dir=cache_dir)
         for part in corpus.parts
     ]
+    # Check before planning: an error names the part, not a row.
     for part, rows in zip(corpus.parts, train, strict=True):
         _check_length(rows, name=part.name)
     out = [
@@ -125,11 +130,11 @@ def prepare_data(
 
 def _check_length(rows: Rows, *, name: str) -> None:
     if rows.n_documents == 0:
-        raise DataError(f"{name}: there is no text in it")
+        raise DataError(f"{name}: contains no text")
     if rows.n_predicted < rows.seq_len:
         raise DataError(
-            f"{name}: too short, its {rows.n_predicted} training tokens are fewer than "
-            f"a row of {rows.seq_len}; give more text or a smaller --data.seq_len"
+            f"{name}: too short: {rows.n_predicted} training tokens are fewer than one "
+            f"row of {rows.seq_len}; pass more text or a smaller --data.seq-len"
         )
 
 
@@ -137,7 +142,7 @@ def _not_empty(rows: Sequence[Rows], source: str) -> list[Rows]:
     some = [part for part in rows if part.n_documents]
     if not some:
         raise DataError(
-            f"{source}: no text is held out; give more of it, a larger --data.heldout "
+            f"{source}: no text is held out; pass more text, a larger --data.heldout "
             "fraction, or a held-out source"
         )
     return some

@@ -1,1 +1,1 @@
-"""Files that a crash cannot hurt: whole or absent, hashed, locked, appended."""
+"""Crash-safe files: atomic replacement, hashed manifests, locks, append-only lines."""

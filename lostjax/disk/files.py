@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees all of the new text or all of the old."""
+"""Atomic file replacement: a reader sees all of the old bytes or all of the new."""
 
 import os
 import tempfile
@@ -8,18 +8,18 @@ _TEMPORARY = ".partly"
 
 
 def replace_file(path: str | Path, content: bytes) -> None:
-    """Write `content` to `path` in one step, whatever stops the program meanwhile.
+    """Write `content` to `path` atomically, even if the program is killed meanwhile.
 
-    The bytes go to a temporary file beside `path`, reach the disk, and take the name
-    in one rename. If writing fails (a full disk) the old file stays and no temporary
-    file is left.
+    The bytes are written to a temporary file beside `path`, flushed to the disk, and
+    renamed to `path`. If writing fails, for example because the disk is full, the old
+    file stays and the temporary file is removed.
 
     Args:
-        path: The file; its folder exists.
-        content: All of its new bytes.
+      path: the file; its directory must exist.
+      content: the new bytes of the whole file.
 
     Raises:
-        OSError: If the folder cannot be written or the disk is full.
+      OSError: if the directory cannot be written or the disk is full.
     """
     path = Path(path)
     handle, temporary = tempfile.mkstemp(
@@ -29,24 +29,30 @@ def replace_file(path: str | Path, content: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
+            # Sync before the rename: otherwise a power cut can leave the new name with
+            # no data.
             os.fsync(file.fileno())
         os.chmod(temporary, _permissions(path))
+        # A rename within one file system is atomic; the temporary file is in the same
+        # directory.
         os.replace(temporary, path)
+    # BaseException: a KeyboardInterrupt must not leave the temporary file either.
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
 def is_temporary(path: Path) -> bool:
-    """Say whether a file is one that a killed `replace_file` left behind."""
+    """Return whether a file was left behind by a `replace_file` that was killed."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY)
 
 
 def _permissions(path: Path) -> int:
-    # mkstemp makes files that only their owner reads; a report is for everyone whom
-    # the umask allows, and a replaced file keeps what it had.
+    # mkstemp creates files that only the owner can read. A replaced file keeps its
+    # permissions; a new one gets those that the umask allows.
     if path.exists():
         return path.stat().st_mode & 0o777
+    # The umask can only be read by setting it.
     mask = os.umask(0)
     os.umask(mask)
     return 0o666 & ~mask

@@ -1,10 +1,10 @@
-"""Files of JSON lines, one for a step, that a run appends to and goes back in.
+"""Files of JSON lines, one per step, that a run appends to and truncates on rollback.
 
     {"step": 1, ...}
 
-A line that a crash cut short is not read, and is removed when a run goes on, or the
-next line would be joined to it. Anything else that is not a JSON object with an integer
-`step` is damage, and is said.
+Readers ignore a last line that a crash cut short. A resumed run removes it, because the
+next line would otherwise be joined to it. Any other line that is not a JSON object with
+an integer `step` is damage and raises an error.
 """
 
 import json
@@ -16,41 +16,51 @@ from lostjax.disk.files import replace_file
 
 
 class AppendingFile:
-    """A file of bytes that is only appended to and never raises for a full disk.
+    """An append-only binary file whose writes do not raise if the disk is full.
 
-    Failing is said once on standard error, and so is going on. What a full disk keeps
-    out stays in memory: for a run some kilobytes a step.
+    The first failed write is reported on standard error, and so is the recovery. Data
+    that could not be written stays in memory, some kilobytes per step of a run, and is
+    retried at each later write.
 
     Args:
-        path: The file; made where missing. Its folder exists.
+      path: the file; created if missing. Its directory must exist.
 
     Raises:
-        OSError: If it cannot be opened.
+      OSError: if the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        """Where it is."""
+        """Path of the file."""
+        # Unbuffered: each line reaches the kernel at once, and a failed write leaves no
+        # hidden bytes that a later close would retry.
         self._file = path.open("ab", buffering=0)
         self._held = b""
         self._failing = False
 
     def write(self, data: bytes) -> None:
-        """Append `data`, now or when there is room; it has left the program then."""
+        """Append `data` now, or keep it in memory until the disk accepts it.
+
+        After a successful write the data is with the operating system and survives a
+        crash of the program.
+
+        Raises:
+          ValueError: if the file is closed.
+        """
         if self._file.closed:
             raise ValueError(f"{self.path} is closed")
         self._held += data
         self.flush()
 
     def read(self) -> bytes:
-        """Give all of the file, what is held back among it."""
+        """Return all bytes of the file, including those still held in memory."""
         return self.path.read_bytes() + self._held
 
     def cut(self, size: int) -> None:
-        """Keep the first `size` bytes of what `read` gives; needs no room.
+        """Truncate to the first `size` bytes of `read()`; needs no disk space.
 
         Raises:
-            OSError: If the file cannot be cut.
+          OSError: if the file cannot be truncated.
         """
         written = self.path.stat().st_size
         self._held = self._held[: max(0, size - written)]
@@ -58,26 +68,28 @@ class AppendingFile:
             self._file.truncate(size)
 
     def flush(self) -> None:
-        """Try to append what is held back."""
+        """Try to write the bytes held in memory."""
         try:
             while self._held:
+                # A nearly full disk accepts a part of the bytes: keep only what is
+                # left.
                 self._held = self._held[self._file.write(self._held) :]
         except OSError as error:
             if not self._failing:
-                self._say(f"cannot be written now ({error.strerror}); it is held back")
+                self._say(f"write failed ({error.strerror}); data is kept in memory")
             self._failing = True
         else:
             if self._failing:
-                self._say("is written again, nothing is lost")
+                self._say("write succeeded again, no data was lost")
             self._failing = False
 
     def close(self) -> None:
-        """Try a last time and let go of the file; twice is harmless."""
+        """Flush a last time and close the file; a second call has no effect."""
         if self._file.closed:
             return
         self.flush()
         if self._held:
-            self._say(f"lacks its last {len(self._held)} bytes")
+            self._say(f"closed without its last {len(self._held)} bytes")
         self._file.close()
 
     def _say(self, text: str) -> None:
@@ -85,14 +97,19 @@ class AppendingFile:
 
 
 def reopen_lines(path: Path, resume_step: int) -> AppendingFile:
-    """Open a file of JSON lines for appending, as a run that goes on wants it.
+    """Open a file of JSON lines for appending, as a resumed run needs it.
+
+    Lines of later steps than `resume_step` and a torn last line are removed first.
 
     Args:
-        path: The file; made where missing.
-        resume_step: Lines of later steps are removed, and a torn one.
+      path: the file; created if missing.
+      resume_step: last step whose line is kept.
+
+    Returns:
+      The file, positioned at its end.
 
     Raises:
-        ValueError: If another line is not a JSON object with an integer `step`.
+      ValueError: if any other line is not a JSON object with an integer `step`.
     """
     there = path.read_bytes() if path.exists() else b""
     kept = _lines_until(resume_step, there, path)
@@ -102,20 +119,23 @@ def reopen_lines(path: Path, resume_step: int) -> AppendingFile:
 
 
 def cut_lines(file: AppendingFile, step: int) -> None:
-    """Cut the lines of later steps off a file that a run appends to.
+    """Remove the lines of steps after `step` from a file that a run is appending to.
 
     Raises:
-        OSError: If it cannot be read or cut.
+      OSError: if the file cannot be read or truncated.
     """
     file.cut(len(_lines_until(step, file.read(), file.path)))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines as it is, with null; no file gives no lines.
+    """Read a file of JSON lines; JSON null is returned as None.
+
+    Returns:
+      The lines in order, without a torn last one; empty if there is no file.
 
     Raises:
-        ValueError: If a line, other than a torn last one, is not a JSON object with an
-            integer `step`.
+      ValueError: if a line other than a torn last one is not a JSON object with an
+        integer `step`.
     """
     if not path.exists():
         return []
@@ -127,7 +147,7 @@ def _lines_until(step: int, data: bytes, path: Path) -> bytes:
 
 
 def _whole_lines(data: bytes, path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Give each line as bytes and as parsed, without a last one that is torn."""
+    """Return each line as raw bytes and as parsed JSON, without a torn last line."""
     lines = data.splitlines(keepends=True)
     parsed = []
     for number, raw in enumerate(lines, 1):
@@ -143,11 +163,11 @@ def _whole_lines(data: bytes, path: Path) -> list[tuple[bytes, dict[str, Any]]]:
 
 
 def _parse(raw: bytes) -> dict[str, Any] | None:
-    if not raw.endswith(b"\n"):  # torn, even where what there is parses
+    if not raw.endswith(b"\n"):  # torn, even if the part that was written parses
         return None
     try:
         line = json.loads(raw)
-    except (ValueError, RecursionError):  # 100,000 brackets are no JSON either
+    except (ValueError, RecursionError):  # deep nesting raises RecursionError
         return None
     whole = isinstance(line, dict) and isinstance(line.get("step"), int)
     return line if whole else None

@@ -1,9 +1,9 @@
-"""One process at a time writes a run: `RUN/lock` names it while it does.
+"""A lock so that only one process at a time writes a run: the file `RUN/lock`.
 
-The file is locked by the kernel (flock), which lets go of it when the process ends,
-however it ends; what stands in the file is for people, and for other hosts, whose
-kernels may not know of the lock. A container that was started anew has another name,
-but its kernel is the same: both are in the file.
+The kernel locks the file (flock) and releases it when the process ends for any reason.
+The file's content names the owner. It informs people, and it informs other hosts, whose
+kernels may not see the lock. The content holds both the host name and the kernel's boot
+id, because a restarted container has a new host name but the same kernel.
 """
 
 import errno
@@ -20,7 +20,7 @@ from typing import NamedTuple
 from lostjax.errors import ConfigError
 
 LOCK = "lock"
-"""The lock's name in a run's directory."""
+"""Name of the lock file in the directory of a run."""
 
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -28,28 +28,28 @@ _CANNOT_LOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class Owner(NamedTuple):
-    """Who writes a run."""
+    """The process that writes a run."""
 
     process: int
     host: str
     boot: str
-    """What the kernel drew when it started; empty where it tells nobody."""
+    """Random id of the kernel's boot; empty if the system does not provide one."""
 
 
 @contextmanager
 def hold_lock(directory: Path) -> Iterator[None]:
-    """Be the only process that writes a run, for a `with` block.
+    """Hold the lock of a run for the duration of a `with` block.
 
-    A lock that a dead process of this host left is taken over. On a file system without
-    locks that is said, and nothing guards the run.
+    A lock that a dead process of this host left behind is taken over. On a file system
+    without locks a warning is printed and the run is not protected.
 
     Args:
-      directory: of the run; it exists.
+      directory: directory of the run; must exist.
 
     Raises:
-      ConfigError: where another process has the lock, or one of another host had it
-        when it was last seen: whether that one is alive cannot be known from here.
-      OSError: where the file cannot be made.
+      ConfigError: if another process holds the lock, or the file names a process of
+        another host, because this host cannot tell whether that process is alive.
+      OSError: if the file cannot be created.
     """
     path = directory / LOCK
     handle = _lock(path)
@@ -58,15 +58,16 @@ def hold_lock(directory: Path) -> Iterator[None]:
         if owner is not None and not _is_of_this_host(owner):
             raise ConfigError(
                 f"{directory}: process {owner.process} on {owner.host} writes this "
-                "run, or died doing so, which cannot be seen from this host; if it is "
-                f"dead, remove {path} and start again"
+                "run or died while writing it; this host cannot tell which. If the "
+                f"process is dead, remove {path} and start again"
             )
         try:
             _write_owner(handle, _this_process())
             yield
         finally:
-            # Before the kernel's lock is let go. Where the directory cannot be written
-            # any more the file stays: nobody holds it, and how a run ends is its own.
+            # Remove the file while the kernel's lock is still held: afterwards it could
+            # be another process's. A failure must not replace the run's own result; a
+            # file that stays is not locked and does no harm on this host.
             with suppress(OSError):
                 path.unlink()
     finally:
@@ -74,9 +75,9 @@ def hold_lock(directory: Path) -> Iterator[None]:
 
 
 def drop_lock(directory: Path) -> None:
-    """Remove this process's lock of a run right before it leaves without tidying up.
+    """Remove this process's lock file right before an exit without cleanup.
 
-    Another process's stays, and so does one that cannot be removed.
+    The file of another process is left alone. Errors are ignored.
     """
     with suppress(OSError):
         handle = os.open(directory / LOCK, os.O_RDONLY)
@@ -87,14 +88,20 @@ def drop_lock(directory: Path) -> None:
 
 
 def _lock(path: Path) -> int:
-    """Open the file and lock it; refuse where another process has it."""
+    """Open the lock file and lock it.
+
+    Raises:
+      ConfigError: if another process holds the lock.
+    """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _CANNOT_LOCK:
-                said = f"{path}: its file system has no locks; start no second run here"
+                said = (
+                    f"{path}: its file system has no locks; do not start a second run"
+                )
                 print(said, file=sys.stderr)
                 return handle
             owner = _read_owner(handle)
@@ -105,11 +112,13 @@ def _lock(path: Path) -> int:
             if owner is not None:
                 who = f"process {owner.process} on {owner.host}"
             raise ConfigError(
-                f"{path.parent}: {who} is writing this run; wait for it, or stop it"
+                f"{path.parent}: {who} is writing this run; wait for it or stop it"
             ) from None
         if _is_at(path, handle):
             return handle
-        os.close(handle)  # its owner removed it while it was opened here
+        # The owner removed the file between open and flock: this handle locks a file
+        # without a name, which protects nothing. Try again.
+        os.close(handle)
 
 
 def _is_at(path: Path, handle: int) -> bool:
@@ -120,7 +129,7 @@ def _is_at(path: Path, handle: int) -> bool:
 
 
 def _is_of_this_host(owner: Owner) -> bool:
-    """Say whether this kernel would know if the owner was alive: it locks for it."""
+    """Return whether the owner runs on this kernel, whose flock is then reliable."""
     same_kernel = owner.boot != "" and owner.boot == _boot()
     return owner.host == socket.gethostname() or same_kernel
 
@@ -137,8 +146,10 @@ def _boot() -> str:
 
 
 def _read_owner(handle: int) -> Owner | None:
-    """Read who is named; None where nobody is, or the writing was cut short."""
+    """Read the owner from the file; None if there is none or the text was cut short."""
     try:
+        # pread leaves the file offset alone: the handle is read and written at position
+        # 0.
         values = json.loads(os.pread(handle, 4096, 0))
         return Owner(int(values["process"]), str(values["host"]), str(values["boot"]))
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -148,4 +159,6 @@ def _read_owner(handle: int) -> Owner | None:
 def _write_owner(handle: int, owner: Owner) -> None:
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(owner._asdict()).encode() + b"\n", 0)
+    # Other hosts on a network file system read the owner from the disk, not from this
+    # cache.
     os.fsync(handle)

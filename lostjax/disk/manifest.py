@@ -1,11 +1,11 @@
-"""What a directory held when it was written: sizes and hashes of every file, in one.
+"""Manifests: sizes and hashes of all files in a directory, in one file.
 
-`manifest.json` lists each file under a directory with its size and the hash of every
-piece of 16 MiB, and ends in the hash of its own text. Any changed, cut or missing byte
-is found, in the manifest too. The hash is XXH3 of 128 bits: it finds accidents (an
-unlucky one goes unseen once in 2^128) and does not stop somebody who forges both.
+`manifest.json` lists the size of each file under a directory and a hash of each of its
+pieces of 16 MiB. It ends with a hash of its own text. Verification finds any changed,
+truncated or missing byte, in the manifest as well. The hash is XXH3 with 128 bits: it
+detects accidental damage (one in 2^128 goes unnoticed) but not deliberate forgery.
 
-Pieces are read and hashed by several threads, a large file by all of them.
+Several threads read and hash pieces in parallel, also those of a single large file.
 """
 
 import json
@@ -21,7 +21,7 @@ import xxhash
 from lostjax.disk.files import replace_file
 
 MANIFEST = "manifest.json"
-"""The manifest's name in the directory that it describes."""
+"""Name of the manifest in the directory that it describes."""
 
 PIECE_BYTES = 1 << 24
 _BUFFER_BYTES = 1 << 18  # stays in a core's cache between reading and hashing
@@ -30,29 +30,29 @@ _DIGEST = re.compile("[0-9a-f]{32}")
 
 
 class FileEntry(NamedTuple):
-    """What a manifest says of one file."""
+    """The manifest's entry for one file."""
 
     size: int
-    """Bytes."""
+    """Size in bytes."""
     pieces: tuple[str, ...]
-    """Hash of each piece of `PIECE_BYTES`, as 32 hex digits; the last one is short."""
+    """Hash of each piece of `PIECE_BYTES`, 32 hex digits; the last may be shorter."""
 
 
 class ManifestError(ValueError):
-    """A manifest that is not as it was written; the message says so in a clause."""
+    """A missing, damaged or unknown manifest; the message is a clause: `is damaged`."""
 
 
 def write_manifest(directory: Path) -> None:
-    """Hash all files under a directory, force them to the disk, and write it down.
+    """Hash all files under a directory, sync them to the disk, and write the manifest.
 
-    The manifest is written last and in one step: where it is, all it lists was there
-    before, even across a power cut.
+    The manifest is written last and atomically. If it exists, all files that it lists
+    were on the disk before it, even across a power cut.
 
     Args:
-      directory: of a finished checkpoint, that nobody writes to any more.
+      directory: a finished checkpoint that no process writes to any more.
 
     Raises:
-      OSError: where a file cannot be read or the manifest not be written.
+      OSError: if a file cannot be read or the manifest cannot be written.
     """
     sizes = {
         path: path.stat().st_size
@@ -67,6 +67,8 @@ def write_manifest(directory: Path) -> None:
         )
         for path, size in sizes.items()
     }
+    # Sync data and directory entries before the manifest exists: a manifest must never
+    # outlive the files that it lists.
     for path in (directory, *directory.rglob("*")):
         sync(path)
     replace_file(directory / MANIFEST, _text(entries).encode())
@@ -74,13 +76,17 @@ def write_manifest(directory: Path) -> None:
 
 
 def read_manifest(directory: Path) -> dict[str, FileEntry]:
-    """Read a manifest and check that it is as it was written.
+    """Read a manifest and verify its own hash.
+
+    Args:
+      directory: the directory that the manifest describes.
 
     Returns:
-      Entries by path, relative and with slashes.
+      Entries by relative path with slashes.
 
     Raises:
-      ManifestError: where it is missing, cannot be read or was changed.
+      ManifestError: if the manifest is missing, unreadable, damaged or of an unknown
+        format.
     """
     try:
         raw = (directory / MANIFEST).read_bytes()
@@ -93,21 +99,21 @@ def read_manifest(directory: Path) -> dict[str, FileEntry]:
     try:
         return _parse(json.loads(raw))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        # Whole but not ours: a later version's, or made by hand.
-        raise ManifestError(f"{MANIFEST} is of no known format") from None
+        # Undamaged but of another format: a later version's, or written by hand.
+        raise ManifestError(f"{MANIFEST} has an unknown format") from None
 
 
 def find_damage(directory: Path, *, items: Sequence[str] = ()) -> list[str]:
-    """Compare a directory with its manifest.
+    """Compare the files of a directory with its manifest.
 
     Args:
-      directory: that holds a manifest.
-      items: check only the files in these subdirectories; default all.
+      directory: a directory that contains a manifest.
+      items: names of subdirectories to check; all files if empty.
 
     Returns:
-      A clause for each file that is not as it was written, such as `model/d/0: bytes
-      0 to 16777216 differ`; none where all is whole. Files that the manifest does not
-      list are not looked at.
+      One line for each damaged file, such as `model/d/0: bytes 0 to 16777216 differ`;
+      an empty list if nothing is damaged. Files that the manifest does not list are
+      ignored.
     """
     try:
         entries = read_manifest(directory)
@@ -130,7 +136,7 @@ def find_damage(directory: Path, *, items: Sequence[str] = ()) -> list[str]:
 
 
 def sync(path: Path) -> None:
-    """Force a file or a directory to the disk, where the file system can."""
+    """Flush a file or a directory to the disk, if the file system supports it."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -140,12 +146,14 @@ def sync(path: Path) -> None:
 
 def _text(entries: Mapping[str, FileEntry]) -> str:
     content = {"format": 1, "piece_bytes": PIECE_BYTES, "files": entries}
+    # The closing brace is cut off and returns with the seal, which hashes the text
+    # before it.
     body = json.dumps(content, indent=1).removesuffix("\n}")
     return body + _SEAL.format(_digest(body.encode()))
 
 
 def _parse(values: object) -> dict[str, FileEntry]:
-    """Read the entries strictly; any exception says that they are not ours."""
+    """Read the entries strictly; raise an exception if the format is not ours."""
     if not isinstance(values, dict) or values["format"] != 1:
         raise ValueError
     if values["piece_bytes"] != PIECE_BYTES:
@@ -153,10 +161,13 @@ def _parse(values: object) -> dict[str, FileEntry]:
     entries = {}
     for name, (size, pieces) in values["files"].items():
         path = PurePosixPath(name)
+        # A manifest is untrusted input: reject names that point outside the directory.
         if path.is_absolute() or ".." in path.parts or str(path) != name:
             raise ValueError
-        if not name.isprintable():  # no NUL, half a character, or second line
+        # Names appear in messages: no NUL, lone surrogate or line break.
+        if not name.isprintable():
             raise ValueError
+        # `type` and not isinstance: True is an int to Python.
         if type(size) is not int or not 0 <= size < 2**63:
             raise ValueError
         if len(pieces) != len(_starts(size)):
@@ -168,7 +179,7 @@ def _parse(values: object) -> dict[str, FileEntry]:
 
 
 def _starts(size: int) -> range:
-    """Give where the pieces of a file begin; an empty file has none."""
+    """Return the offsets at which the pieces of a file begin."""
     return range(0, size, PIECE_BYTES)
 
 
@@ -193,6 +204,7 @@ def _check_piece(path: Path, start: int, digest: str) -> str:
 def _hash_piece(path: Path, start: int) -> str:
     digest = xxhash.xxh3_128()
     buffer = memoryview(bytearray(_BUFFER_BYTES))
+    # Unbuffered: readinto fills our own buffer without a second copy.
     with path.open("rb", buffering=0) as file:
         file.seek(start)
         left = PIECE_BYTES
@@ -203,7 +215,10 @@ def _hash_piece(path: Path, start: int) -> str:
 
 
 def _in_threads(work: Callable[..., str], jobs: Iterable[tuple[Any, ...]]) -> list[str]:
-    """Do jobs in order in a few threads: reading and hashing free Python's lock."""
+    """Run jobs in a few threads and return results in order of the jobs.
+
+    Threads suffice because reading and hashing release Python's global lock.
+    """
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         return list(pool.map(lambda job: work(*job), jobs))
 

@@ -1,10 +1,11 @@
-"""The one reduction of the library: a weighted mean.
+"""The only reduction of the library: a weighted mean.
 
     mean = sum_i w_i v_i / sum_i w_i
 
-Losses return a value per example or token and never reduce; whoever knows the weights
-(padding, importance, duplicates) reduces here. Sum and normaliser are also available
-apart, because accumulated or sharded means are exact only when both are summed first.
+Losses return one value per example or token and never reduce. The caller, who knows the
+weights (padding, importance, duplicates), reduces with this module. The sum and its
+normaliser are also available separately, because a mean over micro-batches or shards is
+exact only if both are summed before the division.
 """
 
 import jax
@@ -16,17 +17,18 @@ from lostjax.typing import Array, Float
 def weighted_sums(
     values: Float[Array, "..."], weights: Float[Array, "..."]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Sum values times weights, and weights.
+    """Sum the weighted values, and the weights.
 
     Args:
-      values: any shape, any float type; summed in float32. Where a weight is zero the
-        value may be anything, also non-finite: it does not enter.
-      weights: same shape, non-negative.
+      values: any shape and float type; summed in float32. A value of weight 0 does not
+        enter the sum, even if it is not finite.
+      weights: same shape as `values`, non-negative.
 
     Returns:
       (sum of weights * values, sum of weights), float32 scalars.
     """
     weights = weights.astype(jnp.float32)
+    # Select before multiplying: 0 * inf and 0 * NaN are NaN, in the gradient as well.
     kept = jnp.where(weights == 0, 0.0, values.astype(jnp.float32))
     return jnp.sum(weights * kept), jnp.sum(weights)
 
@@ -34,29 +36,31 @@ def weighted_sums(
 def weighted_mean(
     values: Float[Array, "..."], weights: Float[Array, "..."]
 ) -> Float[Array, ""]:
-    """Average values by their weights.
+    """Compute the weighted mean of all values.
 
     Args:
-      values: any shape, any float type; averaged in float32.
-      weights: same shape, non-negative; zero removes a value exactly.
+      values: any shape and float type; averaged in float32.
+      weights: same shape as `values`, non-negative; weight 0 removes a value exactly.
 
     Returns:
-      The weighted mean, a float32 scalar; 0 where every weight is 0.
+      The weighted mean, a float32 scalar; 0 if all weights are 0.
     """
     total, weight = weighted_sums(values, weights)
+    # Divide by 1 if there is no weight: `where` after a division by 0 has a NaN
+    # gradient.
     return total / jnp.where(weight == 0, 1.0, weight)
 
 
 def sequence_means(
     values_BT: Float[Array, "B T"], weights_BT: Float[Array, "B T"]
 ) -> Float[Array, "B"]:
-    """Average the values of each row by their weights.
+    """Compute the weighted mean of each row.
 
     Args:
-      values_BT: values of tokens, any float type; averaged in float32.
-      weights_BT: non-negative; zero removes a value exactly.
+      values_BT: values of tokens (B, T), any float type; averaged in float32.
+      weights_BT: shape (B, T), non-negative; weight 0 removes a value exactly.
 
     Returns:
-      One mean a row, float32; 0 where a row's weights are all 0.
+      Means of shape (B,), float32; 0 for a row whose weights are all 0.
     """
     return jax.vmap(weighted_mean)(values_BT, weights_BT)

@@ -1,24 +1,26 @@
-"""Trajectory losses: how far a model's answers have moved from its own past ones.
+"""Trajectory losses: divergence of the model's outputs from its own past outputs.
 
     trajectory_loss = t^2 KL(softmax(past / t) || softmax(now / t))     per position
 
-Added to the cross entropy with weight lambda it penalises fast falls of the loss, which
-mark sharp descents: sharpness-aware training at the price of a forward pass, or of
-none (Du et al., "Sharpness-Aware Training for Free", 2022, arXiv:2205.14083). Who the
-past is makes the method: the same example some epochs ago (SAF), or a moving average
-of the parameters (MESA); `optim.memory` and `optim.past_params` remember both.
+Added to the cross entropy with a weight lambda, the loss penalises rapid decreases of
+the training loss, which indicate sharp descents. This approximates sharpness-aware
+training for the price of one additional forward pass or none (Du et al.,
+"Sharpness-Aware Training for Free", 2022, arXiv:2205.14083). The methods differ in
+the source of the past outputs: SAF uses the outputs for the same example some epochs
+ago, MESA those of a moving average of the parameters. `optim.memory` and
+`optim.past_params` store them.
 
-The loss is scaled by t^2, as in the authors' code; the formula in their paper is not.
-The gradient by the logits is t (softmax(now / t) - softmax(past / t)), of the same size
-at every large t, so that one lambda serves every temperature; lambda of the unscaled
-formula is t^2 times this one (25 times at t = 5).
+The factor t^2 follows the authors' code; the formula in their paper lacks it. The
+gradient with respect to the logits is t (softmax(now / t) - softmax(past / t)). Its
+size is nearly constant for large t, so one lambda serves every temperature. A lambda
+for the unscaled formula is t^2 times the lambda used here (25 times at t = 5).
 
-Past logits of a vocabulary do not fit anywhere: 128 kB a token at V = 32000. The k
-likeliest probabilities and the mass of the rest take 6 k + 4 bytes (196 at k = 32,
-about 650 times less), and the divergence between these coarser distributions is a lower
-bound of the whole one (data processing), which is reached at k = V.
+Full past logits are too large to store: 128 kB per token at V = 32000. The k largest
+probabilities and the total mass of the rest take 6 k + 4 bytes (196 at k = 32, about
+650 times less). The divergence between these coarser distributions is a lower bound of
+the full divergence (data processing inequality), with equality at k = V.
 
-Cost: a pass or two over the logits.
+Cost: one or two passes over the logits.
 """
 
 import math
@@ -32,14 +34,14 @@ from lostjax.typing import Array, Float, Int
 
 
 class TopOutputs(NamedTuple):
-    """The likeliest classes of a distribution, and the mass of all others."""
+    """The k most likely classes of a distribution, and the total mass of the others."""
 
     ids: Int[Array, "*batch k"]
-    """The k likeliest classes, likeliest first, int32."""
+    """The k most likely classes, most likely first, int32."""
     log_probs: Float[Array, "*batch k"]
-    """Their log-probabilities, nats."""
+    """Log-probabilities of these classes, in nats."""
     log_rest: Float[Array, "*batch"]
-    """Log of the others' probability, float32; -inf where k = V."""
+    """Log of the total probability of the other classes, float32; -inf if k = V."""
 
 
 def trajectory_loss(
@@ -48,26 +50,26 @@ def trajectory_loss(
     *,
     temperature: float = 5.0,
 ) -> Float[Array, "*batch"]:
-    """Compute the divergence of past outputs from present ones, times temperature^2.
+    """Compute KL(past outputs || present outputs) times temperature^2.
 
     Args:
-      logits: present ones (..., V); computed in float32.
-      past_logits: of the same inputs and shape; no gradient enters them. A class that
-        they rule out (-inf) adds nothing.
+      logits: present logits (..., V); computed in float32.
+      past_logits: past logits of the same inputs, same shape; treated as constants. A
+        class with past logit -inf contributes 0.
       temperature: t > 0, divides both logits.
 
     Returns:
-      Losses of shape (...), float32, in nats times temperature^2; 0 where both are the
-      same, infinite where the present rules out what the past did not.
+      Losses of shape (...), float32, in nats times temperature^2. The loss is 0 if both
+      distributions are equal, and infinite if a class has present probability 0 but
+      past probability above 0.
 
     Raises:
-      ValueError: where the shapes differ, or the temperature is not positive and
-        finite.
+      ValueError: if the shapes differ, or the temperature is not positive and finite.
     """
     _require_temperature(temperature)
     if past_logits.shape != logits.shape:
         raise ValueError(
-            f"past_logits: shape {past_logits.shape} is not that of logits, "
+            f"past_logits: shape {past_logits.shape} must equal that of logits, "
             f"{logits.shape}"
         )
     log_p = _log_softmax(jax.lax.stop_gradient(past_logits), temperature)
@@ -82,19 +84,19 @@ def compress_outputs(
     temperature: float = 5.0,
     dtype: DTypeLike = jnp.float16,
 ) -> TopOutputs:
-    """Keep the k likeliest probabilities and the mass of the rest, without gradient.
+    """Compute the k largest probabilities and the mass of the rest, without gradient.
 
     Args:
-      logits: (..., V); computed in float32.
-      k: in [1, V]; of equal probabilities those of lower ids are kept.
-      temperature: t > 0, divides the logits; that of the loss to come.
-      dtype: of `log_probs`. float16 is finer than bfloat16 in their range.
+      logits: shape (..., V); computed in float32.
+      k: number of classes to keep, in [1, V]; ties keep the lower ids.
+      temperature: t > 0, divides the logits; use the temperature of the loss.
+      dtype: type of `log_probs`. In their range float16 is more precise than bfloat16.
 
     Returns:
-      The outputs, 4 k + 4 + k x (bytes of dtype) bytes a position.
+      The compressed outputs; 4 k + 4 + k x (bytes of dtype) bytes per position.
 
     Raises:
-      ValueError: where k or the temperature is outside its range.
+      ValueError: if k or the temperature is out of range.
     """
     _require_temperature(temperature)
     n_classes = logits.shape[-1]
@@ -112,28 +114,30 @@ def compressed_trajectory_loss(
     """Compute `trajectory_loss` between distributions over k classes and "the rest".
 
     Args:
-      logits: present ones (..., V); computed in float32.
-      past: of the same inputs, from `compress_outputs` at the same temperature; ids in
-        [0, V), distinct. What rounding took from the sum of its probabilities is put
-        right.
+      logits: present logits (..., V); computed in float32.
+      past: outputs of `compress_outputs` for the same inputs and temperature, with
+        distinct ids in [0, V). Its probabilities are renormalised to sum to 1, which
+        corrects the rounding of `log_probs`.
       temperature: t > 0.
 
     Returns:
-      Losses of shape (...), float32, in nats times temperature^2: at most those of
-      `trajectory_loss`, and the same at k = V.
+      Losses of shape (...), float32, in nats times temperature^2: at most the value of
+      `trajectory_loss`, and equal to it at k = V.
 
     Raises:
-      ValueError: where the shapes do not fit, or the temperature is not positive and
+      ValueError: if the shapes do not match, or the temperature is not positive and
         finite.
     """
     _require_temperature(temperature)
     if past.ids.shape[:-1] != logits.shape[:-1]:
         raise ValueError(
-            f"past.ids: shape {past.ids.shape} does not fit logits of {logits.shape}"
+            f"past.ids: shape {past.ids.shape} does not match logits of shape "
+            f"{logits.shape}"
         )
     past = jax.lax.stop_gradient(past)
     log_q = _coarsen(logits, past.ids, temperature=temperature)
     log_p = _append(past.log_probs.astype(jnp.float32), past.log_rest)
+    # Renormalise: rounding to float16 changed the sum of the probabilities.
     log_p = jax.nn.log_softmax(log_p, axis=-1)
     return temperature**2 * _relative_entropy(log_p, log_q)
 
@@ -144,11 +148,13 @@ def _require_temperature(temperature: float) -> None:
 
 
 def _log_softmax(logits: jax.Array, temperature: float) -> jax.Array:
+    # float32 before dividing: bfloat16 has only 8 bits for differences of logits.
     return jax.nn.log_softmax(logits.astype(jnp.float32) / temperature, axis=-1)
 
 
 def _relative_entropy(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     p = jnp.exp(log_p)
+    # Guard p = 0: 0 * (-inf) would be NaN instead of 0.
     return jnp.sum(jnp.where(p > 0, p * (log_p - log_q), 0.0), axis=-1)
 
 
@@ -157,14 +163,16 @@ def _append(values: jax.Array, last: jax.Array) -> jax.Array:
 
 
 def _coarsen(logits: jax.Array, ids: jax.Array, *, temperature: float) -> jax.Array:
-    """Give the log-probabilities of the classes `ids`, and of all others together."""
+    """Return the log-probabilities of the classes `ids` and of all others together."""
     scaled = logits.astype(jnp.float32) / temperature
-    # A mask of a byte a class: no gradient passes through its scatter.
+    # Mask with booleans, one byte per class: no gradient flows through their scatter.
     others = jnp.where(_mask_classes(ids, logits.shape[-1]), -jnp.inf, scaled)
+    # The shift cancels in exact arithmetic, so its gradient is 0: do not compute it.
     top = jax.lax.stop_gradient(jnp.max(others, axis=-1))
+    # At k = V there are no others: -inf - (-inf) would be NaN.
     top = jnp.where(top == -jnp.inf, 0.0, top)
     total = jnp.sum(jnp.exp(others - top[..., None]), axis=-1)
-    # Where there are no others, log 0 must not get a gradient of 0 times inf.
+    # The inner `where` keeps log away from 0, whose gradient would be 0 * inf = NaN.
     has_others = total > 0
     rest = jnp.where(
         has_others, jnp.log(jnp.where(has_others, total, 1.0)) + top, -jnp.inf
@@ -174,12 +182,13 @@ def _coarsen(logits: jax.Array, ids: jax.Array, *, temperature: float) -> jax.Ar
 
 
 def _mask_classes(ids: jax.Array, n_classes: int) -> jax.Array:
-    """Say which classes are among `ids`, (..., n_classes)."""
+    """Return a boolean mask (..., n_classes) that is True at the classes in `ids`."""
 
     def mask(ids_k: jax.Array) -> jax.Array:
         return jnp.zeros(n_classes, bool).at[ids_k].set(True)
 
-    # Batched by vmap, not by indices: then every shard of a batch scatters at home.
+    # vmap instead of batch indices: each shard of the batch then scatters locally,
+    # without communication.
     for _ in range(ids.ndim - 1):
         mask = jax.vmap(mask)
     return mask(ids)

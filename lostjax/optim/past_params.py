@@ -1,22 +1,23 @@
-"""Past parameters, kept by the optimiser: a moving average, or a copy now and then.
+"""Past parameters kept by the optimiser: a moving average, or a periodic copy.
 
     average:  v_0 = theta_0,   v_t = decay v_(t-1) + (1 - decay) theta_t
     lagged:   v_t = theta_(t - t mod lag)
 
-The average is the past of MESA (Du et al., "Sharpness-Aware Training for Free", 2022,
-arXiv:2205.14083): the model is kept near what v answers, by `losses.trajectory`. It is
-also plain weight averaging, its control. The lagged copy is the past where data is seen
-only once, so that no example has past outputs of its own.
+MESA uses the average as the past (Du et al., "Sharpness-Aware Training for Free", 2022,
+arXiv:2205.14083): `losses.trajectory` keeps the model close to the outputs of v. The
+average is also plain weight averaging, the method's control. The lagged copy serves
+data that is seen only once, so that no example has past outputs of its own.
 
-Both are optax transformations that let updates through and see the parameters after
-them: they must come last in a chain. Inside `optax.MultiSteps` only steps that are
-taken count. Of a LOST model it is the factors that are averaged.
+Both are optax transformations that pass updates through unchanged and read the
+parameters after the update. They must come last in a chain. Inside `optax.MultiSteps`
+only completed steps count. For a LOST model the factors are averaged.
 
 Cost: one copy of the parameters, 4 bytes each, or 2 as bfloat16. A bfloat16 average
-that was rounded to nearest would never move: at decay .9998 a step adds 2e-4 of the
-difference, and the type resolves 4e-3. So narrow averages are rounded up or down in
-turns, by how near they are (the turns are a Weyl sequence in the step), and are right
-in the mean over steps; there is no random key to keep.
+that is rounded to nearest would never move: at decay .9998 a step adds 2e-4 of the
+difference, while the resolution of the type is 4e-3. Narrow averages are therefore
+rounded up or down in turns, with frequencies proportional to the distances, so that the
+mean over steps is right. The turns follow a Weyl sequence in the step, which needs no
+random key.
 """
 
 from collections.abc import Callable
@@ -35,27 +36,28 @@ class PastParamsState(NamedTuple):
     """State of `track_past_params` and `track_lagged_params`."""
 
     step: Int[Array, ""]
-    """Updates seen, int32."""
+    """Number of updates so far, int32."""
     past: PyTree
-    """Past parameters, in the parameters' structure and shapes."""
+    """Past parameters, with the structure and shapes of the parameters."""
 
 
 def track_past_params(
     decay: ArrayLike, *, dtype: DTypeLike | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Keep a moving average of the parameters; last in a chain.
+    """Keep a moving average of the parameters; must come last in a chain.
 
     Args:
-      decay: in [0, 1); the average reaches back over 1 / (1 - decay) steps (0: the
-        parameters themselves). The authors' code takes .9998, for some 10^5 steps.
-      dtype: of the average; None keeps the parameters' own.
+      decay: in [0, 1); the average spans about 1 / (1 - decay) steps (0 keeps the
+        present parameters). The authors' code uses .9998 for about 10^5 steps.
+      dtype: type of the average; None for the type of the parameters.
 
     Returns:
-      A transformation that changes no update; read it with `get_past_params`.
+      A transformation that leaves updates unchanged; read the average with
+      `get_past_params`.
 
     Raises:
-      ValueError: where decay is outside its range, a parameter is not of a float type
-        (from init), or update is called without params.
+      ValueError: if decay is out of range; from init, if a parameter is not of a float
+        type; from update, if it is called without params.
 
     Example:
       tx = optax.chain(optax.adamw(1e-3), track_past_params(0.99))
@@ -65,9 +67,13 @@ def track_past_params(
         raise ValueError(f"decay={decay}: must lie in [0, 1)")
 
     def average(past: jax.Array, now: jax.Array, step: jax.Array) -> jax.Array:
+        # At least float32: the step of a narrow average is below its resolution.
         wide = jnp.promote_types(past.dtype, jnp.float32)
+        # In the wide type: 1 - .9998 in bfloat16 would be 0.
         share = 1 - jnp.asarray(decay, wide)
         old = past.astype(wide)
+        # old + share * difference, not decay * old + share * now: exact if both are
+        # equal.
         return _round_in_turns(old + share * (now.astype(wide) - old), past.dtype, step)
 
     return _track(average, dtype=dtype)
@@ -78,41 +84,44 @@ def track_lagged_params(
 ) -> optax.GradientTransformationExtraArgs:
     """Keep a copy of the parameters that is renewed every `lag` steps; last in a chain.
 
-    Its age goes through 0, ..., lag - 1 steps: right after it was renewed, past and
-    present are one and a trajectory loss is 0.
+    The age of the copy cycles through 0, ..., lag - 1 steps. Right after a renewal,
+    past and present parameters are equal and a trajectory loss is 0.
 
     Args:
-      lag: steps between copies, at least 1.
-      dtype: of the copy; None keeps the parameters' own.
+      lag: steps between renewals, at least 1.
+      dtype: type of the copy; None for the type of the parameters.
 
     Returns:
-      A transformation that changes no update; read it with `get_past_params`.
+      A transformation that leaves updates unchanged; read the copy with
+      `get_past_params`.
 
     Raises:
-      ValueError: where lag is below 1, a parameter is not of a float type (from init),
-        or update is called without params.
+      ValueError: if lag is below 1; from init, if a parameter is not of a float type;
+        from update, if it is called without params.
     """
     if isinstance(lag, int | float) and lag < 1:
         raise ValueError(f"lag={lag}: must be at least 1")
 
     def renew(past: jax.Array, now: jax.Array, step: jax.Array) -> jax.Array:
+        # Select by `where`: a copy per step is cheap, and `lag` may be traced.
         return jnp.where(step % lag == 0, now.astype(past.dtype), past)
 
     return _track(renew, dtype=dtype)
 
 
 def get_past_params(opt_state: PyTree) -> PyTree:
-    """Find the past parameters in an optimiser's state.
+    """Return the past parameters from an optimiser's state.
 
     Args:
-      opt_state: the state of a chain, however nested (`optax.MultiSteps`,
-        `inject_hyperparams`, `masked`), that holds one of this module's.
+      opt_state: state of any nest of transformations (`optax.chain`,
+        `optax.MultiSteps`, `inject_hyperparams`, `masked`) that contains one state of
+        this module.
 
     Returns:
-      The past parameters, of the type they are kept in.
+      The past parameters, in the type in which they are kept.
 
     Raises:
-      ValueError: where there are none, or several.
+      ValueError: if there is no such state, or more than one.
     """
 
     def is_ours(node: object) -> bool:
@@ -131,7 +140,7 @@ def get_past_params(opt_state: PyTree) -> PyTree:
 def _track(
     follow: Callable[..., jax.Array], *, dtype: DTypeLike | None
 ) -> optax.GradientTransformationExtraArgs:
-    """Build a transformation whose state follows the parameters leaf by leaf."""
+    """Build a transformation whose state follows the parameters, leaf by leaf."""
 
     def init(params: PyTree) -> PastParamsState:
         past = jax.tree_util.tree_map_with_path(partial(_copy, dtype=dtype), params)
@@ -145,8 +154,11 @@ def _track(
     ) -> tuple[PyTree, PastParamsState]:
         del extra_args
         if params is None:
-            raise ValueError("params: past parameters need update(..., params=params)")
+            raise ValueError(
+                "params: past parameters require update(..., params=params)"
+            )
         step = optax.safe_increment(state.step)
+        # The parameters after this update: the reason to come last in a chain.
         now = optax.apply_updates(params, updates)
         past = jax.tree.map(partial(follow, step=step), state.past, now)
         return updates, PastParamsState(step, past)
@@ -155,25 +167,29 @@ def _track(
 
 
 def _copy(path: tuple[object, ...], leaf: Any, *, dtype: DTypeLike | None) -> Any:
-    """Copy a parameter, for a buffer can be given away (donated) only once."""
+    """Copy a parameter, because a buffer can be donated only once."""
     dtype = leaf.dtype if dtype is None else dtype
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         raise ValueError(f"params: {name} is {leaf.dtype}, must be of a float type")
+    # Keep the state countable from shapes alone, without allocating it.
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf.update(dtype=jnp.dtype(dtype))
     return jnp.array(leaf, dtype, copy=True)
 
 
 def _round_in_turns(values: jax.Array, dtype: Any, step: jax.Array) -> jax.Array:
-    """Round to a narrower type, up at a share of steps that is the part cut off."""
+    """Round to a narrower type, up in a fraction of steps equal to the part cut off."""
     if _mantissa_bits(dtype) >= _mantissa_bits(values.dtype):
         return values.astype(dtype)
-    # 2^32 / golden ratio: the multiples of no number lie more evenly modulo 2^32.
+    # 2^32 / golden ratio: its multiples modulo 2^32 are spread most evenly. uint32
+    # products wrap around by definition. The shift leaves 24 bits, exact in float32.
     turn = (step.astype(jnp.uint32) * jnp.uint32(2654435769)) >> 8
+    # Work on the mantissa, so that one grid serves numbers of all magnitudes.
     mantissa, exponent = jnp.frexp(values)
     grid = 2.0 ** (_mantissa_bits(dtype) + 1)
     mantissa = jnp.floor(mantissa * grid + turn.astype(values.dtype) * 2.0**-24) / grid
+    # Exact: the value is already on the grid of `dtype`.
     return jnp.ldexp(mantissa, exponent).astype(dtype)
 
 

@@ -3,9 +3,8 @@
     warm-up:  lr(t) = peak (t + 1) / warmup                          for t < warmup
     cosine:   lr(t) = floor + (peak - floor) (1 + cos(pi s)) / 2,    s = (t - w)/(T - w)
 
-with floor = final_fraction x peak (the GaLore / LORO recipe: 10 % warm-up, cosine to
-10 %). The first step already has a positive rate: an optimiser step at rate 0 is a
-step wasted.
+with floor = final_fraction x peak (the recipe of GaLore and LORO: 10 % warm-up, cosine
+to 10 %). The first step has a positive rate, because a step at rate 0 is wasted.
 
     window:   w(e) = value for start <= e < end, else 0
 """
@@ -22,30 +21,35 @@ from lostjax.typing import Array
 def warmup_cosine_schedule(
     peak: float, *, steps: int, warmup_steps: int, final_fraction: float = 0.1
 ) -> optax.Schedule:
-    """Build linear warm-up followed by a half cosine.
+    """Build a linear warm-up followed by half a cosine.
 
     Args:
-      peak: the largest learning rate, reached at the last step of the warm-up.
-      steps: length of the whole schedule; later steps stay at the final rate.
+      peak: largest learning rate, reached at the last step of the warm-up.
+      steps: length of the schedule, at least 1; later steps keep the final rate.
       warmup_steps: in [0, steps).
-      final_fraction: the final rate as a fraction of the peak, in [0, 1].
+      final_fraction: final rate as a fraction of the peak, in [0, 1].
 
     Returns:
       A function from step (0-based int or int array) to learning rate.
 
     Raises:
-      ValueError: where an argument is outside its range.
+      ValueError: if an argument is out of range.
     """
     if steps < 1:
-        raise ValueError(f"steps={steps}: a schedule has at least 1 step")
+        raise ValueError(f"steps={steps}: must be at least 1")
     if not 0 <= warmup_steps < steps:
         raise ValueError(f"warmup_steps={warmup_steps}: must lie in [0, steps={steps})")
     if not 0 <= final_fraction <= 1:
         raise ValueError(f"final_fraction={final_fraction}: must lie in [0, 1]")
 
     def schedule(step: ArrayLike) -> Array:
+        # float32 for every kind of step: exact up to 2^24, and equal under jit.
         t = jnp.asarray(step, jnp.float32)
+        # max avoids 0 / 0 without a warm-up, when `rising` is computed but not
+        # selected.
         rising = (t + 1) / max(warmup_steps, 1)
+        # Clip: steps after the end keep the final rate instead of following the cosine
+        # up again.
         progress = jnp.clip((t - warmup_steps) / (steps - warmup_steps), 0, 1)
         falling = final_fraction + (1 - final_fraction) * 0.5 * (
             1 + jnp.cos(jnp.pi * progress)
@@ -58,22 +62,22 @@ def warmup_cosine_schedule(
 def window_schedule(
     value: float, *, start: float = 0.0, end: float = math.inf
 ) -> optax.Schedule:
-    """Build a value that holds within a window, and 0 outside it.
+    """Build a schedule that is constant within a window and 0 outside it.
 
     Args:
-      value: what it is within.
+      value: value within the window.
       start: first epoch (or step) of the window, at least 0.
-      end: first one after it, above start; infinite for a window that stays open.
+      end: first epoch after the window, above start; infinite for no end.
 
     Returns:
-      A function from epoch or step (a number or an array, also between two whole
-      ones) to the value, float32.
+      A function from epoch or step (a number or an array, fractions allowed) to the
+      value, float32.
 
     Raises:
-      ValueError: where start is negative or not finite, or end is not above it.
+      ValueError: if start is negative or not finite, or end is not above start.
     """
     if not 0 <= start < math.inf:
-        raise ValueError(f"start={start}: must be 0 or positive, and finite")
+        raise ValueError(f"start={start}: must be at least 0 and finite")
     if not end > start:
         raise ValueError(f"end={end}: must be above start={start}")
 

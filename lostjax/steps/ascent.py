@@ -1,10 +1,10 @@
-"""Move parameters up the gradient of a loss, by a given distance.
+"""Move parameters a given distance along the gradient of a loss.
 
     w + r g / |g|
 
-with the norm over all parameters together: the inner step of sharpness-aware
-minimisation (Foret et al., "Sharpness-Aware Minimization for Efficiently Improving
-Generalization", 2020, arXiv:2010.01412, equation 2).
+The norm is taken over all parameters together. This is the inner step of
+sharpness-aware minimisation (Foret et al., "Sharpness-Aware Minimization for
+Efficiently Improving Generalization", 2020, arXiv:2010.01412, equation 2).
 """
 
 import jax
@@ -15,24 +15,37 @@ from lostjax.typing import PyTree
 
 
 def ascend(params: PyTree, gradients: PyTree, *, radius: float) -> PyTree:
-    """Move parameters by a norm up the gradient: w + r g / |g|.
+    """Move parameters a distance r along the gradient: w + r g / |g|.
 
     Args:
-      params: any tree of arrays of a float type.
-      gradients: of the same structure and shapes; where all are 0 nothing moves.
-      radius: length of the step, over all parameters together.
+      params: any tree of float arrays.
+      gradients: tree of the same structure and shapes; if all are 0, nothing moves.
+      radius: length of the step r, measured over all parameters together.
 
     Returns:
-      The moved parameters, of their own types.
+      The moved parameters, with the shapes and types of `params`.
     """
     norm = optax.tree.norm(gradients)
+    # The inner `where` avoids 0 / 0, whose NaN would also reach gradients.
     scale = jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1.0), 0.0)
     return move(params, gradients, scale=scale)
 
 
 def move(params: PyTree, direction: PyTree, *, scale: jax.Array) -> PyTree:
-    """Add a scaled direction to parameters, which keep their types."""
+    """Add scale * direction to parameters, which keep their types.
+
+    Args:
+      params: any tree of float arrays.
+      direction: tree of the same structure and shapes.
+      scale: scalar factor of the direction.
+
+    Returns:
+      The moved parameters, with the shapes and types of `params`.
+    """
     moved: PyTree = jax.tree.map(
-        lambda w, d: (w + scale * d).astype(w.dtype), params, direction
+        # Cast back: a float32 scale would widen bfloat16 parameters.
+        lambda w, d: (w + scale * d).astype(w.dtype),
+        params,
+        direction,
     )
     return moved

@@ -1,13 +1,14 @@
-"""Faults put into a run on purpose, to see that its guard holds: `--guard.fault`.
+"""Fault injection into a run, to test its guard: `--guard.fault`.
 
-    nan@7,inf@9,gradient@12,spike@15        a kind @ a batch, counted from 1
+    nan@7,inf@9,gradient@12,spike@15        kind @ batch, batches counted from 1
 
-    nan, inf    the loss is that number, and all of its gradient
-    gradient    the loss is what it was, the head's gradient infinite
-    spike       the loss that the guard sees is 1000 nats higher, the gradient as it was
+    nan, inf    the loss and the whole gradient become that number
+    gradient    the gradient of the head becomes infinite; the loss is unchanged
+    spike       the guard sees a loss 1000 nats higher; the gradient is unchanged
 
-A batch of a run that went back from no spike is its step. It is for tests, of a cluster
-and its alarms as of this library; nothing is compiled where there is no fault.
+The number of a batch equals the number of its step unless the run has rolled back.
+Faults serve to test a cluster and its alarms as well as this library. If no faults are
+configured, none are compiled into the step.
 """
 
 from collections.abc import Mapping
@@ -24,19 +25,25 @@ from lostjax.typing import PyTree
 
 KINDS = ("nan", "inf", "gradient", "spike")
 SPIKE = 1000.0
-"""Nats."""
+"""Height of an injected spike, in nats."""
 HEAD = "head"
-"""The subtree of the parameters that a `gradient` fault touches."""
+"""Subtree of the parameters whose gradient a `gradient` fault makes infinite."""
 
 Faults = Mapping[str, tuple[int, ...]]
-"""Kind to batches, counted from 1."""
+"""Mapping from kind to batch numbers, counted from 1."""
 
 
 def parse_faults(text: str) -> Faults:
-    """Read `nan@7,spike@15`.
+    """Parse the text of faults, such as `nan@7,spike@15`.
+
+    Args:
+      text: comma-separated `KIND@BATCH`; empty for no faults.
+
+    Returns:
+      Batches by kind.
 
     Raises:
-      ConfigError: naming what is no fault.
+      ConfigError: if an entry is not a fault.
     """
     faults: dict[str, tuple[int, ...]] = {}
     for each in filter(None, text.split(",")):
@@ -44,7 +51,7 @@ def parse_faults(text: str) -> Faults:
         batch = read_whole(text_of_batch, least=1)
         if kind not in KINDS or batch is None:
             raise ConfigError(
-                f"--guard.fault={text}: {each!r} is no fault; write a kind "
+                f"--guard.fault={text}: {each!r} is not a fault; write a kind "
                 f"({', '.join(KINDS)}), @, and a batch from 1, as nan@7,spike@15"
             )
         faults[kind] = (*faults.get(kind, ()), batch)
@@ -52,12 +59,22 @@ def parse_faults(text: str) -> Faults:
 
 
 def put_faults(gradient: GradientOf, faults: Faults) -> GradientOf:
-    """Let some batches' gradients fail."""
+    """Wrap a gradient function so that it fails at the given batches.
+
+    Args:
+      gradient: the function to wrap.
+      faults: batches by kind; if empty, `gradient` is returned unchanged.
+
+    Returns:
+      A gradient function of the same signature.
+    """
     if not faults:
         return gradient
 
     def faulty(state: TrainState, batch: Batch) -> Gradient:
         def is_one(kind: str) -> jax.Array:
+            # The batch number is traced: a fault is part of one compiled step, not of a
+            # new program.
             return jnp.isin(state.batches + 1, jnp.asarray(faults.get(kind, ()), int))
 
         here = gradient(state, batch)

@@ -1,17 +1,20 @@
-"""The gradient of the training objective, whatever that is made of.
+"""The gradient of the training objective: cross entropy, terms, reweighting, SAM.
 
 objective = sum_t w_t (CE_t + sum_n c_n term_n,t) / sum_t w_t    over the global batch
-gradients = d objective / d params, exact also over micro-batches: sums of weighted
-            losses are accumulated and divided once by the sum of weights, so that
-            micro-batches with different numbers of tokens count by their tokens.
+gradients = d objective / d params
 
-With reweighting every row's cross entropies are multiplied by a factor that the losses
-of all rows decide together. Micro-batches need those first: one more forward pass.
+Gradients are exact with micro-batches too: sums of weighted losses are accumulated and
+divided once by the sum of weights, so micro-batches with different numbers of tokens
+count by their tokens.
+
+Reweighting multiplies the cross entropies of each row by a factor that depends on the
+losses of all rows. With micro-batches these losses are needed first, which costs one
+additional forward pass.
 
 With a SAM radius r (Foret et al., "Sharpness-Aware Minimization for Efficiently
-Improving Generalization", 2020, arXiv:2010.01412) the gradients are those at
-params + r g / |g|, where g is the gradient of the whole batch at params: twice the
-work.
+Improving Generalization", 2020, arXiv:2010.01412) the gradients are evaluated at
+params + r g / |g|, where g is the gradient of the whole batch at params. This doubles
+the work.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,45 +35,45 @@ from lostjax.steps.state import TrainState, model_variables
 from lostjax.typing import PyTree, Variables
 
 Reweighting = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-"""From tokens' losses (B, T), their weights (B, T) and the step (0-based) to factors
-(B,) whose mean over tokens is 1; no gradient flows through them."""
+"""(losses (B, T), weights (B, T), step (0-based)) -> factors (B,) with mean 1 over
+tokens; no gradient flows through the factors."""
 
 
 class Term(NamedTuple):
-    """A part of the objective besides cross entropy."""
+    """A part of the objective in addition to the cross entropy."""
 
     values: Callable[[TrainState, PyTree, jax.Array, jax.Array], jax.Array]
-    """(state, prepared, targets_BT, logits_BTV) -> values_BT, of any positions; no
-    gradient enters the state."""
+    """(state, prepared, targets_BT, logits_BTV) -> values_BT, for any subset of
+    positions; no gradient flows into the state."""
     weight: Callable[[jax.Array], ArrayLike]
-    """Batches gone through before -> weight."""
+    """Number of batches consumed before this one -> weight of the term."""
     prepare: Callable[[TrainState, Batch], PyTree] = lambda state, batch: ()
-    """What `values` needs of each position: (state, batch) -> arrays (B, T, ...)."""
+    """Per-position inputs of `values`: (state, batch) -> arrays (B, T, ...)."""
 
 
 class _Rows(NamedTuple):
-    """What goes with the final states of each position."""
+    """Per-position inputs that accompany the final states."""
 
     targets_BT: jax.Array
     weights_BT: jax.Array
     factors_BT: jax.Array
-    """Of the cross entropies' weights."""
+    """Factors on the weights of the cross entropies."""
     prepared: dict[str, PyTree]
-    """What each term needs."""
+    """Inputs of each term, by name."""
 
 
 class Gradient(NamedTuple):
-    """The gradient of a batch's objective, and what was seen on the way."""
+    """The gradient of a batch's objective, and values computed along the way."""
 
     grads: PyTree
     means: dict[str, jax.Array]
-    """Cross entropy and terms, means over the weighted positions."""
+    """Cross entropy and terms, averaged over the positions by weight."""
     weight: jax.Array
-    """Sum of the positions' weights."""
+    """Sum of the positions' weights, a scalar."""
     seen: PyTree
-    """What the layers sowed, by row; None where they are not watched."""
+    """Values that the layers sowed, one row per micro-batch; None if unwatched."""
     outputs: PyTree
-    """What is remembered, by row."""
+    """Outputs to remember, with a leading axis of rows."""
 
 
 GradientOf = Callable[[TrainState, Batch], Gradient]
@@ -88,21 +91,27 @@ def make_gradient(
     watch: bool = False,
     shards: int = 1,
 ) -> GradientOf:
-    """Build (state, batch) -> the gradient that the optimiser gets, and the rest.
+    """Build a pure function (state, batch) -> `Gradient`.
 
     Args:
-      model: an `nn.Transformer`, or another with its methods `final_states` and
-        `unembed`, the latter of parameters under `head` alone.
-      accumulate: micro-batches; divides the batch. Memory of activations falls by it.
-      terms: what is minimised besides cross entropy, by the name of its metric.
-      reweight: gives the factors of the batch's rows, of their cross entropies alone.
-      remember: logits_BTV -> outputs (B, T, ...) for the state's memory, where it has
-        one.
-      sam_radius: where positive, the optimiser gets the gradient at that distance up
-        the gradient; all else is of where the parameters are.
-      watch: also give what the layers sow, and `mean_log_z` among the means. It costs
-        a second product of queries and keys.
-      shards: contiguous parts of the batch's rows that lie on different devices.
+      model: an `nn.Transformer`, or a module with its methods `final_states` and
+        `unembed`, where `unembed` uses only the parameters under `head`.
+      accumulate: number of micro-batches; must divide the batch. Activation memory
+        falls by this factor.
+      terms: terms to minimise in addition to the cross entropy, by name of their
+        metric.
+      reweight: computes the factors of the batch's rows; they apply to the cross
+        entropies only.
+      remember: logits_BTV -> outputs (B, T, ...) to write to the state's memory, if it
+        has one.
+      sam_radius: if positive, gradients are evaluated at this distance up the gradient;
+        everything else is evaluated at the parameters themselves.
+      watch: also return the values that the layers sow, and the mean `mean_log_z`.
+        Costs a second product of queries and keys.
+      shards: number of contiguous parts of the batch's rows on different devices.
+
+    Returns:
+      The gradient function.
     """
     objective = _Objective(model, terms, reweight, remember, watch, shards)
     differentiate = partial(_differentiate, objective, accumulate)
@@ -111,6 +120,8 @@ def make_gradient(
         here = differentiate(state.params, state, batch)
         if not sam_radius:
             return here
+        # The gradient of the whole batch: per micro-batch ascents would be another
+        # method (m-SAM).
         above = ascend(state.params, here.grads, radius=sam_radius)
         return here._replace(grads=differentiate(above, state, batch).grads)
 
@@ -118,7 +129,7 @@ def make_gradient(
 
 
 class _Objective(NamedTuple):
-    """What is minimised, and what is given beside it."""
+    """The objective, and the values to return with it."""
 
     model: nn.Module
     terms: Mapping[str, Term]
@@ -134,9 +145,9 @@ class _Objective(NamedTuple):
         batch: Batch,
         factors_B: jax.Array | None,
     ) -> tuple[jax.Array, Any]:
-        """Sum the objective over a batch's positions; also give all else.
+        """Sum the objective over a batch's positions; return all other values too.
 
-        Without factors they are made of the batch itself.
+        If `factors_B` is None, the factors are computed from the batch itself.
         """
         variables = {"params": params, "channels": state.channels}
         states_BTD, seen = _apply_watched(
@@ -146,6 +157,8 @@ class _Objective(NamedTuple):
             values_BT = self.token_losses(params, states_BTD, batch)
             factors_B = self.reweight(values_BT, batch.weights_BT, state.step)
         if factors_B is None:
+            # Factors of 1 keep one code path; the product costs nothing beside the
+            # logits.
             factors_B = jnp.ones(len(batch.tokens_BT))
         rows = _Rows(
             batch.targets_BT,
@@ -165,7 +178,7 @@ class _Objective(NamedTuple):
     def token_losses(
         self, params: PyTree, states_BTD: jax.Array, batch: Batch
     ) -> jax.Array:
-        """Compute every token's loss (B, T) without gradient."""
+        """Compute the loss of every token (B, T), without gradient."""
 
         def score(
             head: PyTree, states_BTD: jax.Array, targets_BT: jax.Array
@@ -173,6 +186,8 @@ class _Objective(NamedTuple):
             logits_BTV = unembed(self.model, head, states_BTD)
             return jnp.zeros(()), (None, next_token_loss(logits_BTV, targets_BT))
 
+        # No backward pass: the factors are constants, and the model's graph is not
+        # needed twice.
         head, states_BTD = jax.lax.stop_gradient((params["head"], states_BTD))
         values_BT: jax.Array
         _, (_, values_BT) = sum_over_positions(
@@ -183,7 +198,7 @@ class _Objective(NamedTuple):
     def _score(
         self, state: TrainState, head: PyTree, states_BTD: jax.Array, rows: _Rows
     ) -> tuple[jax.Array, tuple[dict[str, jax.Array], PyTree]]:
-        """Sum up the objective of some positions; also give its parts, and outputs."""
+        """Sum the objective over some positions; return its parts and outputs too."""
         logits_BTV = unembed(self.model, head, states_BTD)
         values_BT = next_token_loss(logits_BTV, rows.targets_BT)
         sums = {"loss": weighted_sums(values_BT, rows.weights_BT)[0]}
@@ -193,6 +208,8 @@ class _Objective(NamedTuple):
                 state, rows.prepared[name], rows.targets_BT, logits_BTV
             )
             sums[name], _ = weighted_sums(values_BT, rows.weights_BT)
+            # Weights follow batches and not steps: a rollback does not replay a
+            # schedule.
             whole = whole + term.weight(state.batches) * sums[name]
         if self.watch:
             log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
@@ -207,7 +224,7 @@ def _differentiate(
     state: TrainState,
     batch: Batch,
 ) -> Gradient:
-    """Take the gradient at `params`, a micro-batch at a time."""
+    """Compute the gradient at `params`, one micro-batch at a time."""
     gradient = jax.grad(objective.sum_up, has_aux=True)
 
     def one(part: tuple[Batch, jax.Array | None]) -> tuple[Any, PyTree]:
@@ -221,9 +238,13 @@ def _differentiate(
     factors_B = None
     if objective.reweight is not None and accumulate > 1:
         values_BT = _accumulated(losses, batch, accumulate)[1]
+        # All rows decide together, so micro-batches need a first pass over the whole
+        # batch.
         factors_B = objective.reweight(values_BT, batch.weights_BT, state.step)
     made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
     grads, sums, weight = made
+    # A batch of padding alone has weight 0: the floor makes its gradient 0 instead of
+    # NaN.
     scale = 1.0 / jnp.maximum(weight, 1e-9)
     return Gradient(
         jax.tree.map(lambda grad: grad * scale, grads),
@@ -235,14 +256,15 @@ def _differentiate(
 
 
 def final_states(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:
-    """Give what the head scores (B, T, D) of a batch."""
+    """Compute the final states (B, T, D) of a batch, the input of the head."""
     states_BTD, _ = _apply_watched(model, variables, batch, watch=False)
     return states_BTD
 
 
 def unembed(model: nn.Module, head: PyTree, states_BTD: jax.Array) -> jax.Array:
-    """Give the logits (B, T, V) of final states."""
+    """Compute the logits (B, T, V) from final states (B, T, D)."""
     logits_BTV = model.apply({"params": {"head": head}}, states_BTD, method="unembed")
+    # `apply` returns a tuple only with mutable collections: this narrows the type.
     assert isinstance(logits_BTV, jax.Array)
     return logits_BTV
 
@@ -250,12 +272,13 @@ def unembed(model: nn.Module, head: PyTree, states_BTD: jax.Array) -> jax.Array:
 def _apply_watched(
     model: nn.Module, variables: Variables, batch: Batch, *, watch: bool
 ) -> tuple[jax.Array, Variables]:
-    """Give final states; where it is watched, also what its layers sow, (1, ..)."""
+    """Compute final states and, if `watch`, the values that layers sow, (1, ...)."""
     made = model.apply(
         variables,
         batch.tokens_BT,
         segments_BT=batch.segments_BT,
         positions_BT=batch.positions_BT,
+        # Flax records sown values only if their collection is mutable.
         mutable=["intermediates"] if watch else False,
         method="final_states",
     )
@@ -267,15 +290,17 @@ def _apply_watched(
 def _accumulated(
     one: Callable[[Any], tuple[Any, PyTree]], batch: PyTree, parts: int
 ) -> tuple[Any, PyTree]:
-    """Sum the first of what `one` gives over micro-batches, and join the second by row.
+    """Run `one` over micro-batches; sum its first result, join its second by row.
 
-    Each micro-batch holds every parts-th row: strided rows keep it spread over all
-    shards of the batch.
+    Micro-batch i consists of the rows i, i + parts, i + 2 parts, ...: strided rows keep
+    every micro-batch spread over all shards of the batch.
     """
     if parts == 1:
         return one(batch)
     split = jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), batch
+        # reshape(-1, parts) puts neighbouring rows into different micro-batches.
+        lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0),
+        batch,
     )
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
@@ -286,6 +311,7 @@ def _accumulated(
         sums, rows = one(part)
         return jax.tree.map(jnp.add, total, sums), rows
 
+    # A scan, so that only one micro-batch's activations are alive at a time.
     total, rows = jax.lax.scan(add, zeros, split)
     rows = jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), rows)
     return total, rows

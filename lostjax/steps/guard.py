@@ -1,31 +1,35 @@
-"""What keeps a wrong number out of a run's state: updates that are not taken.
+"""Protection of a run's state against bad numbers: updates that the guard skips.
 
-An update is taken where loss and gradient norm are finite numbers, and, where that is
-asked for, where the loss is no spike:
+An update is taken if the loss and the gradient norm are finite and, if `sigma` is set,
+the loss is not a spike:
 
     loss_t <= mean + sigma * deviation       of the losses before t
 
-Otherwise parameters, optimiser state and past outputs stay as they are, bit for bit;
-the step and the data go on. Mean and variance are those of all losses until `window` of
-them are known, and then reach back about so many steps:
+If an update is skipped, the parameters, the optimiser state and the past outputs stay
+the same, bit for bit; the step counter and the data advance. Mean and variance are
+those of all losses until `window` losses are known. After that they are exponential
+averages over about `window` steps:
 
     a = 1 / min(t + 1, window)      d = min(loss, limit) - mean
     mean += a d                     variance = (1 - a) (variance + a d^2)
 
-A loss that is not finite is no spike. A spike counts as the limit itself, so that one
-hardly moves the window, and a loss that stays higher is the usual one after some steps.
-All of it is in the state of the run: a decision is a pure function of the steps before,
-and a resumed run decides alike. `train.rollback` goes back from spikes instead.
+A loss that is not finite is not a spike. A spike enters the window with the value of
+the limit, so a single spike hardly moves the window, while a loss that stays high
+becomes normal after some steps. All of this is part of the run's state: each decision
+is a pure function of the steps before it, and a resumed run makes the same decisions.
+`train.rollback` rolls back after spikes instead.
 
-Gradients whose squares overflow float32 (a norm past 1.8e19) are not finite here: their
-second moments would not be either. Within that bound what Adam, signs and Muon make of
-gradients is finite. A decomposition may fail on them nevertheless, so that there the
-norm of the updates must be finite, too; not elsewhere, for all new moments have to be
-kept beside the old ones until that norm is known.
+A gradient whose squares overflow float32 (norm above 1.8e19) counts as not finite here,
+because its second moments would overflow as well. Below this bound the updates of Adam,
+sign descent and Muon are finite. A matrix decomposition can still fail, so
+`check_updates` additionally requires a finite norm of the updates. It is off for other
+optimisers, because it keeps all new moments beside the old ones until that norm is
+known.
 
-The optimiser stands in a branch of `jax.lax.cond`, and works in place there. Choosing
-between old and new numbers by `jnp.where` would keep both: on a CPU it takes as long
-again as the whole update. `benchmarks/guarded_step.py` measures what the guard costs.
+The optimiser runs inside a branch of `jax.lax.cond` and updates in place there. A
+choice between old and new values by `jnp.where` would keep both; on a CPU it takes as
+long again as the whole update. `benchmarks/guarded_step.py` measures the cost of the
+guard.
 """
 
 from functools import partial
@@ -39,52 +43,56 @@ from lostjax.typing import Array, Bool, Float, Int, PyTree
 
 
 class Guard(NamedTuple):
-    """When an update is not taken, besides numbers that are not finite."""
+    """Conditions for skipping an update, in addition to numbers that are not finite."""
 
     patience: int = 0
-    """Updates not taken in a row after which none is taken any more, so that the state
-    waits for whoever looks at it; 0: there is no such number."""
+    """Skipped updates in a row after which all further updates are skipped, so that the
+    state is preserved for inspection; 0 for no limit."""
     sigma: float | None = None
-    """Deviations above the mean past which a loss is a spike; None: none is."""
+    """Standard deviations above the mean beyond which a loss is a spike; None disables
+    the detection of spikes."""
     window: int = 100
-    """Losses before the first one that can be a spike, at least 2."""
+    """Number of losses needed before one can be a spike, at least 2; also the averaging
+    length."""
     check_updates: bool = False
-    """Whether updates, too, must be finite; they are kept until that is known."""
+    """Whether the updates must be finite as well; keeps old and new state until known.
+    """
 
 
 class GuardState(NamedTuple):
-    """What a guard knows of the steps before."""
+    """The guard's record of earlier steps."""
 
     skipped: Int[Array, ""]
-    """Updates not taken so far, int32."""
+    """Updates skipped so far, int32."""
     in_a_row: Int[Array, ""]
-    """Those since the last update that was taken, int32."""
+    """Updates skipped since the last one taken, int32."""
     losses: Int[Array, ""]
-    """Losses in the window, int32."""
+    """Number of losses in the window, int32."""
     mean: Float[Array, ""]
-    """Their mean, float32."""
+    """Mean of the losses in the window, float32."""
     variance: Float[Array, ""]
-    """Their variance, float32."""
+    """Variance of the losses in the window, float32."""
     anchor: Int[Array, ""]
-    """Step of the checkpoint that a spike goes back to, int32: see `train.rollback`."""
+    """Step of the checkpoint to roll back to after a spike, int32: see
+    `train.rollback`."""
     rollbacks: Int[Array, ""]
-    """Times that the run went back so far, int32."""
+    """Number of rollbacks so far, int32."""
 
 
 class Updated(NamedTuple):
-    """What `update_if` gives."""
+    """The result of `update_if`."""
 
     taken: Bool[Array, ""]
     """Whether the update was taken."""
     params: PyTree
     opt_state: PyTree
     updates: PyTree
-    """What was added to the parameters; zeros where it was not taken."""
+    """The updates added to the parameters; zeros if the update was skipped."""
 
 
 def init_guard() -> GuardState:
-    """Make the state of a guard that knows nothing."""
-    # Each leaf an array of its own: a step takes their buffers.
+    """Build the initial state of a guard, with an empty window."""
+    # One array per leaf: a step donates all buffers, and each can be donated only once.
     whole = partial(jnp.zeros, (), jnp.int32)
     real = partial(jnp.zeros, (), jnp.float32)
     return GuardState(whole(), whole(), whole(), real(), real(), whole(), whole())
@@ -93,24 +101,28 @@ def init_guard() -> GuardState:
 def is_fit(
     guard: Guard, state: GuardState, *, loss: jax.Array, norm: jax.Array
 ) -> Bool[Array, ""]:
-    """Decide whether an update is taken; pure.
+    """Decide whether to take an update; pure.
 
     Args:
-      guard: by which rule.
-      state: of the steps before.
-      loss: of the step.
-      norm: of its gradient.
+      guard: the rule.
+      state: record of the steps before this one.
+      loss: loss of this step, a scalar.
+      norm: global norm of its gradient, a scalar.
+
+    Returns:
+      A boolean scalar, True if the update is to be taken.
     """
     fit = jnp.isfinite(loss) & jnp.isfinite(norm)
     if guard.sigma is not None:
         fit &= ~is_spike(guard, state, loss=loss)
     if guard.patience:
+        # Once reached, the count can only grow: the state waits for a person.
         fit &= state.in_a_row < guard.patience
     return fit
 
 
 def is_spike(guard: Guard, state: GuardState, *, loss: jax.Array) -> Bool[Array, ""]:
-    """Decide whether a loss is a spike: a finite number, but past the limit."""
+    """Decide whether a loss is a spike: finite and above the limit."""
     return jnp.isfinite(loss) & (loss > spike_limit(guard, state))
 
 
@@ -123,18 +135,22 @@ def update_if(
     params: PyTree,
     check_updates: bool,
 ) -> Updated:
-    """Take an update, or leave all as it is.
+    """Apply an update if `fit`, else return everything unchanged.
 
     Args:
-      fit: whether to take it.
+      fit: boolean scalar, whether to take the update.
       tx: the optimiser.
-      grads: the gradient.
-      opt_state: of the optimiser; may be donated.
-      params: the parameters; may be donated.
-      check_updates: see `Guard`.
+      grads: gradients, a tree like `params`.
+      opt_state: state of the optimiser; its buffers may be donated.
+      params: parameters; their buffers may be donated.
+      check_updates: see `Guard.check_updates`.
+
+    Returns:
+      The new or unchanged parameters, optimiser state and updates.
     """
 
     def leave(grads: PyTree, opt_state: PyTree, params: PyTree) -> Updated:
+        # Both branches of cond must return the same structure and types.
         nothing = jax.tree.map(jnp.zeros_like, params)
         return Updated(jnp.bool(False), params, opt_state, nothing)
 
@@ -145,11 +161,14 @@ def update_if(
         )
         if not check_updates:
             return made
+        # One norm instead of a test per entry: a NaN or infinity in any leaf makes it
+        # non-finite.
         finite = jnp.isfinite(optax.tree.norm(updates))
         left = leave(grads, opt_state, params)
         chosen: Updated = jax.tree.map(partial(jnp.where, finite), made, left)
         return chosen
 
+    # cond, not where: only the branch that runs costs time, and it works in place.
     updated: Updated = jax.lax.cond(fit, take, leave, grads, opt_state, params)
     return updated
 
@@ -157,16 +176,31 @@ def update_if(
 def count_update(
     guard: Guard, state: GuardState, *, taken: jax.Array, loss: jax.Array
 ) -> GuardState:
-    """Give the guard's state after a step whose update was taken or not."""
+    """Return the guard's state after a step.
+
+    Args:
+      guard: the rule.
+      state: record of the steps before this one.
+      taken: boolean scalar, whether the update was taken.
+      loss: loss of this step, a scalar.
+
+    Returns:
+      The record that includes this step.
+    """
     one = 1 - taken.astype(jnp.int32)
     counted = state._replace(
-        skipped=state.skipped + one, in_a_row=(state.in_a_row + one) * one
+        # The product resets the count to 0 without a branch.
+        skipped=state.skipped + one,
+        in_a_row=(state.in_a_row + one) * one,
     )
     return counted if guard.sigma is None else _widen(guard, counted, loss)
 
 
 def spike_limit(guard: Guard, state: GuardState) -> Float[Array, ""]:
-    """Give the loss past which the next one is a spike; infinite where none can be."""
+    """Compute the loss above which a loss is a spike; infinite while there is none.
+
+    The limit is infinite if `sigma` is None or fewer than `window` losses are known.
+    """
     if guard.sigma is None:
         return jnp.full((), jnp.inf)
     limit = state.mean + guard.sigma * jnp.sqrt(state.variance)
@@ -174,11 +208,14 @@ def spike_limit(guard: Guard, state: GuardState) -> Float[Array, ""]:
 
 
 def _widen(guard: Guard, state: GuardState, loss: jax.Array) -> GuardState:
-    """Let a loss into the window, but for one that is not finite."""
+    """Add a finite loss to the window; ignore one that is not finite."""
     losses = jnp.minimum(state.losses + 1, guard.window)
     share = 1 / losses.astype(jnp.float32)
+    # A spike counts as the limit, so that one outlier cannot raise the limit much.
     difference = jnp.minimum(loss, spike_limit(guard, state)) - state.mean
     mean = state.mean + share * difference
+    # Incremental form (Welford): the mean of squares minus the squared mean would
+    # cancel.
     variance = (1 - share) * (state.variance + share * difference**2)
     finite = jnp.isfinite(loss)
     return state._replace(

@@ -1,19 +1,21 @@
-"""The head and what follows it, some positions at a time.
+"""The head and everything after it, evaluated in parts along the positions.
 
-Logits are the largest array of a step: 4 V bytes a position, and as much again for
-their gradient. Nothing after the head mixes positions but sums, so it is done for a
-part of them at a time, and the logits of one part are all that there is:
+Logits are the largest array of a step: 4 V bytes per position, and as much again for
+their gradient. After the head, positions interact only through sums. So the head is
+evaluated for one part of the positions at a time, and only the logits of that part
+exist:
 
     total = sum_parts f(head, states_part)
 
-The gradient of a part is taken with its value, in the same pass: the sum's cotangent
-only scales it. No product is made twice, as checkpoints would; the price is one
-addition of the head's gradient a part. On a CPU (D 256, V 4096, 4096 positions in 4
-parts) head and loss take .7 of the time that they take in one piece, and about a third
-of the memory.
+The gradient of a part is computed together with its value, because the cotangent of the
+sum only scales it. No product is computed twice, as it would be with checkpointing; the
+price is one addition of the head's gradient per part. On a CPU (D 256, V 4096, 4096
+positions in 4 parts) head and loss take .7 of the time of a single evaluation, and
+about a third of its memory.
 
-Every shard of the batch sums the head's gradient for itself, and the shards' sums are
-added once at the end: within the loop nothing crosses devices but the loop's own sums.
+Each shard of the batch accumulates its own gradient of the head, and the shards'
+gradients are added once at the end. Inside the loop, devices exchange nothing except
+the scalar sums.
 """
 
 from collections.abc import Callable
@@ -26,11 +28,11 @@ import jax.numpy as jnp
 from lostjax.typing import Array, Float, PyTree
 
 Part = Callable[[PyTree, jax.Array, PyTree], tuple[jax.Array, tuple[PyTree, PyTree]]]
-"""(head, states_BTD, rows) -> total, (sums, outputs): sums are scalars, outputs arrays
-(B, T, ...); of any rows and positions."""
+"""(head, states_BTD, rows) -> total, (sums, outputs), for any rows and positions: sums
+are scalars, outputs are arrays (B, T, ...)."""
 
 POSITIONS = 1024
-"""Fewest positions of a part on each device: fewer make the products thin."""
+"""Fewest positions of a part on each device; fewer make the products too thin."""
 
 
 def sum_over_positions(
@@ -41,20 +43,21 @@ def sum_over_positions(
     *,
     shards: int = 1,
 ) -> tuple[jax.Array, tuple[PyTree, PyTree]]:
-    """Apply a function to all positions, a part at a time, and sum what it gives.
+    """Apply a function to all positions, one part at a time, and sum its results.
 
     Args:
-      part: what is done; differentiable by its first two arguments. It may close over
-        what is not differentiated.
-      head: its parameters; `part` gets them in the states' type, rounded once, and
-        their gradient is summed in their own.
-      states_BTD: what the head scores.
-      rows: arrays (B, T, ...) that go with them, without gradient.
-      shards: contiguous parts of the rows that lie on different devices; divides B.
+      part: the function; differentiable in its first two arguments. It may close over
+        constants.
+      head: parameters of the head. `part` receives them cast once to the type of the
+        states; their gradient accumulates in their own type.
+      states_BTD: final states (B, T, D), the input of the head.
+      rows: arrays (B, T, ...) that accompany the states; no gradient.
+      shards: number of contiguous parts of the rows on different devices; must divide
+        B.
 
     Returns:
-      (total, (sums, outputs)) over all positions. Only the total has a gradient, of
-      reverse mode alone.
+      (total, (sums, outputs)) over all positions. Only the total has a gradient, in
+      reverse mode only.
     """
     made: tuple[jax.Array, tuple[PyTree, PyTree]]
     made = _sum(part, shards, head, states_BTD, rows)
@@ -62,17 +65,22 @@ def sum_over_positions(
 
 
 def count_parts(shape: tuple[int, ...], *, shards: int) -> int:
-    """Find into how many parts T positions are cut: the most that divide T and leave
-    `POSITIONS`, and D, to each device; 1 where none do.
+    """Compute the number of parts into which T positions are cut.
 
-    A part moves its logits, 4 V bytes a position, several times, and the head and its
-    gradient, of D V numbers, as well: with fewer positions than D these are the most.
+    It is the largest divisor of T that leaves at least `POSITIONS` and at least D
+    positions to each device, or 1 if there is none. A part moves its logits (4 V bytes
+    per position) several times, and also the head and its gradient (D V numbers each);
+    with fewer than D positions the latter dominate.
 
     Args:
       shape: (B, T, D).
-      shards: of the rows.
+      shards: number of shards of the rows.
+
+    Returns:
+      The number of parts, at least 1.
     """
     n_rows, length = shape[0] // shards, shape[1]
+    # At least D positions: otherwise moving the head costs more than its product.
     least = max(POSITIONS, shape[2])
     fit = (n for n in range(length, 1, -1) if length % n == 0)
     return next((n for n in fit if n_rows * (length // n) >= least), 1)
@@ -92,11 +100,12 @@ def _sum(part: Part, shards: int, head: PyTree, states: jax.Array, rows: PyTree)
 def _forward(
     part: Part, shards: int, head: PyTree, states: jax.Array, rows: PyTree
 ) -> Any:
-    """Take the gradient, too, while the logits are there."""
+    """Compute values and gradients in one pass, while the logits exist."""
     gradient = jax.value_and_grad(part, argnums=(0, 1), has_aux=True)
 
     def one(cast: PyTree, states: jax.Array, rows: PyTree) -> Any:
         (total, (sums, outputs)), (by_head, by_states) = gradient(cast, states, rows)
+        # Accumulate in the parameters' type: many bfloat16 additions would lose digits.
         by_head = jax.tree.map(lambda x, like: x.astype(like.dtype), by_head, head)
         return (total, sums, by_head), (outputs, by_states)
 
@@ -106,6 +115,7 @@ def _forward(
 
 
 def _cast(head: PyTree, states: jax.Array) -> PyTree:
+    # Cast once, outside the loop, instead of once per part.
     return jax.tree.map(lambda x: x.astype(states.dtype), head)
 
 
@@ -126,26 +136,29 @@ def _scan(
     *,
     shards: int,
 ) -> tuple[PyTree, PyTree]:
-    """Sum the first of what `one` gives, and join the second by row and position."""
+    """Run `one` over parts; sum its first result, join its second by position."""
     shape = by_position[0].shape
     parts = count_parts(shape, shards=shards)
     if parts == 1:
         return one(head, *by_position)
     grid = (shards, shape[0] // shards, parts, shape[1] // parts)
 
+    # Split rows by shard first: each part then takes positions from all devices alike.
     def split(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x.reshape(*grid, *x.shape[2:]), 2, 0)
 
     def join(x: jax.Array) -> jax.Array:
         return jnp.moveaxis(x, 0, 2).reshape(*shape[:2], *x.shape[4:])
 
-    # A copy of the head for every shard: its gradients stay apart, each at home.
+    # One copy of the head per shard: each shard then accumulates its gradient locally,
+    # and devices communicate once after the loop instead of once per part.
     heads = jax.tree.map(lambda x: jnp.broadcast_to(x, (shards, *x.shape)), head)
     split_parts = jax.tree.map(split, by_position)
     each = jax.vmap(one)
     first = jax.tree.map(lambda x: x[0], split_parts)
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+        # Types of the sums from shapes alone: no part is computed for them.
         jax.eval_shape(each, heads, *first)[0],
     )
 
@@ -153,5 +166,6 @@ def _scan(
         more, outputs = each(heads, *now)
         return jax.tree.map(jnp.add, sums, more), outputs
 
+    # A scan, so that the buffers of the logits are reused by the next part.
     sums, outputs = jax.lax.scan(add, zeros, split_parts)
     return jax.tree.map(lambda x: jnp.sum(x, axis=0), sums), jax.tree.map(join, outputs)

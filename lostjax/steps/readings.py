@@ -1,12 +1,12 @@
-"""Readings of a step that show an instability before the loss does, and their alarms.
+"""Readings of a step that reveal an instability earlier than the loss does.
 
-    attention_logits   largest |q . k| / sqrt(K) that counts, by layer
-    mean_log_z         mean log of the softmax's partition function over tokens
-    *_rms              root mean square of every tensor's gradient (before clipping),
+    attention_logits   largest |q . k| / sqrt(K) among unmasked positions, by layer
+    mean_log_z         mean over tokens of the log-partition of the softmax
+    *_rms              root mean square of each tensor's gradient (before clipping),
                        parameters (before the update) and update, by layer
 
-A watched step is a program of its own, run at every N-th step: others stay as they
-are. What the readings mean: `lostjax.analysis.stability`.
+A watched step is a separate compiled program that runs every N-th step, so the other
+steps cost nothing extra. `lostjax.analysis.stability` explains the readings.
 """
 
 from collections.abc import Mapping
@@ -20,18 +20,18 @@ from lostjax.trees import path_text, tensor_rms
 from lostjax.typing import PyTree
 
 STACKED = "layers"
-"""The subtree whose tensors lead with an axis of layers."""
+"""Name of the subtree whose tensors have a leading axis of layers."""
 
 
 class Readings(NamedTuple):
-    """What a watched step tells; float32 arrays, on devices or read from them."""
+    """The readings of one watched step: float32 arrays, on devices or on the host."""
 
     attention_logits: Any
-    """Largest size of an attention logit, one a layer (L,)."""
+    """Largest absolute attention logit of each layer, (L,)."""
     mean_log_z: Any
-    """Mean of log sum exp of the logits over tokens, a scalar."""
+    """Mean over tokens of log sum exp of the logits, a scalar."""
     gradient_rms: Mapping[str, Any]
-    """By the tensor's path: a scalar, or one value a layer (L,)."""
+    """RMS by path of the tensor: a scalar, or (L,) for stacked layers."""
     parameter_rms: Mapping[str, Any]
     update_rms: Mapping[str, Any]
 
@@ -44,18 +44,22 @@ def take_readings(
     parameters: PyTree,
     updates: PyTree,
 ) -> Readings:
-    """Take the readings of one step; pure.
+    """Compute the readings of one step; pure.
 
     Args:
-      seen: largest attention logits that the model sowed, joined on a leading axis of
-        micro-batches.
-      mean_log_z: over the batch's tokens.
-      gradients: before clipping.
-      parameters: before the update.
-      updates: what is added to the parameters.
+      seen: largest attention logits that the model sowed, concatenated along a leading
+        axis of micro-batches.
+      mean_log_z: mean log-partition over the batch's tokens, a scalar.
+      gradients: gradients before clipping.
+      parameters: parameters before the update.
+      updates: values added to the parameters.
+
+    Returns:
+      The readings.
     """
     logits = [jnp.max(leaf, axis=0).ravel() for leaf in jax.tree.leaves(seen)]
     return Readings(
+        # The empty array makes concatenate valid for a model that sows nothing.
         attention_logits=jnp.concatenate([jnp.zeros(0), *logits]),
         mean_log_z=mean_log_z,
         gradient_rms=rms_by_path(gradients),
@@ -65,7 +69,15 @@ def take_readings(
 
 
 def headline(readings: Readings) -> dict[str, float]:
-    """Give the readings that are one number, for the line of the step's metrics."""
+    """Return the scalar readings, for the line of the step's metrics.
+
+    Args:
+      readings: readings on the host.
+
+    Returns:
+      `mean_log_z`, `smallest_gradient_rms` and, if the model sows attention logits,
+      `max_attention_logit`.
+    """
     logits = np.asarray(readings.attention_logits)
     smallest = min(float(np.min(x)) for x in readings.gradient_rms.values())
     numbers = {
@@ -78,7 +90,8 @@ def headline(readings: Readings) -> dict[str, float]:
 
 
 def rms_by_path(tree: Mapping[str, PyTree]) -> dict[str, jax.Array]:
-    """Give every tensor's root mean square by its path; (L,) of stacked layers."""
+    """Compute the RMS of every tensor by its path; shape (L,) for stacked layers."""
+    # Stacked layers keep their axis: one number over all layers would hide a bad one.
     parts = {name: part for name, part in tree.items() if name != STACKED}
     found = tensor_rms(parts)
     if STACKED in tree:

@@ -1,8 +1,8 @@
-"""One optimiser step: where model, losses and optimiser meet.
+"""One optimiser step, which combines model, losses and optimiser.
 
-The gradient (`steps.gradient`) goes to the optimiser, unless a number is not finite or
-the loss a spike (`steps.guard`); what the losses saw goes to the memory of past
-outputs, and what people want to see to the metrics.
+The step computes the gradient (`steps.gradient`) and passes it to the optimiser, unless
+the guard finds a number that is not finite or a spike of the loss (`steps.guard`). It
+writes the model's outputs to the memory of past outputs and returns the metrics.
 """
 
 from collections.abc import Callable
@@ -42,21 +42,21 @@ def make_train_step(
     *,
     guard: Guard = Guard(),  # noqa: B008
 ) -> TrainStep:
-    """Build step(state, batch) -> state, metrics; pure, to be jitted by the caller.
+    """Build step(state, batch) -> (state, metrics); pure, to be jitted by the caller.
 
     Args:
-      gradient: `make_gradient(model, ...)`; where it watches the layers the metrics
-        have `readings`, see `steps.readings`, at the cost of a pass over all tensors.
+      gradient: result of `make_gradient`. If it watches the layers, the metrics contain
+        `readings` (see `steps.readings`), which cost one pass over all tensors.
       tx: the optimiser.
-      guard: when the update is not taken.
+      guard: conditions under which an update is skipped.
 
     Returns:
-      The step. Its metrics, scalars: `loss` (mean cross entropy in nats, never
-      reweighted), the mean of each term before its weight, `gradient_norm` (global
-      norm before clipping), `tokens` (weighted positions), all float32; of the guard
-      `skipped` (1 where the update was not taken, else 0), `skipped_in_a_row`,
-      `skipped_total` and `spiked` (1 where the loss is a spike), all int32, and
-      `spike_limit` (the loss past which it is); and `passed_over` (the state's offset).
+      The step. Its metrics are scalars. float32: `loss` (mean cross entropy in nats,
+      without reweighting), the mean of each term before its weight, `gradient_norm`
+      (global norm before clipping), `tokens` (sum of the positions' weights), and
+      `spike_limit` (loss above which the loss is a spike). int32: `skipped` (1 if the
+      update was skipped, else 0), `skipped_in_a_row`, `skipped_total`, `spiked` (1 if
+      the loss is a spike), and `passed_over` (the state's offset).
     """
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -90,8 +90,9 @@ def make_train_step(
             )
         memory = state.memory
         if memory is not None:
-            # What is read from the memory must be read before the write, or the
-            # compiler copies the memory: `taken` depends on all that was read.
+            # Reads of the memory must precede the write, or the compiler copies the
+            # whole memory. `taken` depends on everything that was read and orders them.
+            # Id -1 is never written, so a skipped update leaves the memory unchanged.
             ids_B = jnp.where(updated.taken, batch.example_B, -1)
             memory = write_outputs(memory, ids_B, here.outputs, epoch=batch.epoch_B)
         after = TrainState(
@@ -120,8 +121,11 @@ def make_eval_step(model: nn.Module, *, shards: int = 1) -> EvalStep:
     """Build eval(variables, batch) -> (sum of losses in nats, number of tokens).
 
     Args:
-      model: as of `make_gradient`.
-      shards: contiguous parts of the batch's rows that lie on different devices.
+      model: see `make_gradient`.
+      shards: number of contiguous parts of the batch's rows on different devices.
+
+    Returns:
+      The evaluation step; both results are float32 scalars.
     """
 
     def score(

@@ -1,4 +1,4 @@
-"""Terms of the training objective besides cross entropy."""
+"""Terms of the training objective in addition to the cross entropy."""
 
 import optax
 
@@ -7,7 +7,11 @@ from lostjax.steps.gradient import Term
 
 
 def log_partition_term(weight: float) -> Term:
-    """Penalise the squared log-partition of every position."""
+    """Build a term that penalises the squared log-partition function of every position.
+
+    Args:
+      weight: constant weight of the term.
+    """
     return Term(
         lambda state, prepared, targets_BT, logits_BTV: log_partition_penalty(
             logits_BTV
@@ -17,7 +21,11 @@ def log_partition_term(weight: float) -> Term:
 
 
 def label_smoothing_term(share: float) -> Term:
-    """Give a share of the targets to all tokens alike."""
+    """Build a term that spreads a share of each target uniformly over all tokens.
+
+    Args:
+      share: the share a, in [0, 1).
+    """
     return Term(
         lambda state, prepared, targets_BT, logits_BTV: smoothing_penalty(
             logits_BTV, targets_BT

@@ -62,7 +62,7 @@ def test_sensitivity_is_not_negative_and_moves_with_no_shift(losses, shift):
         ([0.1, 0.0], [1.0, 2.0], 5.0, "learning_rates=0"),
         ([0.1, math.nan], [1.0, 2.0], 5.0, "learning_rates=nan"),
         ([[0.1, 0.2]], [1.0, 2.0], 5.0, "learning_rates: must be a sequence"),
-        ([0.1, 1.0], [1.0], 5.0, "losses: 1 of them, for 2"),
+        ([0.1, 1.0], [1.0], 5.0, "losses: got 1 for 2"),
         ([0.1, 1.0], [1.0, 2.0], math.inf, "initial_loss=inf"),
     ],
 )
@@ -105,7 +105,7 @@ def test_two_models_give_their_line_exactly():
         ([1e6, -1.0], [1.0, 2.0], "n_parameters=-1"),
         ([1e6, 1e7], [1.0, 0.0], "max_logits=0"),
         ([1e6, 1e7], [1.0, math.inf], "max_logits=inf"),
-        ([1e6, 1e7], [1.0], "max_logits: 1 of them, for 2"),
+        ([1e6, 1e7], [1.0], "max_logits: got 1 for 2"),
     ],
 )
 def test_what_cannot_be_fitted_is_named(sizes, logits, message):

@@ -90,11 +90,11 @@ def test_the_vocabulary_may_be_large(folder):
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("{}/short.txt", {}, r"short.txt: too short, its \d+ training tok"),
-        ("{}/one.txt", {"seq_len": 1}, "one.txt: (too short|there is no text)"),
-        ("{}/blank.jsonl", {}, "there is no text"),
+        ("{}/short.txt", {}, r"short.txt: too short: \d+ training tok"),
+        ("{}/one.txt", {"seq_len": 1}, "one.txt: (too short|contains no text)"),
+        ("{}/blank.jsonl", {}, "contains no text"),
         ("{}/long.txt", {"heldout": "{}/blank.jsonl"}, "no text is held out"),
-        ("{}/tokens.npy", {"tokenizer": "bpe:300"}, "tokenised already"),
+        ("{}/tokens.npy", {"tokenizer": "bpe:300"}, "already tokenised"),
         ("{}/latin.txt", {}, "latin.txt: not UTF-8"),
         ("{}/long.txt", {"cache_dir": "{}/long.txt"}, "cache cannot be written"),
         ("{}/long.txt", {"batch_size": 0}, "batch_size: 0"),

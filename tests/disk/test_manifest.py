@@ -70,7 +70,7 @@ def test_a_bit_flipped_in_any_byte_is_found(directory):
 def test_a_forged_manifest_is_damage_in_one_line(directory, name, size):
     text = manifest._text({name: manifest.FileEntry(size, ())})
     (directory / MANIFEST).write_bytes(text.encode())
-    assert find_damage(directory) == ["manifest.json is of no known format"]
+    assert find_damage(directory) == ["manifest.json has an unknown format"]
 
 
 def test_the_damaged_piece_is_named(directory):
@@ -125,5 +125,5 @@ def test_a_sealed_manifest_of_another_kind_is_refused(directory, change):
     body = json.dumps(content)[:-1].encode()
     seal = manifest._SEAL.format(manifest._digest(body)).encode()
     (directory / MANIFEST).write_bytes(body + seal)
-    with pytest.raises(ManifestError, match="of no known format"):
+    with pytest.raises(ManifestError, match="has an unknown format"):
         read_manifest(directory)

@@ -49,7 +49,7 @@ def test_the_base_model_keeps_its_rates():
 
 def test_another_models_tensors_are_refused():
     base = shapes(16, 5, 2)
-    with pytest.raises(ValueError, match="base_params: its tensors"):
+    with pytest.raises(ValueError, match="base_params: must have the same tensors"):
         width_multipliers(shapes(64, 20, 6), {"head": base["head"]})
     base["head"]["kernel"] = jax.ShapeDtypeStruct((1, 16, 100), jnp.float32)
     with pytest.raises(ValueError, match=r"base_params: shape \(1, 16, 100\)"):

@@ -1,1 +1,1 @@
-"""Rows of tokens: packing, order, mixtures, batches that are pure in the step."""
+"""Rows of tokens: packing, order, mixtures, and batches that are pure in the step."""

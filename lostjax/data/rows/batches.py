@@ -1,13 +1,13 @@
-"""Batches of rows: a pure function of (rows, seed, step).
+"""Batches of rows as a pure function of (rows, seed, step).
 
-The rows of the global order are numbered i = step B + b. A mixture's rule says which
-source row i comes from and how many of that source came before, j; then
+Rows of the global order are numbered i = step B + b. For row i the mixture determines
+the source and the number j of earlier rows from that source. Then
 
     epoch, k = divmod(j, n_rows)      row = permutation(seed, source, epoch)[k]
 
-with grain's index shuffle, which gives one element of a random permutation at a time.
-So every row of a source comes exactly once an epoch, batches may straddle epochs, any
-part of a batch can be had alone, and there is no iterator to save.
+The index shuffle computes one element of a random permutation at a time. Every row of a
+source occurs exactly once per epoch, batches may span epochs, any part of a batch can
+be computed alone, and there is no iterator state to save.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,23 +26,23 @@ from lostjax.typing import Int
 
 
 class Batch(NamedTuple):
-    """Rows of tokens, packed with documents: NumPy on the host, JAX on devices."""
+    """Rows of packed tokens: NumPy arrays on the host, JAX arrays on devices."""
 
     tokens_BT: Any
-    """What the model reads, int32."""
+    """Input tokens, int32."""
     targets_BT: Any
-    """What it should predict: the next token, int32."""
+    """Target tokens (the next token of each input), int32."""
     weights_BT: Any
-    """1, or 0 where there is no text, float32."""
+    """1, or 0 for padding, float32."""
     segments_BT: Any
-    """Number of the document within the row from 1; 0 where there is none, int32."""
+    """Number of the document within the row, from 1; 0 for padding, int32."""
     positions_BT: Any
-    """Position within the document within the row, int32."""
+    """Position within the document and the row, from 0, int32."""
     example_B: Any
     """Number of the row, unique over all sources; -1 for a row of padding, int32."""
     epoch_B: Any
-    """How often the row's source was gone through before, int32: a row comes once in
-    each epoch. 0 in an evaluation."""
+    """Number of completed passes over the row's source, int32; each row occurs once per
+    epoch. 0 in an evaluation."""
 
 
 class BatchPlan:
@@ -56,16 +56,17 @@ class BatchPlan:
         seed: int,
         weights: Sequence[Fraction | float | int] | None = None,
     ) -> None:
-        """Plan the order.
+        """Plan the order of the rows.
 
         Args:
-          rows: one source, or several of one row length.
-          batch_size: rows in a batch, at least 1.
-          seed: any integer; it alone decides the order.
-          weights: share of each source in the rows; equal if not given.
+          rows: one source, or several with equal row length.
+          batch_size: rows per batch, at least 1.
+          seed: any integer; the order depends on nothing else.
+          weights: share of each source in the rows; equal if None.
 
         Raises:
-          DataError: no rows, rows of several lengths, a size below 1, bad weights.
+          DataError: if there are no rows, the row lengths differ, the batch size is
+            below 1, or the weights are invalid.
         """
         self.sources = _check(rows, batch_size=batch_size)
         self.batch_size = batch_size
@@ -73,24 +74,27 @@ class BatchPlan:
         shares = [Fraction(1)] * len(self.sources) if weights is None else weights
         if len(shares) != len(self.sources):
             raise DataError(
-                f"weights: {len(shares)} of them for {len(self.sources)} sources"
+                f"weights: got {len(shares)} for {len(self.sources)} sources"
             )
         self._interleave = Interleave(shares)
 
     @property
     def n_rows(self) -> int:
-        """Rows of all sources together; `example_B` lies below it."""
+        """Number of rows of all sources; `example_B` lies in [-1, n_rows)."""
         return sum(rows.n_rows for rows in self.sources)
 
     def batch_at(self, step: int, *, rows: slice = slice(None)) -> Batch:
-        """Give a batch, or some rows of it.
+        """Return the batch of a step, or some of its rows.
 
         Args:
-          step: from 0, without end.
-          rows: which rows of the global batch; they equal that slice of the whole.
+          step: number of the step, at least 0, without upper bound.
+          rows: slice of rows to return; they equal that slice of the whole batch.
 
         Returns:
-          The batch, as numpy arrays.
+          The batch, as NumPy arrays.
+
+        Raises:
+          ValueError: if the step is negative.
         """
         if step < 0:
             raise ValueError(f"step: {step} must be at least 0")
@@ -106,7 +110,7 @@ class BatchPlan:
         return _gather(self.sources, source_B, row_B, epoch_B)
 
     def count_epochs(self, steps: int) -> list[float]:
-        """Count how often the first `steps` batches go through each source."""
+        """Return how many passes over each source the first `steps` batches make."""
         counts = self._interleave.counts(steps * self.batch_size)
         return [
             float(count / part.n_rows)
@@ -118,60 +122,72 @@ class BatchPlan:
     ) -> list[int]:
         shuffled = []
         for epoch, k in places:
+            # A hash of text: independent permutations for each epoch, equal on every
+            # platform.
             seed = xxhash.xxh32_intdigest(f"{self.seed} {source} {epoch}".encode())
             shuffled.append(shuffle_index(k, size=n_rows, seed=seed))
         return shuffled
 
 
 class EvalPlan:
-    """Every row of a text once, in order; the last batch filled up with padding."""
+    """Batches with every row of a text once, in order; the last batch is padded."""
 
     def __init__(self, rows: Rows | Sequence[Rows], *, batch_size: int) -> None:
         """Plan the batches.
 
         Args:
-          rows: one source, or several of one row length.
-          batch_size: rows in a batch, at least 1.
+          rows: one source, or several with equal row length.
+          batch_size: rows per batch, at least 1.
 
         Raises:
-          DataError: no rows, rows of several lengths, a size below 1.
+          DataError: if there are no rows, the row lengths differ, or the batch size is
+            below 1.
         """
         self.sources = _check(rows, batch_size=batch_size)
         self.batch_size = batch_size
 
     @property
     def n_rows(self) -> int:
-        """Rows of all sources together."""
+        """Number of rows of all sources."""
         return sum(rows.n_rows for rows in self.sources)
 
     @property
     def n_batches(self) -> int:
-        """Batches that hold them all."""
+        """Number of batches that contain all rows."""
         return -(-self.n_rows // self.batch_size)
 
     @property
     def n_predicted(self) -> int:
-        """Targets of weight 1 in all batches."""
+        """Number of targets of weight 1 in all batches."""
         return sum(rows.n_predicted for rows in self.sources)
 
     @property
     def n_bytes(self) -> int:
-        """UTF-8 bytes of the text."""
+        """Number of UTF-8 bytes of the text."""
         return sum(rows.n_bytes for rows in self.sources)
 
     def batch_at(self, index: int, *, rows: slice = slice(None)) -> Batch:
-        """Give a batch, or some rows of it.
+        """Return a batch, or some of its rows.
 
         Args:
           index: in [0, n_batches).
-          rows: which rows of the batch; they equal that slice of the whole.
+          rows: slice of rows to return; they equal that slice of the whole batch.
+
+        Returns:
+          The batch, as NumPy arrays.
+
+        Raises:
+          ValueError: if the index is out of range.
         """
         if not 0 <= index < self.n_batches:
             raise ValueError(f"index: {index} must lie in [0, {self.n_batches})")
         index_B = (index * self.batch_size + np.arange(self.batch_size))[rows]
         real_B = index_B < self.n_rows
         source_B = np.searchsorted(self._ends, index_B, side="right")
+        # searchsorted returns an invalid source past the end: any valid one serves
+        # padding.
         source_B = np.where(real_B, source_B, 0)
+        # A row's number within its source: subtract the rows of the sources before it.
         row_B = index_B - np.concatenate([[0], self._ends])[source_B]
         row_B = np.where(real_B, row_B, -1)
         return _gather(self.sources, source_B, row_B, np.zeros_like(row_B))
@@ -187,9 +203,10 @@ def _check(rows: Rows | Sequence[Rows], *, batch_size: int) -> tuple[Rows, ...]:
         raise DataError(f"batch_size: {batch_size} must be at least 1")
     if not sources or not all(source.n_rows for source in sources):
         raise DataError("rows: a source holds no tokens")
+    # One compiled step serves one row length.
     lengths = {source.seq_len for source in sources}
     if len(lengths) > 1:
-        raise DataError(f"rows: have several lengths {sorted(lengths)}")
+        raise DataError(f"rows: row lengths differ: {sorted(lengths)}")
     return sources
 
 
@@ -199,12 +216,15 @@ def _gather(
     row_B: Int[np.ndarray, " B"],
     epoch_B: Int[np.ndarray, " B"],
 ) -> Batch:
+    # Offsets that make row numbers unique over all sources.
     firsts = np.cumsum([0, *(rows.n_rows for rows in sources)])
     example_B = np.where(row_B < 0, -1, firsts[source_B] + row_B).astype(np.int32)
     epoch_B = epoch_B.astype(np.int32)
     if len(sources) == 1:
         return Batch(*sources[0].take(row_B), example_B, epoch_B)
     parts = [rows.take(row_B[source_B == i]) for i, rows in enumerate(sources)]
+    # Rows are read grouped by source; the argsort of the argsort is the inverse
+    # permutation, which restores the order of the batch.
     order_B = np.argsort(np.argsort(source_B, kind="stable"), kind="stable")
     whole = RowArrays._make(
         np.concatenate(leaves)[order_B] for leaves in zip(*parts, strict=True)

@@ -1,18 +1,20 @@
-"""Pack documents into one stream of tokens, kept on disk, and read it as rows.
+"""Pack documents into one stream of tokens, cache it on disk, and read it as rows.
 
-Documents t, u, ... become one stream with the end-of-text token e before each of them
-and after the last,
+Documents t, u, ... are concatenated, with the end-of-text token e before each document
+and after the last:
 
     e t1 .. tn e u1 .. um e
 
-of which all but the last token are inputs and all but the first are targets: every
-token and every boundary is predicted exactly once, the first token of a document from
-e alone. Row r holds the stream from r T to (r + 1) T; the rest of the last row has
-weight 0. A document that a row cuts starts anew there: its position is 0 again.
+All tokens except the last are inputs, and all except the first are targets. Every token
+and every boundary is predicted exactly once; the first token of a document is predicted
+from e alone. Row r contains the stream from r T to (r + 1) T. The unused end of the
+last row has weight 0. If a row boundary cuts a document, positions restart at 0 in the
+next row.
 
-Only the stream is stored (2 bytes a token up to a vocabulary of 65,536), memory-mapped,
-and the same for every row length. Segments and positions follow from where e stands.
-It is read once on opening, against the hash beside it: see `data.cache`.
+Only the stream is stored (2 bytes per token up to a vocabulary of 65,536). It is
+memory-mapped and independent of the row length; segments and positions follow from the
+locations of e. Each opening reads it once to compare it with its hash: see
+`data.cache`.
 """
 
 import json
@@ -35,7 +37,7 @@ _CHUNK_CHARACTERS = 1 << 22
 
 
 class RowArrays(NamedTuple):
-    """Some rows of a stream."""
+    """Arrays of some rows of a stream."""
 
     tokens_BT: Int[np.ndarray, "B T"]
     targets_BT: Int[np.ndarray, "B T"]
@@ -46,46 +48,51 @@ class RowArrays(NamedTuple):
 
 @dataclass(frozen=True)
 class Rows:
-    """A stream of tokens, read as rows of `seq_len`."""
+    """A stream of tokens, read as rows of `seq_len` tokens."""
 
     stream: NDArray[np.unsignedinteger]
-    """The tokens, end-of-text tokens between and around the documents."""
+    """The tokens (N,), with end-of-text tokens between and around the documents."""
     seq_len: int
     vocab_size: int
     eos_id: int
     n_documents: int
     n_bytes: int
-    """UTF-8 bytes of the documents."""
+    """Number of UTF-8 bytes of the documents."""
     content_hash: str
-    """Changes with the text, the tokenizer or the row length: names what the stream
-    was made of. That it is that stream still is what the cache checks."""
+    """Hash of everything that the rows depend on: text, tokenizer and row length. The
+    cache verifies the stream's own bytes."""
 
     @property
     def n_predicted(self) -> int:
-        """Targets of weight 1: the documents' tokens and one boundary each."""
+        """Number of targets of weight 1: tokens of documents and one boundary each."""
         return self.stream.size - 1
 
     @property
     def n_rows(self) -> int:
-        """Rows, the last of them perhaps in part padding."""
+        """Number of rows; the last one may contain padding."""
+        # Ceiling division in integers; a float would round for large streams.
         return -(-self.n_predicted // self.seq_len)
 
     def take(self, rows: Int[np.ndarray, " B"]) -> RowArrays:
         """Read rows.
 
         Args:
-          rows: their numbers in [0, n_rows); -1 gives a row of padding.
+          rows: row numbers (B,) in [0, n_rows); -1 returns a row of padding.
 
         Returns:
-          The rows, in that order.
+          Arrays (B, T) of these rows, in the given order.
         """
         time = np.arange(self.seq_len + 1)
+        # int64: row number times row length overflows int32 beyond 2^31 tokens.
         at_BS = rows[:, None].astype(np.int64) * self.seq_len + time
         real_BT = (at_BS[:, :-1] < self.n_predicted) & (rows[:, None] >= 0)
+        # Clip to valid indices: padding is read from somewhere and then replaced.
         stream_BS = self.stream[np.clip(at_BS, 0, self.n_predicted)].astype(np.int32)
         tokens_BT = np.where(real_BT, stream_BS[:, :-1], self.eos_id)
         starts_BT = (tokens_BT == self.eos_id) & real_BT
+        # A row starts a segment even inside a document: attention does not cross rows.
         starts_BT[:, 0] = True
+        # A running maximum of the starts gives each token the start of its document.
         start_BT = np.maximum.accumulate(np.where(starts_BT, time[:-1], 0), axis=1)
         return RowArrays(
             tokens_BT=tokens_BT.astype(np.int32),
@@ -105,29 +112,32 @@ def pack_documents(
     seq_len: int,
     cache_dir: str | Path | None = None,
 ) -> Rows:
-    """Tokenise and pack documents, or find what was packed before.
+    """Tokenise and pack documents, or return the cached result.
 
     Args:
-      documents: text, or files of token ids that `tokenizer` made.
-      tokenizer: what encodes them.
-      seq_len: tokens in a row, at least 1.
-      cache_dir: default ~/.cache/lostjax.
+      documents: text, or files of token ids that `tokenizer` produced.
+      tokenizer: tokenizer that encodes the documents.
+      seq_len: tokens per row, at least 1.
+      cache_dir: directory of the cache; default ~/.cache/lostjax.
 
     Returns:
-      The rows, memory-mapped. Possibly none, where there are no documents.
+      The rows, memory-mapped; there are none if there are no documents.
 
     Raises:
-      DataError: a document that cannot be read, an id outside the vocabulary, a
-        cache that cannot be written.
+      DataError: if a document cannot be read, an id is outside the vocabulary,
+        `seq_len` is below 1, or the cache cannot be written.
     """
     if seq_len < 1:
         raise DataError(f"seq_len: {seq_len} must be at least 1")
     root = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    # "1" is the version of the format: raise it to invalidate old caches.
     key = hash_parts("stream 1", documents.fingerprint, tokenizer.fingerprint)
     place = cached(
         root / "tokens" / key, lambda path: _write(path, documents, tokenizer)
     )
     try:
+        # Memory-mapped: the page cache shares it between processes. Pickles, which run
+        # code, are refused.
         stream = np.load(place / "tokens.npy", mmap_mode="r", allow_pickle=False)
         counts = json.loads((place / "counts.json").read_text())
     except (OSError, ValueError) as error:
@@ -146,7 +156,15 @@ def pack_documents(
 
 
 def join_streams(rows: Sequence[Rows]) -> Integer[np.ndarray, " N"]:
-    """Join the streams of several sources, with one end-of-text token between them."""
+    """Concatenate streams of sources, with one end-of-text token between them.
+
+    Args:
+      rows: at least one source.
+
+    Returns:
+      Token ids (N,).
+    """
+    # A stream ends in the token that the next one starts with.
     tails = [part.stream[1:] for part in rows[1:]]
     return np.concatenate([rows[0].stream, *tails])
 
@@ -159,8 +177,9 @@ class _Encoded(NamedTuple):
 def _write(
     path: Path, documents: TextDocuments | TokenFiles, tokenizer: Tokenizer
 ) -> None:
-    """Write a stream as it comes, so that the text may be larger than memory."""
+    """Write a stream incrementally, so that the text may be larger than memory."""
     path.mkdir()
+    # Little-endian on every machine, so that a cache can be copied.
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     eos = np.array([tokenizer.eos_id], dtype)
     n_documents = n_bytes = 0
@@ -174,7 +193,7 @@ def _write(
             n_documents += 1
             n_bytes += document.n_bytes
             size += document.tokens.size + 1
-        # The header has room for any length: rewriting it moves nothing.
+        # NumPy pads the header for any length, so rewriting it in place moves no data.
         file.seek(0)
         _write_header(file, dtype, size)
     counts = {"documents": n_documents, "bytes": n_bytes}
@@ -183,6 +202,7 @@ def _write(
 
 def _write_header(file: BinaryIO, dtype: np.dtype[np.unsignedinteger], n: int) -> None:
     header = {"descr": dtype.str, "fortran_order": False, "shape": (n,)}
+    # Header and data separately: np.save would need the whole array in memory.
     np.lib.format.write_array_header_1_0(file, header)
 
 
@@ -192,6 +212,8 @@ def _encode(
     if isinstance(documents, TokenFiles):
         eos_id, vocab_size = tokenizer.eos_id, tokenizer.vocab_size
         for ids in documents.documents(eos_id=eos_id, vocab_size=vocab_size):
+            # Bits per byte need bytes, and files of tokens have none but the decoded
+            # ones.
             yield _Encoded(ids, len(tokenizer.decode(ids).encode("utf-8")))
         return
     for texts in _chunks(documents):
@@ -205,6 +227,7 @@ def _chunks(documents: TextDocuments) -> Iterator[list[str]]:
     for text in documents:
         chunk.append(text)
         size += len(text)
+        # Large chunks keep all threads of the tokenizer busy.
         if size >= _CHUNK_CHARACTERS:
             yield chunk
             chunk, size = [], 0

@@ -1,6 +1,6 @@
-"""A corpus: the documents to train on and those that are held out.
+"""A corpus: training documents and held-out documents.
 
-`sources` says how a corpus is named, `heldout` how a part of a text is chosen.
+`sources` defines the names of corpora, `heldout` the choice of held-out documents.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from lostjax.data.text.token_files import TokenFiles
 from lostjax.errors import DataError
 
 DEFAULT_FRACTION = 0.05
-"""How much of a text is held out that has no held-out part of its own."""
+"""Fraction held out of a text that has no held-out part of its own."""
 
 
 @dataclass(frozen=True)
@@ -23,46 +23,47 @@ class CorpusPart:
     """One source of a mixture."""
 
     name: str
-    """What the user called it."""
+    """Name of the source as the user wrote it."""
     weight: Fraction
     """Share of the rows, relative to the other parts."""
     documents: TextDocuments | TokenFiles
-    """What to train on."""
+    """Training documents."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Documents to train on, with their shares, and held-out ones."""
+    """Training documents with their shares, and held-out documents."""
 
     parts: tuple[CorpusPart, ...]
     heldout_parts: tuple[TextDocuments | TokenFiles, ...]
-    """The held-out documents, those of each source together."""
+    """Held-out documents of each source."""
 
     @property
     def train(self) -> Chain:
-        """The texts to train on, one part after the other; tokenised parts left out."""
+        """Training texts of all parts in order, without parts already tokenised."""
         return _texts(part.documents for part in self.parts)
 
     @property
     def heldout(self) -> Chain:
-        """The held-out texts; tokenised parts left out."""
+        """Held-out texts of all parts, without parts already tokenised."""
         return _texts(self.heldout_parts)
 
 
 def open_corpus(source: str, *, heldout: str | float = "auto") -> Corpus:
-    """Open a source of text and choose what to hold out.
+    """Open a source of text and split off the held-out documents.
 
     Args:
-      source: where the text is; see `lostjax.data.text.sources` for the grammar.
-      heldout: `auto` (the held-out part that a source comes with: sotu from 2011 on,
-        a data set's validation or test split; else 0.05), a fraction in (0, 0.5] of
-        each part, or another source, all of which is held out.
+      source: the text; see `lostjax.data.text.sources` for the grammar.
+      heldout: `auto`, a fraction in (0, 0.5] of each part, or another source that is
+        held out entirely. `auto` uses the held-out part that a source provides (sotu:
+        messages from 2011 on; data sets: the validation or test split), else the
+        fraction 0.05.
 
     Returns:
-      The corpus. Files are found, but read only when iterated over.
+      The corpus. Files are located now but read only during iteration.
 
     Raises:
-      DataError: what is wrong with the source, in one line.
+      DataError: if anything is wrong with a source, in one line.
 
     Example:
       corpus = open_corpus("0.7*sotu,0.3*books/*.txt")
@@ -106,13 +107,14 @@ def _split(
 def _open_heldout(held: str, source: str) -> tuple[TextDocuments | TokenFiles, ...]:
     if held == source.strip():
         raise DataError(
-            f"heldout: {held!r} is also the source; held-out text must be another, "
-            "or auto, or a fraction"
+            f"heldout: {held!r} is also the source; pass another source, auto, or a "
+            "fraction"
         )
     try:
         names = parse_source(held)
         return tuple(open_part(part.name).whole for part in names)
     except DataError as error:
+        # Name the argument: the same grammar also parses the source.
         raise DataError(f"heldout: {error}") from error
 
 
@@ -122,13 +124,15 @@ def _check_apart(
 ) -> None:
     if common := _paths(train) & _paths(out):
         raise DataError(
-            f"heldout: {min(common)} is also trained on; held-out text must be another"
+            f"heldout: {min(common)} is also in the training text; pass other files"
         )
 
 
 def _paths(parts: Iterable[TextDocuments | TokenFiles]) -> set[Path]:
     files = (TextFiles, JsonLines, TokenFiles)
     return {
+        # Compare resolved paths, so that links and relative names of one file are
+        # found.
         path.resolve()
         for part in parts
         if isinstance(part, files)

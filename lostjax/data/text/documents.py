@@ -1,8 +1,8 @@
-"""Documents: text that is read again on every pass, and known by a hash of its bytes.
+"""Documents: texts that are read from disk on every pass and identified by a hash.
 
-A text file is one document; so is a line of a .jsonl file. Nothing is held in memory
-between passes. The fingerprint is that of the raw bytes, so that what was made of a
-text once (a tokenizer, tokens) is found again without parsing it.
+A text file is one document, and so is each line of a .jsonl file. Nothing stays in
+memory between passes. The fingerprint hashes the raw bytes, so that cached results (a
+tokenizer, tokens) are found without parsing the text.
 """
 
 import json
@@ -19,27 +19,28 @@ from lostjax.errors import DataError, first_line
 
 @runtime_checkable
 class TextDocuments(Protocol):
-    """Documents as strings, iterable any number of times, in one order."""
+    """Documents as strings; iterable repeatedly, always in the same order."""
 
     def __iter__(self) -> Iterator[str]:
-        """Give the documents in order, none of them empty."""
+        """Iterate over the documents in order; none is empty."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash that changes when any document or their order does."""
+        """A hash that changes if any document or their order changes."""
 
 
 @dataclass(frozen=True)
 class TextFiles:
-    """UTF-8 text files, each one document; empty files are passed over."""
+    """UTF-8 text files with one document each; empty files are skipped."""
 
     paths: tuple[Path, ...]
 
     def __iter__(self) -> Iterator[str]:
-        """Read the files in order.
+        """Iterate over the texts of the files, in order.
 
         Raises:
-          DataError: a file that is not UTF-8, with the offset of the first bad byte.
+          DataError: if a file is not UTF-8; the message contains the offset of the
+            first bad byte.
         """
         for path in self.paths:
             if text := _decode(_read(path), where=str(path)):
@@ -47,22 +48,23 @@ class TextFiles:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the files' bytes, in order; names do not count."""
+        """A hash of the files' bytes, in order; names do not matter."""
         return hash_parts("text", *map(hash_file, self.paths))
 
 
 @dataclass(frozen=True)
 class JsonLines:
-    """Files with a JSON object a line, whose `field` is a document."""
+    """Files with one JSON object per line, whose `field` is a document."""
 
     paths: tuple[Path, ...]
     field: str = "text"
 
     def __iter__(self) -> Iterator[str]:
-        """Read the documents in order; blank lines and empty texts are passed over.
+        """Iterate over the documents in order; blank lines and empty texts are skipped.
 
         Raises:
-          DataError: bad JSON, no such field, a field that is no string; with the line.
+          DataError: if a line is not JSON, lacks the field, or its field is not a
+            string; the message contains the line number.
         """
         for path in self.paths:
             with _open(path) as file:
@@ -79,7 +81,7 @@ class JsonLines:
         where = f"{path}:{number}"
         try:
             record = json.loads(_decode(line, where=where))
-        # A number of 5,000 digits or 100,000 brackets are bad JSON as well.
+        # Numbers of 5,000 digits raise ValueError, deep nesting RecursionError.
         except (RecursionError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
@@ -102,30 +104,30 @@ class JsonLines:
 
 @dataclass(frozen=True)
 class Chain:
-    """Documents of several places, one after the other."""
+    """Documents of several parts, one part after the other."""
 
     parts: tuple[TextDocuments, ...]
 
     def __iter__(self) -> Iterator[str]:
-        """Give the documents of each part in order."""
+        """Iterate over the documents of each part, in order."""
         for part in self.parts:
             yield from part
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the parts' fingerprints; that of the only part, if it is one."""
+        """A hash of the parts' fingerprints; a single part keeps its own."""
         prints = [part.fingerprint for part in self.parts]
         return prints[0] if len(prints) == 1 else hash_parts("chain", *prints)
 
 
 @dataclass(frozen=True)
 class GivenDocuments:
-    """Documents that are in memory."""
+    """Documents in memory."""
 
     texts: Sequence[str]
 
     def __iter__(self) -> Iterator[str]:
-        """Give the documents that are not empty."""
+        """Iterate over the documents that are not empty."""
         return (text for text in self.texts if text)
 
     @cached_property
@@ -135,17 +137,21 @@ class GivenDocuments:
 
 
 def check_unicode(text: str, *, where: str) -> str:
-    """Give a text back if it can be written as UTF-8.
+    """Return the text unchanged if it can be encoded as UTF-8.
+
+    Args:
+      text: the text to check.
+      where: location of the text, for the error message.
 
     Raises:
-      DataError: where it holds half of a surrogate pair, as JSON can.
+      DataError: if the text contains half of a surrogate pair, which JSON allows.
     """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise DataError(
             f"{where}: character {error.start} is half of a surrogate pair, "
-            "which is no text"
+            "which is not valid text"
         ) from error
     return text
 

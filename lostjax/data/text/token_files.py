@@ -1,7 +1,7 @@
-"""Texts that are tokens already: .npy arrays of integers, .bin files of uint16.
+"""Texts that are already tokenised: .npy arrays of integers, .bin files of uint16.
 
-The tokenizer that made them has to be given too. Documents end at its end-of-text
-token; an array without any is one document.
+The tokenizer that produced them must be passed too. Documents end at its end-of-text
+token; an array without one is a single document.
 """
 
 import itertools
@@ -21,13 +21,13 @@ _BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class TokenFiles:
-    """Files of token ids, or the same stretch of each of them."""
+    """Files of token ids, or the same fraction of each of them."""
 
     paths: tuple[Path, ...]
     start: float = 0.0
-    """Where the stretch begins, as a fraction of the file."""
+    """Start of the stretch, as a fraction of the file."""
     stop: float = 1.0
-    """Where it ends."""
+    """End of the stretch, as a fraction of the file."""
 
     @cached_property
     def fingerprint(self) -> str:
@@ -38,14 +38,17 @@ class TokenFiles:
     def documents(
         self, *, eos_id: int, vocab_size: int
     ) -> Iterator[NDArray[np.integer]]:
-        """Give the documents in order, without the end-of-text tokens between them.
+        """Iterate over the documents, without the end-of-text tokens between them.
 
         Args:
-          eos_id: the token that ends a document.
+          eos_id: id of the end-of-text token.
           vocab_size: ids must lie in [0, vocab_size).
 
+        Yields:
+          Token ids (N,) of each document in order, N >= 1.
+
         Raises:
-          DataError: a file that is no such array, or an id outside the vocabulary.
+          DataError: if a file is not such an array, or an id is outside the vocabulary.
         """
         for path in self.paths:
             whole = open_tokens(path)
@@ -63,18 +66,21 @@ def open_tokens(path: Path) -> NDArray[np.integer]:
     """Open a file of token ids, memory-mapped.
 
     Args:
-      path: a .npy file with one axis of integers, or a .bin file of little-endian
-        uint16.
+      path: a .npy file of a one-dimensional integer array, or a .bin file of
+        little-endian uint16.
+
+    Returns:
+      Token ids (N,), N >= 1.
 
     Raises:
-      DataError: where it is something else, or empty.
+      DataError: if the file is anything else, or empty.
     """
     try:
         if path.suffix == ".bin":
             tokens = _open_bin(path)
         else:
-            # The header of a .npy file is text that numpy evaluates: a broken one
-            # raises whatever that comes to. Pickled objects are never loaded.
+            # NumPy evaluates the header of a .npy file as text, so a broken header can
+            # raise any exception. Pickled objects, which run code, are never loaded.
             tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except DataError:
         raise
@@ -95,11 +101,12 @@ def _open_bin(path: Path) -> NDArray[np.integer]:
         raise DataError(f"{path}: empty, holds no tokens")
     if size % 2:
         raise DataError(f"{path}: {size} bytes are not a whole number of uint16 ids")
+    # Little-endian on every machine: the format has no header to tell.
     return np.memmap(path, dtype="<u2", mode="r")
 
 
 def _find_ends(tokens: NDArray[np.integer], eos_id: int) -> Iterator[int]:
-    """Find the end-of-text tokens, a block at a time: a file may exceed the memory."""
+    """Find the end-of-text tokens blockwise, because a file may exceed the memory."""
     for start in range(0, tokens.size, _BLOCK):
         block = tokens[start : start + _BLOCK]
         yield from (start + np.flatnonzero(block == eos_id)).tolist()
@@ -115,6 +122,6 @@ def _check_ids(
             at = int(bad[0])
             raise DataError(
                 f"{path}: token id {int(block[at])} at index {first + start + at} is "
-                f"outside the vocabulary of {vocab_size}; give the tokenizer it was "
-                "made with"
+                f"outside the vocabulary of {vocab_size}; pass the tokenizer that "
+                "produced it"
             )

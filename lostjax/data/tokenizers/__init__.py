@@ -1,1 +1,1 @@
-"""Tokenizers: text to token ids and back."""
+"""Tokenizers: byte-level BPE, bytes, SentencePiece."""

@@ -1,12 +1,14 @@
 """Byte-level byte-pair encoding, and any other tokenizer.json.
 
-Starting from the 256 bytes, the most frequent pair of neighbours within a word becomes
-a new token, until there are enough. Any text can be encoded and comes back exactly.
+Training starts from the 256 bytes and repeatedly merges the most frequent pair of
+neighbours within a word into a new token. Any text can be encoded and is decoded
+exactly.
 
 Sennrich, Haddow and Birch, "Neural Machine Translation of Rare Words with Subword
-Units", 2016 (arXiv:1508.07909); over bytes as in Radford et al., "Language Models are
-Unsupervised Multitask Learners", 2019. The `tokenizers` library does the work: 12 MB
-take it about 3 seconds to learn 4,096 tokens from and 3 to encode, on two cores.
+Units", 2016, arXiv:1508.07909; over bytes as in Radford et al., "Language Models are
+Unsupervised Multitask Learners", 2019. The `tokenizers` library does the work: for 12
+MB of text, learning 4,096 tokens takes about 3 seconds, and encoding 3 seconds, on two
+cores.
 """
 
 import json
@@ -24,14 +26,15 @@ from lostjax.data.cache import hash_parts
 from lostjax.errors import DataError, first_line
 
 EOS = "<|endoftext|>"
-"""The end-of-text token of the tokenizers that are made here."""
+"""End-of-text token of the tokenizers that are trained here."""
 
 _EOS_NAMES = (EOS, "<|end_of_text|>", "</s>", "<eos>", "[EOS]")
 _LONG = 1 << 20
 _ROOM = 16
 _LEAST_ROOM = 1 << 16
-"""Ids may have gaps: they stay below so many a token, or below this in all."""
-# Where byte-level pre-tokenisation always cuts: before a newline that ends a line.
+"""Limit on gaps: ids must be below _ROOM per token, or below _LEAST_ROOM."""
+# Byte-level pre-tokenisation always cuts before a newline that ends a line: splitting a
+# text there does not change its tokens.
 _LINE_END = re.compile(r"(?<=\S)(?=\n)")
 
 
@@ -39,14 +42,15 @@ class BpeTokenizer:
     """A tokenizer of the `tokenizers` library."""
 
     def __init__(self, inner: HuggingFaceTokenizer, *, name: str = "tokenizer") -> None:
-        """Wrap a tokenizer.
+        """Wrap a tokenizer of the library.
 
         Args:
-          inner: the library's; it is changed, so that special tokens are read as text.
-          name: what errors call it.
+          inner: the library's tokenizer; modified so that the spelling of special
+            tokens is encoded as text.
+          name: name of the tokenizer in error messages.
 
         Raises:
-          DataError: where it has no end-of-text token.
+          DataError: if it has no end-of-text token.
         """
         vocab = inner.get_vocab(with_added_tokens=True)
         eos = next((name for name in _EOS_NAMES if name in vocab), None)
@@ -54,15 +58,17 @@ class BpeTokenizer:
             raise DataError(
                 f"{name}: has none of the end-of-text tokens {', '.join(_EOS_NAMES)}"
             )
+        # Hash before changing `inner`: the hash then depends on the file alone.
         self.fingerprint = hash_parts("tokenizers", inner.to_str())
-        # Special, so that text which spells it is encoded as text.
+        # Special, so that text that contains its spelling is encoded as text.
         inner.add_special_tokens([AddedToken(eos, special=True, normalized=False)])
         inner.encode_special_tokens = True
+        # A tokenizer.json may pad or cut texts, which would change the corpus.
         inner.no_padding()
         inner.no_truncation()
         self._inner = inner
         self.eos_id: int = vocab[eos]
-        # Ids may have gaps: a table of logits needs room up to the largest.
+        # Ids may have gaps: a table of logits needs room up to the largest id.
         self.vocab_size = max(vocab.values()) + 1
         kind = inner.pre_tokenizer
         self._splits = (
@@ -73,7 +79,7 @@ class BpeTokenizer:
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.integer]]:
-        """Encode texts; long ones in pieces, several at a time."""
+        """Encode texts; long texts are split and encoded in parallel."""
         pieces = [self._pieces(text) for text in texts]
         encoded = self._inner.encode_batch_fast(
             [piece for parts in pieces for piece in parts], add_special_tokens=False
@@ -85,7 +91,7 @@ class BpeTokenizer:
         ]
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
-        """Decode ids; end-of-text tokens give nothing."""
+        """Decode ids; end-of-text tokens are dropped."""
         kept = [int(one) for one in ids if int(one) != self.eos_id]
         return str(self._inner.decode(kept, skip_special_tokens=False))
 
@@ -99,6 +105,7 @@ class BpeTokenizer:
         if not self._splits or len(text) < _LONG:
             return [text]
         cuts = [0]
+        # Pieces of about 1 MiB: the library parallelises over texts, not within one.
         while cuts[-1] + _LONG < len(text):
             match = _LINE_END.search(text, cuts[-1] + _LONG)
             cuts.append(match.start() if match else len(text))
@@ -108,14 +115,17 @@ class BpeTokenizer:
 
 
 def train_bpe(size: int, documents: Iterable[str]) -> BpeTokenizer:
-    """Train a byte-level BPE: the same text always gives the same tokenizer.
+    """Train a byte-level BPE; the same text always yields the same tokenizer.
 
     Args:
-      size: tokens, the 256 bytes and end of text among them.
-      documents: the text.
+      size: number of tokens, including the 256 bytes and end of text.
+      documents: the training text.
+
+    Returns:
+      The tokenizer.
 
     Raises:
-      DataError: where there is no text.
+      DataError: if there is no text.
     """
     inner = byte_level(models.BPE())
     trainer = trainers.BpeTrainer(
@@ -129,7 +139,7 @@ def train_bpe(size: int, documents: Iterable[str]) -> BpeTokenizer:
 
 
 def byte_level(model: models.BPE) -> HuggingFaceTokenizer:
-    """Make a tokenizer that reads and writes bytes, however they are merged."""
+    """Build a tokenizer that reads and writes bytes, for any merges of them."""
     inner = HuggingFaceTokenizer(model)
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -137,10 +147,11 @@ def byte_level(model: models.BPE) -> HuggingFaceTokenizer:
 
 
 def byte_symbols() -> list[str]:
-    """Give the printable symbol of each byte, in order of the bytes."""
+    """Return the printable symbols of all bytes, in order of the bytes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = (byte for byte in range(256) if byte not in printable)
     table = {byte: chr(byte) for byte in printable}
+    # GPT-2's table: bytes without a printable symbol are mapped to 256 and above.
     table |= {byte: chr(256 + i) for i, byte in enumerate(others)}
     return [table[byte] for byte in range(256)]
 
@@ -148,13 +159,19 @@ def byte_symbols() -> list[str]:
 def read_tokenizer_json(path: Path) -> BpeTokenizer:
     """Read a tokenizer.json.
 
-    Its ids are looked at first: the library makes tables as long as the largest, and
-    ends the process where there is no memory for them. It then gets what was looked at,
-    not the file, which may say a thing twice.
+    The ids are checked first, because the library allocates tables up to the largest id
+    and aborts the process if there is not enough memory. The library then receives the
+    parsed values instead of the file, because a file can contain a key twice.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The tokenizer.
 
     Raises:
-      DataError: where it is something else, has no end-of-text token, or ids far above
-        the number of its tokens.
+      DataError: if the file is not a tokenizer.json, has no end-of-text token, or has
+        ids far above its number of tokens.
     """
     try:
         values = json.loads(path.read_bytes())
@@ -170,14 +187,14 @@ def read_tokenizer_json(path: Path) -> BpeTokenizer:
         )
     try:
         inner = HuggingFaceTokenizer.from_str(json.dumps(values))
-    # The library raises plain Exception for whatever is wrong with a file.
+    # The library raises plain Exception for every fault of a file.
     except Exception as error:
         raise DataError(f"{path}: not a tokenizer.json: {first_line(error)}") from error
     return BpeTokenizer(inner, name=str(path))
 
 
 def _find_ids(values: Any) -> list[int]:
-    """List the ids of a tokenizer.json, whatever else is wrong with it."""
+    """List the ids of a tokenizer.json, even if other parts of it are wrong."""
 
     def look(owner: Any, name: str) -> Any:
         return owner.get(name) if isinstance(owner, dict) else None
@@ -198,4 +215,4 @@ def _some(documents: Iterable[str]) -> Iterator[str]:
         empty = False
         yield text
     if empty:
-        raise DataError("tokenizer: there is no text to train it on")
+        raise DataError("tokenizer: there is no text to train on")

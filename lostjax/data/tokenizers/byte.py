@@ -1,4 +1,4 @@
-"""UTF-8 bytes as tokens: nothing to train, 257 ids."""
+"""A tokenizer of UTF-8 bytes: 257 ids, no training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,23 +11,24 @@ from lostjax.data.tokenizers.bpe import EOS, byte_level, byte_symbols
 
 
 class ByteTokenizer:
-    """UTF-8 bytes as ids 0 to 255, end of text as 256."""
+    """Encodes UTF-8 bytes as ids 0 to 255; end of text is 256."""
 
     vocab_size = 257
     eos_id = 256
     fingerprint = "bytes"
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.integer]]:
-        """Encode texts as their UTF-8 bytes."""
+        """Encode each text as its UTF-8 bytes."""
         return [np.frombuffer(text.encode("utf-8"), np.uint8) for text in texts]
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
-        """Decode ids; bytes that are no UTF-8 become U+FFFD."""
+        """Decode ids; bytes that are not valid UTF-8 become U+FFFD."""
         array = np.asarray(ids, np.int64)
+        # End of text (256) and any larger id are not bytes.
         return array[array < 256].astype(np.uint8).tobytes().decode("utf-8", "replace")
 
     def save(self, path: Path) -> Path:
-        """Write the byte-level BPE without merges, which gives the same ids."""
+        """Write an equivalent byte-level BPE without merges, which has the same ids."""
         path = path.with_suffix(".json")
         vocab = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
         inner = byte_level(models.BPE(vocab=vocab, merges=[]))

@@ -1,10 +1,10 @@
-"""SentencePiece models as tokenizers; needs the `sentencepiece` extra.
+"""SentencePiece models as tokenizers; needs the extra `sentencepiece`.
 
-Kudo and Richardson, "SentencePiece: A simple and language independent subword
-tokenizer and detokenizer for Neural Text Processing", 2018 (arXiv:1808.06226).
+Kudo and Richardson, "SentencePiece: A simple and language independent subword tokenizer
+and detokenizer for Neural Text Processing", 2018, arXiv:1808.06226.
 
-Most models normalise text (spaces, compatibility forms), so decoding gives the
-normalised text; bits per byte still count the bytes of the text as it was.
+Most models normalise text (spaces, compatibility forms), so decoding returns normalised
+text. Bits per byte still count the bytes of the original text.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,17 @@ from lostjax.errors import DataError, first_line
 
 
 class SentencePieceTokenizer:
-    """A SentencePiece .model file."""
+    """A tokenizer from a SentencePiece .model file."""
 
     def __init__(self, path: Path) -> None:
         """Load the model.
 
+        Args:
+          path: the .model file.
+
         Raises:
-          DataError: no such package, a broken file, a model without end-of-text token.
+          DataError: if the package is missing, the file is broken, or the model has no
+            end-of-text token.
         """
         try:
             import sentencepiece
@@ -51,7 +55,7 @@ class SentencePieceTokenizer:
         return [np.asarray(self._inner.encode(text), np.uint32) for text in texts]
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
-        """Decode ids; end-of-text tokens give nothing."""
+        """Decode ids; end-of-text tokens are dropped."""
         kept = [int(one) for one in ids if int(one) != self.eos_id]
         return str(self._inner.decode(kept))
 

@@ -1,13 +1,13 @@
-"""Tokenizers: text to ids and back, each id below `vocab_size`.
+"""Tokenizers: text to ids and back; ids lie in [0, vocab_size).
 
     bpe:SIZE          byte-level BPE of SIZE tokens, trained on the training text
-    bytes             UTF-8 bytes, and end of text as 256
+    bytes             UTF-8 bytes; end of text is 256
     FILE.json         a tokenizer.json of the `tokenizers` library
     FILE.model        a SentencePiece model (extra `sentencepiece`)
 
-Text never encodes to the end-of-text token, whatever is written in it: that token
-marks where documents end, and only the packing puts it there. Byte-level tokenizers
-give back exactly the text that they encoded.
+No text encodes to the end-of-text token, even if it contains the token's spelling: the
+token marks the ends of documents, and only the packing inserts it. Byte-level
+tokenizers decode to exactly the text that they encoded.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,31 +32,31 @@ from lostjax.numerals import read_whole
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What turns documents into ids and back."""
+    """Encodes documents as ids and decodes ids to text."""
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are."""
+        """Number of ids."""
 
     @property
     def eos_id(self) -> int:
-        """The id of the end-of-text token."""
+        """Id of the end-of-text token."""
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all that the encoding depends on."""
+        """A hash of everything that the encoding depends on."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.integer]]:
         """Encode texts, without end-of-text tokens."""
 
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
-        """Decode ids; end-of-text tokens give nothing."""
+        """Decode ids; end-of-text tokens are dropped."""
 
     def save(self, path: Path) -> Path:
-        """Write a file that `load_tokenizer` reads.
+        """Write a file that `load_tokenizer` can read.
 
         Args:
-          path: its name; the right suffix replaces the one it has.
+          path: path of the file; its suffix is replaced by the right one.
 
         Returns:
           The path that was written.
@@ -73,19 +73,23 @@ def load_tokenizer(
 
     Args:
       spec: bpe:SIZE with SIZE >= 257, bytes, or a file (see the module).
-      documents: the training text, for bpe:SIZE; its tokenizer is kept under
-        `cache_dir` by the hash of the text and read from there the next time.
-      cache_dir: default ~/.cache/lostjax.
+      documents: training text for bpe:SIZE. The trained tokenizer is cached by the hash
+        of this text.
+      cache_dir: directory of the cache; default ~/.cache/lostjax.
+
+    Returns:
+      The tokenizer.
 
     Raises:
-      DataError: an unknown spec, a missing or broken file, no text to train on.
+      DataError: if the spec is unknown, a file is missing or broken, or there is no
+        text to train on.
     """
     if spec == "bytes":
         return ByteTokenizer()
     if spec.startswith("bpe:"):
         size = _parse_size(spec)
         if documents is None:
-            raise DataError(f"tokenizer {spec}: needs text to be trained on")
+            raise DataError(f"tokenizer {spec}: needs text to train on")
         return _train_cached(size, _as_documents(documents), cache_dir)
     path = Path(spec).expanduser()
     if not path.is_file():
@@ -102,13 +106,15 @@ def load_tokenizer(
 
 
 def count_tokens(spec: str) -> int:
-    """Give the vocabulary's size without text: bpe:SIZE is taken at its word.
+    """Return the vocabulary size of a tokenizer without training it.
+
+    For bpe:SIZE this is SIZE.
 
     Args:
-      spec: as of `load_tokenizer`.
+      spec: see `load_tokenizer`.
 
     Raises:
-      DataError: an unknown spec, a missing or broken file.
+      DataError: if the spec is unknown, or a file is missing or broken.
     """
     if spec.startswith("bpe:"):
         return _parse_size(spec)
@@ -116,29 +122,34 @@ def count_tokens(spec: str) -> int:
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> Path:
-    """Write DIRECTORY/tokenizer.json, or .model for SentencePiece, in one step.
+    """Write DIRECTORY/tokenizer.json, or .model for SentencePiece, atomically.
+
+    Args:
+      tokenizer: the tokenizer.
+      directory: existing directory.
 
     Returns:
       The path that was written.
 
     Raises:
-      OSError: where it cannot be written; one that was there stays.
+      OSError: if the file cannot be written; an existing file stays unchanged.
     """
     with temporary_directory(Path(directory)) as aside:
         fresh = tokenizer.save(aside / "tokenizer.json")
+        # A rename within the directory: readers never see a partial file.
         return fresh.replace(Path(directory) / fresh.name)
 
 
 def load_saved_tokenizer(directory: str | Path) -> Tokenizer:
-    """Load what `save_tokenizer` wrote into a directory.
+    """Load the tokenizer that `save_tokenizer` wrote to a directory.
 
     Raises:
-      DataError: where there is none.
+      DataError: if there is none.
     """
     for name in ("tokenizer.json", "tokenizer.model"):
         if (Path(directory) / name).is_file():
             return load_tokenizer(str(Path(directory) / name))
-    raise DataError(f"{directory}: holds no tokenizer.json or tokenizer.model")
+    raise DataError(f"{directory}: contains no tokenizer.json or tokenizer.model")
 
 
 def _parse_size(spec: str) -> int:
@@ -147,7 +158,7 @@ def _parse_size(spec: str) -> int:
         shown = spec if len(spec) <= 40 else spec[:40] + "..."
         raise DataError(
             f"tokenizer {shown!r}: SIZE of bpe:SIZE must be an integer from 257 "
-            "(all bytes and end of text) to 1048576, as bpe:4096"
+            "(all bytes and end of text) to 1048576, such as bpe:4096"
         )
     return size
 
@@ -163,8 +174,8 @@ def _train_cached(
 ) -> Tokenizer:
     if isinstance(documents, Chain) and not documents.parts:
         raise DataError(
-            f"tokenizer bpe:{size}: the source is tokenised already; give the "
-            "tokenizer that made it (a tokenizer.json or .model file, or bytes)"
+            f"tokenizer bpe:{size}: the source is already tokenised; pass the "
+            "tokenizer that produced it (a tokenizer.json or .model file, or bytes)"
         )
     root = default_cache_dir() if cache_dir is None else Path(cache_dir)
     name = hash_parts("bpe", str(size), documents.fingerprint)
@@ -172,5 +183,7 @@ def _train_cached(
     def make(path: Path) -> None:
         train_bpe(size, documents).save(path)
 
+    # Read back even after training: a cached tokenizer and a fresh one are the same
+    # file.
     file = cached(root / "tokenizers" / f"bpe-{size}-{name}.json", make)
     return read_tokenizer_json(file)

@@ -1,1 +1,1 @@
-"""FRUGAL: split each gradient into a part with optimiser state and a rest."""
+"""FRUGAL: split each gradient into a part with optimiser state and a rest without."""

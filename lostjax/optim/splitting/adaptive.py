@@ -1,16 +1,16 @@
-"""What FRUGAL's state weighs, and how it shrinks while a run goes on.
+"""The size of FRUGAL's state, and rules that reduce it during a run.
 
-AdaFRUGAL (2026, arXiv:2601.11568) lets the density fall and the gap between refreshes
-grow; its two rules are here as plain functions, as a summary of the paper gives them:
-the paper itself was not at hand.
+AdaFRUGAL (2026, arXiv:2601.11568) lowers the density and increases the gap between
+refreshes. Its two rules are implemented here as plain functions. They follow a summary
+of the paper; the paper itself was not available.
 
     density(t) = max(end, start - (start - end) t / T)
-    gap <- min(largest, factor * gap)   where the validation loss has settled
+    gap <- min(largest, factor * gap)   if the validation loss has settled
 
-A density makes shapes, so it changes on the host, between two steps: a new
-transformation, and the state of the old one resized for it. Each density is a program
-to compile; let it fall by a few stairs. A gap does not: it may be an argument of
-`optax.inject_hyperparams` and change at any step.
+The density determines shapes, so it changes on the host between two steps: build a new
+transformation and resize the old state for it. Each density requires a compilation, so
+use a few stairs only. The gap can change at any step without compilation, as an
+argument of `optax.inject_hyperparams`.
 """
 
 import math
@@ -32,11 +32,11 @@ def state_bytes(state: optax.OptState) -> int:
     """Count the bytes of a state's arrays.
 
     Args:
-      state: any tree of arrays or of `jax.ShapeDtypeStruct`, such as
-        `jax.eval_shape(tx.init, params)` gives without making anything.
+      state: any tree of arrays or of `jax.ShapeDtypeStruct`, such as the result of
+        `jax.eval_shape(tx.init, params)`, which allocates nothing.
 
     Returns:
-      Bytes, of whole arrays: a sharded one counts once.
+      Bytes of the global arrays; a sharded array counts once.
     """
     return sum(
         math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
@@ -50,10 +50,10 @@ def active_fraction(
     subspace: Subspace | None = None,
     matrices: MatricesOrRule | None = None,
 ) -> float:
-    """Give the share of parameter entries for which FRUGAL keeps moments.
+    """Compute the fraction of parameter entries for which FRUGAL keeps moments.
 
-    In a small model with a large vocabulary it is far above the density, since the
-    embedding and the head keep theirs.
+    In a small model with a large vocabulary the fraction is far above the density,
+    because the embedding and the head keep all their moments.
 
     Args:
       params: a tree of arrays or of `jax.ShapeDtypeStruct`.
@@ -62,11 +62,11 @@ def active_fraction(
       matrices: see `scale_by_frugal`; None for `find_matrices`.
 
     Returns:
-      Entries of one moment over entries of the parameters, in [0, 1]; 0 for an empty
-      tree. In an orthonormal subspace the basis is not counted.
+      Entries of one moment divided by entries of the parameters, in [0, 1]; 0 for an
+      empty tree. The basis of an orthonormal subspace is not counted.
 
     Raises:
-      ValueError: as `scale_by_frugal` and its `init` do.
+      ValueError: under the conditions of `scale_by_frugal` and its `init`.
     """
     density = check_density(density)
     subspace = rows() if subspace is None else subspace
@@ -75,6 +75,7 @@ def active_fraction(
     active = sum(tree.leaves[i].size for i in tree.rest)
     for group in tree.groups:
         for i, matrix in group.items():
+            # Shapes alone: nothing is allocated, and no SVD runs.
             kept, _ = jax.eval_shape(
                 lambda leaf, m=matrix: m.start(leaf, seed=0), tree.leaves[i]
             )
@@ -85,13 +86,14 @@ def active_fraction(
 def resize_density(
     state: optax.OptState, params: PyTree, *, tx: optax.GradientTransformation
 ) -> optax.OptState:
-    """Turn a state of one density into a state of another: a refresh, on the host.
+    """Convert a state to another density, on the host; acts as a refresh.
 
-    The next update draws a new subspace; moments in it start from zero, whatever the
-    rule. The counts and everything else, as the moments of embeddings, stay.
+    The next update draws a new subspace, and its moments start from zero under every
+    rule. Counts and the moments of arrays that are not split, such as embeddings, are
+    kept.
 
     Args:
-      state: of a transformation with `scale_by_frugal` or `frugal` anywhere in it.
+      state: state of a transformation that contains `scale_by_frugal` or `frugal`.
       params: the parameters.
       tx: the same transformation with the new density.
 
@@ -99,37 +101,37 @@ def resize_density(
       A state of `tx`.
 
     Raises:
-      ValueError: where the state is not FRUGAL's, or differs from one of `tx` in more
-        than what the density decides.
+      ValueError: if the state contains no FRUGAL state, or differs from a state of `tx`
+        in more than the density determines.
     """
     if not any(map(_is_frugal, jax.tree.leaves(state, is_leaf=_is_frugal))):
-        raise ValueError("state: holds no FrugalState")
+        raise ValueError("state: contains no FrugalState")
     try:
         resized: optax.OptState = jax.tree.map(
             _resize, tx.init(params), state, is_leaf=_is_frugal
         )
     except ValueError as error:
-        raise ValueError(f"tx: its state differs from the one given: {error}") from None
+        raise ValueError(f"tx: its state does not match `state`: {error}") from None
     return resized
 
 
 def falling_density(
     step: int, *, steps: int, start: float = 0.25, end: float = 0.05
 ) -> float:
-    """Let the density fall on a line: AdaFRUGAL's.
+    """Compute the density of a step, falling linearly: AdaFRUGAL's rule.
 
     Args:
-      step: 0-based, of the run.
-      steps: of the whole run, T, at least 1.
+      step: step of the run, 0-based.
+      steps: number of steps of the run T, at least 1.
       start: density at step 0, in [0, 1].
-      end: density from step T on, at most start. The defaults are AdaFRUGAL's.
+      end: lower bound of the density, in [0, start]. The defaults are AdaFRUGAL's.
 
     Returns:
       The density. Round it to a few stairs, such as `round(20 * density) / 20`, before
-      making a transformation of it.
+      building a transformation.
 
     Raises:
-      ValueError: where an argument is outside its range.
+      ValueError: if an argument is out of range.
     """
     if steps < 1:
         raise ValueError(f"steps={steps}: must be at least 1")
@@ -146,21 +148,22 @@ def grown_gap(
     factor: float = 1.5,
     largest: int = 1000,
 ) -> int:
-    """Let the gap grow where the validation loss has settled: AdaFRUGAL's rule.
+    """Compute the next gap, which grows if the loss has settled: AdaFRUGAL's rule.
 
     Args:
-      gap: steps between refreshes now, at least 1; AdaFRUGAL starts with 100.
-      loss_change: of the validation loss since the last time this was asked; every
-        5000 steps in AdaFRUGAL.
-      threshold: the loss has settled where it changed by less.
-      factor: of growth, at least 1.
-      largest: gap, at least `gap`. The defaults are AdaFRUGAL's.
+      gap: present number of steps between refreshes, at least 1; AdaFRUGAL starts at
+        100.
+      loss_change: change of the validation loss since the last call; AdaFRUGAL
+        evaluates it every 5000 steps.
+      threshold: the loss has settled if it changed by less than this.
+      factor: growth factor, at least 1.
+      largest: upper bound of the gap, at least `gap`. The defaults are AdaFRUGAL's.
 
     Returns:
-      The gap from now on, rounded down.
+      The next gap, rounded down.
 
     Raises:
-      ValueError: where an argument is outside its range.
+      ValueError: if an argument is out of range.
     """
     if not 1 <= gap <= largest:
         raise ValueError(f"gap={gap}: must lie in [1, largest={largest}]")
@@ -176,9 +179,11 @@ def _is_frugal(x: Any) -> bool:
 def _resize(new: Any, old: Any) -> Any:
     if not _is_frugal(new):
         return old
+    # Compare structures first: states of other arrays would be mixed up silently.
     made: Any = jax.tree.structure(new.rest)
     if made != jax.tree.structure(old.rest):
-        raise ValueError("other arrays are split")
+        raise ValueError("different arrays are split")
+    # Density 0 has no clocks: leaving it starts new ones.
     clocks = old.clocks if len(old.clocks) == len(new.clocks) else new.clocks
     return new._replace(
         count=old.count,

@@ -1,10 +1,10 @@
-"""Which arrays of a tree are matrices, and each of them as (batch, inputs, outputs).
+"""Detection of matrices in a tree, and views of arrays as (batch, inputs, outputs).
 
-An optimiser that treats matrices apart has to know which axes of an array multiply an
-input (reduction), which make an output, and which only stack many matrices (batch: the
-layers of a scan, experts). They are named as `optax.contrib.muon` names them, by
-`optax.contrib.MuonDimensionNumbers(reduction_axis, output_axis)`; the axes that are
-left are batch axes. One tree of them serves both optimisers.
+An optimiser that treats matrices specially needs to know which axes of an array are
+multiplied with an input (reduction), which form an output, and which only stack
+matrices (batch: the layers of a scan, experts). `optax.contrib.MuonDimensionNumbers`
+describes them by reduction axes and output axes, as in `optax.contrib.muon`; all other
+axes are batch axes. One tree of dimension numbers serves both optimisers.
 """
 
 import re
@@ -27,49 +27,50 @@ FULL_STATE_NAMES = (
     r"|\w*norm(_?\d+|_f)?|ln(\d+|_\w+)?|\w*(scale|bias|gamma|beta|offset)"
     r")($|[/.])"
 )
-"""Pattern, on a leaf's path in lower case, of what is not a matrix of a layer: parts
-between slashes or dots that name embeddings, output heads, norms, or scales and biases.
-`lm_head`, `model.embed_tokens.weight` and `final_norm/scale` match;
+"""Pattern, on the lower-case path of a leaf, of arrays that are not a layer's matrix:
+path components, between slashes or dots, that name embeddings, output heads, norms,
+scales or biases. `lm_head`, `model.embed_tokens.weight` and `final_norm/scale` match;
 `multi_head_attention/query/w` does not."""
 
 MatricesOrRule = PyTree | Callable[[PyTree], PyTree]
-"""A tree (or a prefix of one) of `MuonDimensionNumbers`, or True for those of the last
-two axes, and None or False where an array is no matrix; or a function that makes it
-from the parameters."""
+"""Either a tree (or a prefix of one) or a function that builds it from the parameters.
+Its leaves are `MuonDimensionNumbers`, or True for the last two axes, or None or False
+for an array that is not a matrix."""
 
 LAST_TWO_AXES = MuonDimensionNumbers(-2, -1)
 
 
 def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
-    """Find the matrices of layers: by rank, less those whose names say otherwise.
+    """Find the matrices of layers by rank, except those excluded by name.
 
-    An array of two axes or more is a stack of matrices, its last two axes inputs and
-    outputs and all before them batch axes, unless its path matches `full_state`. Rank
-    alone decides in a tree without names, such as a list: there an embedding or a head
-    needs a tree of one's own. So do
+    An array of rank 2 or more is a stack of matrices, unless its path matches
+    `full_state`. Its last two axes are inputs and outputs, and all others are batch
+    axes. In a tree without names, such as a list, only the rank decides; if it contains
+    an embedding or a head, pass your own tree of dimension numbers. Also pass your own
+    tree for
 
-    - kernels (D, H, K) and (H, K, D) of flax's attention where H and K are meant to be
-      one axis: `MuonDimensionNumbers(-3, (-2, -1))` and `((-3, -2), -1)`; here they
-      are D matrices (H, K), which suits `columns`, but neither `rows` nor an SVD, and
-      `blocks` would take D for layers;
-    - layers that are stacked on another axis than the first;
-    - weights (outputs, inputs), as of PyTorch: their columns are inputs;
-    - stacked vectors, such as biases (L, N), that are not called so.
+    - kernels (D, H, K) and (H, K, D) of flax's attention if H and K are to form one
+      axis: `MuonDimensionNumbers(-3, (-2, -1))` and `((-3, -2), -1)`. By default they
+      are D matrices (H, K), which suits `columns` but neither `rows` nor an SVD, and
+      `blocks` would treat D as layers;
+    - layers that are stacked on an axis other than the first;
+    - weights (outputs, inputs), as in PyTorch: their columns are inputs;
+    - stacked vectors, such as biases (L, N), whose names do not reveal it.
 
     Args:
       params: a tree of arrays or of `jax.ShapeDtypeStruct`.
-      full_state: pattern (`re.search`, on a path such as `layers/mlp/up/kernel` in
-        lower case) of arrays to leave out; None for `FULL_STATE_NAMES`, which are
-        embeddings, norms and output heads.
+      full_state: pattern of arrays to exclude (`re.search` on a lower-case path such as
+        `layers/mlp/up/kernel`); None for `FULL_STATE_NAMES`, which matches embeddings,
+        norms and output heads.
 
     Returns:
       The same tree with `MuonDimensionNumbers` at matrices and None elsewhere.
 
     Raises:
-      ValueError: where a pattern is given and matches nothing.
+      ValueError: if a pattern is given and matches nothing.
     """
     pattern = re.compile(FULL_STATE_NAMES if full_state is None else full_state)
-    # A leaf that optax.masked has taken out may be the one that the pattern means.
+    # Masked nodes count as leaves here, because the pattern may match one of them.
     found = jax.tree.leaves_with_path(params, is_leaf=_is_masked)
     paths = [path_text(path).lower() for path, _ in found]
     if full_state is not None and paths and not any(map(pattern.search, paths)):
@@ -80,6 +81,7 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
 
     def label(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:
         shape = np.shape(leaf)
+        # An empty array has no entries to keep; its SVD would fail.
         is_matrix = len(shape) >= 2 and 0 not in shape
         if not is_matrix or pattern.search(path_text(path).lower()):
             return None
@@ -91,20 +93,20 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
 def match_matrices(
     params: PyTree, matrices: MatricesOrRule | None
 ) -> list[MuonDimensionNumbers | None]:
-    """Give the dimension numbers of each leaf of a tree, in its order.
+    """Return the dimension numbers of each leaf of a tree, in order of the leaves.
 
     Args:
-      params: a tree of arrays; where it holds `optax.MaskedNode`, nothing is looked up.
+      params: a tree of arrays; `optax.MaskedNode` is skipped.
       matrices: see `MatricesOrRule`; None for `find_matrices`.
 
     Returns:
       `MuonDimensionNumbers` or None for each leaf.
 
     Raises:
-      ValueError: where `matrices` is no prefix of the tree, or holds something else.
+      ValueError: if `matrices` is not a prefix of the tree, or contains other values.
     """
     structure: Any = jax.tree.structure(params)
-    if not structure.num_leaves:  # such as the one optax.tree.map_params makes
+    if not structure.num_leaves:  # such as the tree that optax.tree.map_params builds
         return []
     if matrices is None:
         matrices = find_matrices
@@ -113,21 +115,21 @@ def match_matrices(
         tree = jax.tree.broadcast(spec, params, is_leaf=_is_label)
     except ValueError as error:
         raise ValueError(f"matrices: not a prefix of the parameters: {error}") from None
-    # Not jax.tree.leaves: None is a label here, but no leaf of the parameters.
+    # Not jax.tree.leaves: it drops None, which is a label here.
     return [_read_label(label) for label in structure.flatten_up_to(tree)]
 
 
 class MatrixView(NamedTuple):
-    """How an array of any rank lies as a stack of matrices (*batch, M, N)."""
+    """View of an array of any rank as a stack of matrices (*batch, M, N)."""
 
     shape: tuple[int, ...]
-    """Of the array."""
+    """Shape of the array."""
     batch: tuple[int, ...]
     """Axes that stack matrices."""
     reduction: tuple[int, ...]
-    """Axes that make up M, the inputs."""
+    """Axes that form M, the inputs."""
     output: tuple[int, ...]
-    """Axes that make up N, the outputs."""
+    """Axes that form N, the outputs."""
 
     @property
     def matrix_shape(self) -> tuple[int, ...]:
@@ -141,21 +143,23 @@ class MatrixView(NamedTuple):
         return tuple(sizes)
 
     def to_matrices(self, x: jax.Array) -> jax.Array:
-        """View an array of `shape` as (*batch, M, N)."""
+        """Convert an array of `shape` to (*batch, M, N)."""
         return _merge(_transpose(x, self._order), self.matrix_shape)
 
     def from_matrices(self, x: jax.Array) -> jax.Array:
-        """View (*batch, M, N) as an array of `shape`."""
+        """Convert (*batch, M, N) to an array of `shape`."""
         shape = tuple(self.shape[axis] for axis in self._order)
         return _transpose(_merge(x, shape), _inverse(self._order))
 
     def to_state(self, x: jax.Array) -> jax.Array:
-        """View a reduced stack (*batch, m, n) with the rank and order of the array.
+        """Convert a reduced stack (*batch, m, n) to the axis order of the array.
 
-        State whose rank is the parameter's can carry the parameter's partition spec and
-        axis names; m and n lie on the last of the reduction and of the output axes.
+        State with the rank of its parameter can use the parameter's partition spec and
+        axis names. m and n are placed on the last reduction axis and the last output
+        axis.
         """
         m, n = x.shape[-2:]
+        # Other axes of a kind become 1: the rank stays that of the parameter.
         ones = ((1,) * (len(axes) - 1) for axes in (self.reduction, self.output))
         shape = (*x.shape[:-2], *next(ones), m, *next(ones), n)
         return _transpose(x.reshape(shape), _inverse(self._order))
@@ -178,16 +182,16 @@ def view_matrices(
     """Resolve dimension numbers for an array.
 
     Args:
-      shape: of the array.
-      numbers: its reduction and output axes; the rest are batch axes.
-      name: of the array, for the error text.
+      shape: shape of the array.
+      numbers: its reduction and output axes; all others are batch axes.
+      name: name of the array, for error messages.
 
     Returns:
       The view.
 
     Raises:
-      ValueError: where axes are out of range, repeated, or one kind is missing, or
-        the array has no entries.
+      ValueError: if axes are out of range or repeated, one kind is missing, or the
+        array has no entries.
     """
     if 0 in shape:
         raise ValueError(f"matrices: {name} of shape {shape} has no entries")
@@ -197,9 +201,10 @@ def view_matrices(
         rank = len(shape)
         if not given or any(not -rank <= axis < rank for axis in given):
             raise ValueError(
-                f"matrices: {name} of shape {shape} has no axes {axes}; give axes "
-                f"within [-{rank}, {rank})"
+                f"matrices: {name} of shape {shape} has no axes {axes}; axes must lie "
+                f"in [-{rank}, {rank})"
             )
+        # Normalise negative axes, so that duplicates such as 1 and -1 are found.
         return tuple(axis % rank for axis in given)
 
     reduction, output = resolve(numbers.reduction_axis), resolve(numbers.output_axis)
@@ -214,6 +219,7 @@ def view_matrices(
 
 
 def _transpose(x: jax.Array, order: tuple[int, ...]) -> jax.Array:
+    # Skip the identity, so that the common case adds no operation to the program.
     return x if order == tuple(range(x.ndim)) else jnp.transpose(x, order)
 
 
@@ -239,6 +245,6 @@ def _read_label(label: Any) -> MuonDimensionNumbers | None:
     if isinstance(label, (bool, np.bool_)):
         return LAST_TWO_AXES if label else None
     raise ValueError(
-        f"matrices: holds {label!r}; each leaf must be a MuonDimensionNumbers, None or "
-        "a bool"
+        f"matrices: contains {label!r}; each leaf must be MuonDimensionNumbers, None "
+        "or a bool"
     )

@@ -1,6 +1,6 @@
-"""Complete optimisers: transformations with decay and a learning rate.
+"""Complete optimisers: transformations with weight decay and a learning rate.
 
-For a chain of one's own, take the transformation without: `scale_by_frugal`.
+To build your own chain, use `scale_by_frugal`, which has neither.
 """
 
 from collections.abc import Callable
@@ -33,34 +33,35 @@ def frugal(
     weight_decay: Scalar = 0.0,
     mask: PyTree | Callable[[PyTree], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """FRUGAL: Adam's state for a quarter of each matrix, sign descent for the rest.
+    """Build FRUGAL: Adam for a quarter of each matrix, sign descent for the rest.
 
-    A complete optimiser on any tree. The defaults are those of the authors' scripts,
-    their learning rate included, with rows for blocks, which every matrix has.
+    This is a complete optimiser for any tree. The defaults are those of the authors'
+    scripts, including the learning rate, except that it uses rows instead of blocks,
+    because every matrix has rows.
 
     Args:
       learning_rate: a number, or a schedule of the step.
-      density: share of each matrix with a state, in [0, 1]; see `scale_by_frugal`.
+      density: share of each matrix with state, in [0, 1]; see `scale_by_frugal`.
       update_gap: steps between refreshes, at least 1.
-      subspace: which part has a state; None for `rows()`.
-      state_free: what the other part does; None for `optax.scale_by_sign()`.
-      free_scale: learning rate of that part relative to the other's (the authors
-        fine-tune with 0.1).
+      subspace: the part with state; None for `rows()`.
+      state_free: transformation of the other part; None for `optax.scale_by_sign()`.
+      free_scale: learning rate of that part relative to the part with state (the
+        authors fine-tune with 0.1).
       on_refresh: RESET, KEEP, or REPROJECT.
-      matrices: which arrays are split; None for `find_matrices`.
-      seed: of every random choice.
+      matrices: the arrays to split; None for `find_matrices`.
+      seed: seed of all random choices.
       b1: decay of Adam's first moment.
       b2: decay of Adam's second moment.
-      eps: added to the root of the second moment.
-      mu_dtype: type of the first moment; None for the gradient's.
-      weight_decay: decoupled, times the learning rate.
-      mask: which arrays decay, as in `optax.adamw`; None for all.
+      eps: added to the square root of the second moment.
+      mu_dtype: type of the first moment; None for the type of the gradient.
+      weight_decay: decoupled weight decay, multiplied by the learning rate.
+      mask: the arrays that decay, as in `optax.adamw`; None for all.
 
     Returns:
-      The transformation, descending: add its updates to the parameters.
+      The transformation; add its updates to the parameters.
 
     Raises:
-      ValueError: see `scale_by_frugal`.
+      ValueError: under the conditions of `scale_by_frugal`.
 
     Example:
       >>> tx = optax.chain(optax.clip_by_global_norm(1.0), lostjax.optim.frugal())
@@ -87,7 +88,7 @@ def frugal(
 def _add_decay(
     weight_decay: Scalar, mask: PyTree | Callable[[PyTree], PyTree] | None
 ) -> optax.GradientTransformation:
-    """Decay by a number that may be traced; adding 0 * params would read them all."""
+    """Build weight decay, or nothing at rate 0: 0 * params would read them all."""
     if isinstance(weight_decay, (int, float)) and weight_decay == 0:
         return optax.identity()
     return optax.add_decayed_weights(weight_decay, mask)

@@ -1,4 +1,4 @@
-"""Subspaces spanned by orthonormal vectors: of the gradient's SVD, or random.
+"""Subspaces spanned by orthonormal vectors: from the gradient's SVD, or random.
 
 For P with r orthonormal columns or rows, on one side of a matrix (M, N),
 
@@ -7,25 +7,28 @@ For P with r orthonormal columns or rows, on one side of a matrix (M, N),
     expand(u)       P u                    u P
     residual(g)     g - expand(restrict(g))
 
-P lies as the matrix does: what shards one shards the other. GaLore (Zhao et al., 2024,
-arXiv:2403.03507) and FRUGAL (Zmushko et al., 2024, arXiv:2411.07837) project the
-shorter side, which keeps r max(M, N) entries, the density's share of the matrix;
-`optax.contrib.galore` projects the longer one, which keeps r min(M, N), less where a
-matrix is not square, and has the larger P. Both are here.
+The axes of P have the matrix's order, so the sharding of the matrix also applies to P.
+GaLore (Zhao et al., 2024, arXiv:2403.03507) and FRUGAL (Zmushko et al., 2024,
+arXiv:2411.07837) project the shorter side, which keeps r max(M, N) entries: the
+density's share of the matrix. `optax.contrib.galore` projects the longer side, which
+keeps r min(M, N) entries, fewer for a matrix that is not square, but has the larger P.
+Both are implemented here.
 
-The residual of a gradient that lies in the subspace is rounding, and FRUGAL's sign of
-rounding is a full step (its own code takes it: at density 1, 97 % of all entries). Here
-entries of the residual within the rounding error of the product,
+The residual of a gradient that lies in the subspace consists of rounding errors, and
+FRUGAL's sign turns them into full steps (as its own code does: at density 1, for 97 %
+of all entries). Here, entries of the residual within the rounding error of the product,
 
-    4 sqrt(D) eps |g_j|    (D the side that is projected, |g_j| the norm along it),
+    4 sqrt(D) eps |g_j|    (D the projected side, |g_j| the norm along it),
 
-are zero; a typical entry is larger by 1 / (4 D eps), a factor of 500 at D = 4096.
+are set to zero. A typical entry is larger by 1 / (4 D eps), a factor of 500 at D =
+4096.
 
-The sign of a residual is no longer orthogonal to P, as in the paper: part of a
-state-free step falls back into the subspace.
+As in the paper, the sign of a residual is no longer orthogonal to P: a part of each
+state-free step lies in the subspace.
 
-Cost: 4 M N r FLOPs a step, and an SVD (of a stack, its layers one by one) at a refresh;
-`random_orthonormal` pays a QR, 2 D r^2 FLOPs, at every step instead of storing P.
+Cost: 4 M N r FLOPs per step, and an SVD at each refresh (for a stack, of one layer
+after the other). `random_orthonormal` computes a QR decomposition, 2 D r^2 FLOPs, at
+every step instead of storing P.
 """
 
 from collections.abc import Callable
@@ -46,42 +49,43 @@ from lostjax.optim.splitting.subspace import (
 )
 
 Side = Callable[[int, int], int]
-"""`side(M, N) -> axis`, -2 or -1: which side of a matrix is projected."""
+"""`side(M, N) -> axis`, -2 or -1: the side of a matrix to project."""
 
 
 def shorter_side(m: int, n: int) -> int:
-    """Project the shorter side, inputs where both are equal: GaLore's rule."""
+    """Select the shorter side, or inputs if both are equal: GaLore's rule."""
     return -2 if m <= n else -1
 
 
 def longer_side(m: int, n: int) -> int:
-    """Project the longer side, inputs where both are equal: optax's rule."""
+    """Select the longer side, or inputs if both are equal: optax's rule."""
     return -2 if m >= n else -1
 
 
 def gradient_svd(*, side: Side = shorter_side, stagger: int = 1) -> Subspace:
-    """Keep the leading singular vectors of the gradient at each refresh: GaLore.
+    """Build the subspace of the gradient's leading singular vectors: GaLore.
 
-    The basis P is state, of D r entries where D is the side that is projected and
-    r = max(1, round(density min(M, N))). It and the moments are float32, whatever the
-    gradient is.
+    The SVD is computed at each refresh. The basis P is state with D r entries, where D
+    is the projected side and r = max(1, round(density min(M, N))). The basis and the
+    moments are float32, whatever the type of the gradient.
 
     Args:
-      side: which side is projected: `shorter_side` or `longer_side`.
-      stagger: groups of tensors that refresh at different steps, at least 1: the cost
-        of the SVDs is spread over the gap instead of falling on one step.
+      side: side to project: `shorter_side` or `longer_side`.
+      stagger: number of groups of tensors that refresh at different steps, at least 1.
+        More groups spread the cost of the SVDs over the gap.
 
     Returns:
       The subspace.
 
     Raises:
-      ValueError: where stagger < 1.
+      ValueError: if stagger is below 1.
     """
     if stagger < 1:
         raise ValueError(f"stagger={stagger}: must be at least 1")
 
     def choose(g: jax.Array, rank: int, axis: int, draw: Draw) -> jax.Array:
         del draw
+        # LAPACK and cuSOLVER have no SVD for bfloat16 or float16.
         g = g.astype(jnp.promote_types(g.dtype, jnp.float32))
         left, _, right = jnp.linalg.svd(_unshard(g), full_matrices=False)
         return left[..., :rank] if axis == -2 else right[..., :rank, :]
@@ -91,12 +95,13 @@ def gradient_svd(*, side: Side = shorter_side, stagger: int = 1) -> Subspace:
 
 
 def random_orthonormal(*, side: Side = shorter_side) -> Subspace:
-    """Keep a random subspace, r = max(1, round(density min(M, N))) wide.
+    """Build a random subspace of dimension r = max(1, round(density min(M, N))).
 
-    The basis is the Q of a Gaussian matrix, made anew at every step from its seed.
+    The basis is the factor Q of a Gaussian matrix. It is recomputed from its seed at
+    every step.
 
     Args:
-      side: which side is projected: `shorter_side` or `longer_side`.
+      side: side to project: `shorter_side` or `longer_side`.
 
     Returns:
       The subspace.
@@ -106,6 +111,7 @@ def random_orthonormal(*, side: Side = shorter_side) -> Subspace:
         dtype = jnp.promote_types(g.dtype, jnp.float32)
         size = (*g.shape[:-2], g.shape[axis], rank)
         normal = jax.random.normal(draw.key(), size, dtype)
+        # QR of a Gaussian matrix: the spanned subspace is uniformly distributed.
         basis = shard_batch(jnp.linalg.qr(normal)[0], g)
         return basis if axis == -2 else _t(basis)
 
@@ -122,6 +128,7 @@ def _cut(
     axis = side(*shape[-2:])
     rank = count_kept(min(shape[-2:]), density)
     is_left, is_whole = axis == -2, rank == shape[axis]
+    # Rounding errors of a sum of D products grow like sqrt(D).
     tolerance = 4 * shape[axis] ** 0.5
 
     def widen(g: jax.Array, basis: Basis) -> jax.Array:
@@ -135,15 +142,19 @@ def _cut(
         return _dot(basis, kept) if is_left else _dot(kept, basis)
 
     def residual(g: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
+        # A square basis spans everything: the residual is rounding alone.
         if is_whole:
             return jnp.zeros_like(g)
+        # Subtract in the type of the basis: bfloat16 would round the residual away.
         wide = widen(g, basis)
         rest = wide - expand(kept, basis)
         noise = tolerance * float(np.finfo(wide.dtype).eps) * _norm(wide, axis)
+        # Zero rounding errors: the sign of an error would be a full step.
         return jnp.where(jnp.abs(rest) <= noise, 0, rest).astype(g.dtype)
 
     def carry_squares(kept: jax.Array, old: Basis, new: Basis) -> jax.Array:
-        # Second moments of independent coordinates turn with the squared cosines.
+        # The variance of a sum of independent coordinates has squared coefficients:
+        # second moments transform with the squares of the cosines between the bases.
         if is_left:
             return _dot(jnp.square(_dot(_t(new), old)), kept).astype(kept.dtype)
         return _dot(kept, jnp.square(_dot(old, _t(new)))).astype(kept.dtype)
@@ -162,20 +173,22 @@ def _t(x: jax.Array) -> jax.Array:
 
 
 def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    # A TPU's default precision would leave a residual of bfloat16's rounding.
+    # The default precision of a TPU is bfloat16: its rounding would dominate residuals.
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
 def _norm(x: jax.Array, axis: int) -> jax.Array:
-    """Norm along an axis, also where squares would be zero or infinite."""
+    """Compute the norm along an axis without underflow or overflow of squares."""
     peak = jnp.max(jnp.abs(x), axis, keepdims=True)
+    # Divide by the largest entry first: in float32 the square of 1e-30 is 0, that of
+    # 1e20 infinite.
     scaled = x / jnp.where(peak > 0, peak, 1)
     norm: jax.Array = peak * jnp.linalg.norm(scaled, axis=axis, keepdims=True)
     return norm
 
 
 def _unshard(x: jax.Array) -> jax.Array:
-    """Gather both matrix axes: an SVD takes whole matrices."""
+    """Gather both matrix axes, because an SVD needs whole matrices."""
     for axis in (x.ndim - 2, x.ndim - 1):
         x = unshard_axis(x, axis, parts=1)
     return x

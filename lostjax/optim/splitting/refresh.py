@@ -1,16 +1,16 @@
-"""When a subspace is drawn anew, and what becomes of the state that lives in it.
+"""Refreshes: when a subspace is redrawn, and the treatment of the state inside it.
 
-    RESET         start again from zero, step count and all: FRUGAL's code, the default
-    KEEP          leave the numbers as they are, now read in the new basis: GaLore
+    RESET         restart from zero, including the step count: FRUGAL's code, the
+    default KEEP          keep the numbers and interpret them in the new basis: GaLore
     REPROJECT     s <- restrict_new(expand_old(s)): FRUGAL's Algorithm 1. Arrays under a
-                  field called `nu` are second moments, as everywhere in optax, and turn
-                  with the squares of the cosines between the bases; so do `nu_max` and
-                  `sum_of_squares`.
+                  field `nu`, optax's name of second moments, transform with the squares
+                  of the cosines between the bases; so do `nu_max` and `sum_of_squares`.
 
-For disjoint parts, REPROJECT is RESET but for the step count.
+For disjoint parts, REPROJECT equals RESET except for the step count.
 
-A clock counts the updates since a refresh, so that the gap may change at any step, as
-by a schedule; while it does not, the index of a subspace is (update + offset) // gap.
+A clock counts the updates since a refresh, so the gap may change at any step, for
+example by a schedule. While the gap is constant, the index of a subspace is
+(update + offset) // gap.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,36 +23,38 @@ import optax
 from lostjax.typing import PyTree, Scalar
 
 Carry = Callable[[jax.Array], jax.Array]
-"""From a kept part in the old basis to one in the new."""
+"""A function from a kept part in the old basis to a kept part in the new basis."""
 
 SQUARE_FIELDS = frozenset({"nu", "nu_max", "sum_of_squares"})
 """Fields of optax's states that hold second moments."""
 
 
 class Clock(NamedTuple):
-    """Where a group of matrices is between two refreshes; state."""
+    """Progress of a group of matrices between two refreshes; part of the state."""
 
     age: jax.Array
-    """Updates since its refresh (at first its offset), int32."""
+    """Updates since the last refresh (initially an offset), int32."""
     refresh: jax.Array
-    """Index of its subspace, from 0, int32."""
+    """Index of the present subspace, from 0, int32."""
 
 
 class Tick(NamedTuple):
-    """What a clock says at one update."""
+    """The reading of a clock at one update."""
 
     due: jax.Array
-    """Whether the subspace is drawn anew; true at the first update."""
+    """Whether the subspace is redrawn; True at the first update."""
     before: jax.Array
-    """Index of the subspace until now."""
+    """Index of the previous subspace."""
     refresh: jax.Array
-    """Index of the subspace from now on."""
+    """Index of the subspace from this update on."""
 
 
 def start_clocks(gap: Scalar, n_groups: int) -> tuple[Clock, ...]:
-    """Set one clock for each group, off by even parts of the gap."""
+    """Build one clock per group, with offsets spread evenly over the gap."""
     zero = jnp.zeros((), jnp.int32)
     return tuple(
+        # Multiply before dividing: gap // n_groups alone is 0 if there are more groups
+        # than steps.
         Clock(jnp.asarray(group * gap // n_groups, jnp.int32), zero)
         for group in range(n_groups)
     )
@@ -61,10 +63,20 @@ def start_clocks(gap: Scalar, n_groups: int) -> tuple[Clock, ...]:
 def advance_clocks(
     clocks: Sequence[Clock], *, gap: Scalar, is_first: jax.Array
 ) -> tuple[tuple[Tick, ...], tuple[Clock, ...]]:
-    """Read clocks at an update, and move them on."""
+    """Read the clocks at an update, and advance them.
+
+    Args:
+      clocks: one clock per group.
+      gap: updates between refreshes, at least 1; may be traced.
+      is_first: boolean scalar, True at the first update.
+
+    Returns:
+      (ticks, clocks): the readings at this update and the advanced clocks.
+    """
     ticks, moved = [], []
     for clock in clocks:
         passed = clock.age >= gap
+        # An offset may expire at the first update, which draws subspace 0 in any case.
         refresh = clock.refresh + (passed & ~is_first)
         ticks.append(Tick(passed | is_first, clock.refresh, refresh))
         moved.append(Clock(jnp.where(passed, 0, clock.age) + 1, refresh))
@@ -72,30 +84,31 @@ def advance_clocks(
 
 
 def expire_clock(clock: Clock) -> Clock:
-    """Make a clock's next update a refresh."""
+    """Return a clock whose next update is a refresh."""
+    # The largest int32: at least any gap. `advance_clocks` resets it before adding 1.
     return clock._replace(age=jnp.full_like(clock.age, 2**31 - 1))
 
 
 class RefreshRule(NamedTuple):
-    """A rule that renews a state where a refresh is due."""
+    """A rule that renews a state when a refresh is due."""
 
     renew: Callable[..., optax.OptState]
-    """(due, state, fresh=fresh state, carried=function that gives the carried state)
-    -> state, with `due` a boolean scalar."""
+    """(due, state, fresh=fresh state, carried=function that returns the carried state)
+    -> state; `due` is a boolean scalar."""
 
 
 class Carries(NamedTuple):
-    """How one kept part moves from the old basis to the new."""
+    """Functions that move one kept part from the old basis to the new one."""
 
     shape: tuple[int, ...]
-    """Of the kept part."""
+    """Shape of the kept part."""
     moments: Carry
     squares: Carry
 
 
 def _reset(due: jax.Array, state: PyTree, *, fresh: PyTree, carried: Any) -> PyTree:
     del carried
-    # Gradients of another type than the parameters must not change the state's.
+    # Keep the state's types, even if gradients and parameters have different types.
     return jax.tree.map(
         lambda new, old: jnp.where(due, jnp.astype(new, old.dtype), old), fresh, state
     )
@@ -108,6 +121,7 @@ def _keep(due: jax.Array, state: PyTree, *, fresh: PyTree, carried: Any) -> PyTr
 
 def _reproject(due: jax.Array, state: PyTree, *, fresh: PyTree, carried: Any) -> PyTree:
     del fresh
+    # cond, not where: both bases are recomputed only when a refresh is due.
     return jax.lax.cond(due, carried, lambda: state)
 
 
@@ -117,25 +131,27 @@ REPROJECT = RefreshRule(_reproject)
 
 
 def carry_state(state: optax.OptState, carries: PyTree) -> optax.OptState:
-    """Carry every array of a state that has a kept part's path and shape.
+    """Carry all arrays of a state that have the path and shape of a kept part.
 
     Args:
-      state: of a transformation, on a tree of kept parts.
-      carries: that tree, with `Carries` for arrays.
+      state: state of a transformation on a tree of kept parts.
+      carries: the same tree with `Carries` instead of arrays.
 
     Returns:
-      The state with its arrays carried; others, such as counts, stay.
+      The state with these arrays carried; all others, such as counts, are unchanged.
     """
     by_path = jax.tree.leaves_with_path(carries, is_leaf=_is_carries)
-    # `x/a` ends with `a`: of two leaves' paths, the longer is meant.
+    # `x/a` also ends with `a`: try the longest path first.
     by_path.sort(key=lambda pair: -len(pair[0]))
 
     def carry(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         for ending, part in by_path:
             start = len(path) - len(ending)
             if start >= 0 and path[start:] == ending and leaf.shape == part.shape:
+                # The component before the parameter's path is the field of the state.
                 field = getattr(path[start - 1], "name", "") if start else ""
                 move = part.squares if field in SQUARE_FIELDS else part.moments
+                # Moments may be narrower than the basis (`mu_dtype`).
                 moved: jax.Array = move(leaf).astype(leaf.dtype)
                 return moved
         return leaf

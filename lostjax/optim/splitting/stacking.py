@@ -1,10 +1,11 @@
-"""Trees whose layers lie apart, as if they were scanned: equal layers, stacked.
+"""Stacks of equal layers for a model whose layers are separate.
 
-A model that is not scanned holds `layers_0`, `layers_1`, .. of equal shapes. Here a
-transformation sees them as one stack (L, M, N), as `optim.blocks` needs it.
+A model without a scan has parameters `layers_0`, `layers_1`, ... of equal shapes. This
+module presents them to a transformation as one stack (L, M, N), which `optim.blocks`
+needs.
 
-It costs a copy of the gradients of these arrays and one of their updates at each step;
-a scanned model pays nothing.
+Cost: at each step, a copy of the gradients of these arrays and a copy of their updates.
+A scanned model has no such cost.
 """
 
 import re
@@ -21,28 +22,28 @@ from lostjax.typing import PyTree
 def stack_layers(
     inner: optax.GradientTransformation, *, layer: str = r"(\d+)"
 ) -> optax.GradientTransformationExtraArgs:
-    """Let a transformation see equal layers as stacks.
+    """Wrap a transformation so that it sees equal layers as stacks.
 
-    Arrays of two axes or more whose paths differ in nothing but the layer's number, and
-    whose shapes are equal, are stacked in the order of their numbers. The tree that
-    `inner` sees is a flat dict from path (a stack's is that of its first layer, such as
-    `layers_0/attn/query/kernel`) to array; a tree of labels or masks that is given to
-    it must be one too, and a function of the parameters is best.
+    Arrays of rank 2 or more are stacked in order of their layer numbers if their paths
+    differ only in the layer number and their shapes are equal. The inner transformation
+    sees a flat dict from path to array; the path of a stack is that of its first layer,
+    such as `layers_0/attn/query/kernel`. A tree of labels or masks that is passed to
+    `inner` must have this form too; prefer a function of the parameters.
 
     Args:
       inner: the transformation, such as `frugal(subspace=blocks())`.
-      layer: pattern, searched in each path, whose one group is the layer's number; by
-        default the first number there is.
+      layer: pattern, searched in each path, whose only group is the layer number; by
+        default the first number in the path.
 
     Returns:
-      The transformation. An empty tree is passed on as it is.
+      The transformation. It leaves an empty tree unchanged.
 
     Raises:
-      ValueError: where `layer` has no group or more than one.
+      ValueError: if `layer` does not have exactly one group.
     """
     pattern = re.compile(layer)
     if pattern.groups != 1:
-        raise ValueError(f"layer={layer!r}: must have one group, the layer's number")
+        raise ValueError(f"layer={layer!r}: must have one group, the layer number")
     tx = optax.with_extra_args_support(inner)
 
     def init(params: PyTree) -> optax.OptState:
@@ -63,7 +64,7 @@ class _Stack(NamedTuple):
     name: str
     """Path of the first layer's array."""
     members: tuple[int, ...]
-    """Indices of leaves, in the order of layers; one where nothing is stacked."""
+    """Indices of leaves in order of layers; a single one if nothing is stacked."""
 
 
 def _find_stacks(tree: PyTree, pattern: re.Pattern[str]) -> list[_Stack]:
@@ -71,14 +72,17 @@ def _find_stacks(tree: PyTree, pattern: re.Pattern[str]) -> list[_Stack]:
     for i, (path, leaf) in enumerate(jax.tree.leaves_with_path(tree)):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         match = pattern.search(name)
+        # Vectors are not matrices: they keep their own path.
         if match is None or np.ndim(leaf) < 2:
             found[name] = [(0, i, name)]
             continue
         start, stop = match.span(1)
+        # The path without its number: equal for the same array of all layers.
         key = (name[:start], name[stop:], np.shape(leaf))
         found.setdefault(key, []).append((int(match[1]), i, name))
     stacks = []
     for layers in found.values():
+        # Sort by number: as text, `layers_10` precedes `layers_2`.
         layers.sort()
         stacks.append(_Stack(layers[0][2], tuple(i for _, i, _ in layers)))
     return stacks
@@ -86,7 +90,7 @@ def _find_stacks(tree: PyTree, pattern: re.Pattern[str]) -> list[_Stack]:
 
 def _stack(tree: PyTree, stacks: list[_Stack]) -> PyTree:
     leaves = jax.tree.leaves(tree)
-    if not leaves:  # such as the tree that optax.tree.map_params makes
+    if not leaves:  # such as the tree that optax.tree.map_params builds
         return tree
 
     def gather(members: tuple[int, ...]) -> Any:
@@ -99,6 +103,7 @@ def _stack(tree: PyTree, stacks: list[_Stack]) -> PyTree:
 
 def _stack_arrays(arrays: list[Any]) -> Any:
     if any(isinstance(x, jax.ShapeDtypeStruct) for x in arrays):
+        # Shapes stay shapes, so that state can be counted without arrays.
         return jax.eval_shape(lambda *x: jnp.stack(x), *arrays)
     return jnp.stack(arrays)
 
@@ -112,5 +117,6 @@ def _unstack(stacked: PyTree, stacks: list[_Stack], *, like: PyTree) -> PyTree:
             leaves[stack.members[0]] = stacked[stack.name]
             continue
         for place, i in enumerate(stack.members):
+            # jnp.stack promotes mixed types: give each layer back its own.
             leaves[i] = stacked[stack.name][place].astype(leaves[i].dtype)
     return jax.tree.unflatten(structure, leaves)

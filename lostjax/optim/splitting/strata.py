@@ -1,16 +1,18 @@
-"""Subspaces by strata: of every few columns, rows or entries, one is kept.
+"""Stratified subspaces: of every few columns, rows or entries, one is kept.
 
-An axis of size n, of which k = round(density n) are kept, is divided into runs of
-neighbours, and runs into strata of equally many, but for one: each stratum keeps one
-run, or, where k > n/2, leaves one out. Which one is drawn anew at every refresh. All
-entries of strata of one length are kept equally often; of the longer, 1/l against
-1/(l + 1). Runs are as long as a TPU's lanes where the axis is long enough, for the
-entries of a matrix's axis have no order that they could spoil; those of `coordinates`
-are of 1.
+An axis of size n, of which k = round(density n) entries are kept, is divided into runs
+of neighbours, and the runs into strata whose numbers of runs differ by at most one.
+Each stratum keeps one run or, if k > n/2, omits one; this run is drawn anew at every
+refresh. All entries in strata of the same length are kept equally often. Between the
+two lengths the frequencies differ: 1/l against 1/(l + 1) if one run is kept. Runs are
+as long as the lanes of a TPU if the axis is long enough; this is safe because the
+entries of a matrix axis have no meaningful order. The runs of `coordinates` have length
+1.
 
-Against a random permutation this needs no sort, leaves entries in order, and puts them
-back by masks instead of a scatter: it fuses into the optimiser's own pass over the
-gradient, and stays on the device that holds the stratum where an axis is sharded.
+In contrast to a random permutation, strata need no sort, preserve the order of entries,
+and restore them with masks instead of a scatter. The whole computation fuses into the
+optimiser's pass over the gradient and, on a sharded axis, stays on the device that
+holds the stratum.
 
 FRUGAL (Zmushko et al., 2024, arXiv:2411.07837) draws permutations.
 """
@@ -30,18 +32,18 @@ from lostjax.optim.splitting.subspace import (
 )
 
 Drawn = tuple[jax.Array, ...]
-"""The drawn run's place in its stratum, (.., strata, 1, 1, ..), of each segment."""
+"""For each segment, the drawn run's index in its stratum, (.., strata, 1, 1, ..)."""
 
 MIN_RUN = 128
-"""Shortest run, where an axis is long enough: the lanes of a TPU. Runs of 16 cost a
-CPU twice the time."""
+"""Minimum length of a run if the axis is long enough: the lanes of a TPU. Runs of 16
+take twice the time on a CPU."""
 
 
 def columns() -> Subspace:
-    """Keep outputs: random columns of each (M, N) matrix, moments (M, k).
+    """Build a subspace of random columns (outputs) of each (M, N) matrix.
 
-    On a CPU slower than `rows` by half and more: loops over the last axis, which is
-    then cut, do not vectorise.
+    The moments have shape (M, k). On a CPU it is slower than `rows` by at least half,
+    because loops over the last axis do not vectorise once that axis is cut.
 
     Returns:
       The subspace, with k = max(1, round(density N)).
@@ -50,9 +52,9 @@ def columns() -> Subspace:
 
 
 def rows() -> Subspace:
-    """Keep inputs: random rows of each (M, N) matrix, moments (k, N).
+    """Build a subspace of random rows (inputs) of each (M, N) matrix.
 
-    Papers that write W as (out, in) call these columns.
+    The moments have shape (k, N). Papers that write W as (out, in) call these columns.
 
     Returns:
       The subspace, with k = max(1, round(density M)).
@@ -61,9 +63,9 @@ def rows() -> Subspace:
 
 
 def coordinates() -> Subspace:
-    """Keep random entries, k in each row of each (M, N) matrix, moments (M, k).
+    """Build a subspace of random entries, k in each row of each (M, N) matrix.
 
-    Draws M k random numbers a step where `columns` draws k.
+    The moments have shape (M, k). Each step draws M k random numbers, `columns` only k.
 
     Returns:
       The subspace, with k = max(1, round(density N)).
@@ -72,16 +74,16 @@ def coordinates() -> Subspace:
 
 
 class _Segment(NamedTuple):
-    """Neighbouring strata of one length."""
+    """Adjacent strata of equal length."""
 
     start: int
     n_strata: int
     length: int
-    """Runs of a stratum."""
+    """Number of runs per stratum."""
     run: int
-    """Entries of a run."""
+    """Number of entries per run."""
     n_kept: int
-    """Runs that a stratum keeps: 1, the drawn one, or length - 1, all others."""
+    """Runs that a stratum keeps: 1 (the drawn one) or length - 1 (all others)."""
 
     @property
     def stop(self) -> int:
@@ -89,49 +91,56 @@ class _Segment(NamedTuple):
 
 
 class _Strata(NamedTuple):
-    """An axis of a stack of matrices, divided."""
+    """The division of one axis of a stack of matrices."""
 
     shape: tuple[int, ...]
     axis: int
-    """Counted from the front."""
+    """Index of the axis, counted from the front."""
     segments: tuple[_Segment, ...]
-    """One, or two where the strata differ in length."""
+    """One segment, or two if the strata have two lengths."""
     shared: bool
-    """Whether the matrix's other axis shares one choice."""
+    """Whether one choice holds for all entries of the matrix's other axis."""
 
     def draw(self, g: jax.Array, draw: Draw) -> Drawn:
         """Draw one run of every stratum."""
         del g
         shape = list(self.shape)
         if self.shared:
+            # One draw for the whole matrix: both of its axes broadcast.
             shape[-2:] = 1, 1
         shape[self.axis] = sum(segment.n_strata for segment in self.segments)
+        # Raw bits: randint draws twice as many to remove a bias that does not matter
+        # here.
         bits = jax.random.bits(draw.key(), shape, "uint32")
         drawn, start = [], 0
         for segment in self.segments:
             part = jax.lax.slice_in_dim(
                 bits, start, start + segment.n_strata, axis=self.axis
             )
-            # Of 2^32 numbers, none is favoured by more than length / 2^32.
+            # The bias of the remainder is below length / 2^32.
             places = (part % segment.length).astype(jnp.int32)
             drawn.append(jnp.expand_dims(places, (self.axis + 1, self.axis + 2)))
             start += segment.n_strata
         return tuple(drawn)
 
     def restrict(self, g: jax.Array, drawn: Drawn) -> jax.Array:
-        """Lay the kept entries one after the other."""
+        """Concatenate the kept entries."""
         parts = []
         for segment, place, x in zip(self.segments, drawn, self._split(g), strict=True):
             if segment.n_kept == 1:
+                # One run per stratum: a gather whose indices stay within the shard's
+                # own strata.
                 x = jnp.take_along_axis(x, place, self.axis + 1)
             else:
+                # All but one: a shift by one after the omitted run, instead of a
+                # gather.
                 is_before = self._places(segment.n_kept) < place
                 x = jnp.where(is_before, self._slice(x, 0, -1), self._slice(x, 1, None))
             parts.append(x)
         return self._join(parts)
 
     def expand(self, kept: jax.Array, drawn: Drawn) -> jax.Array:
-        """Put kept entries back among zeros."""
+        """Put the kept entries back in place, with zeros elsewhere."""
         parts, start = [], 0
         for segment, place in zip(self.segments, drawn, strict=True):
             size = segment.n_strata * segment.n_kept * segment.run
@@ -141,6 +150,7 @@ class _Strata(NamedTuple):
             if segment.n_kept == 1:
                 x = jnp.where(places == place, x, 0)
             else:
+                # Shift the entries after the omitted run by one, then zero that run.
                 x = jnp.where(places < place, self._pad(x, 0, 1), self._pad(x, 1, 0))
                 x = jnp.where(places == place, 0, x)
             parts.append(x)
@@ -148,18 +158,20 @@ class _Strata(NamedTuple):
         return self._join(parts)
 
     def residual(self, g: jax.Array, kept: jax.Array, drawn: Drawn) -> jax.Array:
-        """Put zeros for the kept entries."""
+        """Set the kept entries to zero."""
         del kept
         parts = []
         for segment, place, x in zip(self.segments, drawn, self._split(g), strict=True):
             is_drawn = self._places(segment.length) == place
             is_kept = is_drawn if segment.n_kept == 1 else ~is_drawn
+            # Select zeros instead of subtracting the kept part: exact, and no rounding.
             parts.append(jnp.where(is_kept, 0, x))
         return self._join(parts)
 
     def _split(self, x: jax.Array) -> list[jax.Array]:
-        """View as runs: (.., n, ..) -> (.., strata, length, run, ..), by segment."""
+        """Reshape to runs by segment: (.., n, ..) -> (.., strata, length, run, ..)."""
         is_one = len(self.segments) == 1
+        # Strata that align with the shards need no communication.
         parts = self.segments[0].n_strata if is_one else 1
         x = unshard_axis(x, self.axis, parts=parts)
         return [
@@ -170,9 +182,10 @@ class _Strata(NamedTuple):
         ]
 
     def _join(self, parts: list[jax.Array]) -> jax.Array:
-        """Undo `_split`, of whole strata or of what is kept of them."""
+        """Undo `_split`, for whole strata or for their kept parts."""
         lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
         flat = [part.reshape(*lead, -1, *trail) for part in parts]
+        # A concatenation copies; a single segment needs none.
         return flat[0] if len(flat) == 1 else jnp.concatenate(flat, self.axis)
 
     def _stack(self, x: jax.Array, segment: _Segment) -> jax.Array:
@@ -180,7 +193,7 @@ class _Strata(NamedTuple):
         return x.reshape(*lead, segment.n_strata, segment.length, segment.run, *trail)
 
     def _places(self, length: int) -> jax.Array:
-        """Number the runs of a stratum, along their axis."""
+        """Number the runs of a stratum along their axis."""
         n_after = len(self.shape) - self.axis
         return jnp.arange(length).reshape(-1, *(1,) * n_after)
 
@@ -207,8 +220,11 @@ def _divide(
 ) -> _Strata:
     size = shape[axis]
     n_kept = count_kept(size, density)
+    # At most half kept: draw what is kept; else draw what is omitted. n_kept == size
+    # keeps one run of length 1 per stratum, which is everything.
     keeps_one = n_kept <= size - n_kept or n_kept == size
     n_drawn = n_kept if keeps_one else size - n_kept
+    # n_long strata have one run more, so that all n entries are covered.
     length, n_long = divmod(size, n_drawn)
     segments, start = [], 0
     for drawn, runs in ((n_drawn - n_long, length), (n_long, length + 1)):
@@ -221,7 +237,7 @@ def _divide(
 
 
 def _count_strata(n_drawn: int) -> int:
-    """Find the largest power of two that leaves whole runs of MIN_RUN and more."""
+    """Return the largest power of two that divides n_drawn into runs >= MIN_RUN."""
     n_strata = 1
     while n_drawn % (2 * n_strata) == 0 and n_drawn // (2 * n_strata) >= MIN_RUN:
         n_strata *= 2

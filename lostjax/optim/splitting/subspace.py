@@ -1,19 +1,21 @@
-"""Subspaces of a stack of matrices: the part of a gradient that keeps a state.
+"""Subspaces of a stack of matrices: the part of a gradient that has optimiser state.
 
-A subspace cuts a gradient g of shape (*batch, M, N) in two. `restrict` gives the kept
-part in its own, smaller shape; `expand` puts such a part back among zeros; and
+A subspace cuts a gradient g of shape (*batch, M, N) in two. `restrict` computes the
+kept part in its own, smaller shape; `expand` restores such a part to the full shape
+with zeros elsewhere; and
 
     g = expand(restrict(g)) + residual(g)
 
-exactly where entries are chosen by index, as by `blocks` here, which keeps whole layers
-of a scanned stack, and by the strata of `optim.splitting.strata`; up to rounding, which
-is taken out, for the orthonormal columns of `optim.splitting.orthonormal`.
+The equation is exact for subspaces that select entries by index: `blocks` in this
+module, which keeps whole layers of a scanned stack, and the strata of
+`optim.splitting.strata`. For the orthonormal bases of `optim.splitting.orthonormal` it
+holds up to rounding, which is removed from the residual.
 
-A choice is a pure function of (seed, leaf, refresh): nothing of it is state, every host
-makes the same, and a restored run goes on with it. FRUGAL's own code (Zmushko et al.,
-2024, arXiv:2411.07837) draws permutations whose generator no checkpoint holds, keeps
-index arrays (for coordinates twice the bytes of the moments they address), and counts
-tensors where `blocks` counts layers.
+A choice is a pure function of (seed, leaf, refresh). It needs no state, is equal on
+every host, and continues after a restore. FRUGAL's own code (Zmushko et al., 2024,
+arXiv:2411.07837) differs: it draws permutations whose generator is not saved in
+checkpoints, stores index arrays (for coordinates twice the bytes of the moments that
+they address), and counts tensors where `blocks` counts layers.
 
 Kernels are (inputs, outputs): what papers that write W as (out, in) call columns are
 rows here.
@@ -30,24 +32,24 @@ import jax.numpy as jnp
 from lostjax.typing import Array, Int, Key, Scalar
 
 Basis = Any
-"""Arrays that say which part is kept: masks, indices, or orthonormal columns."""
+"""Arrays that define the kept part: masks, indices, or an orthonormal basis."""
 
 Order = Callable[..., jax.Array]
 """`order(key, *, refresh, n_layers, n_active) -> indices (n_active,)`, distinct."""
 
 
 class Draw(NamedTuple):
-    """What a random choice may depend on."""
+    """The inputs of a random choice."""
 
     seed: Scalar
     leaf: int
-    """A number made from the leaf's path."""
+    """A hash of the leaf's path."""
     refresh: jax.Array | int
-    """How many refreshes there were before, from 0."""
+    """Number of earlier refreshes."""
 
     def key(self, *, per_leaf: bool = True) -> Key:
-        """Make the key of this refresh: the leaf's own, or one for the whole tree."""
-        # The generator is named: a process with another default draws the same.
+        """Build the key of this refresh: one per leaf, or one for the whole tree."""
+        # Name the generator: the choice must not depend on the process's default one.
         key = jax.random.fold_in(
             jax.random.key(self.seed, impl="threefry2x32"), self.refresh
         )
@@ -55,41 +57,44 @@ class Draw(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A subspace of matrices of one shape; all of it is linear in the gradient."""
+    """A subspace of matrices of one shape; all functions are linear in the gradient."""
 
     choose: Callable[[jax.Array, Draw], Basis]
     """(gradient (*batch, M, N), draw) -> basis."""
     restrict: Callable[[jax.Array, Basis], jax.Array]
     """(*batch, M, N) -> the kept part (*batch, m, n)."""
     expand: Callable[[jax.Array, Basis], jax.Array]
-    """The kept part -> (*batch, M, N), zero elsewhere."""
+    """Kept part -> (*batch, M, N), zero elsewhere."""
     residual: Callable[[jax.Array, jax.Array, Basis], jax.Array]
-    """(gradient, its kept part, basis) -> what is not kept."""
+    """(gradient, its kept part, basis) -> the part that is not kept."""
     carry_squares: Callable[[jax.Array, Basis, Basis], jax.Array]
-    """(second moments in an old basis, old, new) -> second moments in the new."""
+    """(second moments in the old basis, old, new) -> second moments in the new basis.
+    """
 
 
 class Subspace(NamedTuple):
     """A rule that cuts matrices of any shape."""
 
     cut: Callable[[tuple[int, ...], float], Cut]
-    """(shape (*batch, M, N), density in (0, 1)) -> cut. Raises ValueError where the
-    shape does not fit."""
+    """(shape (*batch, M, N), density in (0, 1)) -> cut. Raises ValueError if the shape
+    does not fit."""
     stored: bool = False
-    """Whether the basis depends on the gradient and so is kept as state: one array of
-    the stack's rank."""
+    """Whether the basis depends on the gradient and is therefore stored as state: one
+    array with the rank of the stack."""
     stagger: int = 1
-    """Groups of tensors that refresh at different steps, evenly over the gap."""
+    """Number of groups of tensors that refresh at different steps, spread over the gap.
+    """
 
 
 def blocks(order: Order | None = None) -> Subspace:
-    """Keep whole layers of stacks (L, M, N), moments (k, M, N).
+    """Build a subspace of whole layers of stacks (L, M, N).
 
-    The layer axis is the first batch axis. All arrays of one depth L keep the same
-    layers, so whole decoder blocks have state together.
+    The moments have shape (k, M, N). The layer axis is the first batch axis. All arrays
+    of equal depth L keep the same layers, so the arrays of a decoder block have state
+    together.
 
     Args:
-      order: which layers at each refresh: `random_order` (the default),
+      order: selects the layers at each refresh: `random_order` (the default),
         `ascending_order`, `descending_order`, `mirror_order`.
 
     Returns:
@@ -101,15 +106,15 @@ def blocks(order: Order | None = None) -> Subspace:
 def random_order(
     key: Key, *, refresh: Int[Array, ""] | int, n_layers: int, n_active: int
 ) -> Int[Array, " K"]:
-    """Draw distinct layers afresh at every refresh."""
-    del refresh  # is in the key
+    """Draw distinct layers independently at every refresh."""
+    del refresh  # already part of the key
     return jax.random.permutation(key, n_layers)[:n_active]
 
 
 def ascending_order(
     key: Key, *, refresh: Int[Array, ""] | int, n_layers: int, n_active: int
 ) -> Int[Array, " K"]:
-    """Go from the first layer to the last, round and round."""
+    """Cycle through the layers from the first to the last."""
     del key
     return (refresh * n_active + jnp.arange(n_active)) % n_layers
 
@@ -117,7 +122,7 @@ def ascending_order(
 def descending_order(
     key: Key, *, refresh: Int[Array, ""] | int, n_layers: int, n_active: int
 ) -> Int[Array, " K"]:
-    """Go from the last layer to the first, round and round: FRUGAL's pre-training."""
+    """Cycle through the layers from the last to the first: FRUGAL's pre-training."""
     del key
     return (-1 - refresh * n_active - jnp.arange(n_active)) % n_layers
 
@@ -125,7 +130,7 @@ def descending_order(
 def mirror_order(
     key: Key, *, refresh: Int[Array, ""] | int, n_layers: int, n_active: int
 ) -> Int[Array, " K"]:
-    """Go from both ends to the middle, in pairs: first, last, second, last but one."""
+    """Cycle from both ends to the middle, in pairs: first, last, second, ...."""
     del key
     place = (refresh * n_active + jnp.arange(n_active)) % n_layers
     half = place // 2
@@ -133,16 +138,16 @@ def mirror_order(
 
 
 def count_kept(size: int, density: float) -> int:
-    """Count what is kept of an axis: round(density x size), at least 1."""
+    """Count the entries kept of an axis: round(density x size), at least 1."""
     return min(size, max(1, round(density * size)))
 
 
 def _cut_layers(shape: tuple[int, ...], density: float, *, order: Order) -> Cut:
     if len(shape) < 3:
         raise ValueError(
-            f"blocks keep layers of a stack (L, M, N), and shape {shape} has no layer "
-            "axis; take columns(), rows() or coordinates(), or stack_layers around the "
-            "transformation"
+            f"blocks keep layers of a stack (L, M, N), but shape {shape} has no layer "
+            "axis; use columns(), rows() or coordinates(), or wrap the transformation "
+            "in stack_layers"
         )
     n_layers = shape[0]
     n_active = count_kept(n_layers, density)
@@ -152,22 +157,26 @@ def _cut_layers(shape: tuple[int, ...], density: float, *, order: Order) -> Cut:
         del g
         key = draw.key(per_leaf=False)
         chosen = order(key, refresh=draw.refresh, n_layers=n_layers, n_active=n_active)
+        # A mask of L booleans: small enough to scatter.
         active = jnp.zeros(n_layers, bool).at[chosen].set(True)
-        # Kept layers lie in rising order; layer l has the slot rank(l).
+        # Kept layers are stored in ascending order: layer l has slot rank(l).
         return jnp.sort(chosen), jnp.cumsum(active) - 1, active
 
     def restrict(g: jax.Array, basis: Basis) -> jax.Array:
         layers, _, _ = basis
+        # The chosen layers may be on other shards: gather the layer axis first.
         g = unshard_axis(g, 0, parts=1)
         return jnp.take(g, layers, axis=0, mode="clip")
 
     def expand(kept: jax.Array, basis: Basis) -> jax.Array:
         _, slots, active = basis
+        # A gather and a mask instead of a scatter: they fuse with what follows.
         spread = jnp.take(kept, slots, axis=0, mode="clip")
         return jnp.where(active.reshape(flat), spread, 0)
 
     def residual(g: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
         del kept
+        # Exact: kept layers become 0 without a subtraction.
         return jnp.where(basis[2].reshape(flat), 0, g)
 
     def carry(kept: jax.Array, old: Basis, new: Basis) -> jax.Array:
@@ -179,8 +188,8 @@ def _cut_layers(shape: tuple[int, ...], density: float, *, order: Order) -> Cut:
 def unshard_axis(x: jax.Array, axis: int, *, parts: int) -> jax.Array:
     """Gather an axis whose explicit sharding does not divide its parts evenly.
 
-    Only meshes with explicit axes say how a traced array lies; elsewhere the compiler
-    places what is needed, and this does nothing.
+    Only meshes with explicit axes expose the sharding of a traced array. On other
+    meshes the compiler places the data, and this function returns its input.
     """
     sharding = jax.typeof(x).sharding
     spec = sharding.spec
@@ -199,7 +208,7 @@ def unshard_axis(x: jax.Array, axis: int, *, parts: int) -> jax.Array:
 
 
 def shard_batch(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Lay the batch axes as another array's lie, on meshes with explicit axes."""
+    """Shard the batch axes like another array's, on meshes with explicit axes."""
     spec = jax.typeof(like).sharding.spec
     if all(names is None for names in spec[:-2]):
         return x

@@ -3,31 +3,32 @@
     g_full = restrict(g)                    g_free = g - expand(g_full)
     u = expand(state_full(g_full)) + free_scale * state_free(g_free)
 
-for the matrices of layers (`find_matrices`); embeddings, norms and the output head keep
-a state of their own. Every `update_gap` steps the subspace is drawn anew and the
-moments in it start again. Adam's first step after a reset is a sign step too, so the
-seam does not show; free_scale = 1 comes from there.
+This applies to the matrices of layers (`find_matrices`); embeddings, norms and the
+output head keep their full state. Every `update_gap` steps the subspace is redrawn and
+its moments restart. Adam's first step after a reset is a sign step as well, so the two
+parts match; this motivates free_scale = 1.
 
 "FRUGAL: Memory-Efficient Optimization by Reducing State Overhead for Scalable
 Training", Zmushko et al., 2024, arXiv:2411.07837. With `state_free=optax.set_to_zero()`
-it is BAdam (on `blocks`) or GaLore (on `gradient_svd`, KEEP).
+it becomes BAdam (on `blocks`) or GaLore (on `gradient_svd`, KEEP).
 
-Ours differs: subspaces by strata and of whole layers (see
-`optim.splitting.subspace`), a residual's rounding is zero, nothing random is state, and
-stacks of layers are cut as they lie. Adam's moments take
-8 (N_rest + density N_matrices) bytes in float32, AdamW's take 8 N; the SVD adds its
-basis. Only the matrices' part is saved: in a small model with a large vocabulary that
-is little.
+This implementation differs from the authors': subspaces consist of strata or of whole
+layers (see `optim.splitting.subspace`), rounding errors in a residual are set to zero,
+no random state is stored, and stacks of layers are cut in place. Adam's moments take 8
+(N_rest + density N_matrices) bytes in float32, against 8 N for AdamW; the SVD adds its
+basis. Only the matrices' part shrinks, so a small model with a large vocabulary saves
+little.
 
-Limits, on the matrices: density 1 with KEEP is `optax.adam`, operation for operation,
-and bit for bit where operations run one by one; a compiler fuses those of Adam
-otherwise behind anything that precedes them, such as the check for finite gradients
-here. Density 0 is sign descent, and holds no array.
+Limit cases, on the matrices: density 1 with KEEP is `optax.adam`, operation for
+operation. It is equal bit for bit if operations run one by one; under a compiler,
+preceding operations such as the check for finite gradients change the fusion of Adam's.
+Density 0 is sign descent, and stores no array.
 
-Clipping by the global norm before it scales the state-full part alone: a sign has no
-length. A gradient entry that is not finite counts as 0; it reaches no state.
-`optax.MultiSteps` around it keeps a whole gradient, more than all the state here, and
-runs the update at every micro-step, an SVD that is due included.
+Clipping by the global norm before this transformation scales only the part with state,
+because a sign has no length. A gradient entry that is not finite counts as 0 and
+reaches no state. `optax.MultiSteps` around this transformation stores a whole gradient,
+more than all the state here, and runs the update at every micro-step, including any SVD
+that is due.
 """
 
 from collections.abc import Sequence
@@ -56,18 +57,18 @@ from lostjax.typing import PyTree, Scalar
 
 
 class FrugalState(NamedTuple):
-    """What FRUGAL remembers."""
+    """State of `scale_by_frugal`."""
 
     count: jax.Array  # type: ignore[assignment]  # optax's name, and tuple.count's
-    """Updates so far, int32."""
+    """Number of updates so far, int32."""
     clocks: tuple[Clock, ...]
-    """Where each group of matrices that refreshes together is; () at density 0."""
+    """One clock per group of matrices that refresh together; () at density 0."""
     full: tuple[optax.OptState, ...]
-    """State of `state_full` on the kept parts of each group; () at density 0."""
+    """State of `state_full` for the kept parts of each group; () at density 0."""
     rest: optax.OptState
-    """State of `state_full` on the arrays that are not split."""
+    """State of `state_full` for the arrays that are not split."""
     basis: PyTree
-    """Bases of a stored subspace (`gradient_svd`); () for the others."""
+    """Bases of a stored subspace (`gradient_svd`); () for other subspaces."""
 
 
 def scale_by_frugal(
@@ -82,33 +83,33 @@ def scale_by_frugal(
     matrices: MatricesOrRule | None = None,
     seed: Scalar = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Split gradients of matrices into a part with state and a part without.
+    """Split the gradients of matrices into a part with state and a part without.
 
     Args:
-      density: share of each matrix that keeps a state, in [0, 1], a Python number (it
-        makes shapes: name it in `static_args` of `optax.inject_hyperparams`). 0 keeps
-        nothing; 1 keeps all and has no state-free part, whatever the subspace.
-      update_gap: steps between refreshes, in [1, 2^31); may be traced, and change.
-      subspace: which part; None for `rows()`.
-      state_full: any transformation; None for `optax.scale_by_adam()`. Its `init` sees
-        zeros of the kept parts' shapes, its `update` the parameters cut as the
-        gradients are. The arrays that are not split take it too.
-      state_free: any transformation without arrays or parameters:
-        `optax.scale_by_sign()` (for None), `optax.identity()` (SGD),
+      density: share of each matrix that has state, a Python number in [0, 1]. It
+        determines shapes: list it in `static_args` of `optax.inject_hyperparams`. 0
+        keeps nothing; 1 keeps everything and has no state-free part, for any subspace.
+      update_gap: steps between refreshes, in [1, 2^31); may be traced and may change.
+      subspace: the part with state; None for `rows()`.
+      state_full: any transformation; None for `optax.scale_by_adam()`. Its `init`
+        receives zeros in the shapes of the kept parts, its `update` the parameters cut
+        like the gradients. It also updates the arrays that are not split.
+      state_free: any transformation without arrays as state that needs no parameters:
+        `optax.scale_by_sign()` (the default for None), `optax.identity()` (SGD),
         `optax.set_to_zero()` (nothing).
       free_scale: weight of the state-free part.
-      on_refresh: what becomes of the state at a refresh: RESET, KEEP, or REPROJECT.
-      matrices: which arrays are split and how, see `MatricesOrRule`; None for
+      on_refresh: treatment of the state at a refresh: RESET, KEEP, or REPROJECT.
+      matrices: the arrays to split and their axes, see `MatricesOrRule`; None for
         `find_matrices`.
-      seed: of every random choice.
+      seed: seed of all random choices.
 
     Returns:
-      The transformation. Its updates have the gradients' shapes and types; an empty
-      tree is returned as it is.
+      The transformation. Its updates have the shapes and types of the gradients; an
+      empty tree is returned unchanged.
 
     Raises:
-      ValueError: where an argument is outside its range; from `init`, naming the array:
-        where one is not of a real float type, or a subspace does not fit it.
+      ValueError: if an argument is out of range; from `init`, if an array is not of a
+        real float type or a subspace does not fit it (the message names the array).
     """
     _check_gap(update_gap)
     rule = _Frugal(
@@ -126,15 +127,15 @@ def scale_by_frugal(
 
 
 def check_density(density: Scalar) -> float:
-    """Give a density as a float.
+    """Return a density as a float.
 
     Raises:
-      ValueError: where it is no Python number, or outside [0, 1].
+      ValueError: if it is not a Python number in [0, 1].
     """
     if not isinstance(density, (int, float)):
         raise ValueError(
-            f"density={density}: must be a Python number, for it decides shapes; under "
-            "optax.inject_hyperparams name it in static_args=('density',)"
+            f"density={density}: must be a Python number because it determines shapes; "
+            "under optax.inject_hyperparams list it in static_args=('density',)"
         )
     if not 0 <= density <= 1:
         raise ValueError(f"density={density}: must lie in [0, 1]")
@@ -142,7 +143,7 @@ def check_density(density: Scalar) -> float:
 
 
 class _Frugal(NamedTuple):
-    """The arguments of `scale_by_frugal`, and what it does with them."""
+    """The arguments of `scale_by_frugal`, with its init and update functions."""
 
     density: float
     update_gap: Scalar
@@ -157,8 +158,10 @@ class _Frugal(NamedTuple):
     def init(self, params: PyTree) -> FrugalState:
         tree = self._split(params)
         free = tree.build(tree.pick(tree.matrices))
+        # eval_shape: the check must not allocate what it forbids.
         if jax.tree.leaves(jax.eval_shape(self.state_free.init, free)):
-            raise ValueError("state_free: keeps arrays; pass it as state_full instead")
+            raise ValueError("state_free: has arrays as state; pass it as state_full")
+        # One state per group: groups refresh at different steps.
         full, bases = [], {}
         for group in tree.groups:
             kept = {}
@@ -176,6 +179,8 @@ class _Frugal(NamedTuple):
     def update(
         self, updates: PyTree, state: FrugalState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, FrugalState]:
+        # Entry by entry, before anything else: one NaN in an SVD or a moment would stay
+        # for ever.
         finite = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), updates)
         tree = self._split(finite)
         ticks, clocks = advance_clocks(
@@ -198,6 +203,8 @@ class _Frugal(NamedTuple):
             kept = {i: pieces[i].kept for i in group}
             known = None
             if every is not None:
+                # Cut parameters like gradients, so that weight decay in `state_full`
+                # matches.
                 known = {i: group[i].restrict(every[i], pieces[i]) for i in group}
             moved, inner = tree.step(
                 self.state_full, kept, inner, params=known, extra=extra
@@ -205,9 +212,12 @@ class _Frugal(NamedTuple):
             steps |= {i: group[i].expand(moved[i], pieces[i]) for i in group}
             full.append(inner)
         for i, free in self._step_free(tree, pieces, extra=extra).items():
+            # At density 0 there is no part with state to add to.
             steps[i] = steps[i] + free if i in steps else free
         bases = {i: piece.basis for i, piece in pieces.items()}
         return tree.build(steps), FrugalState(
+            # safe_increment stops at the largest int32 instead of wrapping to a first
+            # update.
             count=optax.safe_increment(state.count),
             clocks=clocks,
             full=tuple(full),
@@ -239,7 +249,7 @@ class _Frugal(NamedTuple):
         due: jax.Array,
         pieces: dict[int, Piece],
     ) -> optax.OptState:
-        """Treat the state of a group by the rule, where a refresh is due."""
+        """Apply the refresh rule to the state of a group."""
         zeros = {i: jnp.zeros_like(piece.kept) for i, piece in pieces.items()}
         carries = tree.build({i: piece.carries for i, piece in pieces.items()})
         return self.on_refresh.renew(
@@ -252,21 +262,24 @@ class _Frugal(NamedTuple):
     def _step_free(
         self, tree: SplitTree, pieces: dict[int, Piece], *, extra: dict[str, Any]
     ) -> dict[int, jax.Array]:
-        """Step the parts without a state; at density 1 there are none."""
+        """Update the parts without state; at density 1 there are none."""
         if self.density == 1:
             return {}
         rests = {i: piece.rest for i, piece in pieces.items()}
         parts = rests if pieces else tree.pick(tree.matrices)
+        # No arrays in this state (checked in `init`), so it is rebuilt instead of
+        # stored.
         empty = self.state_free.init(tree.build(parts))
         steps, _ = tree.step(self.state_free, parts, empty, extra=extra)
+        # Cast back: a traced float32 scale would widen bfloat16 updates.
         return {i: (self.free_scale * s).astype(s.dtype) for i, s in steps.items()}
 
 
 def _check_gap(update_gap: Scalar) -> None:
     if callable(update_gap):
         raise ValueError(
-            f"update_gap={update_gap}: must be a number; optax.inject_hyperparams "
-            "makes one of a schedule"
+            f"update_gap={update_gap}: must be a number; wrap the transformation in "
+            "optax.inject_hyperparams to pass a schedule"
         )
     if isinstance(update_gap, jax.core.Tracer):
         return

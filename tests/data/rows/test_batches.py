@@ -157,11 +157,11 @@ def test_bad_arguments_are_named():
     rows = make_rows(4)
     with pytest.raises(DataError, match="batch_size: 0"):
         BatchPlan(rows, batch_size=0, seed=0)
-    with pytest.raises(DataError, match="several lengths"):
+    with pytest.raises(DataError, match="lengths differ"):
         EvalPlan([rows, make_rows(4, seq_len=5)], batch_size=1)
     with pytest.raises(DataError, match="no tokens"):
         EvalPlan([], batch_size=1)
-    with pytest.raises(DataError, match="2 of them for 1"):
+    with pytest.raises(DataError, match="got 2 for 1"):
         BatchPlan(rows, batch_size=1, seed=0, weights=[1, 1])
     with pytest.raises(ValueError, match="step: -1"):
         BatchPlan(rows, batch_size=1, seed=0).batch_at(-1)

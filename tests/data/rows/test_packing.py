@@ -141,7 +141,7 @@ def test_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lostjax.data.rows.packing._write_header", full)
-    with pytest.raises(DataError, match=r"No space left.*--data.cache_dir"):
+    with pytest.raises(DataError, match=r"No space left.*--data.cache-dir"):
         pack_documents(GivenDocuments(["a"]), BYTES, seq_len=4, cache_dir=tmp_path)
     assert list((tmp_path / "tokens").iterdir()) == []
 

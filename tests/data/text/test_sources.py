@@ -133,7 +133,7 @@ def write_bad_files(folder):
         ("", "empty"),
         ("sotus", "did you mean sotu"),
         ("SOTU.", "a source is sotu, tfds:NAME"),
-        ("sotu:1600", "there are 1790 to"),
+        ("sotu:1600", "the package contains 1790 to"),
         ("sotu:90", "sotu:FIRST-LAST"),
         ("sotu:1980-1961", "sotu:FIRST-LAST"),
         ("{}/god.txt", "did you mean .*good.txt"),
@@ -164,7 +164,7 @@ def test_a_bad_source_is_one_clear_line(tmp_path, source, message):
 
 
 def test_held_out_files_may_not_be_trained_on(books):
-    with pytest.raises(DataError, match="b00.txt is also trained on"):
+    with pytest.raises(DataError, match="b00.txt is also in the training text"):
         open_corpus(str(books), heldout=f"{books}/b00.txt")
 
 

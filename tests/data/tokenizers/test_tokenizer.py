@@ -225,7 +225,7 @@ def test_an_added_token_far_above_is_refused(tmp_path, bpe, number):
 
 def test_no_text_trains_no_tokenizer(tmp_path):
     for documents in ([], [""]):
-        with pytest.raises(DataError, match="no text to train it on"):
+        with pytest.raises(DataError, match="no text to train on"):
             load_tokenizer("bpe:300", documents, cache_dir=tmp_path)
     with pytest.raises(DataError, match="needs text"):
         load_tokenizer("bpe:300", cache_dir=tmp_path)

@@ -111,12 +111,12 @@ def test_a_basis_is_drawn_at_once():
 
 def test_what_is_no_such_state_is_refused():
     params = make_params()
-    with pytest.raises(ValueError, match="state: holds no FrugalState"):
+    with pytest.raises(ValueError, match="state: contains no FrugalState"):
         optim.resize_density(optax.adam(1.0).init(params), params, tx=make(0.5))
     state = make(0.5).init(params)
-    with pytest.raises(ValueError, match="tx: its state differs"):
+    with pytest.raises(ValueError, match="tx: its state does not match"):
         optim.resize_density(state, params, tx=optim.frugal(density=0.25))
-    with pytest.raises(ValueError, match="tx: .*other arrays are split"):
+    with pytest.raises(ValueError, match="tx: .*different arrays are split"):
         optim.resize_density(state, params, tx=make(0.25, matrices=False))
 
 

@@ -107,7 +107,7 @@ def test_a_pattern_replaces_the_names():
     ("matrices", "message"),
     [
         ({"other": None}, "matrices: not a prefix"),
-        ("columns", "matrices: holds 'columns'"),
+        ("columns", "matrices: contains 'columns'"),
         (lambda p: optim.find_matrices(p, full_state="head"), "full_state='head'.*'w'"),
     ],
 )

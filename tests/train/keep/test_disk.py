@@ -77,8 +77,8 @@ def test_a_save_that_fails_does_not_stop_the_run(happened):
     assert errors <= {"RuntimeError: Event loop is closed"}
     assert "Traceback" not in happened["raw"]
     assert happened["steps"] == list(range(1, 141)), "no line is missing or doubled"
-    assert "metrics.jsonl: cannot be written now (No space left on device)" in said
-    assert "metrics.jsonl: is written again, nothing is lost" in said
+    assert "metrics.jsonl: write failed (No space left on device)" in said
+    assert "metrics.jsonl: write succeeded again, no data was lost" in said
 
 
 def test_a_final_save_that_fails_is_an_exit_code_and_older_steps_stand(happened):
@@ -129,13 +129,13 @@ def test_an_appended_file_gets_every_byte_in_order_once_there_is_room(tmp_path, 
     file.write(b"four ")
     assert disk.content == b"one two three four "
     said = capsys.readouterr().err
-    assert said.count("\n") == 2 and "held back" in said and "nothing is lost" in said
+    assert said.count("\n") == 2 and "in memory" in said and "no data was lost" in said
     disk.room = 2
     file.write(b"five")
     file.close()
     file.close()
     assert disk.content.endswith(b"fi") and disk.closed
-    assert "lacks its last 2 bytes" in capsys.readouterr().err
+    assert "closed without its last 2 bytes" in capsys.readouterr().err
     assert (tmp_path / "lines").read_bytes() == b"begun "
     with pytest.raises(ValueError, match="is closed"):
         file.write(b"x")
