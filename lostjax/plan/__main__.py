@@ -50,8 +50,9 @@ class Flags(TrainConfig):
     against: str | None = None
     """Also plan this preset's model and optimiser, with all other values unchanged."""
     search: int = 0
-    """Estimate meshes, batch sizes and remat policies, compile this number of the most
-    promising, and print those that fit first, the least time per token first."""
+    """Number of candidates to compile, 0 for none. Meshes, batch sizes and remat
+    policies are estimated, and the most promising ones compiled; those that fit are
+    printed first, in the order of their time per token."""
     out: str = "runs/plan"
     """Directory of plan.json and plan.html."""
 

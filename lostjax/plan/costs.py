@@ -12,7 +12,7 @@ often as it runs.
     collectives  bytes of a ring, sent and received once: (n - 1) / n of the whole array
                  for gathers, scatters and all-to-all, twice that for all-reduce
 
-All three are static counts, not measurements. They cannot depend on data: every branch
+All three are static counts, not measurements, and cannot depend on data: every branch
 of a conditional is counted, and a loop that runs until its data meet a condition is
 counted once. `Costs` also holds the counts with the cheapest branches only, and the
 names of such loops.

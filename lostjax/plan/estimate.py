@@ -165,6 +165,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     axes = dict(mesh.shape)
     micro_batches = count_micro_batches(config, mesh=mesh)
     rows = config.batch_size // micro_batches // count_batch_shards(mesh)
+    # The form of attention decides what autodiff keeps: that of the target's platform.
     placed = run.model.clone(attend=xla_attention(mesh))
     costs = None if compiled is None else _read_costs(compiled, axes)
     chip = target.chip
@@ -247,6 +248,7 @@ def _compile(lowered: Any) -> tuple[Any | None, float]:
         if used is None:
             raise
         return None, float(used[1]) * 1024.0 ** " KMGT".index(used[2] or " ")
+    # Donated arguments are reused for outputs, which must not be counted twice.
     found = compiled.memory_analysis()
     new = found.output_size_in_bytes - found.alias_size_in_bytes
     code = found.generated_code_size_in_bytes

@@ -174,15 +174,15 @@ def _count_seconds(config: TrainConfig, run: Run, chip: Chip) -> float:
 def _alike(config: TrainConfig) -> TrainConfig:
     """Map all candidates with the same state to one configuration.
 
-    `_describe` caches by it. The batch size is kept if the objective keeps past
-    outputs, because their shape depends on it.
+    `_describe` caches by it. The batch size is kept if there is a trajectory term,
+    because the past that it keeps depends on the rows of a step.
     """
     rows = 1 if config.objective.trajectory.name == "none" else config.batch_size
     config = dataclasses.replace(config, mesh="data:1", batch_size=rows, accumulate=1)
     return replace_in(config, "model", remat="none")
 
 
-@lru_cache
+@lru_cache  # tracing takes most of an estimate's time, and candidates share few states
 def _describe(config: TrainConfig, target: Target) -> Run:
     return describe_run(config, lay_mesh(config, target))
 

@@ -49,7 +49,8 @@ class Trial(NamedTuple):
     """Evaluation of the moving average of the parameters at the end; None unless the
     run keeps one (mesa)."""
     evaluations: Mapping[int, Evaluation] = MappingProxyType({})
-    """Evaluations on the held-out text by step, every `eval_every` and the last."""
+    """Evaluations on the held-out text by step: every `eval_every` steps, and the last
+    step."""
     past_evaluations: Mapping[int, Evaluation] = MappingProxyType({})
     """Evaluations of the moving average by step; empty unless the run keeps one."""
     finished: Finished | None = None

@@ -106,8 +106,8 @@ def lower_step(run: Run, state: TrainState, *, watch: bool = False) -> Any:
     whole = NamedSharding(run.mesh, P())
     jitted = jax.jit(
         step,
-        # The state is donated, so that the new one is written over it: without donation
-        # parameters and optimiser state would be in memory twice.
+        # The state is donated, so that the new state is written over the old one:
+        # otherwise parameters and optimiser state would be in memory twice.
         donate_argnums=0,
         # Equal to the input's shardings, which donation needs.
         out_shardings=(tree_shardings(state, run.mesh), whole),

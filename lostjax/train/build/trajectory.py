@@ -207,8 +207,8 @@ def _remember_outputs(
 def _check_start(past: TrajectoryConfig, *, epochs: float) -> None:
     if past.start >= epochs:
         raise ConfigError(
-            f"--objective.trajectory.start={past.start}: the run ends before, after "
-            f"{epochs:.2f} epochs"
+            f"--objective.trajectory.start={past.start}: must be below {epochs:.2f}, "
+            "the number of epochs of the run"
         )
 
 
@@ -222,8 +222,8 @@ def _check_memory(config: TrainConfig, *, vocab_size: int, rows: BatchPlan) -> N
     epochs = max(rows.count_epochs(config.steps))
     if epochs <= past.lag_epochs:
         raise ConfigError(
-            f"--objective.trajectory={past.name}: no row comes again after "
+            f"--objective.trajectory={past.name}: no row is repeated after "
             f"--objective.trajectory.lag-epochs={past.lag_epochs}, because "
-            f"--steps={config.steps} are {epochs:.2f} epochs; for text that is seen "
-            "once use lagged or mesa"
+            f"--steps={config.steps} are {epochs:.2f} epochs; for text that is read "
+            "only once use lagged or mesa"
         )

@@ -179,12 +179,12 @@ def _check_optim(optim: OptimConfig) -> None:
     if optim.name == "galore" and optim.frugal.density == 0:
         raise ConfigError(
             "--optim.frugal.density=0: must be positive with --optim=galore, which "
-            "would never update a matrix"
+            "would otherwise update no matrix"
         )
     if optim.name == "schedule_free" and optim.b1 == 0:
         raise ConfigError(
-            "--optim.b1=0: must be positive with --optim=schedule_free, whose average "
-            "it weights"
+            "--optim.b1=0: must be positive with --optim=schedule_free, because "
+            "it weights the average"
         )
     if optim.full_state is not None:
         try:

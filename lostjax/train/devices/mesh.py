@@ -255,6 +255,7 @@ def place_batch(plan: Batches, number: int, *, mesh: Mesh) -> Batch:
             start, stop, _ = index[0].indices(size)
             return parts[start, stop][field]
 
+        # From a callback, so that no process needs the rows of another one's devices.
         shape = (size, *leaf.shape[1:])
         return jax.make_array_from_callback(shape, sharding, shard)
 

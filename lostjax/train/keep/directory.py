@@ -74,16 +74,16 @@ def find_run(name: str, *, runs: Path = RUNS) -> Path:
 
 
 def _dates(runs: Path) -> dict[Path, int]:
-    """List the runs in a directory with when they were made, in ns."""
+    """Return the modification time in ns of each run's configuration."""
     dates = {}
     for path in runs.glob("*/config.json"):
-        with suppress(FileNotFoundError):  # it was removed meanwhile
+        with suppress(FileNotFoundError):  # the run was removed meanwhile
             dates[path.parent] = path.stat().st_mtime_ns
     return dates
 
 
 def _date_last(directory: Path) -> None:
-    """Date a new run after those beside it, whatever the clock says."""
+    """Date a new run after all others in its parent, even if the clock was set back."""
     others = _dates(directory.parent)
     mine = others.pop(directory)
     last = max(others.values(), default=0)

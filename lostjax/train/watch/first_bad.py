@@ -62,6 +62,7 @@ def look_at_outputs(model: nn.Module, variables: Variables, batch: Batch) -> Out
             what = "parameters" if method == "weights" else "output"
             number = left.setdefault(f"the {what} of {path}", len(left))
             finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
+            # One bit per output: the outputs themselves may not fit in memory.
             module.sow("intermediates", str(number), jnp.stack(finite).all())
         return made
 
