@@ -1,7 +1,7 @@
-"""`python -m lostjax.generate RUN --prompt "..."`: text from a run's checkpoint.
+"""Generate text from a checkpoint: `python -m lostjax.generate RUN --prompt "..."`.
 
-The configuration and the tokenizer are those of the run; the checkpoint may have been
-written on any mesh and is read onto one device.
+Configuration and tokenizer are those of the run. The checkpoint may have been saved on
+any mesh, and is restored onto one device.
 """
 
 import dataclasses
@@ -40,35 +40,38 @@ class Flags:
     run: Positional[str]
     """Directory of the run, or latest."""
     prompt: str = "Fellow citizens,"
-    """What to go on from."""
+    """Text to continue."""
     tokens: int = 100
-    """Tokens to generate."""
+    """Number of tokens to generate."""
     temperature: float = 0.8
-    """0 takes the likeliest token; 1 samples from the model as it is."""
+    """Divides the logits, 0 or more; 0 takes the most likely token."""
     top_k: int | None = None
-    """Sample among so many likeliest tokens."""
+    """Sample among this number of most likely tokens."""
     top_p: float | None = None
-    """Sample among the likeliest tokens that hold this probability, in (0, 1]."""
+    """Sample among the most likely tokens that together have this probability, in
+    (0, 1]."""
     seed: int = 0
     """Seed of the sampling."""
     step: int | None = None
     """Step of the checkpoint; default the newest."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the parameters in memory, to which they are rounded."""
+    """Type to which the parameters are rounded in memory."""
     average: bool = False
-    """Generate from the moving average of the parameters, which runs with
+    """Use the moving average of the parameters, which runs with
     --objective.trajectory=mesa keep."""
 
 
 def generate(flags: Flags) -> str:
-    """Continue a prompt.
+    """Continue a prompt with a run's model.
 
     Returns:
-      The continuation, without the prompt.
+      The continuation, without the prompt, up to the end of the document if the model
+      generates one.
 
     Raises:
-      ConfigError: where there is no such run or checkpoint, the run keeps no average
-        and one is asked for, or a value is wrong.
+      ConfigError: if there is no such run or checkpoint, `average` is set but the run
+        keeps no average, or a value is wrong.
+      DataError: if the run's tokenizer cannot be read.
     """
     check_seed(flags.seed)
     directory = find_run(flags.run)
@@ -78,8 +81,8 @@ def generate(flags: Flags) -> str:
     run = build_run(config, mesh=make_mesh("data:1"), vocab_size=tokenizer.vocab_size)
     if flags.average and run.trajectory.average is None:
         raise ConfigError(
-            f"--average: {directory} keeps no moving average of its parameters; runs "
-            "with --objective.trajectory=mesa do"
+            f"--average: {directory} keeps no moving average of its parameters; only "
+            "runs with --objective.trajectory=mesa do"
         )
     with open_checkpoints(directory / CHECKPOINTS) as checkpoints:
         step = _choose_step(checkpoints, flags, directory=directory)
@@ -122,7 +125,7 @@ def _choose_step(checkpoints: Checkpoints, flags: Flags, *, directory: Path) -> 
 def _read_variables(
     checkpoints: Checkpoints, run: Run, flags: Flags, *, step: int
 ) -> Variables:
-    """Read the variables to generate from; the optimiser's state only if needed."""
+    """Restore the variables to generate with; the optimiser's state only if needed."""
     if not flags.average and not trains_elsewhere(run.config.optim):
         abstract = model_variables(run.abstract)
         return checkpoints.restore_model(

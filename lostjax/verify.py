@@ -1,13 +1,13 @@
-"""`python -m lostjax.verify RUN`: is every checkpoint of a run whole?
+"""Verify every checkpoint of a run: `python -m lostjax.verify RUN`.
 
-One line a checkpoint, the oldest first:
+One line per checkpoint is printed, the oldest first:
 
     step 1000  whole    1.21 GB
     step 2000  DAMAGED  model/d/0: bytes 0 to 16777216 differ
 
-The exit code is 0 where all are whole, 1 where something is damaged, was set aside or
-has no manifest, 2 where there is no such run or it cannot be read. Nothing is changed,
-and a run that goes on meanwhile is not disturbed.
+The exit code is 0 if all are whole; 1 if one is damaged, was set aside or has no
+manifest; 2 if there is no such run or it cannot be read. Without `--adopt` nothing is
+changed. A run may be verified while it is training.
 """
 
 import dataclasses
@@ -37,47 +37,47 @@ class Flags:
     run: Positional[str]
     """Directory of the run, or latest."""
     adopt: bool = False
-    """First give a manifest to checkpoints that have none, as those of earlier
-    versions: they are taken to be whole."""
+    """First write manifests for checkpoints that have none, such as those of earlier
+    versions, which are assumed to be whole."""
 
 
 def verify(directory: Path) -> list[tuple[str, str, str]]:
     """Check the checkpoints of a run.
 
     Args:
-      directory: of the run.
+      directory: the run's directory.
 
     Returns:
-      (name, "whole" or what else it is, details) of each checkpoint: committed steps,
-      then those without a manifest, then those that were set aside.
+      (name, condition, details) of each checkpoint: committed steps, then steps without
+      a manifest, then those that were set aside. A good one's condition is "whole".
 
     Raises:
-      OSError: where a directory cannot be read.
+      OSError: if a directory cannot be read.
     """
     place = directory / CHECKPOINTS
     rows = []
     for step in list_steps(place):
         path = step_dir(place, step)
         damage = find_damage(path)
-        if not path.exists():  # the run let go of it meanwhile
+        if not path.exists():  # the run has deleted it meanwhile
             continue
         size = 0 if damage else sum(e.size for e in read_manifest(path).values())
         state = "DAMAGED" if damage else "whole"
         rows.append((f"step {step}", state, "; ".join(damage) or format_bytes(size)))
     for step in list_bare_steps(place):
-        details = "it is not counted; --adopt takes it as it is"
+        details = "it does not count; --adopt accepts it as it is"
         rows.append((f"step {step}", "NO MANIFEST", details))
     for path in list_set_aside(place):
-        details = "damaged; remove it when it was looked into"
+        details = "damaged; delete it when it is no longer needed"
         rows.append((path.name, "SET ASIDE", details))
     return rows
 
 
 def adopt(directory: Path) -> None:
-    """Give a manifest to checkpoints that have none, whatever is in them.
+    """Write manifests for checkpoints that have none, whatever they contain.
 
     Raises:
-      ConfigError: where it cannot be written.
+      ConfigError: if a manifest cannot be written.
     """
     place = directory / CHECKPOINTS
     try:

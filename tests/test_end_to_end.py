@@ -246,7 +246,7 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
     "words, message",
     [
         ([], "Directory of the run"),
-        (["/no/run"], "/no/run: no run is there"),
+        (["/no/run"], "/no/run: not a run's directory"),
         (["{run}", "--tokens=0"], "n_tokens=0: must be at least 1"),
         (["{run}", "--top-k=999"], "top_k=999: must be 1 to vocab_size=257"),
         (["{run}", "--top-p=0"], "top_p=0"),
@@ -316,7 +316,7 @@ def test_several_processes_refuse_together(run, tmp_path):
         done = [finish(process, timeout=120) for process in pair]
     assert [code for code, _, _ in done] == [2, 2], done
     assert f"process {os.getpid()} on" in done[0][2]
-    assert "the first process could not; it says why" in done[1][2]
+    assert "the first process failed; its own message says why" in done[1][2]
 
 
 def free_port():
@@ -334,7 +334,7 @@ def free_port():
         (["--model.rank=33"], "--model.rank=33: must lie in [1, 32]"),
         (["--model.delta=-0.1"], "--model.delta=-0.1"),
         (["--model.channel-groups=3"], "channel"),
-        (["--objective.trajectory=saf"], "no row comes again"),
+        (["--objective.trajectory=saf"], "no row is repeated"),
         (["--objective.trajectory=sam"], "--objective.trajectory"),
         (["--data.source=/no/such.txt"], "/no/such.txt"),
         (["--data.source={empty}"], "empty"),

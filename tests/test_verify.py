@@ -71,7 +71,7 @@ def test_a_run_without_checkpoints_is_told_from_no_run(run, capsys):
     assert main([str(run / "checkpoints")]) == 2
     assert main([str(run), "--adpt"]) == 2
     said = capsys.readouterr().err
-    assert "no run is there" in said and "did you mean --adopt?" in said
+    assert "not a run's directory" in said and "did you mean --adopt?" in said
     assert said.count("\n") == 2
 
 

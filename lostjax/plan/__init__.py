@@ -1,1 +1,1 @@
-"""Does a run fit, and what will bind it? `python -m lostjax.plan`."""
+"""Plan a run: whether it fits some hardware, and what limits its speed."""

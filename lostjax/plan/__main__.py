@@ -1,11 +1,12 @@
-"""`python -m lostjax.plan`: does a run fit some hardware, and what will bind it?
+"""Plan a run: whether it fits some hardware, and what limits its speed.
 
     python -m lostjax.plan --preset=lost_1b --topology=v5e:4x4 --mesh=fsdp:16
     python -m lostjax.plan --preset=lost_7b --topology=h100:8 --against=llama_7b
 
-Compiles the real training step for hardware that need not be here, and prints memory,
-FLOPs, bytes and collectives, with what published peaks make of them. Leaves with 0
-where the run fits or that is not known, 2 for a wrong flag, 3 where it does not fit.
+The training step is compiled for the hardware, which need not be present. Memory,
+FLOPs, bytes and collectives are printed, with times estimated from published peaks. The
+exit code is 0 if the run fits or that is not known, 2 for a wrong flag, and 3 if the
+run does not fit.
 """
 
 import dataclasses
@@ -35,10 +36,11 @@ PROGRAM = "python -m lostjax.plan"
 
 @dataclasses.dataclass(frozen=True)
 class Flags(TrainConfig):
-    """Compile a training step for hardware that need not be here; say what it needs.
+    """Compile a training step for some hardware, and print what it needs.
 
-    All flags of `python -m lostjax.train` say what would be trained. Compiling for a
-    TPU needs `pip install libtpu`, for H100s `pip install 'jax[cuda12]'`.
+    The hardware need not be present. All flags of `python -m lostjax.train` are taken,
+    and describe the run. Compiling for a TPU needs `pip install libtpu`, for H100s
+    `pip install 'jax[cuda12]'`.
     """
 
     config: str | None = None
@@ -46,25 +48,30 @@ class Flags(TrainConfig):
     topology: str = "here"
     """v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, h100:8, or here."""
     against: str | None = None
-    """Also plan this preset's model and optimiser, all else alike."""
+    """Also plan this preset's model and optimiser, with all other values unchanged."""
     search: int = 0
-    """Try meshes, batch sizes and remat policies: compile so many of the most
-    promising, and say which fits with the least time a token."""
+    """Number of candidates to compile, 0 for none. Meshes, batch sizes and remat
+    policies are estimated, and the most promising ones compiled; those that fit are
+    printed first, in the order of their time per token."""
     out: str = "runs/plan"
     """Directory of plan.json and plan.html."""
 
 
 def plan(flags: Flags, *, console: Console) -> list[Plan]:
-    """Make the plans that flags ask for, print them and write them.
+    """Make the plans that the flags describe, print them, and write them to files.
+
+    Returns:
+      The plans, in the order in which they are printed.
 
     Raises:
-      ConfigError, DataError: naming what is wrong and what would be right.
+      ConfigError, DataError: if a flag or the text is wrong, or nothing fits in a
+        search.
     """
     config = config_of(flags)
     if flags.search < 0:
         raise ConfigError(f"--search={flags.search}: must be at least 0")
     if flags.search and flags.against:
-        raise ConfigError("--search and --against: one at a time")
+        raise ConfigError("--search and --against: use one of them, not both")
     other = get_preset(flags.against) if flags.against else None
     if flags.topology == "here":
         provide_devices(config)

@@ -1,7 +1,8 @@
-"""What devices send each other in a compiled program, by kind and mesh axis.
+"""Count the collectives of a compiled program, by kind and mesh axis.
 
-A collective's bytes are a ring's, sent once: (n - 1) / n of the whole array for
-gathers, scatters and all-to-all, twice that for all-reduce, among n devices.
+The bytes of a collective are those that a device sends in a ring of n devices:
+(n - 1) / n of the whole array for gathers, scatters and all-to-all, and twice that for
+all-reduce.
 """
 
 import itertools
@@ -26,25 +27,34 @@ KINDS = (
 
 
 class Collective(NamedTuple):
-    """Collectives of one kind over the same axes, all those of a step together."""
+    """All collectives of a step that have one kind and the same axes."""
 
     kind: str
+    """One of `KINDS`."""
     axes: str
-    """Mesh axes that it runs over, such as `fsdp` or `data+fsdp`."""
+    """Mesh axes that they run over, such as `fsdp` or `data+fsdp`."""
     times: float
-    """How many run."""
+    """Number of them in a step."""
     bytes: float
-    """What a device sends, by the ring's formula."""
+    """Bytes that a device sends in all of them, by the ring's formula."""
 
 
 def find_collectives(
     program: Program, axes: Mapping[str, int]
 ) -> tuple[Collective, ...]:
-    """Find collectives and join those of one kind over the same axes.
+    """Find the collectives of a program, and add up those of one kind and axes.
 
-    A TPU's asynchronous collective stands in several fusions, its start, its steps and
-    its end; they share its channel, origin and shape, and count once. All collectives
-    that `jax.shard_map` makes share a channel too.
+    A TPU's asynchronous collective is split over several fusions: its start, its steps
+    and its end. They have the same channel, origin and shape, and are counted once. The
+    channel alone does not identify a collective, because all those that `jax.shard_map`
+    makes share one.
+
+    Args:
+      program: compiled, for one of the devices.
+      axes: mesh axis to size, in the order of the devices.
+
+    Returns:
+      The collectives, those with the most bytes first.
     """
     scheduled = {computation.name for computation, _ in program.walk()}
     different: dict[object, tuple[str, str, float, float]] = {}
@@ -71,14 +81,14 @@ def find_collectives(
 
 
 def _kind_in_fusion(computation: Computation, each: Instruction, kind: str) -> str:
-    """See the reduce-scatter that a TPU's compiler writes as a sum that is sliced."""
+    """Return a collective's kind: a TPU's reduce-scatter is a sliced all-reduce."""
     users = computation.users.get(each.name, ())
     sliced = users and all(user.opcode == "dynamic-slice" for user in users)
     return "reduce-scatter" if kind == "all-reduce" and sliced else kind
 
 
 def _origin(each: Instruction) -> object:
-    """Say what the fusions of one asynchronous collective have in common."""
+    """Return a key that is equal in all fusions of one asynchronous collective."""
     found = (
         re.search(pattern, each.attributes)
         for pattern in (r"channel_id=(\d+)", r'op_name="([^"]*)"')
@@ -90,7 +100,7 @@ def _origin(each: Instruction) -> object:
 def _count_sent(
     computation: Computation, each: Instruction, *, kind: str, axes: Mapping[str, int]
 ) -> tuple[float, str]:
-    """Count the bytes that a device sends, and name the axes that they go over."""
+    """Count the bytes that a device sends, and name the axes over which it sends."""
     given = [
         shape for name in each.operands for shape in computation.by_name[name].shapes
     ]
@@ -108,7 +118,7 @@ def _count_sent(
 
 
 def _read_groups(attributes: str, *, n_devices: int) -> list[frozenset[int]]:
-    """Read replica groups in any of the three ways that XLA writes them."""
+    """Parse replica groups, which XLA prints in three formats."""
     if found := re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", attributes):
         lists = re.findall(r"\{([\d, ]*)\}", found[1])
         return [frozenset(map(int, re.findall(r"\d+", each))) for each in lists]
@@ -142,7 +152,7 @@ def _read_groups(attributes: str, *, n_devices: int) -> list[frozenset[int]]:
 
 
 def _name_groups(groups: Sequence[frozenset[int]], axes: Mapping[str, int]) -> str:
-    """Find the mesh axes along which these groups of devices lie."""
+    """Find the mesh axes whose devices form these groups."""
     sizes = tuple(axes.values())
     ids = np.arange(math.prod(sizes)).reshape(sizes)
     names = [name for name, size in axes.items() if size > 1]
@@ -157,7 +167,7 @@ def _name_groups(groups: Sequence[frozenset[int]], axes: Mapping[str, int]) -> s
 
 
 def _name_pairs(attributes: str, axes: Mapping[str, int]) -> str:
-    """Find the axes along which a permutation moves anything."""
+    """Find the mesh axes along which a permutation moves data."""
     found = re.search(r"source_target_pairs=\{(.*?)\}\}", attributes)
     sizes = tuple(axes.values())
     moved = set()

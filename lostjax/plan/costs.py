@@ -1,19 +1,21 @@
-"""What a compiled program costs on each device: FLOPs, HBM bytes, collectives.
+"""Count the costs of a compiled program per device: FLOPs, HBM bytes, collectives.
 
-XLA's own cost analysis counts a loop's body once, whatever its trip count, so a model
-whose layers are a scan would cost as much as one layer. Here every computation counts
-as often as it runs.
+XLA's own cost analysis counts the body of a loop once, whatever its trip count: a model
+that scans its layers would cost as much as one layer. Here a computation is counted as
+often as it runs.
 
-    FLOPs        2 for each multiply-add of products (see `flops`); nothing elementwise
-    HBM bytes    operands and results of every scheduled instruction; of a fusion that
-                 slices an operand the slice, of one that updates a part the part; what
-                 lies in a TPU's VMEM is free
-    collectives  a ring's bytes, sent and received once: (n - 1) / n of the whole array
+    FLOPs        2 per multiply-add of matrix products (see `flops`); elementwise
+                 operations are not counted
+    HBM bytes    operands and results of every scheduled instruction; for a fusion that
+                 slices an operand only the slice, for one that updates part of an array
+                 only the part; arrays in a TPU's VMEM are not counted
+    collectives  bytes of a ring, sent and received once: (n - 1) / n of the whole array
                  for gathers, scatters and all-to-all, twice that for all-reduce
 
-All three are static: nothing of them is measured. What a program decides while it runs
-is not in its text: every branch of a condition counts, and a loop that runs until its
-data tell it to stop counts once. `Costs` says how much of either there is.
+All three are static counts, not measurements, and cannot depend on data: every branch
+of a conditional is counted, and a loop that runs until its data meet a condition is
+counted once. `Costs` also holds the counts with the cheapest branches only, and the
+names of such loops.
 """
 
 import itertools
@@ -35,32 +37,36 @@ _FREE = frozenset({
 
 
 class Costs(NamedTuple):
-    """What a program costs on each device."""
+    """The costs of a program on each device."""
 
     flops: float
     hbm_bytes: float
     collectives: tuple[Collective, ...]
     least_flops: float
-    """Where of every condition only the branch of fewest FLOPs runs."""
+    """FLOPs if every conditional runs its branch of fewest FLOPs."""
     least_hbm_bytes: float
-    """Where of every condition only the branch of fewest bytes runs."""
+    """HBM bytes if every conditional runs its branch of fewest bytes."""
     uncounted: tuple[str, ...]
-    """Loops whose trips depend on data, as JAX names them; their bodies count once."""
+    """JAX's names of loops whose trip count depends on data; their bodies are counted
+    once."""
     has_cudnn: bool
-    """Whether it calls cuDNN, whose working memory a program does not state."""
+    """Whether the program calls cuDNN, whose working memory its text does not state."""
 
     @property
     def network_bytes(self) -> float:
-        """What a device sends, in all."""
+        """Bytes that a device sends in all collectives."""
         return math.fsum(each.bytes for each in self.collectives)
 
 
 def count_costs(program: Program, *, axes: Mapping[str, int]) -> Costs:
-    """Count a program's costs.
+    """Count the costs of a program.
 
     Args:
       program: compiled, for one of the devices.
       axes: mesh axis to size, in the order of the devices.
+
+    Returns:
+      The costs per device.
     """
 
     def count_products(computation: Computation) -> float:
@@ -100,15 +106,15 @@ def _add_up(
     *,
     branches: Callable[[list[float]], float],
 ) -> float:
-    """Add up what computations cost by themselves, as often as they run.
+    """Sum the costs of all computations, each as often as it runs.
 
     Args:
       program: compiled.
-      count: what a computation costs, without those that it calls.
-      branches: makes one number of those of a condition's branches.
+      count: returns the cost of a computation, without those that it calls.
+      branches: combines the costs of a conditional's branches into one.
     """
 
-    @cache
+    @cache  # a computation may be called from many places
     def of(name: str) -> float:
         computation = program.computations[name]
         total = count(computation)
@@ -134,7 +140,7 @@ def _count_bytes(
         return 0.0
     operands = [_shapes(computation, name) for name in each.operands]
     if each.opcode in ("copy-start", "slice-start"):
-        # A copy's result is (new, old, ..), a slice's ((old), new, ..).
+        # The result of a copy is (new, old, ..), that of a slice ((old), new, ..).
         moved = each.shapes[each.opcode == "slice-start"]
         return moved.bytes * (moved.fast, operands[0][0].fast).count(False)
     if each.opcode == "fusion":
@@ -168,7 +174,7 @@ def _count_fusion(
 
 
 def _count_read(inner: Computation, parameter: Instruction) -> float:
-    """Count what a fusion reads of an operand: where it only slices, the slices."""
+    """Count the bytes that a fusion reads of an operand; only slices if it slices."""
     whole = math.fsum(shape.bytes for shape in parameter.shapes)
     read = 0.0
     for user in inner.users.get(parameter.name, ()):

@@ -1,14 +1,14 @@
-"""A training step compiled for hardware that need not be here, and what it needs.
+"""Compile a training step for hardware that may be absent, and estimate its needs.
 
-    peak memory   the compiler's: arguments + temporaries + program + what is put out
-                  and takes no argument's place
+    peak memory   from the compiler: arguments + temporaries + program + outputs that
+                  do not alias an argument
     compute       FLOPs / the chip's peak         \\
-    memory        HBM bytes / its bandwidth        } the longest binds; a step cannot be
-    network       bytes sent / one ring's rate    /  faster, and may well be slower
-    MFU           the model's own FLOPs (no recomputation) / (that time x peak)
+    memory        HBM bytes / its bandwidth        } the longest of these is a lower
+    network       bytes sent / one ring's rate    /  bound of a step's time
+    MFU           the model's FLOPs, without recomputation / (that time x peak)
 
 Counts are those of `plan.costs`: static, from the compiled program. Seconds and MFU are
-estimates from published peaks, never measured ones.
+estimated from published peaks, not measured.
 """
 
 import logging
@@ -45,26 +45,26 @@ class Memory(NamedTuple):
 
     parameters: float
     optimizer: float
-    """The optimiser's state, kept channels, and past outputs."""
+    """Optimiser state, kept channels, and past outputs."""
     gradients: float
-    """As large as the parameters: estimated, part of the temporaries."""
+    """Estimated as the size of the parameters; part of the temporaries."""
     activations: float
-    """What autodiff keeps for the backward pass: estimated, part of the temporaries."""
+    """Estimated: what autodiff keeps for the backward pass, part of the temporaries."""
     temporaries: float | None
-    """The compiler's; None where it gave up for want of memory."""
+    """Reported by the compiler; None if it ran out of memory."""
     peak: float
-    """The compiler's."""
+    """Reported by the compiler."""
     capacity: float | None
-    """What a device has; None where that is not known."""
+    """Memory of a device; None if it is not known."""
 
     @property
     def fits(self) -> bool | None:
-        """Whether the peak is below the capacity."""
+        """Whether the peak is at most the capacity; None if that is not known."""
         return None if self.capacity is None else self.peak <= self.capacity
 
 
 class Times(NamedTuple):
-    """Seconds that a step takes at least, by what it waits for; estimates."""
+    """Lower bounds of a step's time in seconds, by resource; estimates."""
 
     compute: float
     memory: float
@@ -72,63 +72,67 @@ class Times(NamedTuple):
 
     @property
     def step(self) -> float:
-        """The longest of them."""
+        """The largest of the bounds."""
         return max(self)
 
     @property
     def binding(self) -> str:
-        """Which of them that is."""
+        """Name of the resource with the largest bound."""
         return max(self._fields, key=lambda name: getattr(self, name))
 
 
 class Plan(NamedTuple):
-    """A configuration on some hardware."""
+    """The needs of a configuration on some hardware."""
 
     name: str
-    """Of the preset."""
+    """Name of the preset."""
     config: TrainConfig
     topology: str
     device: str
-    """What JAX calls the device."""
+    """JAX's `device_kind`."""
     mesh: Mapping[str, int]
+    """Mesh axis to size."""
     micro_batches: int
-    """In which a step is done."""
+    """Number of micro-batches in a step."""
     memory: Memory
     costs: Costs | None
-    """None where the compiler gave up, or its program cannot be read here."""
+    """None if the compiler ran out of memory, or jaxlib cannot read its program."""
     model_flops: float
-    """Of a step and a device, recomputation not counted."""
+    """FLOPs of the model per step and device, without recomputation."""
     times: Times | None
-    """None where the chip's figures or the costs are not known."""
+    """None if the chip's figures or the costs are not known."""
     peak_flops: float | None
-    """The chip's."""
+    """Peak FLOP/s of the chip; None if they are not known."""
     compile_seconds: float
 
     @property
     def tokens(self) -> int:
-        """Tokens of a step."""
+        """Number of tokens in a step."""
         return self.config.batch_size * self.config.data.seq_len
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs utilisation at the estimated time."""
+        """Model FLOPs utilisation at the estimated time; None if that is not known."""
         if self.times is None or self.peak_flops is None:
             return None
         return self.model_flops / (self.times.step * self.peak_flops)
 
 
 def describe_run(config: TrainConfig, mesh: Mesh) -> Run:
-    """Build a run as the trainer would, on a mesh whose devices need not be here.
+    """Build a run as the trainer does, on a mesh whose devices may be abstract.
 
-    The text is read only if the objective depends on the number of its rows, or the
-    tokenizer is a file.
+    The text is read only if the objective depends on the number of its rows. A
+    tokenizer file is always read.
 
     Args:
       config: already checked.
-      mesh: where it would run.
+      mesh: the devices.
+
+    Returns:
+      The run.
 
     Raises:
-      ConfigError, DataError: as `make_plan` does.
+      ConfigError, DataError: see `make_plan`.
     """
     if config.objective.trajectory.name == "none":
         size = count_tokens(config.data.tokenizer)
@@ -138,17 +142,17 @@ def describe_run(config: TrainConfig, mesh: Mesh) -> Run:
 
 
 def make_plan(config: TrainConfig, target: Target) -> Plan:
-    """Compile a configuration's training step for some hardware.
+    """Compile a configuration's training step for some hardware; nothing is run.
 
     Args:
-      config: what would be trained; its mesh is laid on the target's devices.
+      config: the configuration; its mesh is laid on the target's devices.
       target: see `find_target`.
 
     Returns:
-      The plan. Nothing is run.
+      The plan.
 
     Raises:
-      ConfigError, DataError: as the run itself would.
+      ConfigError, DataError: if the trainer would refuse the configuration.
     """
     check_config(config)
     mesh = lay_mesh(config, target)
@@ -161,6 +165,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     axes = dict(mesh.shape)
     micro_batches = count_micro_batches(config, mesh=mesh)
     rows = config.batch_size // micro_batches // count_batch_shards(mesh)
+    # The form of attention decides what autodiff keeps: that of the target's platform.
     placed = run.model.clone(attend=xla_attention(mesh))
     costs = None if compiled is None else _read_costs(compiled, axes)
     chip = target.chip
@@ -190,18 +195,18 @@ _OUT_OF_MEMORY = re.compile(
     r"(?:Used |HLO temporaries \()([\d.]+)([KMGT]?)"
     r"(?: of [\d.]+[KMGT]? hbm|\) exceeds available HBM)"
 )
-"""Both things that a TPU's compiler says; the second one counts temporaries alone."""
+"""Matches both messages of a TPU's compiler; the second one counts temporaries only."""
 
 
 def _read_costs(compiled: Any, axes: Mapping[str, int]) -> Costs | None:
     try:
         text = compiled.as_text()
     except jax.errors.JaxRuntimeError as error:
-        # A compiler younger than jaxlib may know instructions that jaxlib does not.
+        # A libtpu newer than jaxlib may use instructions that jaxlib does not know.
         logging.getLogger(__name__).warning(
-            "this jaxlib cannot read the compiled program, whose FLOPs, bytes and "
-            "collectives stay unknown (pip install 'jax[tpu]' brings the libtpu that "
-            "goes with it): %s",
+            "this jaxlib cannot read the compiled program: its FLOPs, bytes and "
+            "collectives are unknown (pip install 'jax[tpu]' installs the libtpu that "
+            "matches jaxlib): %s",
             str(error).partition("\n")[0],
         )
         return None
@@ -209,7 +214,11 @@ def _read_costs(compiled: Any, axes: Mapping[str, int]) -> Costs | None:
 
 
 def lay_mesh(config: TrainConfig, target: Target) -> Mesh:
-    """Lay a configuration's mesh on a target's devices."""
+    """Arrange a target's devices in a configuration's mesh.
+
+    Raises:
+      ConfigError: if the mesh does not fit the devices.
+    """
     found = f"{len(target.devices)} x {target.kind}"
     axes = resolve_mesh(config.mesh, n_devices=len(target.devices), found=found)
     sizes = tuple(axes.values())
@@ -228,7 +237,10 @@ def _estimate_times(costs: Costs | None, chip: Chip | None) -> Times | None:
 
 
 def _compile(lowered: Any) -> tuple[Any | None, float]:
-    """Compile; gives the program, or None and the bytes that it would have needed."""
+    """Compile; return the program and its peak memory in bytes.
+
+    If the compiler runs out of memory, return None and the bytes that it reports.
+    """
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -236,6 +248,7 @@ def _compile(lowered: Any) -> tuple[Any | None, float]:
         if used is None:
             raise
         return None, float(used[1]) * 1024.0 ** " KMGT".index(used[2] or " ")
+    # Donated arguments are reused for outputs, which must not be counted twice.
     found = compiled.memory_analysis()
     new = found.output_size_in_bytes - found.alias_size_in_bytes
     code = found.generated_code_size_in_bytes
@@ -267,7 +280,7 @@ def _split_memory(
 
 
 def shard_bytes(tree: PyTree) -> float:
-    """Sum the bytes that a tree of sharded shapes takes on each device."""
+    """Sum the bytes of a tree of sharded shapes on each device."""
     total = 0.0
     for leaf in jax.tree.leaves(tree):
         shard = leaf.sharding.shard_shape(leaf.shape)

@@ -1,8 +1,9 @@
-"""FLOPs of one instruction of a compiled program: 2 for each multiply-add of products.
+"""Count the FLOPs of one instruction of a compiled program: 2 per multiply-add.
 
-TPUs write dots as convolutions, GPUs as calls of cuBLAS. Of a Pallas kernel counts what
-it says of itself; of attention by kernels of others, which say nothing, what it must
-do. Nothing elementwise counts.
+Compilers write matrix products as convolutions on TPUs, and as calls of cuBLAS on GPUs.
+For a Pallas kernel its own cost estimate is used. Attention kernels of other libraries
+have none: the products that attention needs are counted. Elementwise operations are not
+counted.
 """
 
 import math
@@ -18,8 +19,11 @@ def count_flops(computation: Computation, each: Instruction) -> float:
     """Count the FLOPs of one instruction, without the computations that it calls.
 
     Args:
-      computation: where it stands, which knows its operands' shapes.
+      computation: the computation that contains it, for the shapes of its operands.
       each: the instruction.
+
+    Returns:
+      Its FLOPs; 0 for anything other than matrix products.
     """
     if each.opcode == "dot":
         left = _shape(computation, each.operands[0])
@@ -40,7 +44,7 @@ def count_flops(computation: Computation, each: Instruction) -> float:
 
 
 def _count_gemm(computation: Computation, each: Instruction) -> float:
-    """Count a product that cuBLAS makes; its dimension numbers are its own JSON."""
+    """Count a call of cuBLAS, whose dimension numbers are in its JSON configuration."""
     found = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', each.attributes)
     left = _shape(computation, each.operands[0])
     axes = re.findall(r"\d+", found[1]) if found else []
@@ -48,11 +52,11 @@ def _count_gemm(computation: Computation, each: Instruction) -> float:
 
 
 def _count_attention(computation: Computation, each: Instruction) -> float | None:
-    """Count the products of fused attention; None where it is something else.
+    """Count the products of fused attention; None for any other instruction.
 
-    Each is as large as queries times keys: two forward; backward five, for scores are
-    made again. The whole square counts, though the kernels leave out tiles that
-    causality hides.
+    Each product has the size of queries times keys. There are two in the forward pass,
+    and five in the backward pass, which recomputes the scores. All query-key pairs are
+    counted, although the kernels skip tiles that the causal mask hides.
     """
     if "__cudnn$fmha" in each.attributes:
         found = re.search(
@@ -76,10 +80,10 @@ def _count_attention(computation: Computation, each: Instruction) -> float | Non
 
 
 def _count_convolution(computation: Computation, each: Instruction) -> float:
-    """Count a convolution's multiply-adds, those with padding left out.
+    """Count the FLOPs of a convolution, without multiply-adds of padding.
 
-    A TPU's compiler writes batched products as convolutions whose windows fit at one
-    place each: what is counted are pairs of an output and an input that exist.
+    A TPU's compiler writes batched products as convolutions whose padded windows each
+    meet one input: only pairs of an output and an existing input are counted.
     """
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", each.attributes)
     assert labels is not None
@@ -100,7 +104,7 @@ def _count_convolution(computation: Computation, each: Instruction) -> float:
 
 
 def _read_window(attributes: str) -> dict[int, dict[str, tuple[int, ...]]]:
-    """Read `window={size=3x1 pad=1_1x0_0}` as {axis: {name: numbers}}."""
+    """Parse `window={size=3x1 pad=1_1x0_0}` into {axis: {name: numbers}}."""
     found = re.search(r"window=\{([^}]*)\}", attributes)
     window: dict[int, dict[str, tuple[int, ...]]] = {}
     for part in found[1].split() if found else []:
@@ -114,7 +118,7 @@ def _read_window(attributes: str) -> dict[int, dict[str, tuple[int, ...]]]:
 def _count_places(
     window: Mapping[str, tuple[int, ...]], *, inputs: int, size: int, outputs: int
 ) -> int:
-    """Count pairs of an output place and a window place that meet an input."""
+    """Count the pairs of an output and a window position that meet an input."""
     (stride,) = window.get("stride", (1,))
     (left_dilation,) = window.get("lhs_dilate", (1,))
     (right_dilation,) = window.get("rhs_dilate", (1,))

@@ -1,10 +1,11 @@
-"""Compiled programs: computations, instructions, how often they run.
+"""Represent a compiled program: its computations, instructions and trip counts.
 
-A loop's body stands in a program once. How often it runs is in the loop's own
-attributes (CPU, GPU), or follows from where its counter starts, what its body adds to
-it and the constant that it stays below (TPU, which steps by two where a loop passes
-pieces around a ring in both directions). Where that depends on data, as in an iteration
-that stops when it has converged, the loop counts once, and is named.
+A program contains the body of a loop once. Its trip count is an attribute of the loop
+(CPU, GPU), or follows from the start of the loop's counter, the constant that the body
+adds to it and the constant bound of the condition (TPU, which adds two in loops that
+pass pieces around a ring in both directions). If the trip count depends on data, as in
+an iteration until convergence, the loop is counted once, and `uncounted_loops` returns
+its name.
 """
 
 import math
@@ -19,7 +20,7 @@ ITEM_BYTES: dict[str, float] = {
     "u32": 4, "s64": 8, "u64": 8, "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "c64": 8,
     "c128": 16,
 }  # fmt: skip
-"""Bytes of an element; float8 types have 1, tokens and opaque values 0."""
+"""Bytes of an element; other types are float8, of 1 byte, or tokens, of 0 bytes."""
 
 _CALLED = re.compile(
     r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%([\w.\-]+)"
@@ -33,7 +34,7 @@ class Shape(NamedTuple):
     dtype: str
     dims: tuple[int, ...]
     fast: bool
-    """Whether it lies in the chip's own memory (VMEM) rather than in its HBM."""
+    """Whether it is in VMEM, the chip's own memory, and not in HBM."""
 
     @property
     def size(self) -> int:
@@ -42,7 +43,7 @@ class Shape(NamedTuple):
 
     @property
     def bytes(self) -> float:
-        """Bytes without padding."""
+        """Size in bytes, without padding."""
         each = ITEM_BYTES.get(self.dtype, 1.0 if "f8" in self.dtype else 0.0)
         return float(self.size * each)
 
@@ -54,14 +55,15 @@ class Instruction:
     name: str
     opcode: str
     shapes: tuple[Shape, ...]
-    """Of its result: one, or the elements of a tuple."""
+    """Shape of its result, or the shapes of a tuple's elements."""
     operands: tuple[str, ...]
     """Names of instructions of the same computation."""
     argument: str
-    """What stands between the opcode's parentheses."""
+    """Text between the parentheses after the opcode."""
     attributes: str
-    """What follows them."""
+    """Text after the parentheses."""
     is_root: bool
+    """Whether its result is that of the computation."""
 
     @property
     def called(self) -> tuple[str, ...]:
@@ -73,24 +75,24 @@ class Instruction:
 
     @property
     def origin(self) -> str:
-        """What it was made from, as JAX names it; its own name where nothing says."""
+        """JAX's name of the operation that it was made from, or else its own name."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found[1] if found else self.name
 
     @property
     def element(self) -> int:
-        """Which element of a tuple a `get-tuple-element` gives."""
+        """Index of the tuple's element that a `get-tuple-element` returns."""
         found = re.search(r"\bindex=(\d+)", self.attributes)
         assert found is not None
         return int(found[1])
 
     def attribute(self, name: str) -> str | None:
-        """Give a called computation's name, such as that of `body`."""
+        """Return the computation that an attribute such as `body` names, or None."""
         found = re.search(rf"\b{name}=%([\w.\-]+)", self.attributes)
         return found[1] if found else None
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """Give an attribute that is a list of numbers, as `dimensions={0,1}`."""
+        """Return an attribute that is a list of numbers, such as `dimensions={0,1}`."""
         found = re.search(rf"\b{name}=\{{([0-9,]*)\}}", self.attributes)
         return tuple(map(int, filter(None, found[1].split(",")))) if found else ()
 
@@ -109,7 +111,7 @@ class Computation:
 
     @cached_property
     def users(self) -> Mapping[str, tuple[Instruction, ...]]:
-        """Who uses each instruction's result."""
+        """The instructions that use a result, by the name of its instruction."""
         users: dict[str, list[Instruction]] = {}
         for each in self.instructions:
             for operand in dict.fromkeys(each.operands):
@@ -118,12 +120,12 @@ class Computation:
 
     @property
     def root(self) -> Instruction:
-        """What it returns."""
+        """The instruction whose result the computation returns."""
         return next(each for each in self.instructions if each.is_root)
 
     @property
     def parameters(self) -> list[Instruction]:
-        """Its parameters by number."""
+        """Its parameters, sorted by number."""
         found = [each for each in self.instructions if each.opcode == "parameter"]
         return sorted(found, key=lambda each: int(each.argument))
 
@@ -133,15 +135,17 @@ class Program:
     """A compiled module."""
 
     entry: str
+    """Name of the computation that runs first."""
     computations: Mapping[str, Computation]
+    """Computations by name."""
 
     def walk(self) -> Iterator[tuple[Computation, float]]:
-        """Give every computation that is scheduled by itself, and how often it runs.
+        """Yield every scheduled computation, and how often it runs.
 
-        Those are the entry, and what loops, calls and branches run; not the insides of
-        fusions, reductions and the like. A computation that is called from two places
-        comes twice. Of a conditional's branches every one is taken to run, and a loop
-        whose trips are not known to run once.
+        Scheduled computations are the entry, and those that loops, calls and
+        conditionals run, but not those inside fusions, reductions and the like. A
+        computation that is called from two places is yielded twice. Every branch of a
+        conditional is assumed to run, and a loop of unknown trip count to run once.
         """
         yield from self._walk(self.entry, 1.0)
 
@@ -159,7 +163,7 @@ class Program:
                     yield from self._walk(called, times)
 
     def walk_all(self) -> Iterator[tuple[Computation, float]]:
-        """Give every computation with those inside fusions, and how often it runs."""
+        """Yield every computation, also those in fusions, and how often it runs."""
         for computation, times in self.walk():
             yield from self._inside(computation, times)
 
@@ -173,7 +177,7 @@ class Program:
                     yield from self._inside(self.computations[called], times)
 
     def uncounted_loops(self) -> tuple[str, ...]:
-        """Name what the loops were made from whose trips are not known, each once."""
+        """Return the origins of the loops of unknown trip count, each once."""
         loops = (
             each.origin
             for computation, _ in self.walk()
@@ -184,14 +188,14 @@ class Program:
         return tuple(dict.fromkeys(loops))
 
     def trip_count(self, loop: Instruction, *, within: Computation) -> int | None:
-        """Count how often a loop runs.
+        """Compute how often the body of a loop runs.
 
         Args:
-          loop: a `while`.
-          within: the computation that it stands in.
+          loop: a `while` instruction.
+          within: the computation that contains it.
 
         Returns:
-          The count; None where neither the loop nor its condition says it.
+          The count; None if it depends on data, or has an unknown form.
         """
         known = re.search(r'known_trip_count[^}]*"n":"?(\d+)', loop.attributes)
         if known:
@@ -209,7 +213,7 @@ class Program:
 
 
 def _read_bound(condition: Computation) -> tuple[int, int] | None:
-    """Find which element of a loop's state counts, and the constant it stays below."""
+    """Find the index of a loop's counter in its state, and the counter's bound."""
     test = condition.root
     if test.opcode != "compare" or "direction=LT" not in test.attributes:
         return None
@@ -220,7 +224,7 @@ def _read_bound(condition: Computation) -> tuple[int, int] | None:
 
 
 def _read_step(body: Computation, index: int) -> int | None:
-    """Find the constant that a loop's body adds to an element of its state."""
+    """Find the constant that the body of a loop adds to an element of its state."""
     if body.root.opcode != "tuple":
         return None
     after = _behind_copies(body, body.root.operands[index])
@@ -235,7 +239,7 @@ def _read_step(body: Computation, index: int) -> int | None:
 
 
 def _read_start(within: Computation, loop: Instruction, index: int) -> int | None:
-    """Find the constant that an element of a loop's state begins with."""
+    """Find the constant initial value of an element of a loop's state."""
     state = within.by_name[loop.operands[0]]
     if state.opcode != "tuple":
         return None

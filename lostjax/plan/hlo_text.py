@@ -1,10 +1,10 @@
-"""Compiled programs, read from text.
+"""Parse the text of a compiled program.
 
-XLA prints a compiled module as computations of instructions,
+XLA prints a compiled module as computations, which are lists of instructions:
 
     %name = bf16[16,256]{1,0:T(8,128)S(1)} opcode(%operand, ...), attribute=..., ...
 
-a kernel's over several lines.
+The instruction of a kernel may take several lines.
 """
 
 import re
@@ -19,10 +19,13 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 
 
 def parse_program(text: str) -> Program:
-    """Read what `jax.stages.Compiled.as_text()` gives.
+    """Parse the result of `jax.stages.Compiled.as_text()`.
+
+    Returns:
+      The program.
 
     Raises:
-      ValueError: where it has no entry computation.
+      ValueError: if the text has no entry computation.
     """
     entry, computations = None, {}
     name = ""
@@ -36,7 +39,7 @@ def parse_program(text: str) -> Program:
             computations[name] = Computation(name, instructions)
         elif _NAME.match(line) or not lines:
             lines.append(line)
-        else:  # a kernel's configuration is JSON of several lines
+        else:  # a kernel's configuration is JSON on several lines
             lines[-1] += line
     if entry is None:
         raise ValueError("no entry computation: not the text of a compiled program")
@@ -70,7 +73,7 @@ def _read_shape(found: re.Match[str]) -> Shape:
 
 
 def _shape_end(text: str) -> int:
-    """Find where an array's shape and layout end: at the first space outside braces."""
+    """Find the end of an array's shape and layout: the first space outside braces."""
     depth = 0
     for place, letter in enumerate(text):
         depth += (letter in "{(") - (letter in "})")
@@ -80,7 +83,7 @@ def _shape_end(text: str) -> int:
 
 
 def _closing(text: str, start: int) -> int:
-    """Find the place after the parenthesis that closes the one at `start`."""
+    """Find the position after the parenthesis that closes the one at `start`."""
     depth = 0
     for place in range(start, len(text)):
         depth += (text[place] == "(") - (text[place] == ")")

@@ -1,11 +1,11 @@
-"""Which mesh, batch size and remat policy? Estimate many, compile the promising ones.
+"""Search for a mesh, a batch size and a remat policy: estimate many, compile a few.
 
-Compiling takes a minute, an estimate a second at most: of every candidate the state's
-shapes, what autodiff keeps of a micro-batch, and the logits of the positions that the
-head scores at a time are what the run itself would have. Those whose state alone is too
-large are left out. The rest are compiled until enough were: first those that are likely
-to fit, by their estimated seconds a token, then the others, the smallest first, for
-compilers differ in what they keep (a TPU's may never write the logits).
+Compiling takes a minute, an estimate at most a second. An estimate uses the exact
+shapes of the state, of what autodiff keeps of a micro-batch, and of the logits that the
+head computes at a time. Candidates whose state alone does not fit are dropped. The
+others are compiled until there are enough plans. Those that are likely to fit come
+first, in the order of their estimated seconds per token; then the rest, the smallest
+first, because compilers differ in what they keep: a TPU's may never store the logits.
 """
 
 import dataclasses
@@ -41,25 +41,25 @@ T = TypeVar("T")
 
 REMAT: tuple[RematName, ...] = ("none", "products", "bottleneck", "full")
 EXTRA_FORWARD = {"none": 0.0, "products": 0.1, "bottleneck": 0.6, "full": 1.0}
-"""Share of a forward pass that each policy computes again, roughly."""
+"""Approximate share of a forward pass that each policy recomputes."""
 TENSOR = (1, 2, 4, 8)
+"""Sizes of the tensor axis that are tried."""
 BATCHES = (0.25, 0.5, 1, 2, 4)
 """Batch sizes that are tried, relative to the configuration's."""
 SLACK = 1.5
-"""Candidates come last whose estimated memory is this many times too large."""
+"""Candidates rarely fit if their estimate exceeds this multiple of the memory."""
 
 
 class Candidate(NamedTuple):
-    """A configuration, and what it is likely to need."""
+    """A configuration, and estimates of its needs."""
 
     config: TrainConfig
     held: float
-    """Bytes of state and batch on a device: whatever the compiler does, they are there.
-    """
+    """Bytes of state and batch on a device, which no compiler can avoid."""
     bytes: float
-    """On a device, with gradients, activations and logits."""
+    """Bytes on a device, including gradients, activations and logits."""
     seconds: float
-    """For a token, on all devices together."""
+    """Seconds per token, on all devices together."""
 
 
 def search_plans(
@@ -68,22 +68,25 @@ def search_plans(
     """Compile the most promising candidates.
 
     Args:
-      config: what would be trained; its mesh, batch size and remat policy are replaced.
+      config: the configuration; its mesh, batch size and remat policy are replaced.
       target: hardware whose figures are known.
-      count: how many to compile, at least 1.
-      say: takes a line for each, and one for each reason why some cannot be.
+      count: number of candidates to compile, at least 1.
+      say: called with a line of text for each plan, and for each different reason why
+        candidates are dropped.
 
     Returns:
-      The plans, those that fit first, and among them the least time a token first.
+      The plans: those that fit first, and in each group the least time per token first.
 
     Raises:
-      ConfigError: where nothing is known of the hardware, or nothing can fit.
-      DataError: as the run itself would.
+      ConfigError: if there are no figures of the hardware, or no candidate can be
+        compiled for it.
+      DataError: if the text is wrong.
     """
     chip = target.chip
     if chip is None:
         raise ConfigError(
-            f"--search: no published figures of {target.kind}; name a --topology"
+            f"--search: there are no published figures of {target.kind}; name a "
+            "--topology"
         )
     check_config(config)
     attempt = partial(_attempt, say=say, said=set())
@@ -112,14 +115,17 @@ def search_plans(
 
 
 def estimate(config: TrainConfig, target: Target) -> Candidate:
-    """Estimate what a candidate needs from its shapes alone.
+    """Estimate the needs of a candidate from its shapes, without compiling it.
 
     Args:
       config: a candidate.
       target: hardware whose figures are known.
 
+    Returns:
+      The candidate, with its estimates.
+
     Raises:
-      ConfigError, DataError: as `make_plan` does, before it compiles.
+      ConfigError, DataError: see `make_plan`.
     """
     chip = target.chip
     assert chip is not None
@@ -131,7 +137,8 @@ def estimate(config: TrainConfig, target: Target) -> Candidate:
     shards, tensor = count_batch_shards(mesh), mesh.shape["tensor"]
     rows = config.batch_size // config.accumulate  # of a micro-batch, on all shards
     parts = count_parts((rows, length, model.d_model), shards=shards)
-    # Logits and their gradient, float32, of the positions that are scored at a time.
+    # Logits and their gradient in float32, of the positions that the head computes at a
+    # time.
     logits = 2 * 4 * model.vocab_size * (rows // shards) * length // parts
     kept = (rows // shards) * _row_bytes(config.model, model.vocab_size, length)
     state = place_shapes(run.abstract, mesh)
@@ -147,7 +154,7 @@ def estimate(config: TrainConfig, target: Target) -> Candidate:
 
 
 def _count_seconds(config: TrainConfig, run: Run, chip: Chip) -> float:
-    """Count the seconds of a token: those of computing or of the network, if longer."""
+    """Estimate the seconds per token: the longer of computation and communication."""
     data, fsdp, tensor = (run.mesh.shape[axis] for axis in AXES)
     tokens = config.batch_size * config.data.seq_len
     again = EXTRA_FORWARD[config.model.remat]
@@ -155,7 +162,7 @@ def _count_seconds(config: TrainConfig, run: Run, chip: Chip) -> float:
     flops = run.flops_per_token + again * forward
     compute = flops / (chip.flops * run.mesh.size)
     n_parameters = count_bytes(run.abstract.params) / 4
-    # Each micro-batch gathers the parameters, forward and backward, in two bytes.
+    # Each micro-batch gathers the parameters in two bytes each, forward and backward.
     gathers = config.accumulate * 3 * 2 * n_parameters / tensor * (fsdp > 1)
     reduces = 2 * 4 * n_parameters / (fsdp * tensor) * (data > 1)
     width = config.model.n_layers * config.model.d_model
@@ -165,23 +172,24 @@ def _count_seconds(config: TrainConfig, run: Run, chip: Chip) -> float:
 
 
 def _alike(config: TrainConfig) -> TrainConfig:
-    """Give one configuration for all those of the same state.
+    """Map all candidates with the same state to one configuration.
 
-    The past that a run may keep of its text depends on the rows of a step.
+    `_describe` caches by it. The batch size is kept if there is a trajectory term,
+    because the past that it keeps depends on the rows of a step.
     """
     rows = 1 if config.objective.trajectory.name == "none" else config.batch_size
     config = dataclasses.replace(config, mesh="data:1", batch_size=rows, accumulate=1)
     return replace_in(config, "model", remat="none")
 
 
-@lru_cache
+@lru_cache  # tracing takes most of an estimate's time, and candidates share few states
 def _describe(config: TrainConfig, target: Target) -> Run:
     return describe_run(config, lay_mesh(config, target))
 
 
 @lru_cache
 def _row_bytes(config: ModelConfig, vocab_size: int, length: int) -> int:
-    """Count what autodiff keeps of one row."""
+    """Count the bytes that autodiff keeps of one row."""
     model = build_model(config, vocab_size=vocab_size)
     return activation_bytes(model, batch_size=1, length=length)
 
@@ -206,7 +214,10 @@ def _vary(config: TrainConfig, n_devices: int) -> Iterator[TrainConfig]:
 def _attempt(
     make: Callable[[], T], *, say: Callable[[str], object], said: set[str]
 ) -> T | None:
-    """Make something; where it cannot be, say why, every reason once."""
+    """Return the result of `make`; None if it raises `ConfigError`.
+
+    Each different error message is printed once.
+    """
     try:
         return make()
     except ConfigError as error:
@@ -220,23 +231,27 @@ def _attempt(
 def _explain(
     candidates: list[Candidate], small: list[Candidate], target: Target
 ) -> str:
-    """Say why nothing was planned."""
+    """Format the reason why there is no plan."""
     if not candidates:
         return (
-            f"--search: no mesh of {target.name}, batch size and remat policy can be "
-            "for this configuration; see the reasons above"
+            f"--search: no mesh of {target.name}, batch size and remat policy is "
+            "possible for this configuration; see the reasons above"
         )
     if small:
-        return "--search: what would fit cannot be planned; see the reasons above"
+        return (
+            "--search: no candidate that may fit could be compiled; see the reasons "
+            "above"
+        )
     least = min(candidates, key=lambda each: each.held)
     return (
-        f"--search: nothing fits {target.name}: the smallest of {len(candidates)}, "
-        f"{least.config.mesh}, has {format_bytes(least.held)} of state a device"
+        f"--search: nothing fits {target.name}: the smallest of {len(candidates)} "
+        f"candidates, {least.config.mesh}, has {format_bytes(least.held)} of state and "
+        "batch per device"
     )
 
 
 def _promise(candidate: Candidate, chip: Chip) -> tuple[bool, float]:
-    """Sort what is likely to fit by time, and the rest by size behind it."""
+    """Return a sort key: candidates likely to fit by time, then the rest by size."""
     is_large = candidate.bytes > SLACK * chip.memory
     return is_large, candidate.bytes if is_large else candidate.seconds
 

@@ -1,11 +1,11 @@
-"""Hardware by name: abstract devices that the vendors' compilers compile for.
+"""Find hardware by name, as abstract devices for the vendors' compilers.
 
     v5e:16x16    a TPU slice by generation and shape: v4, v5e, v5p, v6e, tpu7x
-    h100:8       so many H100s (SXM, 80 GB) of one host
+    h100:8       a number of H100s (SXM, 80 GB) in one host
     here         the devices of this machine
 
-Nothing of it has to be there: `libtpu` compiles for TPUs on any Linux machine, and the
-CUDA wheels for H100s. Nothing runs.
+The hardware need not be present: `libtpu` compiles for TPUs on any Linux machine, and
+the CUDA wheels compile for H100s. Nothing is run.
 """
 
 import importlib.util
@@ -22,10 +22,10 @@ from lostjax.numerals import read_whole
 from lostjax.train.devices.chips import Chip, find_chip
 
 TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
-"""Generations of TPUs, and the dimensions of their slices."""
+"""TPU generations, and the number of dimensions of their slices."""
 
 LONGEST = 64
-"""Most chips along a dimension: no pod has more, and libtpu does not survive 0."""
+"""Most chips along a dimension; no pod has more."""
 
 EXAMPLES = "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1, v4:2x2x1, h100:8, here"
 
@@ -34,8 +34,8 @@ _NEEDED = {
     "jax_cuda12_plugin": "pip install 'jax[cuda12]'",
 }
 
-# What XLA has to know of an H100 (SXM5): NVIDIA's data sheet and CUDA's limits for
-# compute capability 9.0.
+# XLA's description of an H100 (SXM5), which it would otherwise ask the driver for: from
+# NVIDIA's data sheet and CUDA's limits for compute capability 9.0.
 _H100 = """
 gpu_device_info {
   cuda_compute_capability { major: 9 }
@@ -64,17 +64,17 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 
 
 class Target(NamedTuple):
-    """What a program is compiled for."""
+    """Hardware that a program is compiled for."""
 
     name: str
     devices: tuple[Any, ...]
-    """Abstract ones, or this machine's."""
+    """Abstract devices, or those of this machine."""
     chip: Chip | None
-    """A device's published figures; None where none are known."""
+    """Published figures of a device; None if they are not known."""
 
     @property
     def kind(self) -> str:
-        """What JAX calls a device."""
+        """JAX's `device_kind`."""
         device: Any = self.devices[0]
         return str(device.device_kind)
 
@@ -83,11 +83,14 @@ def find_target(name: str) -> Target:
     """Find hardware by its name.
 
     Args:
-      name: see the module.
+      name: GENERATION:SHAPE, h100:NUMBER or here, such as `v5e:4x4`.
+
+    Returns:
+      The hardware.
 
     Raises:
-      ConfigError: an unknown name, with those that there are, or a compiler that is
-        not installed, with the command that brings it.
+      ConfigError: if the name is unknown, with examples; or if its compiler is not
+        installed, with the command that installs it.
     """
     kind, _, shape = name.lower().partition(":")
     if name == "here":
@@ -95,16 +98,18 @@ def find_target(name: str) -> Target:
         return Target(name, devices, find_chip(devices[0].device_kind))
     if kind == "h100" and re.fullmatch(r"[1-8]", shape):
         return _find_h100(name, int(shape))
+    # Checked here, because libtpu crashes for a dimension of 0.
     dims = [read_whole(size, least=1, most=LONGEST) for size in shape.split("x")]
     sizes = [size for size in dims if size is not None]
     if kind in TPUS and len(dims) == len(sizes) == TPUS[kind]:
         return _find_tpu(name, kind, sizes)
-    raise ConfigError(f"--topology={name}: not known; write such as {EXAMPLES}")
+    raise ConfigError(f"--topology={name}: not known; examples are {EXAMPLES}")
 
 
 def _find_tpu(name: str, kind: str, sizes: Sequence[int]) -> Target:
     _need("libtpu", name)
-    # Without these libtpu asks a cloud's metadata server, waits, and logs that it did.
+    # Without these variables libtpu queries a cloud's metadata server, waits for its
+    # timeout, and logs the failure.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
@@ -118,12 +123,13 @@ def _find_tpu(name: str, kind: str, sizes: Sequence[int]) -> Target:
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].partition(": ")[2]
         raise ConfigError(
-            f"--topology={name}: no slice of this shape ({reason}); write such as "
-            f"{EXAMPLES}"
+            f"--topology={name}: there is no slice of this shape ({reason}); examples "
+            f"are {EXAMPLES}"
         ) from None
     devices: tuple[Any, ...] = tuple(found.devices)
     chip = find_chip(devices[0].device_kind)
-    if chip is not None and kind == "v4":  # compiled for cores, of which a chip has two
+    # v4 programs are compiled for cores, of which a chip has two.
+    if chip is not None and kind == "v4":
         share = math.prod(sizes) / len(devices)
         chip = Chip(*(share * figure for figure in chip))
     return Target(name, devices, chip)

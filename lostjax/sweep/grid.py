@@ -1,8 +1,8 @@
-"""A grid of short runs, learning rates x widths, and what it says of larger models.
+"""Train a grid of short runs, learning rates x widths, to predict larger models.
 
-How far the final loss depends on the learning rate, by width; and how the largest
-attention logit grows with the model, by learning rate. Both are explained, with their
-paper, in `lostjax.analysis.stability`.
+Two quantities are measured: by width, how strongly the final loss depends on the
+learning rate; and by learning rate, how the largest attention logit grows with the
+model. `lostjax.analysis.stability` defines both and cites their paper.
 """
 
 import dataclasses
@@ -23,11 +23,12 @@ from lostjax.train.config.widths import at_width
 from lostjax.train.trial import Trial
 
 INITIAL_LOSS = "initial_loss"
+"""Name of the measure that `measure_initial_loss` computes."""
 MAX_LOGIT = "max_attention_logit"
-"""Names of what a cell has here besides its final losses."""
+"""Name of the measure that `measure_attention_logit` computes."""
 
 Grid = Mapping[int, Mapping[float, Cell]]
-"""Cells by width, then by learning rate, both rising; every width has all rates."""
+"""Cells by width, then by learning rate, both ascending; every width has all rates."""
 
 
 def run_grid(
@@ -38,20 +39,20 @@ def run_grid(
     directory: Path,
     say: Callable[[str], None],
 ) -> Grid:
-    """Train, or read, every cell.
+    """Train every cell, or read it if it was trained before.
 
     Args:
-      config: what is trained, but for its learning rate and width.
+      config: the configuration whose width and learning rate are varied.
       rates: peak learning rates.
-      widths: of the residual stream.
-      directory: of the cells.
-      say: takes a line for each finished cell.
+      widths: widths of the residual stream.
+      directory: the directory of the cells.
+      say: called with a line of text for each finished cell.
 
     Returns:
       The cells.
 
     Raises:
-      ConfigError: before the first run, where one of them cannot be.
+      ConfigError: before the first run, if the configuration of a cell is wrong.
     """
     configs = {
         (width, rate): configure_cell(config, width=width, rate=rate)
@@ -73,7 +74,7 @@ def run_grid(
 
 
 def configure_cell(config: TrainConfig, *, width: int, rate: float) -> TrainConfig:
-    """Give a configuration the width and the learning rate of a cell."""
+    """Return a configuration with the width and the learning rate of a cell."""
     return dataclasses.replace(
         config,
         model=at_width(config.model, width),
@@ -82,7 +83,7 @@ def configure_cell(config: TrainConfig, *, width: int, rate: float) -> TrainConf
 
 
 def measure_sensitivities(grid: Grid) -> dict[int, Sensitivity]:
-    """Measure the learning-rate sensitivity of every width; of none for one rate."""
+    """Measure the learning-rate sensitivity of every width; {} with a single rate."""
     return {
         width: measure_sensitivity(cells)
         for width, cells in grid.items()
@@ -94,8 +95,8 @@ def measure_sensitivity(cells: Mapping[float, Cell]) -> Sensitivity:
     """Measure the learning-rate sensitivity of one model.
 
     Args:
-      cells: by learning rate; of one seed, so that all have the same initial loss,
-        which they hold as `INITIAL_LOSS`.
+      cells: cells by learning rate, of one seed, so that all have the same initial
+        loss, in their measure `INITIAL_LOSS`.
     """
     return learning_rate_sensitivity(
         list(cells),
@@ -105,30 +106,33 @@ def measure_sensitivity(cells: Mapping[float, Cell]) -> Sensitivity:
 
 
 def cap_loss(cell: Cell) -> float:
-    """Give a cell's loss as the sensitivity counts it: the initial one at most."""
+    """Return a cell's loss, limited to its initial loss, as the sensitivity uses it."""
     initial = cell.measures[INITIAL_LOSS]
-    return cell.loss if cell.loss < initial else initial  # NaN is not less
+    # Not min(): this returns the initial loss for NaN too.
+    return cell.loss if cell.loss < initial else initial
 
 
 def measure_initial_loss(trial: Trial) -> float:
-    """Give the training loss of the first step, before any update, nats per token."""
+    """Return the training loss of the first step, before any update, nats per token."""
     return trial.losses[0]
 
 
 def measure_attention_logit(trial: Trial) -> float:
-    """Give the largest attention logit of the watched steps; NaN where none was."""
+    """Return the largest attention logit of the watched steps; NaN without any."""
     logit = trial.max_attention_logit
     return math.nan if logit is None else logit
 
 
 MEASURES = {INITIAL_LOSS: measure_initial_loss, MAX_LOGIT: measure_attention_logit}
-"""What is read off a cell's run, by name."""
+"""Measures of a cell's run by name."""
 
 
 def fit_growths(grid: Grid) -> dict[float, LogitGrowth]:
-    """Fit the largest attention logit's growth over widths, at every learning rate.
+    """Fit the growth of the largest attention logit over widths, by learning rate.
 
-    Of none for one width; a rate at which some logit is not finite is left out.
+    Returns:
+      Fits by learning rate, without the rates at which a logit is not positive and
+      finite; {} with a single width.
     """
     growths = {}
     for rate in next(iter(grid.values())):

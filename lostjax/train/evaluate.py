@@ -1,11 +1,11 @@
-"""Held-out loss, perplexity and bits per byte.
+"""Compute held-out loss, perplexity and bits per byte.
 
     loss          = sum of nats / tokens               (every token and boundary once)
     perplexity    = exp(loss)
     bits_per_byte = sum of nats / (ln 2 x UTF-8 bytes of the text)
 
-Bits per byte do not depend on the tokenizer. A uniform model over V tokens has
-log2(V) x tokens / bytes.
+Bits per byte can be compared between tokenizers. For a uniform model over V tokens they
+are log2(V) x tokens / bytes.
 """
 
 import math
@@ -27,20 +27,20 @@ from lostjax.typing import Variables
 
 
 class Evaluation(NamedTuple):
-    """What a model makes of a text."""
+    """The quality of a model's predictions of a text."""
 
     loss: float
     """Mean cross entropy per token, nats."""
     perplexity: float
     """exp(loss)."""
     bits_per_byte: float
-    """Bits that a coder driven by the model needs per UTF-8 byte."""
+    """Bits per UTF-8 byte that an entropy coder with the model's predictions needs."""
     tokens: int
-    """Tokens predicted, boundaries among them."""
+    """Number of predicted tokens, including boundaries."""
 
 
 def _go_on() -> None:
-    """Let an evaluation go on to its end."""
+    """Never end an evaluation early."""
 
 
 def evaluate(
@@ -57,10 +57,10 @@ def evaluate(
     Args:
       step: jitted `make_eval_step(model)`.
       variables: the model's variables.
-      plan: the rows, in order; the last batch padded with rows of weight 0.
-      n_bytes: UTF-8 bytes of the text.
-      mesh: where the batches go.
-      check: called before each batch; ends the evaluation by raising.
+      plan: the rows in order; the last batch is padded with rows of weight 0.
+      n_bytes: UTF-8 bytes of the text, positive.
+      mesh: the devices.
+      check: called before each batch; an exception from it ends the evaluation.
 
     Returns:
       The evaluation over the whole text.
@@ -69,10 +69,11 @@ def evaluate(
     for index in range(plan.n_batches):
         check()
         sums.append(step(variables, place_batch(plan, index, mesh=mesh)))
-        # At most two batches in flight: past some thirty, devices of a CPU that share
-        # threads wait for each other for ever.
+        # At most two batches in flight: with about thirty, CPU devices that share
+        # threads deadlock.
         jax.block_until_ready(sums[-2:-1])
-    # Summed in float64 on the host: a float32 sum over a million tokens loses digits.
+    # Summed in float64 on the host, because a float32 sum over a million tokens loses
+    # digits.
     totals, weights = np.asarray(jax.device_get(sums), np.float64).T
     nats, tokens = float(totals.sum()), float(weights.sum())
     loss = nats / tokens
@@ -91,7 +92,7 @@ def evaluate_heldout(
     *,
     check: Callable[[], None] = _go_on,
 ) -> Evaluation:
-    """Evaluate a run's model, or another of its shape, on the run's held-out text."""
+    """Evaluate variables of a run's model on its held-out text; see `evaluate`."""
     return evaluate(
         compiled.evaluate,
         variables,
@@ -103,7 +104,7 @@ def evaluate_heldout(
 
 
 def find_evaluation(run_dir: Path, *, step: int) -> Evaluation | None:
-    """Find what a run wrote down of its evaluation at a step; None where nothing."""
+    """Read a run's logged evaluation at a step; None if there is none."""
     for line in read_evaluations(run_dir):
         if line["step"] == step:
             return Evaluation(

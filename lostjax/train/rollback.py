@@ -1,19 +1,19 @@
-"""Going back after a loss spike: to the last checkpoint, and past the batches since.
+"""Roll back after a loss spike to the last checkpoint, and pass over the batches since.
 
     spike at step s, checkpoint at c < s:     offset += s - c
     batch of step k, counted from 0           = batch_at(k + offset)
 
-Parameters, optimiser, schedule, past outputs and the window of losses are those of c
-again; step c + 1 takes the batch after the one that spiked. A loss that is not finite
-is no spike: its update is not taken, and the run goes on.
+Parameters, optimiser, schedule, past outputs and the window of losses are restored from
+checkpoint c; step c + 1 uses the batch after the one that spiked. A loss that is not
+finite is not a spike: its update is skipped, and the run continues.
 
-All that decides is in the state: the offset, the step of the checkpoint (the last that
-was due, not one that a stop signal made), how often the run went back. So a run that
-was killed or stopped, before a spike, in going back or after, does what it would have
-done. What was saved after c is deleted first: nothing goes on from it. Where c itself
-is not whole the newest checkpoint that is takes its place.
+Every decision follows from the state: it holds the offset, the step of the checkpoint
+(the last one that was due, not one that a stop signal caused) and the number of
+rollbacks. A run that is killed or stopped before, during or after a rollback therefore
+ends like one that is not. Checkpoints after c are deleted first, so that no run resumes
+from them. If checkpoint c is not whole, the newest whole one is used.
 
-Going back costs reading a checkpoint, and the steps from c to s.
+A rollback costs the time to restore a checkpoint, and that of the steps from c to s.
 """
 
 from typing import NamedTuple
@@ -32,27 +32,30 @@ from lostjax.train.watch.verdict import Spike
 
 
 class RolledBack(NamedTuple):
-    """A run after a spike."""
+    """A run after a rollback."""
 
     state: TrainState
-    """Of the checkpoint, with the offset that passes over the batches since."""
+    """State of the checkpoint, with the offset that passes over the batches since."""
     exit_code: int | None
-    """Of a run that ends here because it rolled back too often; None if it goes on."""
+    """Exit code of a run that rolled back too often; None if the run continues."""
 
 
 def start_at(job: Job, checkpoints: Checkpoints, step: int) -> TrainState:
-    """Make the first state, for step 0, or restore that of a checkpoint."""
+    """Return the first state of a run if `step` is 0, or restore a checkpoint."""
     if step:
         return checkpoints.restore(job.abstract, step=step, mesh=job.mesh)
     return start_state(job)
 
 
 def set_anchor(state: TrainState, step: int) -> TrainState:
-    """Let later spikes return to a step, whose checkpoint is about to be made.
+    """Set the step to which later spikes roll back; call it before the step is saved.
 
     Args:
-      state: not used up.
+      state: the state after that step; not donated.
       step: its step.
+
+    Returns:
+      The state, with the step as its anchor.
     """
     anchor = _scalar_like(state.guard.anchor, step)
     return state._replace(guard=state.guard._replace(anchor=anchor))
@@ -73,14 +76,18 @@ def roll_back(
     recorder: Recorder,
     checkpoints: Checkpoints,
 ) -> RolledBack:
-    """Return from a spike to the last checkpoint; all processes call this.
+    """Roll back from a spike to the last checkpoint; all processes call this.
 
     Args:
       job: the run.
-      state: after the spike; it is deleted, because there may be no room for two.
+      state: the state after the spike; it is deleted.
       spike: the spike.
-      recorder: forgets the steps that are repeated, unless the run ends here.
-      checkpoints: restore the state; forget later ones, unless the run ends here.
+      recorder: drops the steps that are repeated, unless the run ends here.
+      checkpoints: the checkpoint is restored from them; later ones are deleted, unless
+        the run ends here.
+
+    Returns:
+      The restored state, or the exit code of a run that rolled back too often.
 
     Raises:
       ConfigError: if there are checkpoints and none is whole, or files cannot be cut
@@ -88,6 +95,7 @@ def roll_back(
     """
     offset, rollbacks = int(state.offset), int(state.guard.rollbacks)
     first = checkpoints.find_way_back(int(state.guard.anchor))
+    # Freed before the restore, because memory may not hold two states.
     for leaf in jax.tree.leaves(state):
         leaf.delete()
     state = start_at(job, checkpoints, first)
@@ -106,6 +114,7 @@ def roll_back(
 
 
 def _scalar_like(leaf: jax.Array, value: int) -> jax.Array:
-    """Place a number like another one, on any number of processes."""
+    """Make a scalar with the type and the sharding of another one."""
     number = np.asarray(value, leaf.dtype)
+    # Each process fills its own shards, without communication.
     return jax.make_array_from_callback((), leaf.sharding, lambda _: number)

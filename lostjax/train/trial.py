@@ -1,7 +1,7 @@
-"""A run in memory: trained and evaluated, nothing written but caches.
+"""Train and evaluate a run in memory; nothing is written except for caches.
 
-For sweeps and comparisons, which want the numbers of many short runs and none of their
-files. The programs, the data order and the numbers are those of `train.loop`.
+Trials are for sweeps and comparisons, which need the numbers of many short runs and not
+their files. Programs, data order and numbers are those of `train.loop`.
 """
 
 import math
@@ -24,53 +24,58 @@ from lostjax.train.stepping import Stepping
 
 
 class Finished(NamedTuple):
-    """A run and the state that it ended with."""
+    """A run and its final state."""
 
     job: Job
     state: TrainState
 
 
 class Trial(NamedTuple):
-    """What came out of a run in memory."""
+    """The results of a run in memory."""
 
     losses: list[float]
     """Training loss of every step, nats per token."""
     evaluation: Evaluation
-    """Of the final model on the held-out text."""
+    """Evaluation of the final model on the held-out text."""
     parameters: int
-    """Trainable parameters outside embedding and head."""
+    """Number of trainable parameters in the layers, without embedding and head."""
     max_attention_logit: float | None = None
-    """The largest of all watched steps (`stability.every`); None without any."""
+    """Largest attention logit of all watched steps (`stability.every`); None without
+    watched steps."""
     mean_log_z: float | None = None
-    """Mean log of the softmax's partition function in the last watched step's batch."""
+    """Mean log partition function of the softmax in the last watched step's batch; None
+    without watched steps."""
     past_evaluation: Evaluation | None = None
-    """Of the moving average of the parameters, where one is kept (mesa)."""
+    """Evaluation of the moving average of the parameters at the end; None unless the
+    run keeps one (mesa)."""
     evaluations: Mapping[int, Evaluation] = MappingProxyType({})
-    """On the held-out text along the way, by step, every `eval_every` steps, and at the
-    end."""
+    """Evaluations on the held-out text by step: every `eval_every` steps, and the last
+    step."""
     past_evaluations: Mapping[int, Evaluation] = MappingProxyType({})
-    """Of the moving average along the way, where one is kept."""
+    """Evaluations of the moving average by step; empty unless the run keeps one."""
     finished: Finished | None = None
-    """What was trained, to look at more of it."""
+    """The run and its final state, for further measurements."""
 
 
 def run_trial(config: TrainConfig) -> Trial:
-    """Train a configuration from the start and evaluate it once at the end.
+    """Train a configuration from the start, and evaluate it on the way and at the end.
 
     Args:
-      config: what to run; `run_dir`, checkpoints and profile are not used.
+      config: the configuration; `run_dir`, checkpoints and profile are not used.
 
     Returns:
-      Losses and the final evaluation; a run that diverged has NaN losses. So has one
-      that `train.loop` would stop, from there on: its parameters stand still.
+      The results. The losses of a run that diverged are NaN. If `train.loop` would stop
+      the run, its parameters no longer change, and its evaluations are NaN from there
+      on.
 
     Raises:
-      ConfigError, DataError: as `train.loop.train` does.
+      ConfigError, DataError: see `train.loop.train`; also ConfigError for
+        `guard.spike` "rollback".
     """
     if config.guard.spike == "rollback":
         raise ConfigError(
-            "--guard.spike=rollback: not here, for a run in memory has no checkpoint "
-            "to go back to; skip leaves the spikes' updates out"
+            "--guard.spike=rollback: not possible for a run in memory, which has no "
+            "checkpoints; --guard.spike=skip skips the updates of spikes"
         )
     job = prepare_job(config)
     state = start_state(job)
@@ -91,13 +96,13 @@ def run_trial(config: TrainConfig) -> Trial:
             past_evaluations[step] = evaluate_heldout(job, compiled, past)
 
     steps = Stepping(job, compiled, state)
-    del state  # it is used up
+    del state  # the first step donates it
     for step, metrics in steps:
         losses.append(metrics["loss"])
         if "readings" in metrics:
             seen = metrics["readings"]
             readings.append((seen.attention_logits.max(), seen.mean_log_z))
-        jax.block_until_ready(losses[-2:-1])  # as `evaluate`: at most two in flight
+        jax.block_until_ready(losses[-2:-1])  # at most two in flight: see `evaluate`
         is_last = step == config.steps
         if is_last or (config.eval_every and step % config.eval_every == 0):
             evaluate(step, steps.state)

@@ -213,9 +213,9 @@ def test_a_program_that_cannot_be_read_is_a_plan_without_costs(
     assert "peak" in capsys.readouterr().out
     assert json.loads((tmp_path / "plan.json").read_text())[0]["flops"] is None
     assert caplog.messages == [
-        "this jaxlib cannot read the compiled program, whose FLOPs, bytes and "
-        "collectives stay unknown (pip install 'jax[tpu]' brings the libtpu that goes "
-        "with it): INTERNAL: RET_CHECK failure"
+        "this jaxlib cannot read the compiled program: its FLOPs, bytes and "
+        "collectives are unknown (pip install 'jax[tpu]' installs the libtpu that "
+        "matches jaxlib): INTERNAL: RET_CHECK failure"
     ]
 
 
@@ -367,10 +367,10 @@ def test_a_missing_compiler_is_one_line(name, module, command, monkeypatch):
     [
         (["--topology=v7"], "--topology=v7: not known"),
         (["--search=-1"], "--search=-1: must be at least 0"),
-        (["--search=2", "--against=tiny"], "one at a time"),
+        (["--search=2", "--against=tiny"], "use one of them, not both"),
         (["--against=lost_8b"], "lost_7b"),
         (["--mesh=data:64"], "needs 64 devices"),
-        (["--mesh=data:100000"], "of a CPU at most 1024 are made"),
+        (["--mesh=data:100000"], "a CPU is split into at most 1024"),
         (["--data.tokenizer=bpe:" + "9" * 5000], "SIZE of bpe:SIZE must be"),
         (["--data.tokenizer=bpe:²"], "SIZE of bpe:SIZE must be"),
         (["--topolgy=here"], "did you mean --topology?"),

@@ -31,7 +31,7 @@ def test_the_other_of_two_processes_ends_at_once(flags, start, host_flags, tmp_p
     code, seconds = end_of(first, AT_ONCE)
     print(f"ended {seconds:.2f} s after the other, code {code}")
     assert code == 1, first.said()
-    said = "process 0 of 2 cannot reach another one, which died or lost its network"
+    said = "process 0 of 2 cannot reach another process, which died or lost its network"
     assert said in first.said() and "from its newest checkpoint" in first.said()
     left = tmp_path / "run" / "lock"
     assert not left.exists(), "another host would refuse to go on"
@@ -80,5 +80,5 @@ def test_a_process_without_a_sign_of_life_is_missed(
     second.send(number)
     code, seconds = end_of(first, MISSED)
     print(f"ended {seconds:.0f} s after the other got {number.name}, code {code}")
-    heard = "cannot reach another one" in first.said()
+    heard = "cannot reach another process" in first.said()
     assert code != 0 and (heard or "heartbeats" in first.said()), first.said()

@@ -175,7 +175,7 @@ def test_spikes_again_and_again_end_the_run(words, moments, tmp_path, capsys):
     assert main([*words, f"--run-dir={run}"]) == 3
     said = capsys.readouterr()
     assert len(SPIKE_LINE.findall(said.out)) == 3
-    first = "stopped after step 7: a loss spike again, after going back 3 times to one"
+    first = "stopped after step 7: the loss spiked again after rolling back 3 times to"
     assert said.err.startswith(first)
     found = json.loads((run / STOPPED_FILE).read_text())
     assert (found["last_step"], found["rollbacks"]) == (7, 3)

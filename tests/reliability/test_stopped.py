@@ -45,7 +45,7 @@ def test_ctrl_c_in_an_evaluation_saves_and_goes_on_where_it_was(
     ask_while(is_evaluating, run, signal.SIGINT)
     at = run.steps_done()
     assert run.finish() == 130, run.said()
-    assert "SIGINT: saving and stopping; a second signal leaves at once" in run.said()
+    assert "SIGINT: saving and stopping; a second signal exits at once" in run.said()
     assert list_steps(run.directory / "checkpoints")[-1] == run.steps_done()
     assert run.steps_done() <= at + 1
     again = start(*words)

@@ -258,7 +258,7 @@ def test_a_streak_stops_the_run_with_a_report(
     outcome = run_in(config, tmp_path / "run", guard=guard)
     assert outcome.exit_code == EXIT_CODE != 0
     said = capsys.readouterr().err
-    assert "4 updates in a row were not taken, the first at step 8" in said
+    assert "4 updates in a row were skipped, the first at step 8" in said
     found = json.loads((tmp_path / "run" / STOPPED_FILE).read_text())
     assert (found["first_step"], found["last_step"]) == (8, 11)
     assert found["first_to_go_bad"].startswith(culprit)

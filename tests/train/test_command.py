@@ -51,7 +51,7 @@ def test_a_configuration_file_is_where_values_start(tmp_path):
         ("--preset=tinny", "did you mean tiny"),
         ("--preset=tiny --config=x", "both say where values start from"),
         ("--config=/no/such.json", "/no/such.json: no such configuration file"),
-        ("--resume=/no/such", "no run is there"),
+        ("--resume=/no/such", "not a run's directory"),
         ("stray", "stray"),
         ("--steps", "--steps"),
     ],

@@ -294,5 +294,5 @@ def test_a_run_that_could_go_back_for_ever_is_refused(config):
 
 
 def test_a_run_in_memory_has_nothing_to_go_back_to(config):
-    with pytest.raises(ConfigError, match="--guard.spike=rollback: not here"):
+    with pytest.raises(ConfigError, match="--guard.spike=rollback: not possible"):
         run_trial(config)

@@ -1,9 +1,9 @@
-"""How many micro-batches a step is done in: as many as asked, and more on a CPU.
+"""Count the micro-batches of a step: as configured, and more of them on a CPU.
 
-With fewer positions at a time more of a step stays in a CPU's caches, and less memory
-is asked of the system anew in every step: 4096 positions in four parts take .90 to .95
-of the time, and a third of the memory. Gradients are sums over positions, so the parts
-change no result but by rounding.
+A CPU keeps more of a small micro-batch in its caches, and allocates less memory in each
+step: 4096 positions in four micro-batches take .90 to .95 of the time of one, and a
+third of its memory. Gradients are sums over positions, so results differ by rounding
+only.
 """
 
 from jax.sharding import Mesh
@@ -12,20 +12,21 @@ from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.mesh import count_batch_shards, is_on_cpu
 
 POSITIONS = 1024
-"""Fewest positions of a micro-batch on each device of a CPU, where the asked number
-does not make fewer: below that products are too thin."""
+"""Fewest positions per CPU device to which micro-batches are divided automatically:
+products of fewer rows are too thin to be fast."""
 
 
 def count_micro_batches(config: TrainConfig, *, mesh: Mesh) -> int:
     """Count the micro-batches of a step.
 
     Args:
-      config: already checked, with a batch that the mesh can cut.
-      mesh: where the step runs.
+      config: already checked; the mesh divides its batch.
+      mesh: the devices that the step runs on.
 
     Returns:
-      `config.accumulate`, or on a CPU the most times it that leave `POSITIONS` to each
-      device. Not with reweighting: a further forward pass would be needed.
+      `config.accumulate`; on a CPU its largest multiple that leaves at least
+      `POSITIONS` positions to each device. With reweighting always
+      `config.accumulate`, because more micro-batches need one more forward pass.
     """
     asked = config.accumulate
     if not is_on_cpu(mesh) or config.objective.reweight.name != "none":

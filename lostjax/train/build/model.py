@@ -1,7 +1,7 @@
-"""From the names of a configuration to the functions that a model is made of.
+"""Build the model that a configuration describes.
 
-The library passes functions; only here do names (`residual`, `svd`, `bottleneck`)
-stand for them, so that a command line can choose.
+The library takes functions as arguments. Their names (`residual`, `svd`, `bottleneck`)
+are looked up in this module only, so that a command line can choose between them.
 """
 
 import dataclasses
@@ -17,23 +17,23 @@ from jax.sharding import PartitionSpec as P
 from jax.typing import DTypeLike
 
 from lostjax import nn as layers
+from lostjax.errors import ConfigError
 from lostjax.nn.attention.attention import Attend, plain_attention
 from lostjax.nn.attention.blocked import blocked_attention
-from lostjax.nn.kernels.gpu import products as mosaic_gpu
-from lostjax.nn.kernels.tpu import products as mosaic_tpu
-from lostjax.nn.kernels.bottleneck import BottleneckProducts, bottleneck_products
 from lostjax.nn.kernels.attention import (
     ShardedAttention,
     cudnn_attention,
     splash_attention,
 )
+from lostjax.nn.kernels.bottleneck import BottleneckProducts, bottleneck_products
+from lostjax.nn.kernels.gpu import products as mosaic_gpu
 from lostjax.nn.kernels.sharded import ShardedProducts
+from lostjax.nn.kernels.tpu import products as mosaic_tpu
 from lostjax.optim import width_multipliers
-from lostjax.errors import ConfigError
-from lostjax.train.config.schema import ModelConfig
-from lostjax.train.devices.mesh import BATCH_AXES, CUT_OUTPUTS, is_on_cpu
 from lostjax.train.build.state import abstract_variables
+from lostjax.train.config.schema import ModelConfig
 from lostjax.train.config.widths import at_width
+from lostjax.train.devices.mesh import BATCH_AXES, CUT_OUTPUTS, is_on_cpu
 from lostjax.typing import PyTree
 
 CHANNELS: dict[str, Callable[..., jax.Array]] = {
@@ -57,13 +57,21 @@ KERNELS: dict[str, BottleneckProducts] = {
     "mosaic_gpu": mosaic_gpu.mosaic_products,
 }
 FUSED: dict[str, Attend] = {"cudnn": cudnn_attention, "splash": splash_attention}
-"""What XLA cannot cut over devices: `place_model` gives each its own."""
+"""Fused attention by name. XLA cannot partition it, so each device runs its own."""
 
 
 def build_linear(
     config: ModelConfig, *, product: BottleneckProducts = bottleneck_products
 ) -> layers.MakeLinear:
-    """Choose the linear layer; call it with features, name, channel_groups, dtype."""
+    """Return the constructor of a configuration's linear maps.
+
+    Args:
+      config: see `ModelConfig`; already checked.
+      product: the narrow products of `lost`, `cola` and `low_rank`.
+
+    Returns:
+      A function of features, name, channel_groups and dtype that makes a layer.
+    """
     start = nn.initializers.normal(0.02 * _narrowing(config) ** 0.5)
     kinds: dict[str, layers.MakeLinear] = {
         "dense": partial(layers.Dense, kernel_init=start),
@@ -108,7 +116,7 @@ def build_model(config: ModelConfig, *, vocab_size: int) -> layers.Transformer:
       vocab_size: size of the vocabulary V.
 
     Returns:
-      A Transformer module, without parameters; `place_model` puts it on a mesh.
+      A Transformer module without parameters; `place_model` binds it to a mesh.
     """
     return layers.Transformer(
         vocab_size=vocab_size,
@@ -129,19 +137,20 @@ def build_model(config: ModelConfig, *, vocab_size: int) -> layers.Transformer:
 def place_model(
     model: layers.Transformer, *, config: ModelConfig, mesh: Mesh
 ) -> layers.Transformer:
-    """Bind a model to a mesh: its residual stream, and the kernels it multiplies with.
+    """Bind a model to a mesh: shard its residual stream and choose its kernels.
 
     Args:
-      model: as `build_model` made it of the same configuration.
-      config: says which kernels, if any.
-      mesh: where it runs.
+      model: the result of `build_model` for the same configuration.
+      config: names the kernels, if any.
+      mesh: the devices that the model runs on.
 
     Returns:
-      The same module, of the same parameters, that runs on the mesh only.
+      The same module with the same parameters, which runs on this mesh only.
     """
     stream = NamedSharding(mesh, P(BATCH_AXES, None, None))
 
     def constrain(x_BTD: jax.Array) -> jax.Array:
+        # Pinned, so that XLA does not shard the stream along T or D between layers.
         pinned: jax.Array = jax.lax.with_sharding_constraint(x_BTD, stream)
         return pinned
 
@@ -162,16 +171,18 @@ def place_model(
 
 
 def xla_attention(mesh: Mesh) -> Attend:
-    """Choose XLA's form of attention for the devices of a mesh."""
+    """Return the form of XLA's attention that suits the devices of a mesh."""
     return blocked_attention if is_on_cpu(mesh) else plain_attention
 
 
 @dataclasses.dataclass(frozen=True)
 class _ByCut:
-    """Makes linear maps of two kinds: with outputs cut over a mesh, or with inputs."""
+    """Makes linear maps whose outputs or whose inputs are sharded, by their names."""
 
     outputs: layers.MakeLinear
+    """Makes the maps named in `CUT_OUTPUTS`."""
     inputs: layers.MakeLinear
+    """Makes all others."""
 
     def __call__(
         self,
@@ -188,17 +199,17 @@ class _ByCut:
 
 
 def build_multipliers(config: ModelConfig, *, vocab_size: int) -> PyTree | None:
-    """Compute every tensor's learning-rate multiplier, see `optim.width_scaling`.
+    """Compute every tensor's learning-rate multiplier; see `optim.width_scaling`.
 
     Args:
       config: see `ModelConfig`; already checked.
       vocab_size: size of the vocabulary V.
 
     Returns:
-      A nest of floats like the parameters'; None where the rates are the usual ones.
+      A tree of floats with the structure of the parameters; None without muP.
 
     Raises:
-      ConfigError: where this model or the narrow one cannot be made.
+      ConfigError: if this model or the one at the base width cannot be built.
     """
     if not config.base_width:
         return None
@@ -207,11 +218,11 @@ def build_multipliers(config: ModelConfig, *, vocab_size: int) -> PyTree | None:
             abstract_variables(build_model(sizes, vocab_size=vocab_size))["params"]
             for sizes in (config, at_width(config, config.base_width))
         )
-    except ValueError as error:  # a layer refuses sizes that do not fit it
+    except ValueError as error:  # raised by a layer whose sizes do not fit together
         raise ConfigError(f"--model.base-width={config.base_width}: {error}") from None
     return width_multipliers(wide, base)
 
 
 def _narrowing(config: ModelConfig) -> float:
-    """Give base width / width: 1 where the parameterisation is the usual one."""
+    """Compute base width / width; 1 without muP."""
     return config.base_width / config.d_model if config.base_width else 1.0

@@ -1,26 +1,24 @@
-"""What is minimised besides cross entropy: from configuration to the step's terms."""
+"""Build the terms of the objective besides cross entropy."""
 
 from collections.abc import Mapping
 
 import flax.linen as nn
-import optax
 
-from lostjax.steps.terms import label_smoothing_term, log_partition_term
-from lostjax.losses import log_partition_penalty, smoothing_penalty
-from lostjax.train.config.schema import ObjectiveConfig
 from lostjax.steps.gradient import Term
+from lostjax.steps.terms import label_smoothing_term, log_partition_term
 from lostjax.train.build.trajectory import Trajectory
+from lostjax.train.config.schema import ObjectiveConfig
 
 
 def build_terms(
     config: ObjectiveConfig, trajectory: Trajectory, *, model: nn.Module
 ) -> Mapping[str, Term]:
-    """Build the terms that have a weight.
+    """Build the terms that the configuration switches on.
 
     Args:
       config: see `ObjectiveConfig`; already checked.
-      trajectory: what its trajectory fields came to.
-      model: as it lies on the mesh.
+      trajectory: the parts that `build_trajectory` made of `config.trajectory`.
+      model: the model, bound to the mesh.
 
     Returns:
       Terms by the names of their metrics.
@@ -31,7 +29,3 @@ def build_terms(
     if config.label_smoothing:
         terms["label_smoothing"] = label_smoothing_term(config.label_smoothing)
     return terms
-
-
-
-

@@ -1,4 +1,4 @@
-"""From the configuration to an optax chain and its learning-rate schedule."""
+"""Build the optax chain and the learning-rate schedule of a configuration."""
 
 import math
 from functools import partial
@@ -15,8 +15,8 @@ from optax.contrib import (
 )
 
 from lostjax import optim
-from lostjax.train.config.schema import OptimConfig
 from lostjax.steps.state import TrainState, model_variables
+from lostjax.train.config.schema import OptimConfig
 from lostjax.typing import PyTree, Variables
 
 SUBSPACES = {
@@ -41,18 +41,18 @@ STATE_FREE = {
 REFRESH = {"reset": optim.RESET, "keep": optim.KEEP, "reproject": optim.REPROJECT}
 
 GALORE_SCALE = 0.25
-"""GaLore's steps of matrices, relative to its learning rate (its authors' scripts)."""
+"""Scale of GaLore's updates of matrices, from its authors' scripts."""
 
 
 def build_optimizer(
     config: OptimConfig, *, steps: int, multipliers: PyTree | None = None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Build clip -> optimiser -> decoupled decay of matrices -> learning rate.
+    """Build the chain: clip, optimiser, decoupled weight decay, learning rate.
 
     Args:
       config: see `OptimConfig`; already checked.
-      steps: length of the schedule.
-      multipliers: of the learning rate, by tensor; None for all 1.
+      steps: length of the schedule, positive.
+      multipliers: learning-rate multipliers by tensor; None: all are 1.
 
     Returns:
       The transformation and its schedule (step -> learning rate).
@@ -69,7 +69,7 @@ def build_optimizer(
     if multipliers is not None:
         parts.append(optim.scale_by_tensor(multipliers))
     if config.weight_decay:
-        # Independent: the schedule multiplies by its peak again, and leaves its shape.
+        # The schedule multiplies decay by its peak; independent decay divides by it.
         unit = config.learning_rate if config.independent_decay else 1.0
         decay = config.weight_decay / unit
         parts.append(optax.add_decayed_weights(decay, mask=optim.mask_decayed))
@@ -81,21 +81,21 @@ def build_optimizer(
 
 
 def decomposes_gradients(config: OptimConfig) -> bool:
-    """Whether updates come from a decomposition, which may fail on a finite gradient."""
+    """Return whether updates come from an SVD, which can fail on a finite gradient."""
     by_svd = config.name == "frugal" and config.frugal.subspace == "svd"
     return config.name == "galore" or by_svd
 
 
 def trains_elsewhere(config: OptimConfig) -> bool:
-    """Whether parameters are trained at another point than they are evaluated at."""
+    """Return whether training uses other parameters than evaluation does."""
     return config.name == "schedule_free"
 
 
 def evaluation_variables(state: TrainState) -> Variables:
-    """Give the variables that a state is evaluated and generated from.
+    """Return the variables with which a state is evaluated and generates text.
 
-    They are the parameters, but for schedule-free optimisers, which train at a point
-    between their iterate and the average that counts.
+    They hold the state's parameters, except with a schedule-free optimiser: it takes
+    gradients between its iterate and the average, and the average is evaluated.
     """
     variables = model_variables(state)
     for part in jax.tree.leaves(state.opt_state, is_leaf=_is_schedule_free):
@@ -106,15 +106,16 @@ def evaluation_variables(state: TrainState) -> Variables:
 
 
 def find_layer_matrices(params: PyTree, *, full_state: str | None) -> PyTree:
-    """Find the matrices of a model whose layers are stacked, as all here are.
+    """Find the matrices of a model whose layers are stacked.
 
     Args:
-      params: of `nn.Transformer`; what lies under `layers` has them on its first axis.
-      full_state: as of `optim.find_matrices`.
+      params: parameters of `nn.Transformer`; the first axis of every array under
+        `layers` is the layer.
+      full_state: see `optim.find_matrices`.
 
     Returns:
-      What that gives, less stacks of vectors (SLTrain's `values`), whose first axis is
-      no axis of a matrix.
+      The labels of `optim.find_matrices`, with None for stacked vectors (SLTrain's
+      `values`), whose first axis is the layer and not an axis of a matrix.
     """
 
     def label(path: tuple[Any, ...], leaf: Any, numbers: Any) -> Any:
@@ -126,7 +127,7 @@ def find_layer_matrices(params: PyTree, *, full_state: str | None) -> PyTree:
 
 
 def _build_direction(config: OptimConfig) -> optax.GradientTransformation:
-    """Build what turns gradients into steps of unit learning rate."""
+    """Build the transform from gradients to updates of learning rate 1."""
     adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
     if config.name == "adamw":
         return adam
@@ -135,8 +136,8 @@ def _build_direction(config: OptimConfig) -> optax.GradientTransformation:
     if config.name == "sign_sgd":
         return optax.scale_by_sign()
     if config.name == "schedule_free":
-        # Adam whose first moment is schedule_free's own average (optax's
-        # schedule_free_adamw, with our order of decay and mask).
+        # schedule_free replaces Adam's first moment by its own average: this is optax's
+        # schedule_free_adamw with the order and the mask of decay used here.
         return optax.scale_by_rms(
             decay=config.b2, eps=config.eps, eps_in_sqrt=False, bias_correction=True
         )
@@ -182,11 +183,12 @@ def _build_muon(config: OptimConfig) -> optax.GradientTransformation:
         muon_weight_dimension_numbers=partial(
             find_layer_matrices, full_state=config.full_state
         ),
-        # Steps as large as Adam's, so that one learning rate serves both halves.
+        # The RMS of Adam's updates, so that one learning rate suits both halves.
         consistent_rms=0.2,
     )
-    # It descends already; decay (which it would put on scales too) and learning rate
-    # come after it, as for the others.
+    # optax's muon returns a descent direction; the other branches return ascent
+    # directions, to which decay and the learning rate are applied later. Muon's own
+    # decay is not used, because it would decay norm scales too.
     return optax.chain(whole, optax.scale(-1.0))
 
 

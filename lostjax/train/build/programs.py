@@ -1,4 +1,4 @@
-"""A run's programs: the training step and the evaluation, lowered and compiled."""
+"""Lower and compile a run's programs: the training step and the evaluation."""
 
 import time
 from typing import Any, NamedTuple
@@ -10,18 +10,9 @@ from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch
 from lostjax.nn import Transformer
-from lostjax.train.config.schema import TrainConfig
-from lostjax.steps.faults import parse_faults
-from lostjax.steps.faults import put_faults
+from lostjax.steps.faults import parse_faults, put_faults
 from lostjax.steps.gradient import GradientOf, make_gradient
 from lostjax.steps.guard import Guard
-from lostjax.train.devices.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
-from lostjax.train.build.micro_batches import count_micro_batches
-from lostjax.train.build.model import place_model
-from lostjax.train.build.optimizer import decomposes_gradients
-from lostjax.train.build.objective import build_terms
-from lostjax.train.build.reweighting import build_reweighting
-from lostjax.train.build.run import Run
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.steps.step import (
     EvalStep,
@@ -30,6 +21,14 @@ from lostjax.steps.step import (
     make_eval_step,
     make_train_step,
 )
+from lostjax.train.build.micro_batches import count_micro_batches
+from lostjax.train.build.model import place_model
+from lostjax.train.build.objective import build_terms
+from lostjax.train.build.optimizer import decomposes_gradients
+from lostjax.train.build.reweighting import build_reweighting
+from lostjax.train.build.run import Run
+from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
 
 
 class Compiled(NamedTuple):
@@ -37,19 +36,20 @@ class Compiled(NamedTuple):
 
     train: TrainStep
     watched: TrainStep | None
-    """The same step with readings; None where there are none."""
+    """The same step with readings; None if no readings are taken."""
     watch_every: int
-    """Steps from one watched step to the next."""
+    """Steps from one watched step to the next; 0 without readings."""
     evaluate: EvalStep
     seconds: float
-    """Wall-clock seconds of compiling the training step."""
+    """Wall-clock seconds that compiling the training steps took."""
     temporary_bytes: int | None
-    """The compiler's temporary memory of a training step, per device."""
+    """Temporary memory of a training step per device, as the compiler reports it; None
+    if the backend does not report it."""
 
     def advance(
         self, state: TrainState, batch: Batch, *, step: int
     ) -> tuple[TrainState, Metrics]:
-        """Do step number `step`, counted from 1; every N-th one is watched."""
+        """Run step number `step`, counted from 1; every `watch_every`-th is watched."""
         if self.watched is not None and step % self.watch_every == 0:
             return self.watched(state, batch)
         return self.train(state, batch)
@@ -60,9 +60,14 @@ def compile_steps(run: Run, state: TrainState) -> Compiled:
 
     Args:
       run: the run.
-      state: its state, for shapes and shardings; not used up.
+      state: its state, read for shapes and shardings only; not donated.
+
+    Returns:
+      The programs.
     """
     began = time.monotonic()
+    # Ahead of time, so that compilation is timed apart from the first step and its
+    # memory analysis is known before any step runs.
     train = lower_step(run, state).compile()
     every = run.config.stability.every
     watched = lower_step(run, state, watch=True).compile() if every else None
@@ -86,12 +91,12 @@ def compile_steps(run: Run, state: TrainState) -> Compiled:
 
 
 def lower_step(run: Run, state: TrainState, *, watch: bool = False) -> Any:
-    """Lower the training step for the run's mesh, whose devices need not be here.
+    """Lower the training step for the run's mesh, whose devices may be abstract.
 
     Args:
       run: the run.
-      state: arrays, or shapes with shardings; not used up.
-      watch: also take readings.
+      state: arrays, or shapes with shardings; not donated.
+      watch: whether the step also takes readings.
 
     Returns:
       A `jax.stages.Lowered`.
@@ -101,7 +106,10 @@ def lower_step(run: Run, state: TrainState, *, watch: bool = False) -> Any:
     whole = NamedSharding(run.mesh, P())
     jitted = jax.jit(
         step,
+        # The state is donated, so that the new state is written over the old one:
+        # otherwise parameters and optimiser state would be in memory twice.
         donate_argnums=0,
+        # Equal to the input's shardings, which donation needs.
         out_shardings=(tree_shardings(state, run.mesh), whole),
     )
     rows = NamedSharding(run.mesh, BATCH_SPEC)
@@ -109,11 +117,14 @@ def lower_step(run: Run, state: TrainState, *, watch: bool = False) -> Any:
 
 
 def build_gradient(run: Run, *, watch: bool = False) -> GradientOf:
-    """Build the gradient of a run's objective; not compiled.
+    """Build the gradient of a run's objective, as a function that is not yet jitted.
 
     Args:
       run: the run.
-      watch: also return what the layers sow.
+      watch: whether it also returns the readings that the layers sow.
+
+    Returns:
+      The gradient, as a function of state and batch.
     """
     config = run.config
     model = _place(run)
@@ -131,7 +142,7 @@ def build_gradient(run: Run, *, watch: bool = False) -> GradientOf:
 
 
 def build_guard(config: TrainConfig) -> Guard:
-    """Build the rule by which updates are skipped."""
+    """Build the rule that decides which updates are skipped."""
     guard = config.guard
     return Guard(
         patience=guard.patience,
@@ -147,7 +158,15 @@ def _place(run: Run) -> Transformer:
 
 
 def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:
-    """Give the shapes and types of a batch."""
+    """Return the shapes and types of a batch.
+
+    Args:
+      config: its batch size B and row length T.
+      sharding: the sharding of every leaf; None leaves it open.
+
+    Returns:
+      A `Batch` of `jax.ShapeDtypeStruct`, (B, T) or (B,).
+    """
     shape = (config.batch_size, config.data.seq_len)
 
     def leaf(shape: tuple[int, ...], dtype: Any) -> Any:

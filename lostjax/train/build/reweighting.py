@@ -1,19 +1,19 @@
-"""From the configuration to the factors that rows of a batch count by.
+"""Build the factors by which the rows of a batch are weighted.
 
     factor_i = w_i / (n_i / sum_j n_j),      w from `losses.sample_weights`
 
-with n_i the tokens of row i, which are also the weights' prior: at infinite temperature
-every factor is 1 and the step is the plain one. A row is one example, even where it
-holds several short documents: the weighing knows the row's mean loss.
+n_i is the number of tokens in row i and also the prior of the weights: at infinite
+temperature every factor is 1, and the step equals the plain one. A row is one example
+even if it holds several short documents, because the weight depends on the row's mean
+loss.
 """
 
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from lostjax.steps.gradient import Reweighting
 from lostjax import losses
+from lostjax.steps.gradient import Reweighting
 from lostjax.train.config.schema import ReweightConfig
 from lostjax.typing import Array, Float, Int
 
@@ -25,14 +25,15 @@ SHAPES: dict[str, losses.Shape] = {
 }
 
 
-
-
 def build_reweighting(config: ReweightConfig, *, steps: int) -> Reweighting | None:
-    """Build what a configuration asks for; None where all rows count alike.
+    """Build the function that computes the factors of a batch's rows.
 
     Args:
       config: already checked.
-      steps: of the whole run, for the uniform warm-up.
+      steps: number of steps of the run, from which the warm-up is computed.
+
+    Returns:
+      (values_BT, weights_BT, step) -> factors (B,); None without reweighting.
     """
     if config.name == "none":
         return None
@@ -55,6 +56,7 @@ def build_reweighting(config: ReweightConfig, *, steps: int) -> Reweighting | No
             prior_B=tokens_B,
         )
         share_B = tokens_B / jnp.maximum(jnp.sum(tokens_B), 1e-9)
+        # A row without tokens has share 0: dividing by 1 keeps NaN out of its factor.
         return weights_B / jnp.where(share_B == 0, 1.0, share_B)
 
     return factors

@@ -1,16 +1,9 @@
-"""The whole state of a run, and how it is made on a mesh.
+"""Make the first state of a run on a mesh, or only its shapes.
 
-State is a plain tree: step, batches passed over, trainable parameters, kept channels
-(integers that no gradient and no decay touches), optimiser state, past outputs where
-they are kept, and what the guard knows of the steps before.
-Together with the configuration it is all that a checkpoint needs, since a batch is a
-pure function of the state:
-
-    batch of the next step = batch_at(step + offset)
+`lostjax.steps.state.TrainState` lists the parts of a state.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,20 +11,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from lostjax.steps.state import InitMemory, TrainState
 from lostjax.steps.guard import init_guard
+from lostjax.steps.state import InitMemory, TrainState
 from lostjax.train.devices.mesh import tree_shardings
 from lostjax.typing import Key, PyTree, Variables
 
 
-
-
-
-
 def _no_memory() -> None:
     """Keep no past outputs."""
-
-
 
 
 def init_state(
@@ -42,13 +29,13 @@ def init_state(
     key: Key,
     init_memory: InitMemory = _no_memory,
 ) -> TrainState:
-    """Make the first state, each array born on its shards.
+    """Make the first state; each device computes its own shards of it.
 
     Args:
-      model: a module whose `init(key, tokens_BT)` gives params and channels.
+      model: a module whose `init(key, tokens_BT)` returns params and channels.
       tx: the optimiser.
-      mesh: where the state lives.
-      key: random key; the same key gives the same state on every mesh.
+      mesh: the devices that hold the state.
+      key: random key; the state that it makes is the same on every mesh.
       init_memory: makes the memory of past outputs.
 
     Returns:
@@ -56,6 +43,7 @@ def init_state(
     """
     make = _make_init(model, tx, init_memory)
     shardings = tree_shardings(jax.eval_shape(make, key), mesh)
+    # Jitted with shardings, so that no device ever holds a whole array.
     init = jax.jit(make, out_shardings=shardings)
     made: TrainState = init(key)
     return made
@@ -68,13 +56,23 @@ def abstract_state(
     key: Key,
     init_memory: InitMemory = _no_memory,
 ) -> TrainState:
-    """Give the shapes and types of a state, without making it."""
+    """Return the shapes and types of a state; no array is made.
+
+    Args:
+      model: see `init_state`.
+      tx: the optimiser.
+      key: random key, not used for any value.
+      init_memory: makes the memory of past outputs.
+
+    Returns:
+      A `TrainState` of `jax.ShapeDtypeStruct`.
+    """
     shapes: TrainState = jax.eval_shape(_make_init(model, tx, init_memory), key)
     return shapes
 
 
 def abstract_variables(model: nn.Module) -> Variables:
-    """Give the shapes and types of a model's params and channels."""
+    """Return the shapes and types of a model's params and channels."""
     variables: Variables = jax.eval_shape(
         lambda: _init_variables(model, jax.random.key(0))
     )

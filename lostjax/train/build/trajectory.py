@@ -1,16 +1,19 @@
-"""The past that a run compares itself with: SAF, MESA, or a lagged copy.
+"""Build the trajectory term, which keeps a model near its past: SAF, MESA or lagged.
 
     objective += lambda(epoch) t^2 KL(softmax(past / t) || softmax(now / t))
 
-saf     past answers to the same row, kept in the state's memory (top-k, by row and
-        epoch); a row without them adds nothing. No pass more, but rows must come again.
-mesa    a moving average of the parameters, in the optimiser's state: a forward pass
-        more, and a copy of the parameters.
-lagged  a copy of the parameters from some steps ago: the same cost.
+saf     The past is the model's outputs for the same row some epochs ago, kept in the
+        state's memory (top-k, by row and epoch). A row without them adds nothing. It
+        needs no further forward pass, but the rows must be repeated.
+mesa    The past is the output under a moving average of the parameters, kept in the
+        optimiser's state: one more forward pass, and one copy of the parameters.
+lagged  The past is the output under a copy of the parameters from some steps ago, at
+        the cost of mesa.
 
-lambda(epoch) holds in the window [start, end) of epochs, which are passes over the
-training rows, batches x batch_size / rows; outside it the divergence is still measured.
-See `losses.trajectory` for the paper, and for what the authors' code does otherwise.
+lambda(epoch) is the weight in the window [start, end) of epochs and 0 outside it, where
+the divergence is still measured. An epoch is a pass over the training rows: batches x
+batch_size / rows. See `losses.trajectory` for the paper and for differences from the
+authors' code.
 """
 
 import math
@@ -24,6 +27,7 @@ import jax.numpy as jnp
 import optax
 
 from lostjax.data import Batch, BatchPlan
+from lostjax.errors import ConfigError
 from lostjax.losses import (
     compress_outputs,
     compressed_trajectory_loss,
@@ -38,35 +42,34 @@ from lostjax.optim import (
     track_past_params,
     window_schedule,
 )
-from lostjax.errors import ConfigError
-from lostjax.train.config.schema import TrainConfig, TrajectoryConfig
 from lostjax.steps.gradient import Term, final_states, unembed
 from lostjax.steps.state import InitMemory, TrainState
+from lostjax.train.config.schema import TrainConfig, TrajectoryConfig
 from lostjax.typing import PyTree, Variables
 
 
 class Trajectory(NamedTuple):
-    """What a choice of past adds to a run; nothing by default."""
+    """The parts that a trajectory term adds to a run; by default none."""
 
     prepare: Callable[[nn.Module, TrainState, Batch], PyTree] | None = None
-    """(model, state, batch) -> what is known of the past of each position."""
+    """(model, state, batch) -> the past of each position, as `compare` takes it."""
     compare: Callable[[nn.Module, TrainState, PyTree, jax.Array], jax.Array] | None = (
         None
     )
-    """(model, state, past, logits_BTV) -> divergences_BT, of any positions."""
+    """(model, state, past, logits_BTV) -> divergences_BT, for any set of positions."""
     weight: optax.Schedule = optax.constant_schedule(0.0)
-    """Batches gone through before -> weight of the divergence."""
+    """Number of earlier batches -> weight of the divergence."""
     track: tuple[optax.GradientTransformation, ...] = ()
-    """What comes last in the optimiser's chain."""
+    """Transforms that are appended to the optimiser's chain."""
     init_memory: InitMemory = lambda: None
     """Makes the state's memory of past outputs."""
     remember: Callable[[jax.Array], PyTree] = lambda logits_BTV: None
-    """Logits to the outputs that the memory keeps."""
+    """Logits -> the outputs that the memory keeps."""
     average: Callable[[TrainState], Variables] | None = None
-    """Variables of a moving average that is evaluated as well; None: there is none."""
+    """State -> variables of the moving average, which is also evaluated; None: none."""
 
     def terms(self, model: nn.Module) -> dict[str, Term]:
-        """Give the term of the objective, for the model as it lies on the mesh."""
+        """Return the terms of the objective by name, for a model bound to a mesh."""
         if self.prepare is None or self.compare is None:
             return {}
         compare = partial(self.compare, model)
@@ -84,19 +87,19 @@ class Trajectory(NamedTuple):
 def build_trajectory(
     config: TrainConfig, *, vocab_size: int, rows: BatchPlan | None
 ) -> Trajectory:
-    """Build what `--objective.trajectory` asks for.
+    """Build the trajectory term that `--objective.trajectory` names.
 
     Args:
       config: already checked.
       vocab_size: size of the vocabulary.
-      rows: the training rows; None to describe and restore a state only.
+      rows: the training rows; None if a state is only to be described or restored.
 
     Returns:
-      The parts; `Trajectory()` for none.
+      The parts; `Trajectory()` for `none`.
 
     Raises:
-      ConfigError: if the divergence could never count, or top-k is more than the
-        vocabulary.
+      ConfigError: if the run ends before the divergence is first added, or top-k is
+        larger than the vocabulary.
     """
     past = config.objective.trajectory
     if past.name == "none":
@@ -119,10 +122,10 @@ def build_trajectory(
 
 
 def past_variables(state: TrainState) -> Variables:
-    """Give the model's variables with the past parameters that the optimiser keeps.
+    """Return the model's variables with the past parameters in the optimiser's state.
 
     Raises:
-      ValueError: where it keeps none.
+      ValueError: if the optimiser's state holds no past parameters.
     """
     past = get_past_params(state.opt_state)
     params = optax.tree.cast_like(past, state.params)
@@ -132,7 +135,7 @@ def past_variables(state: TrainState) -> Variables:
 def _build_track(
     past: TrajectoryConfig,
 ) -> tuple[optax.GradientTransformation, ...]:
-    """Build what tracks past parameters, last in the optimiser's chain; () for none."""
+    """Build the transforms that track past parameters; () without any."""
     if past.name == "mesa":
         return (track_past_params(past.decay),)
     if past.name == "lagged":
@@ -145,7 +148,7 @@ def _find_average(past: TrajectoryConfig) -> Callable[[TrainState], Variables] |
 
 
 def _compare_with_past_params(past: TrajectoryConfig) -> Trajectory:
-    """Compare with the model's answers under past parameters."""
+    """Build a term that compares with the model's outputs under past parameters."""
 
     def prepare(model: nn.Module, state: TrainState, batch: Batch) -> jax.Array:
         return final_states(model, past_variables(state), batch)
@@ -168,7 +171,7 @@ def _compare_with_past_params(past: TrajectoryConfig) -> Trajectory:
 def _remember_outputs(
     config: TrainConfig, *, vocab_size: int, rows: BatchPlan
 ) -> Trajectory:
-    """Compare with the model's answers to the same row some epochs ago."""
+    """Build a term that compares with the outputs for the same row some epochs ago."""
     past_config = config.objective.trajectory
     temperature = past_config.temperature
     remember = partial(compress_outputs, k=past_config.top_k, temperature=temperature)
@@ -191,9 +194,7 @@ def _remember_outputs(
         return jnp.where(known_BT, divergence_BT, 0.0)
 
     def make_memory() -> OutputMemory:
-        logits_TV = jax.ShapeDtypeStruct(
-            (config.data.seq_len, vocab_size), jnp.float32
-        )
+        logits_TV = jax.ShapeDtypeStruct((config.data.seq_len, vocab_size), jnp.float32)
         return init_memory(
             rows.n_rows,
             jax.eval_shape(remember, logits_TV),
@@ -206,8 +207,8 @@ def _remember_outputs(
 def _check_start(past: TrajectoryConfig, *, epochs: float) -> None:
     if past.start >= epochs:
         raise ConfigError(
-            f"--objective.trajectory.start={past.start}: the run ends before, after "
-            f"{epochs:.2f} epochs"
+            f"--objective.trajectory.start={past.start}: must be below {epochs:.2f}, "
+            "the number of epochs of the run"
         )
 
 
@@ -221,8 +222,8 @@ def _check_memory(config: TrainConfig, *, vocab_size: int, rows: BatchPlan) -> N
     epochs = max(rows.count_epochs(config.steps))
     if epochs <= past.lag_epochs:
         raise ConfigError(
-            f"--objective.trajectory={past.name}: no row comes again after "
+            f"--objective.trajectory={past.name}: no row is repeated after "
             f"--objective.trajectory.lag-epochs={past.lag_epochs}, because "
-            f"--steps={config.steps} are {epochs:.2f} epochs; for text that is seen "
-            "once use lagged or mesa"
+            f"--steps={config.steps} are {epochs:.2f} epochs; for text that is read "
+            "only once use lagged or mesa"
         )

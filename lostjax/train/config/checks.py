@@ -1,7 +1,7 @@
-"""Values that no run can have, refused before any work is done.
+"""Refuse wrong configurations before any work is done.
 
-Nothing here needs a device or data. Errors name the flag, the value, and what is
-allowed.
+The checks need neither devices nor data. Error messages name the flag, the value, and
+the allowed values.
 """
 
 import importlib.util
@@ -46,10 +46,10 @@ _LEAST = {
 }
 
 LARGEST = 2**31 - 1
-"""Of all whole numbers but the seed: steps, rows and sizes are int32 on devices."""
+"""Largest integer except for the seed: steps, rows and sizes are int32 on devices."""
 
 _MOST = {"optim.frugal.stagger": 1024}
-"""Where something is made for each."""
+"""Smaller limits, of counts of objects that are built one by one."""
 
 _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must lie in [0, 1]": (
@@ -93,29 +93,30 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         ),
     ),
 }
-"""What is allowed, in words and as a test, and the fields that it is asked of."""
+"""Message -> (test of a value, dotted fields that must pass it)."""
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
 
 
 def check_config(config: TrainConfig) -> None:
-    """Refuse values that no run can have.
+    """Refuse a configuration that cannot be run.
 
     Raises:
-      ConfigError: naming the flag, the value, and what is allowed.
+      ConfigError: if a value is out of range or two values contradict each other; the
+        message names the flag, the value, and the allowed values.
     """
     _check_ranges(config)
     check_seed(config.seed)
-    if not _PLAIN_NAME.fullmatch(config.preset):  # a run's directory is called by it
+    if not _PLAIN_NAME.fullmatch(config.preset):  # it names the run's directory
         raise ConfigError(
-            f"--preset={config.preset[:80]!r}: must be a plain name: letters, digits, "
-            "'_', '-' and '.', the first of them no '.' or '-', 60 at most"
+            f"--preset={config.preset[:80]!r}: must be a plain name of at most 60 "
+            "letters, digits, '_', '-' and '.', and must not begin with '.' or '-'"
         )
     if not config.objective.reweight.temperature > 0:
         raise ConfigError(
             "--objective.reweight.temperature="
             f"{config.objective.reweight.temperature}: must be positive (inf: all rows "
-            "count alike)"
+            "have equal weight)"
         )
     if config.batch_size % config.accumulate:
         raise ConfigError(
@@ -136,30 +137,30 @@ def check_config(config: TrainConfig) -> None:
     parse_faults(config.guard.fault)
     if config.guard.spike == "rollback" and not config.guard.patience:
         raise ConfigError(
-            "--guard.patience=0: must be at least 1 with --guard.spike=rollback; a run "
-            "whose loss spikes each time that it goes back would never end"
+            "--guard.patience=0: must be at least 1 with --guard.spike=rollback, "
+            "because a run whose loss spikes after every rollback would never end"
         )
     if config.profile is not None:
         parse_profile(config.profile, steps=config.steps)
     if config.wandb is not None and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
             f"--wandb={config.wandb}: wandb is not installed; "
-            "pip install 'lostjax[wandb]', or leave the flag out"
+            "pip install 'lostjax[wandb]', or omit the flag"
         )
 
 
 def check_seed(seed: int) -> None:
-    """Refuse what is not a seed: an unsigned integer of 32 bits.
+    """Refuse a seed that is not an unsigned 32-bit integer.
 
     Raises:
-      ConfigError: naming the flag, the value, and what is allowed.
+      ConfigError: if the seed is not in [0, 2^32).
     """
     if not 0 <= seed < 2**32:
         raise ConfigError(f"--seed={seed}: must lie in [0, 2^32)")
 
 
 def _check_ranges(config: TrainConfig) -> None:
-    """Refuse numbers that are out of bounds whatever the others are."""
+    """Refuse numbers that are out of range on their own."""
     for name, low in _LEAST.items():
         value = get_field(config, name)
         if value < low:
@@ -176,17 +177,22 @@ def _check_ranges(config: TrainConfig) -> None:
 
 def _check_optim(optim: OptimConfig) -> None:
     if optim.name == "galore" and optim.frugal.density == 0:
-        raise ConfigError("--optim.frugal.density=0: galore would never move a matrix")
+        raise ConfigError(
+            "--optim.frugal.density=0: must be positive with --optim=galore, which "
+            "would otherwise update no matrix"
+        )
     if optim.name == "schedule_free" and optim.b1 == 0:
         raise ConfigError(
-            "--optim.b1=0: schedule_free averages by it; must be positive"
+            "--optim.b1=0: must be positive with --optim=schedule_free, because "
+            "it weights the average"
         )
     if optim.full_state is not None:
         try:
             re.compile(optim.full_state)
         except re.error as error:
             raise ConfigError(
-                f"--optim.full-state={optim.full_state}: no pattern: {error}"
+                f"--optim.full-state={optim.full_state}: not a regular expression: "
+                f"{error}"
             ) from None
 
 
@@ -194,7 +200,7 @@ def _check_model(model: ModelConfig) -> None:
     if model.d_model % (2 * model.n_heads):
         raise ConfigError(
             f"--model.n-heads={model.n_heads}: must divide --model.d-model="
-            f"{model.d_model} into even head widths (rotary positions pair them)"
+            f"{model.d_model} into even head widths (rotary embeddings rotate pairs)"
         )
     narrowest = min(model.d_model, model.d_hidden)
     if model.linear != "dense" and not 1 <= model.rank <= narrowest:
@@ -205,27 +211,28 @@ def _check_model(model: ModelConfig) -> None:
     if model.product != "xla" and model.linear in ("dense", "sltrain"):
         raise ConfigError(
             f"--model.product={model.product}: not with --model.linear={model.linear}; "
-            "its kernels multiply narrow matrices: lost, cola, low_rank"
+            "the kernels multiply narrow matrices (lost, cola, low_rank)"
         )
     if model.linear == "lost" and model.rank % model.channel_groups:
         raise ConfigError(
             f"--model.channel-groups={model.channel_groups}: must divide --model.rank="
-            f"{model.rank}, which is laid out by groups too"
+            f"{model.rank}, which is divided into the same groups"
         )
 
 
 def _check_base_width(config: TrainConfig) -> None:
-    """Refuse muP where its rule for Adam on matrices is not the right one."""
+    """Refuse muP if its rule for Adam's updates of matrices does not apply."""
     flag = f"--model.base-width={config.model.base_width}"
     if config.model.linear == "sltrain":
         raise ConfigError(
-            f"{flag}: not with --model.linear=sltrain, whose alpha / rank is another "
-            "rule for widths"
+            f"{flag}: not with --model.linear=sltrain, whose factor alpha / rank "
+            "scales with width by another rule"
         )
     if config.optim.name in ("muon", "galore"):
         raise ConfigError(
-            f"{flag}: not with --optim={config.optim.name}, whose updates do not have "
-            "entries of size one; adamw, frugal, sign_sgd and schedule_free do"
+            f"{flag}: not with --optim={config.optim.name}, because the entries of its "
+            "updates are not of size one; those of adamw, frugal, sign_sgd and "
+            "schedule_free are"
         )
     try:
         at_width(config.model, config.model.base_width)
@@ -249,39 +256,46 @@ def _check_trajectory(config: TrainConfig) -> None:
     if objective.trajectory.name != "none" and config.optim.name == "schedule_free":
         raise ConfigError(
             f"--objective.trajectory={objective.trajectory.name}: not with "
-            "--optim=schedule_free, which trains away from where it is evaluated"
+            "--optim=schedule_free, which trains and evaluates different parameters"
         )
 
 
 def _check_pairs(objective: ObjectiveConfig) -> None:
-    """Refuse parts of the objective that contradict each other."""
+    """Refuse combinations of objectives that are not defined."""
     if objective.label_smoothing and objective.reweight.name != "none":
         raise ConfigError(
             f"--objective.label-smoothing={objective.label_smoothing}: not with "
-            f"--objective.reweight={objective.reweight.name}, which weighs cross "
-            "entropies of plain targets: a row of little weight would be pushed off "
-            "its text"
+            f"--objective.reweight={objective.reweight.name}, which weights the cross "
+            "entropies of plain targets: in a row of small weight the smoothing term "
+            "would outweigh the text"
         )
     if not objective.sam_radius:
         return
     if objective.reweight.name != "none":
         raise ConfigError(
             f"--objective.sam-radius={objective.sam_radius}: not with "
-            f"--objective.reweight={objective.reweight.name}, whose factors are of the "
-            "losses where the parameters are"
+            f"--objective.reweight={objective.reweight.name}, whose factors are "
+            "computed from the losses at the parameters before SAM's ascent"
         )
     if objective.trajectory.name != "none" and objective.trajectory.weight:
         raise ConfigError(
             f"--objective.sam-radius={objective.sam_radius}: not with "
-            f"--objective.trajectory={objective.trajectory.name}, which takes its place"
+            f"--objective.trajectory={objective.trajectory.name}, which replaces SAM"
         )
 
 
 def parse_profile(text: str, *, steps: int) -> tuple[int, int]:
-    """Read START:STOP, steps in [0, steps].
+    """Parse the value of `--profile`.
+
+    Args:
+      text: START:STOP.
+      steps: number of steps of the run.
+
+    Returns:
+      (START, STOP), with 0 <= START < STOP <= steps.
 
     Raises:
-      ConfigError: where it is not two steps in order.
+      ConfigError: if the text is not two such numbers.
     """
     first, _, last = text.partition(":")
     start, stop = read_whole(first), read_whole(last)

@@ -1,11 +1,11 @@
-"""Named configurations: two that run on a laptop, and the papers' model sizes.
+"""Named configurations: three for a laptop, and the model sizes of the papers.
 
-The `llama_*` and `lost_*` sizes are those of the low-rank pre-training literature
-(GaLore, Zhao et al. 2024, arXiv:2403.03507; SLTrain; CoLA; LOST, 2025,
-arXiv:2508.02668): width, hidden width, layers, heads, rank, rows of 256 tokens, 512
-rows a step, and 10k to 150k steps. LOST keeps 1 % of the input channels at gamma 0.7.
-The learning rates of `lost_*` are those of CoLA's scripts, whose layer is the same up
-to the sparse branch; those of `llama_*` are this library's choice.
+`llama_*` and `lost_*` have the sizes of the low-rank pre-training literature (GaLore,
+Zhao et al. 2024, arXiv:2403.03507; SLTrain; CoLA; LOST, 2025, arXiv:2508.02668): width,
+hidden width, layers, heads, rank, rows of 256 tokens, 512 rows per step, and 10k to
+150k steps. LOST keeps 1 % of the input channels at gamma 0.7. The learning rates of
+`lost_*` are those of CoLA's scripts, whose layer differs only in having no sparse
+branch; the learning rates of `llama_*` are this library's choice.
 """
 
 from lostjax.errors import ConfigError, nearest_hint
@@ -85,10 +85,10 @@ PRESETS: dict[str, TrainConfig] = {
 
 
 def get_preset(name: str) -> TrainConfig:
-    """Look a preset up.
+    """Return the configuration of a preset.
 
     Raises:
-      ConfigError: where there is none of that name, with the nearest ones.
+      ConfigError: if no preset has this name; the message names the nearest ones.
     """
     if name not in PRESETS:
         hint = nearest_hint(name, PRESETS)

@@ -1,9 +1,9 @@
-"""The same model at another width: everything inside a layer grows together.
+"""Scale a model to another width.
 
-    d_model = w;  n_heads, d_hidden, rank  in proportion;  head width, depth as they are
+    d_model = w;   n_heads, d_hidden, rank in proportion;   head width, depth unchanged
 
-Head width stays, so attention's scale 1 / sqrt(K) means the same at every width, and
-LOST's kept channels, a share of the inputs, follow by themselves.
+The head width is constant, so attention's scale 1 / sqrt(K) is the same at every width.
+The number of LOST's kept channels is a share of the inputs and needs no scaling.
 """
 
 import dataclasses
@@ -13,17 +13,18 @@ from lostjax.train.config.schema import ModelConfig
 
 
 def at_width(model: ModelConfig, d_model: int) -> ModelConfig:
-    """Give a model another width.
+    """Scale a model to another width.
 
     Args:
-      model: sizes to start from.
-      d_model: width of the residual stream, a multiple of the head width.
+      model: the sizes that are scaled.
+      d_model: width of the residual stream, a positive multiple of the head width.
 
     Returns:
-      The model with heads, hidden width and rank scaled along, rounded, at least 1.
+      The configuration with the number of heads, the hidden width and the rank scaled
+      in proportion; hidden width and rank are rounded and at least 1.
 
     Raises:
-      ConfigError: where the width holds no whole number of heads.
+      ConfigError: if d_model is not a positive multiple of the head width.
     """
     head = model.d_model // model.n_heads
     if d_model < 1 or d_model % head:

@@ -1,18 +1,19 @@
-"""Compiled programs are kept on disk: the next start compiles nothing anew.
+"""Keep compiled programs on disk, so that later starts need not compile them again.
 
-JAX's persistent compilation cache, in `~/.cache/lostjax/programs` (or under
-`$XDG_CACHE_HOME`). JAX's own settings come first: JAX_COMPILATION_CACHE_DIR names
-another place, JAX_ENABLE_COMPILATION_CACHE=false is without it.
+Programs are kept in JAX's persistent compilation cache, in `~/.cache/lostjax/programs`
+(or under `$XDG_CACHE_HOME`). JAX's own settings take precedence:
+JAX_COMPILATION_CACHE_DIR names another directory, and
+JAX_ENABLE_COMPILATION_CACHE=false switches the cache off.
 
-JAX writes an entry in place and never over one that is there: what a process that was
-killed left of one would be warned of, and compiled again, at every start. So those that
-cannot be unpacked are removed first.
+JAX writes an entry in place and never overwrites an existing one. After a kill in the
+midst of a write it would warn about the torn entry, and compile the program again, at
+every start. Entries that cannot be decompressed are therefore removed first.
 
-A CPU's programs are machine code, so that machines which share a home must not share
-them: they lie apart, by jaxlib's version and the processor's features. For Intel's
-processors there is no cache: XLA writes programs for them that it then takes for
-another machine's, says so at length at every start, and compiles again
-(https://github.com/openxla/xla/issues/44565).
+A CPU's programs are machine code, which machines with a shared home directory must not
+share: their cache directories are named by jaxlib's version and the processor's
+features. On Intel processors there is no cache, because XLA takes its own cached
+programs for those of another machine, logs long warnings at every start, and compiles
+again (https://github.com/openxla/xla/issues/44565).
 """
 
 import contextlib
@@ -31,9 +32,10 @@ _PROCESSORS = Path("/proc/cpuinfo")
 
 
 def keep_programs() -> None:
-    """Turn the cache on, where JAX's settings do not say otherwise.
+    """Switch the cache on, unless JAX's own settings decide.
 
-    To be called once the platform is settled, before anything large is compiled.
+    Call it after the platform is chosen, because it asks JAX for the devices, and
+    before anything large is compiled.
     """
     chosen = getattr(jax.config, "jax_compilation_cache_dir", None)
     if chosen is not None or not getattr(jax.config, "jax_enable_compilation_cache", 1):
@@ -41,22 +43,29 @@ def keep_programs() -> None:
     name = name_platform()
     if name is not None:
         place = default_cache_dir() / "programs" / name
+        # Threads, because reading and decompressing release the GIL.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             list(pool.map(_remove_unless_whole, place.glob("*-cache")))
         jax.config.update("jax_compilation_cache_dir", str(place))
 
 
 def _remove_unless_whole(entry: Path) -> None:
-    """Remove an entry that JAX could not read: it has no public name for reading."""
+    """Remove an entry that JAX could not read."""
     try:
+        # JAX's own function, though private: no public one reads an entry.
         decompress_executable(entry.read_bytes())
-    except Exception:  # zlib's, or zstd's where that is installed
+    except Exception:  # zlib's errors, or zstandard's if it is installed
         with contextlib.suppress(OSError):
             entry.unlink()
 
 
 def name_platform() -> str | None:
-    """Name whose programs may lie together, as a directory; None where none should."""
+    """Return the name of the cache directory of this machine's programs.
+
+    Returns:
+      The same name on machines that can run each other's programs; None if programs
+      should not be cached here.
+    """
     platform = jax.devices()[0].platform
     if platform != "cpu":
         return str(platform)

@@ -1,14 +1,15 @@
-"""Several processes as one run, by `jax.distributed`.
+"""Run several processes as one, with `jax.distributed`.
 
-A run is started once per host with the same flags. Processes find each other through
-`--hosts.coordinator`, `--hosts.processes` and `--hosts.index`, or through what the
-environment says: `JAX_COORDINATOR_ADDRESS`, a TPU pod, Slurm, Open MPI. On CPUs they
-speak gloo.
+A run is started once per host, with the same flags. Processes find each other through
+`--hosts.coordinator`, `--hosts.processes` and `--hosts.index`, or through the
+environment: `JAX_COORDINATOR_ADDRESS`, a TPU pod, Slurm, Open MPI. On CPUs their
+collectives use gloo.
 
-Where one dies the others cannot go on. As a rule what they were sending to it fails at
-once, and they leave at once: tidying up would wait for the dead one. Where nothing was
-on its way, its host is silent, or one process's devices wait for each other, it is
-missed after `SILENT_SECONDS`, and JAX ends the others.
+If a process dies, the others must end too. Usually their pending transfers to it fail
+at once, and they exit at once, because cleaning up would wait for the dead process. If
+no transfer was pending, if the dead process's host is silent, or if the devices of a
+process wait for each other, heartbeats are missed for `SILENT_SECONDS`, and JAX ends
+the other processes.
 """
 
 import os
@@ -30,7 +31,7 @@ from lostjax.numerals import read_whole
 from lostjax.train.config.schema import HostsConfig
 
 SILENT_SECONDS = 60
-"""After so long without a sign of life a process is taken for dead, and all end."""
+"""Seconds without a heartbeat after which a process is taken for dead."""
 
 _OTHERS_GONE = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
 
@@ -38,26 +39,32 @@ _OTHERS_GONE = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
 def join_hosts(
     hosts: HostsConfig, *, environment: Mapping[str, str] = os.environ
 ) -> None:
-    """Connect this process to the others of its run; alone, do nothing.
+    """Connect this process to the others of its run, if there are others.
 
-    Must come before the first use of a device.
+    Call it before the first use of a device.
+
+    Args:
+      hosts: the flags; all None: the environment decides.
+      environment: variables that a cluster sets.
 
     Raises:
-      ConfigError: where the flags are incomplete or contradict each other, or the
-        others cannot be reached.
+      ConfigError: if the flags are incomplete or contradict each other, or the other
+        processes cannot be reached.
     """
     given = (hosts.coordinator, hosts.processes, hosts.index)
     if given == (None, None, None) and not _is_cluster(environment):
         return
     if given != (None, None, None):
         _check(hosts)
-    # It would catch SIGTERM, and leave Ctrl-C: `train.watch.signals` has both.
+    # JAX's service would catch SIGTERM, and not Ctrl-C; `train.watch.signals` handles
+    # both.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator_address=hosts.coordinator,
             num_processes=hosts.processes,
             process_id=hosts.index,
+            # Below JAX's 100 s, so that a silent host ends the run sooner.
             heartbeat_timeout_seconds=SILENT_SECONDS,
         )
     except (ValueError, RuntimeError) as error:
@@ -66,24 +73,25 @@ def join_hosts(
 
 
 def is_first_host() -> bool:
-    """Say whether this process writes files and talks to the terminal."""
+    """Return whether this is the process that writes files and prints."""
     return jax.process_index() == 0
 
 
 def on_first_host(work: Callable[[], int | None]) -> int:
-    """Do something in the first process alone and let all go on, or none.
+    """Call a function in the first process only, and share its result with all.
 
-    All processes call it at the same point. Alone, it is the call itself.
+    All processes call this at the same point. If the function raises, this raises in
+    every process.
 
     Args:
-      work: what the first process does; gives a number below 2^31, or None for 0.
+      work: called in the first process; returns a number below 2^31, or None for 0.
 
     Returns:
       The number, in every process.
 
     Raises:
-      Exception: in the first process what `work` raised.
-      ConfigError: in the others, where it raised.
+      Exception: the exception of `work`, in the first process.
+      ConfigError: if `work` raised, in the other processes.
     """
     result, trouble = 0, None
     if is_first_host():
@@ -95,7 +103,7 @@ def on_first_host(work: Callable[[], int | None]) -> int:
         told = np.asarray([trouble is not None, result], np.int32)
         failed, result = map(int, multihost_utils.broadcast_one_to_all(told))
         if failed and trouble is None:
-            raise ConfigError("the first process could not; it says why")
+            raise ConfigError("the first process failed; its own message says why")
     if trouble is not None:
         raise trouble
     return result
@@ -103,14 +111,15 @@ def on_first_host(work: Callable[[], int | None]) -> int:
 
 @contextmanager
 def leaving_without_the_others(last: Callable[[], None]) -> Iterator[None]:
-    """Of several processes, end the one that fails in a `with` block at once.
+    """Exit at once if one of several processes fails in the `with` block.
 
-    Nothing outside the block is tidied up, for that would wait for processes that are
-    dead or, where this one alone failed, for ones that wait for it. `ConfigError` goes
-    through: processes refuse together.
+    Nothing outside the block is cleaned up, because that would wait for processes that
+    are dead or, if only this one failed, for processes that wait for it. `ConfigError`
+    is raised as usual, because all processes raise it together. A run of one process
+    raises every exception as usual.
 
     Args:
-      last: what is done before leaving all the same; it waits for nobody.
+      last: called before the exit; must not wait for other processes.
     """
     try:
         yield
@@ -125,31 +134,34 @@ def leaving_without_the_others(last: Callable[[], None]) -> Iterator[None]:
             traceback.print_exc()
         who = f"process {jax.process_index()} of {jax.process_count()}"
         what = (
-            "cannot reach another one, which died or lost its network"
+            "cannot reach another process, which died or lost its network"
             if gone
             else ("failed")
         )
         print(
-            f"{who} {what} ({reason}); all end, and started again the run goes on from "
-            "its newest checkpoint",
+            f"{who} {what} ({reason}); all processes end; start the run again to "
+            "resume it from its newest checkpoint",
             file=sys.stderr,
         )
         sys.stdout.flush()
         sys.stderr.flush()
         last()
+        # Not sys.exit: JAX's exit handlers would wait for the dead process. It skips
+        # Python's flushing too, hence the two calls above.
         os._exit(1)
 
 
 def agree(mesh: Mesh) -> Callable[[int], int]:
-    """Let the processes of a run find the largest of their numbers without waiting.
+    """Build a function that finds the largest number of all processes, one call late.
 
     Args:
       mesh: all devices of the run.
 
     Returns:
-      A function that all processes call at the same points. Alone, it gives what it
-      gets; otherwise the largest of what they gave in the call before (0 at first), so
-      that it waits for no step that is under way: the answer came with the last one.
+      A function of a number that all processes call at the same points. With one
+      process it returns its argument. With several it returns the largest argument of
+      the previous call (0 in the first call), which was computed before the current
+      step, so that the function does not wait for that step.
     """
     if jax.process_count() == 1:
         return lambda number: number
@@ -158,7 +170,7 @@ def agree(mesh: Mesh) -> Callable[[int], int]:
     largest = jax.jit(jnp.max, out_shardings=whole)
     pending: jax.Array | None = None
 
-    @cache  # placing a number takes longer than comparing it
+    @cache  # placing a number takes longer than the comparison
     def place(number: int) -> jax.Array:
         mine = np.asarray([number], np.int32)
         return jax.make_array_from_callback((hosts.size,), each, lambda _: mine)
@@ -175,8 +187,8 @@ def _check(hosts: HostsConfig) -> None:
     for flag in ("coordinator", "processes", "index"):
         if getattr(hosts, flag) is None:
             raise ConfigError(
-                f"--hosts.{flag} is missing: --hosts.coordinator, --hosts.processes "
-                "and --hosts.index are given together or not at all"
+                f"--hosts.{flag} is missing: set --hosts.coordinator, "
+                "--hosts.processes and --hosts.index together, or none of them"
             )
     assert hosts.coordinator and hosts.processes is not None
     port = hosts.coordinator.rpartition(":")[2]
@@ -193,7 +205,7 @@ def _check(hosts: HostsConfig) -> None:
 
 
 def _is_cluster(environment: Mapping[str, str]) -> bool:
-    """Say whether the environment is one of several hosts."""
+    """Return whether the environment describes several processes."""
     return (
         "JAX_COORDINATOR_ADDRESS" in environment
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")

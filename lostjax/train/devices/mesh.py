@@ -1,14 +1,18 @@
-"""Devices as a mesh, and one table that says how every array lies on it.
+"""Arrange devices in a mesh, and shard every array by one table.
 
-A mesh has three axes, named as users of JAX trainers name them: `data` (copies of the
-parameters, each with its rows of the batch), `fsdp` (rows of the batch too, and the
-parameters cut), `tensor` (matrices cut within a layer, the batch whole). Axis types
-are Auto: the compiler places the collectives, from the table's shardings.
+A mesh has three axes, with the usual names:
 
-`PARTITION_RULES` maps path patterns to partition specs. Optimiser state repeats the
-parameters' paths, so the same table shards moments. A spec whose rank does not fit or
-whose axes do not divide a dimension leaves that dimension whole; where another spec
-matches too and cuts the array into more pieces, it is taken.
+    data      replicates the parameters and shards the rows of the batch
+    fsdp      shards the parameters and the rows of the batch
+    tensor    shards the matrices within a layer and replicates the batch
+
+Axis types are Auto: the compiler inserts the collectives that the table's shardings
+need.
+
+`PARTITION_RULES` maps patterns of paths to partition specs. The optimiser's state
+repeats the parameters' paths, so the same rules shard its moments. A dimension that
+the axes of a spec do not divide stays whole, and so does an array of lower rank than
+the spec. If several specs match, the one that cuts the array into most pieces is used.
 """
 
 import math
@@ -29,54 +33,59 @@ from lostjax.typing import PyTree
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 BATCH_SPEC = P(BATCH_AXES)
-"""Rows of a batch are cut over data and fsdp."""
+"""Rows of a batch are sharded over data and fsdp."""
 
 CUT_OUTPUTS = ("q", "k", "v", "gate", "up")
-"""Matrices whose outputs are cut over tensor."""
+"""Matrices whose outputs are sharded over tensor."""
 CUT_INPUTS = ("o", "down")
-"""Matrices whose inputs are."""
+"""Matrices whose inputs are sharded over tensor."""
 
 _COLUMN = f"({'|'.join(CUT_OUTPUTS)})"
 _ROW = f"({'|'.join(CUT_INPUTS)})"
 
 PARTITION_RULES: tuple[tuple[str, P], ...] = (
-    # Stacked layers lead with an L axis, which stays whole.
+    # The first axis of stacked layers is L. It stays whole, because layers are scanned.
     (rf"layers/.*/{_COLUMN}/kernel$", P(None, "fsdp", "tensor")),
     (rf"layers/.*/{_ROW}/kernel$", P(None, "tensor", "fsdp")),
-    # Cut over its rank, x a would have to be put together again before it joins the
-    # kept channels: every tensor device makes all of it, which is narrow.
+    # The rank is not sharded: x a would have to be gathered before it is concatenated
+    # with the kept channels. It is narrow, so every tensor device computes all of it.
     (rf"layers/.*/{_COLUMN}/a$", P(None, "fsdp", None)),
-    # b and values are multiplied as one matrix: cut alike, they join at home.
+    # b and values are concatenated and multiplied as one matrix: with equal shardings
+    # the concatenation needs no communication.
     (rf"layers/.*/{_COLUMN}/(b|values)$", P(None, None, ("tensor", "fsdp"))),
     (rf"layers/.*/{_COLUMN}/(b|values)$", P(None, "fsdp", "tensor")),
     (rf"layers/.*/{_ROW}/(a|b|values)$", P(None, "tensor", "fsdp")),
     (r"embed/embedding$", P(None, ("tensor", "fsdp"))),
     (r"head/kernel$", P("fsdp", "tensor")),
-    # Past outputs (example, slot, time, ...) by time: any row is found on every shard.
+    # Past outputs (example, slot, time, ...) are sharded by time, because every shard
+    # must be able to look up any example.
     (r"memory/outputs/", P(None, None, ("data", "fsdp"))),
     (r".*", P()),
 )
-"""(pattern of a leaf's path, spec): the spec that cuts it most, the first of equals."""
+"""(pattern of a leaf's path, spec); of several matches the one with most pieces is
+used, and the first of equals."""
 
 
 def parse_mesh(text: str) -> dict[str, int]:
-    """Read a mesh such as `data:4,fsdp:2`.
+    """Parse a mesh such as `data:4,fsdp:2`.
 
     Args:
-      text: comma-separated AXIS:SIZE; a size is positive, or -1 once for the rest.
+      text: comma-separated AXIS:SIZE; a size is positive, or -1, at most once, for the
+        remaining devices.
 
     Returns:
       Axis to size, in the order of the text.
 
     Raises:
-      ConfigError: naming the part that is wrong and what is allowed.
+      ConfigError: if an axis or a size is wrong; the message names it and what is
+        allowed.
     """
     sizes: dict[str, int] = {}
     for part in text.split(","):
         axis, _, size = part.partition(":")
         if axis not in AXES:
             raise ConfigError(
-                f"--mesh={text}: no axis is called {axis!r}; there are "
+                f"--mesh={text}: no axis is called {axis!r}; the axes are "
                 f"{', '.join(AXES)}, written as data:4,fsdp:2"
             )
         if axis in sizes:
@@ -94,18 +103,18 @@ def parse_mesh(text: str) -> dict[str, int]:
 
 
 def resolve_mesh(text: str, *, n_devices: int, found: str) -> dict[str, int]:
-    """Give every axis its size on so many devices.
+    """Compute the size of every axis on a number of devices.
 
     Args:
       text: see `parse_mesh`.
-      n_devices: devices there are, over all processes.
-      found: what they are, for the error text, such as `4 TPU v5e`.
+      n_devices: number of devices of all processes together.
+      found: description of the devices for the error message, such as `4 TPU v5e`.
 
     Returns:
       Sizes of data, fsdp and tensor, in this order, with product at most n_devices.
 
     Raises:
-      ConfigError: where the mesh does not fit the devices.
+      ConfigError: if the mesh does not fit the devices.
     """
     sizes = parse_mesh(text)
     fixed = math.prod(size for size in sizes.values() if size > 0)
@@ -125,10 +134,11 @@ def resolve_mesh(text: str, *, n_devices: int, found: str) -> dict[str, int]:
 
 
 def make_mesh(text: str) -> Mesh:
-    """Make the mesh of the devices there are, or of the first ones.
+    """Make the mesh of all devices, or of the first ones if it needs fewer.
 
     Raises:
-      ConfigError: where it does not fit them, or leaves out a process's devices.
+      ConfigError: if the mesh does not fit the devices, or uses no device of some
+        process.
     """
     devices = jax.devices()
     found = f"{len(devices)} x {devices[0].device_kind}"
@@ -136,8 +146,8 @@ def make_mesh(text: str) -> Mesh:
     used = devices[: math.prod(sizes.values())]
     if {device.process_index for device in used} != set(range(jax.process_count())):
         raise ConfigError(
-            f"--mesh={text}: takes {len(used)} of {found}, and none of some process's; "
-            f"several processes need all {len(devices)}"
+            f"--mesh={text}: uses {len(used)} of {found}, and no device of some "
+            f"process; with several processes it must use all {len(devices)}"
         )
     return jax.make_mesh(
         tuple(sizes.values()),
@@ -148,17 +158,17 @@ def make_mesh(text: str) -> Mesh:
 
 
 def count_batch_shards(mesh: Mesh) -> int:
-    """Count the shards that a batch is cut into: data x fsdp."""
+    """Return the number of shards of a batch: data x fsdp."""
     return int(mesh.shape["data"] * mesh.shape["fsdp"])
 
 
 def is_on_cpu(mesh: Mesh) -> bool:
-    """Say whether the devices of a mesh are a CPU's."""
+    """Return whether the devices of a mesh are CPU devices."""
     return bool(mesh.devices.flat[0].platform == "cpu")
 
 
 def spec_for(path: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> P:
-    """Find how an array lies on the mesh.
+    """Return the partition spec of an array.
 
     Args:
       path: the leaf's path, such as `params/layers/mlp/up/a`.
@@ -166,7 +176,8 @@ def spec_for(path: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> P:
       axes: mesh axis to size.
 
     Returns:
-      The matching rule's spec; dimensions its axes do not divide stay whole.
+      The spec of the matching rule that cuts the array into most pieces; dimensions
+      that its axes do not divide stay whole.
     """
     matching = (spec for pattern, spec in PARTITION_RULES if re.search(pattern, path))
     cuts = [_cut(spec, shape, axes) for spec in matching]
@@ -174,7 +185,7 @@ def spec_for(path: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> P:
 
 
 def _cut(spec: P, shape: tuple[int, ...], axes: Mapping[str, int]) -> tuple[P, int]:
-    """Leave out the axes that do not divide; gives the spec and its pieces."""
+    """Drop the axes that do not divide; returns the spec and its number of pieces."""
     if len(spec) > len(shape):
         return P(), 1
     names, pieces = [], 1
@@ -188,7 +199,7 @@ def _cut(spec: P, shape: tuple[int, ...], axes: Mapping[str, int]) -> tuple[P, i
 
 
 def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Give each leaf of a tree (arrays or shapes) its sharding by the table."""
+    """Return the shardings of a tree of arrays or shapes, by `PARTITION_RULES`."""
 
     def of(path: tuple[object, ...], leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, spec_for(path_text(path), leaf.shape, mesh.shape))
@@ -197,7 +208,7 @@ def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def place_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Give each shape of a tree its sharding by the table; nothing is made."""
+    """Add shardings to a tree of shapes, by `PARTITION_RULES`; no array is made."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=sharding
@@ -209,25 +220,25 @@ def place_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
 
 @runtime_checkable
 class Batches(Protocol):
-    """Numbered batches, such as `data.BatchPlan`: pure in the number."""
+    """Numbered batches, such as `data.BatchPlan`: a pure function of the number."""
 
     @property
     def batch_size(self) -> int: ...
 
     def batch_at(self, number: int, /, *, rows: slice = ...) -> Batch:
-        """Return a batch, or some rows of it."""
+        """Return a batch, or a slice of its rows."""
 
 
 def place_batch(plan: Batches, number: int, *, mesh: Mesh) -> Batch:
-    """Put a batch on the mesh; each process reads only its devices' rows.
+    """Put a batch on the mesh; each process reads the rows of its own devices only.
 
     Args:
       plan: the batches; their size is a multiple of data x fsdp.
-      number: of the batch, from 0.
+      number: number of the batch, from 0.
       mesh: the devices.
 
     Returns:
-      The batch as global arrays, cut over data and fsdp.
+      The batch as global arrays, sharded over data and fsdp.
     """
     size = plan.batch_size
     sharding = NamedSharding(mesh, BATCH_SPEC)
@@ -244,6 +255,7 @@ def place_batch(plan: Batches, number: int, *, mesh: Mesh) -> Batch:
             start, stop, _ = index[0].indices(size)
             return parts[start, stop][field]
 
+        # From a callback, so that no process needs the rows of another one's devices.
         shape = (size, *leaf.shape[1:])
         return jax.make_array_from_callback(shape, sharding, shard)
 

@@ -1,7 +1,7 @@
-"""Compilers that are installed without their hardware are not asked for devices.
+"""Choose the platform, so that compilers without their hardware are not initialised.
 
-`libtpu` and the CUDA plugin serve `python -m lostjax.plan` on any machine. JAX would
-try both at its start, wait, and log what it did not find.
+`python -m lostjax.plan` uses `libtpu` and the CUDA plugin on any machine. JAX would try
+to initialise both at its start, wait, and log that it found no devices.
 """
 
 import glob
@@ -17,10 +17,10 @@ _COMPILERS = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
 
 
 def settle_platform() -> None:
-    """Choose the CPU where a compiler is installed and no accelerator is there.
+    """Choose the CPU if a compiler is installed but the machine has no accelerator.
 
-    A platform that was chosen, by JAX_PLATFORMS or in JAX's configuration, stays. To be
-    called before the first device is asked for.
+    A platform that is set in JAX_PLATFORMS or in JAX's configuration is kept. Call it
+    before the first use of a device.
     """
     if _is_chosen():
         return
@@ -29,14 +29,14 @@ def settle_platform() -> None:
 
 
 def runs_on_cpu() -> bool:
-    """Say whether the CPU is what devices will be, without asking for one."""
+    """Return whether devices will be CPU devices; JAX's backend is not started."""
     if chosen := _chosen():
         return chosen.split(",")[0] == "cpu"
     return not has_accelerator()
 
 
 def has_accelerator() -> bool:
-    """Look for the files of accelerators, and for Google's devices on the PCI bus."""
+    """Return whether there is an accelerator, by device files and the PCI bus."""
     if any(glob.glob(pattern) for pattern in _DEVICE_FILES):
         return True
     vendors = glob.glob("/sys/bus/pci/devices/*/vendor")

@@ -1,15 +1,15 @@
-"""Checkpoints of a run: the only door to orbax.
+"""Save and restore checkpoints of a run; the only module that imports orbax.
 
-A checkpoint is two items, so that a reader of the model needs no optimiser:
-`model` (params and channels) and `progress` (step, batches passed over, optimiser
-state, the guard's state, and past outputs where there are any). Orbax writes the
-arrays while training goes on; then, still beside it, all files are hashed and the step
-is committed (`train.keep.step_directories`, `disk.manifest`). Only committed steps
-count, and nothing is read unverified.
+A checkpoint has two items, so that a reader of the model needs no optimiser: `model`
+(params and channels) and `progress` (step, batches passed over, optimiser state, the
+guard's state, and past outputs if there are any). Orbax writes the arrays in the
+background while training continues; then a thread hashes all files and commits the step
+(`train.keep.step_directories`, `disk.manifest`). Only committed steps are checkpoints,
+and every file is verified before it is read.
 
-A save that fails (a full disk) is said and does not stop anything: older checkpoints
-stay, and the next save is tried. Of several processes the first one commits, verifies
-and chooses; all need one file system.
+A save that fails, as on a full disk, is reported and does not stop the run: older
+checkpoints are kept, and the next save is tried. With several processes the first one
+commits, verifies and chooses steps; all must share one file system.
 """
 
 import errno
@@ -39,21 +39,24 @@ from lostjax.train.keep.recovery import find_whole_step, summarise_damage
 from lostjax.typing import PyTree, Variables
 
 _MOST_ERRORS = 100
+"""Bound on the exceptions of one failed save that are discarded."""
 
 
 class Checkpoints:
     """The checkpoints in one directory."""
 
     def __init__(self, directory: Path, *, keep: int | None = None) -> None:
-        """Open (and with `keep`, make and tidy) a directory of checkpoints.
+        """Open a directory of checkpoints; with `keep`, for writing.
+
+        Opening for writing makes the directory and removes what failed saves left.
 
         Args:
-          directory: absolute or relative; made where it is missing and keep is given.
-          keep: how many of the newest committed steps to keep, at least 1; None only
-            reads.
+          directory: absolute or relative.
+          keep: number of newest committed steps to keep, at least 1; None opens the
+            directory for reading only.
 
         Raises:
-          OSError: where it cannot be made.
+          OSError: if the directory cannot be made.
         """
         self.directory = directory.absolute()
         self._keep = keep
@@ -62,8 +65,8 @@ class Checkpoints:
         self._failed_step: int | None = None
         self._saving: threading.Thread | None = None
         logging.getLogger("absl").addFilter(_is_no_failed_save)
-        # Directories that cannot be made must fail at once: made beside the run they
-        # leave threads that wait for them, and hold up the program's end for minutes.
+        # A directory that cannot be made must fail at once: if orbax makes directories
+        # in the background, its threads wait for them and delay the exit by minutes.
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(),
             async_options=AsyncOptions(create_directories_asynchronously=False),
@@ -76,7 +79,7 @@ class Checkpoints:
         step_dirs.remove_leftovers(self.directory)
 
     def latest_step(self) -> int | None:
-        """Give the newest committed step, or None."""
+        """Return the newest committed step; None if there is none."""
         return max(self.all_steps(), default=None)
 
     def all_steps(self) -> list[int]:
@@ -84,18 +87,22 @@ class Checkpoints:
         return step_dirs.list_steps(self.directory)
 
     def find_whole_step(self) -> int | None:
-        """Find the step to go on from, as `recovery.find_whole_step` does."""
+        """Find the step to resume from; see `recovery.find_whole_step`."""
         self._verified = self._asked_step = find_whole_step(self.directory)
         return self._verified
 
     def find_way_back(self, step: int) -> int:
-        """Find where a run can go back to, once the save under way is done.
+        """Find the step to roll back to, after waiting for a save under way.
 
         Args:
-          step: wanted: of a checkpoint, or 0 for the first state.
+          step: the preferred checkpoint's step; 0 for the first state.
 
         Returns:
-          That step, where it is whole; else as `find_whole_step`, with 0 for None.
+          `step` if its checkpoint is whole, otherwise the newest whole step; 0 if
+          `step` is 0 or there is no checkpoint.
+
+        Raises:
+          ConfigError: if there are checkpoints and none is whole.
         """
         self.wait()
         found = find_whole_step(self.directory, first=step) if step else None
@@ -106,22 +113,24 @@ class Checkpoints:
         """Delete the checkpoints of later steps.
 
         Raises:
-          OSError: where one cannot be deleted.
+          OSError: if one cannot be deleted.
         """
         on_first_host(lambda: step_dirs.delete_after(self.directory, step))
 
     def save(self, state: TrainState, *, step: int, also: int | None = None) -> None:
-        """Start saving a state; returns once it is copied, before it is on disk.
+        """Start to save a state; returns when it is copied, before it is on disk.
 
-        The step that was saved or gone on from last is not saved again. What fails is
-        said, and seen in `failed_step`.
+        A step is not saved again if it is the last one that was saved or restored. A
+        failure is printed, and sets `failed_step`; nothing is raised.
 
         Args:
-          state: what to save.
+          state: the state to save; may be donated after this returns.
           step: its step.
-          also: step of an older checkpoint that is kept, however many there are.
+          also: step of an older checkpoint that is kept in addition to the newest ones.
         """
-        if step == self._asked_step:  # the disk could say other things to each process
+        # The decision must be the same in every process, and their views of the disk
+        # may differ: it depends on memory only.
+        if step == self._asked_step:
             return
         self.wait()
         self._asked_step = step
@@ -139,13 +148,14 @@ class Checkpoints:
         except Exception as error:
             self._give_up(step, error)
             return
+        # A thread, because hashing and syncing the files would delay the next step.
         self._saving = threading.Thread(target=self._finish, args=(step, also))
         self._saving.start()
 
     def _prepare(self, state: TrainState) -> None:
-        """Make room, or raise where there is too little.
+        """Remove leftovers, and raise if the disk has too little room.
 
-        Orbax would find out too, but in the midst of writing and with much ado.
+        Orbax would notice a full disk only while writing, with many tracebacks.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
@@ -156,7 +166,7 @@ class Checkpoints:
         on_first_host(check)
 
     def _finish(self, step: int, also: int | None) -> None:
-        """Wait for the arrays, commit the step, and let go of old ones."""
+        """Wait for the arrays, commit the step, and delete old steps."""
         try:
             self._orbax.wait_until_finished()
             if is_first_host():
@@ -172,15 +182,19 @@ class Checkpoints:
                 _say(f"old checkpoints cannot be deleted: {error}")
 
     def _give_up(self, step: int, error: Exception) -> None:
-        """Say what a save failed with, and make room for the next."""
-        for _ in range(_MOST_ERRORS):  # orbax raises what went wrong one by one
+        """Print why a save failed, and remove what it wrote."""
+        # Orbax raises the errors of its background writes one at a time, and would
+        # raise the remaining ones in the next save.
+        for _ in range(_MOST_ERRORS):
             with suppress(Exception):
                 self._orbax.wait_until_finished()
                 break
         if is_first_host():
             step_dirs.remove_leftovers(self.directory)
         latest = self.latest_step()
-        stand = "there is none yet" if latest is None else f"step {latest} stands"
+        stand = (
+            "there is no older one" if latest is None else f"step {latest} is intact"
+        )
         _say(
             f"checkpoint {step} could not be saved ({_first_words(error)}); {stand}, "
             "and the next save will be tried"
@@ -188,25 +202,26 @@ class Checkpoints:
 
     @property
     def failed_step(self) -> int | None:
-        """The step whose save failed last, unless a later one was committed.
+        """The step of the last save, if it failed; None if it was committed.
 
-        It knows of a save once `wait` has returned.
+        The value is final after `wait` has returned.
         """
         return self._failed_step
 
     def restore(self, abstract: TrainState, *, step: int, mesh: Mesh) -> TrainState:
-        """Read a state onto a mesh, whichever mesh it was saved from.
+        """Restore a state onto a mesh, whichever mesh it was saved from.
 
         Args:
-          abstract: shapes and types, as `abstract_state` gives them.
+          abstract: shapes and types, from `abstract_state`.
           step: one of `all_steps`.
-          mesh: where to.
+          mesh: the devices.
 
         Returns:
           The state, sharded by the table of `train.devices.mesh`.
 
         Raises:
-          ConfigError: where it is damaged, cannot be read, or is of another model.
+          ConfigError: if the checkpoint is damaged, cannot be read, or is of another
+            model.
         """
         found = self._read(
             step,
@@ -232,20 +247,20 @@ class Checkpoints:
         mesh: Mesh,
         dtype: DTypeLike | None = None,
     ) -> Variables:
-        """Read only params and channels onto a mesh.
+        """Restore params and channels only, onto a mesh.
 
         Args:
-          abstract: shapes and types, as `abstract_variables` gives them.
+          abstract: shapes and types, from `abstract_variables`.
           step: one of `all_steps`.
-          mesh: where to.
-          dtype: type of the parameters, such as bfloat16, to which they are rounded;
-            default the one they have. Channels stay integers.
+          mesh: the devices.
+          dtype: type to which parameters are rounded, such as bfloat16; None keeps
+            theirs. Channels stay integers.
 
         Returns:
           Params and channels, sharded by the table of `train.devices.mesh`.
 
         Raises:
-          ConfigError: as `restore` does.
+          ConfigError: see `restore`.
         """
         if dtype is not None:
             abstract = jax.tree.map(lambda leaf: _cast(leaf, dtype), abstract)
@@ -254,7 +269,7 @@ class Checkpoints:
 
     def _read(self, step: int, *, mesh: Mesh, **items: PyTree) -> Any:
         path = step_dirs.step_dir(self.directory, step)
-        # Of several processes the first has verified what all of them read.
+        # One process verifies for all, because hashing reads every byte.
         if self._verified != step and is_first_host():
             damage = find_damage(path, items=tuple(items))
             if damage:
@@ -271,13 +286,13 @@ class Checkpoints:
             ) from error
 
     def wait(self) -> None:
-        """Block until the save under way is committed or has failed."""
+        """Block until a save under way is committed or has failed."""
         if self._saving is not None:
             self._saving.join()
             self._saving = None
 
     def close(self) -> None:
-        """Finish saves and free the threads."""
+        """Wait for a save under way, and end orbax's threads."""
         self.wait()
         self._orbax.close()
         if self._failed_step is not None and is_first_host():
@@ -311,7 +326,7 @@ def _cast(leaf: jax.ShapeDtypeStruct, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
 
 
 def _is_no_failed_save(record: logging.LogRecord) -> bool:
-    """Let through what orbax logs, but for tracebacks of what is said here."""
+    """Filter out orbax's tracebacks of failed saves, which are reported here."""
     return record.module != "async_checkpointer"
 
 
@@ -320,7 +335,7 @@ def _say(text: str) -> None:
 
 
 def _first_words(error: Exception) -> str:
-    """Say what went wrong, without what libraries wrap around a full disk."""
+    """Shorten an error to its cause, without the text that libraries put around it."""
     text = str(error)
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
         if os.strerror(number) in text and not isinstance(error, OSError):

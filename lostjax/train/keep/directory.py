@@ -1,11 +1,15 @@
-"""The directory of a run: chosen, checked, and made only when all else is known good.
+"""Choose, check and make the directory of a run; it is made after all other checks.
 
-RUN/config.json      what the run is           RUN/checkpoints/STEP/   its states
-RUN/tokenizer.json   (or .model) its tokens    RUN/report.html         what came out
-RUN/metrics.jsonl    a line a step             RUN/tensorboard/, profile/
-RUN/stability.jsonl  a line a reading, where asked for
-RUN/data.json        what the text was           RUN/lock     who writes it now
-RUN/stopped.json     why a run was stopped by its guard: see `train.watch.diagnosis`
+RUN/config.json        the configuration
+RUN/data.json          the identity of the text and its tokens
+RUN/tokenizer.json     (or .model) the tokenizer
+RUN/checkpoints/STEP/  states
+RUN/metrics.jsonl      one line per step
+RUN/stability.jsonl    one line per reading, with `--stability.every`
+RUN/tensorboard/, profile/
+RUN/report.html        the report of a finished run
+RUN/stopped.json       why the guard stopped the run; see `train.watch.diagnosis`
+RUN/lock               the process that writes the directory now
 """
 
 import datetime
@@ -27,25 +31,31 @@ from lostjax.train.keep.step_directories import list_steps, step_dir
 from lostjax.view.numbers import format_bytes
 
 RUNS = Path("runs")
-"""Where runs go when no directory is given, under the working directory."""
+"""Parent of the runs without `--run-dir`, relative to the working directory."""
 
 CHECKPOINTS = "checkpoints"
 """The directory of a run's checkpoints."""
 
 REPORT = "report.html"
-"""What a finished run came to; a run without it is not finished."""
+"""The report; a run without it is not finished."""
 
 DATA_FILE = "data.json"
 
 
 def find_run(name: str, *, runs: Path = RUNS) -> Path:
-    """Find an existing run by its directory, or the `latest` one, which is said.
+    """Find an existing run by its directory, or the latest one.
 
-    Which of those in `runs` was made last is told by the dates of their files, which
-    `hold_run_dir` keeps in order also where the clock was set back.
+    Args:
+      name: a run's directory; or `latest`, for the run in `runs` whose configuration
+        has the latest date. `hold_run_dir` keeps these dates in order even if the clock
+        is set back.
+      runs: directory of the runs among which `latest` chooses.
+
+    Returns:
+      The run's directory. It is printed to standard error for `latest`.
 
     Raises:
-      ConfigError: where there is no such run.
+      ConfigError: if there is no such run.
     """
     if name == "latest":
         dates = _dates(runs)
@@ -59,21 +69,21 @@ def find_run(name: str, *, runs: Path = RUNS) -> Path:
     except PermissionError:
         raise ConfigError(f"{name}: no permission to read it") from None
     if not found:
-        raise ConfigError(f"{name}: no run is there (no config.json)")
+        raise ConfigError(f"{name}: not a run's directory (it has no config.json)")
     return Path(name)
 
 
 def _dates(runs: Path) -> dict[Path, int]:
-    """List the runs in a directory with when they were made, in ns."""
+    """Return the modification time in ns of each run's configuration."""
     dates = {}
     for path in runs.glob("*/config.json"):
-        with suppress(FileNotFoundError):  # it was removed meanwhile
+        with suppress(FileNotFoundError):  # the run was removed meanwhile
             dates[path.parent] = path.stat().st_mtime_ns
     return dates
 
 
 def _date_last(directory: Path) -> None:
-    """Date a new run after those beside it, whatever the clock says."""
+    """Date a new run after all others in its parent, even if the clock was set back."""
     others = _dates(directory.parent)
     mine = others.pop(directory)
     last = max(others.values(), default=0)
@@ -82,14 +92,14 @@ def _date_last(directory: Path) -> None:
 
 
 def choose_run_dir(config: TrainConfig) -> Path:
-    """Choose the directory of a run and refuse one that cannot be it. Writes nothing.
+    """Choose and check the directory of a run; nothing is written.
 
     Returns:
       The directory; it may not exist yet.
 
     Raises:
-      ConfigError: where the directory is a file, holds something that is not a run,
-        holds a run of another configuration, or cannot be written.
+      ConfigError: if the directory is a file, holds other files than a run's, holds a
+        run of another configuration, or cannot be written.
     """
     try:
         directory = Path(config.run_dir) if config.run_dir else _new_dir(config.preset)
@@ -119,7 +129,7 @@ def _check_place(directory: Path, config: TrainConfig) -> None:
         _check_same_run(directory, config)
     elif directory.exists() and any(not _is_leftover(p) for p in directory.iterdir()):
         raise ConfigError(
-            f"{flag}: holds files but no run; give a new or an empty directory"
+            f"{flag}: holds files but no run; name a new or an empty directory"
         )
     standing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     if not standing.is_dir():
@@ -142,19 +152,20 @@ def _check_same_run(directory: Path, config: TrainConfig) -> None:
         )
     raise ConfigError(
         f"{flag}: holds a run of another configuration ({'; '.join(differences)}); "
-        f"go on with it by --resume={directory}, or give another directory"
+        f"resume it with --resume={directory}, or name another directory"
     )
 
 
 def check_same_data(directory: Path, identity: Mapping[str, int | str]) -> None:
-    """Refuse to go on with a run on other text or tokens than it began with.
+    """Refuse to resume a run with other text or tokens than those it began with.
 
     Args:
-      directory: of the run; it may not exist yet.
-      identity: as `Data.identity` gives it.
+      directory: the run's directory; it may not exist yet.
+      identity: `Data.identity` of the text now.
 
     Raises:
-      ConfigError: listing what differs, or where what the run wrote cannot be read.
+      ConfigError: if the text or its tokens differ, with the differences; or if the
+        identity that the run stored cannot be read.
     """
     path = directory / DATA_FILE
     if not path.exists():  # a new run, or one of an earlier version
@@ -164,7 +175,8 @@ def check_same_data(directory: Path, identity: Mapping[str, int | str]) -> None:
         there = {name: stored[name] for name in identity}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         raise ConfigError(
-            f"{path}: cannot be read; if the data is what the run began with, remove it"
+            f"{path}: cannot be read; if the data has not changed since the run began, "
+            "remove the file"
         ) from None
     differences = [
         f"{name}: {there[name]} there, {value} now"
@@ -174,7 +186,7 @@ def check_same_data(directory: Path, identity: Mapping[str, int | str]) -> None:
     if differences:
         raise ConfigError(
             f"--run-dir={directory}: holds a run on other data "
-            f"({'; '.join(differences)}); give it that data, or another directory"
+            f"({'; '.join(differences)}); use that data, or name another directory"
         )
 
 
@@ -186,17 +198,18 @@ def hold_run_dir(
     identity: Mapping[str, int | str],
     needed: int,
 ) -> Iterator[None]:
-    """Make a run's directory, describe the run in it, and be its only writer.
+    """Make and lock a run's directory for a `with` block, and describe the run in it.
 
     Args:
-      directory: as `choose_run_dir` gave it.
-      config: is written unless one is there.
-      identity: of the data; is written unless one is there.
-      needed: bytes that the run will certainly have on disk: its checkpoints.
+      directory: the directory, from `choose_run_dir`.
+      config: the configuration; written unless the directory holds one.
+      identity: the identity of the data; written unless the directory holds one.
+      needed: bytes of the run's checkpoints, which must be free on the disk or in use
+        by its checkpoints already.
 
     Raises:
-      ConfigError: where another process writes the run, the disk has no room or cannot
-        be written. A directory that was not there before is not there then either.
+      ConfigError: if another process holds the directory, or the disk has too little
+        room or cannot be written. A new directory is then removed again.
     """
     fresh = not directory.exists()
     with ExitStack() as stack:
@@ -227,7 +240,7 @@ def hold_run_dir(
 
 @contextmanager
 def refusing_disk_errors(directory: Path) -> Iterator[None]:
-    """Turn a disk that cannot be written into a `ConfigError`."""
+    """Raise an `OSError` of the `with` block as a `ConfigError`."""
     try:
         yield
     except OSError as error:
@@ -247,13 +260,13 @@ def _check_room(directory: Path, config: TrainConfig, *, needed: int) -> None:
     if free + there < needed:
         raise ConfigError(
             f"--run-dir={directory}: {format_bytes(free)} are free on its disk, "
-            f"but the checkpoints need {format_bytes(needed - there)}; make room, or "
-            f"keep fewer (--keep={config.keep})"
+            f"but the checkpoints need {format_bytes(needed - there)}; free some "
+            f"space, or keep fewer checkpoints (--keep={config.keep})"
         )
 
 
 def _is_leftover(path: Path) -> bool:
-    """Say whether a file is nothing: of a run that was killed before it was one."""
+    """Return whether a file may be left by a run that was killed while starting."""
     return path.name == LOCK or is_temporary(path) or path.name.startswith(".making-")
 
 

@@ -1,7 +1,7 @@
-"""Which checkpoint a run goes on from: the newest that is whole.
+"""Find the checkpoint to resume from: the newest one that is whole.
 
-A damaged, cut or missing piece of a newer one does not end the run: that step is set
-aside, said, and an older one taken. Where none is whole nothing is touched.
+If files of a newer checkpoint are damaged, cut or missing, that checkpoint is set aside
+with a message, and an older one is used. If no checkpoint is whole, nothing is changed.
 """
 
 import sys
@@ -20,37 +20,38 @@ from lostjax.train.keep.step_directories import (
 
 
 def find_whole_step(directory: Path, *, first: int | None = None) -> int | None:
-    """Find the newest whole step and set damaged newer ones aside, saying so.
+    """Find the newest whole step, and set aside the damaged ones that are newer.
 
-    Of several processes the first one does it, for all.
+    A message is printed for each step that is set aside. With several processes the
+    first one does the work for all.
 
     Args:
-      directory: of checkpoints.
-      first: is tried before all others, where it is there.
+      directory: the directory of checkpoints.
+      first: a step that is tried before all others, if it exists.
 
     Returns:
-      The step, or None where there is no checkpoint at all.
+      The step; None if there is no checkpoint.
 
     Raises:
-      ConfigError: where there are checkpoints but none is whole; it lists them, and
-        nothing is set aside.
+      ConfigError: if there are checkpoints and none is whole, with a list of them;
+        nothing is set aside then.
     """
     return on_first_host(lambda: _find(directory, first)) or None
 
 
 def summarise_damage(damage: Sequence[str]) -> str:
-    """Put what `find_damage` found into a clause, however much it is."""
+    """Format the result of `find_damage` as one clause of bounded length."""
     more = len(damage) - 2
     return ", ".join(damage[:2]) + (f" and {more} files more" if more > 0 else "")
 
 
 def explain_bare_steps(directory: Path) -> str:
-    """Say in a line why steps without a manifest do not count, and the way out."""
+    """Format, in one line, why steps without a manifest do not count, and a remedy."""
     there = ", ".join(map(str, list_bare_steps(directory)))
     return (
-        f"{directory}: its checkpoints (steps {there}) have no manifest, as those of "
-        f"earlier versions; python -m lostjax.verify {directory.parent} --adopt takes "
-        "them as they are"
+        f"{directory}: its checkpoints (steps {there}) have no manifest, like those of "
+        f"earlier versions; python -m lostjax.verify {directory.parent} --adopt "
+        "accepts them as they are"
     )
 
 
@@ -78,8 +79,8 @@ def _set_aside(directory: Path, damaged: Mapping[int, str], *, whole: int) -> No
                 f"aside: {error.strerror}"
             ) from None
         print(
-            f"checkpoint {step} is damaged ({what}): set aside as {place}; going on "
-            f"from step {whole}",
+            f"checkpoint {step} is damaged ({what}): set aside as {place}; falling "
+            f"back to step {whole}",
             file=sys.stderr,
         )
 
@@ -89,6 +90,6 @@ def _describe_loss(directory: Path, damaged: Mapping[int, str]) -> str:
         return explain_bare_steps(directory)
     each = "; ".join(f"step {step}: {what}" for step, what in damaged.items())
     return (
-        f"{directory}: no checkpoint is whole ({each}); put one back from a copy, or "
-        "start anew in another directory"
+        f"{directory}: no checkpoint is whole ({each}); restore one from a backup, or "
+        "start a new run in another directory"
     )

@@ -1,13 +1,14 @@
-"""Which directories of a run's `checkpoints/` are checkpoints, and how they become it.
+"""List, commit and delete the step directories in a run's `checkpoints/`.
 
-    20/                 committed: written, hashed, on the disk; its manifest is there
-    30.saving...        a save under way, or what a killed one left
-    10.deleting         an old checkpoint on its way out
-    20.damaged          set aside by a run that went on from an older one; never deleted
-    20/ without manifest.json: not committed, of an earlier version or damaged
+    20/                 committed: written, hashed and synced, with a manifest
+    30.saving...        a save under way, or the files that a killed one left
+    10.deleting         an old checkpoint that is being deleted
+    20.damaged          set aside by a run that fell back to an older one; never deleted
+    20/ without manifest.json: not committed; of an earlier version, or damaged
 
-A checkpoint gets its number in one rename, after its manifest is on the disk, and
-loses it in one rename before its files go: no number stands for half a checkpoint.
+One rename gives a checkpoint its number, after its manifest is on the disk, and one
+rename takes it away, before its files are deleted. A directory with a number is
+therefore never half a checkpoint.
 """
 
 import errno
@@ -20,39 +21,39 @@ from lostjax.view.numbers import format_bytes
 
 
 def step_dir(directory: Path, step: int) -> Path:
-    """Give the place of a committed step."""
+    """Return the directory of a committed step."""
     return directory / str(step)
 
 
 def saving_dir(directory: Path, step: int) -> Path:
-    """Give the place where a step is written before it is committed."""
+    """Return the directory in which a step is written before it is committed."""
     return directory / f"{step}.saving"
 
 
 def list_steps(directory: Path) -> list[int]:
-    """List the committed steps in order; a directory that is not there has none."""
+    """List the committed steps in order; a missing directory has none."""
     return [s for s in _numbered(directory) if _has_manifest(directory, s)]
 
 
 def list_bare_steps(directory: Path) -> list[int]:
-    """List the steps without a manifest, which are not committed, in order."""
+    """List the steps without a manifest in order; they are not committed."""
     return [s for s in _numbered(directory) if not _has_manifest(directory, s)]
 
 
 def list_set_aside(directory: Path) -> list[Path]:
-    """List what was set aside, by name."""
+    """List the directories that were set aside, sorted by name."""
     return sorted(directory.glob("*.damaged*"))
 
 
 def check_room(directory: Path, *, needed: int) -> None:
-    """Refuse to begin a save that cannot be finished.
+    """Refuse a save that the disk has no room for.
 
     Args:
-      directory: of checkpoints; made where it is missing.
-      needed: bytes.
+      directory: the directory of checkpoints; made if it is missing.
+      needed: bytes of the save.
 
     Raises:
-      OSError: where it cannot be written or its disk has less room.
+      OSError: if the directory cannot be written or its disk has too little room.
     """
     directory.mkdir(parents=True, exist_ok=True)
     if not os.access(directory, os.W_OK | os.X_OK):
@@ -67,28 +68,30 @@ def check_room(directory: Path, *, needed: int) -> None:
 
 
 def commit(directory: Path, step: int) -> None:
-    """Make a checkpoint of what was written to `saving_dir`.
+    """Commit the files in `saving_dir` as a checkpoint.
 
     Raises:
-      OSError: where it cannot be hashed, forced to the disk or renamed; the step is
-        not committed then.
+      OSError: if they cannot be hashed, synced or renamed; the step is not committed
+        then.
     """
     saved = saving_dir(directory, step)
+    # The order survives a power cut: files and manifest are synced before the rename,
+    # and the directory after it, because a rename is durable only with its parent.
     write_manifest(saved)
     saved.rename(step_dir(directory, step))
     sync(directory)
 
 
 def retain(directory: Path, *, keep: int, also: int | None = None) -> None:
-    """Delete all but the newest committed steps; what is not committed stays.
+    """Delete all committed steps except the newest; nothing else is deleted.
 
     Args:
-      directory: of checkpoints.
-      keep: how many to keep, at least 1.
-      also: a step that stays beside them.
+      directory: the directory of checkpoints.
+      keep: number of newest steps to keep, at least 1.
+      also: one more step to keep.
 
     Raises:
-      OSError: where one cannot be deleted.
+      OSError: if a step cannot be deleted.
     """
     assert keep >= 1
     for step in list_steps(directory)[:-keep]:
@@ -97,10 +100,10 @@ def retain(directory: Path, *, keep: int, also: int | None = None) -> None:
 
 
 def delete_after(directory: Path, step: int) -> None:
-    """Delete the committed steps after one, the last one first.
+    """Delete the committed steps after a step, the newest first.
 
     Raises:
-      OSError: where one cannot be deleted.
+      OSError: if a step cannot be deleted.
     """
     for later in reversed(list_steps(directory)):
         if later > step:
@@ -108,10 +111,10 @@ def delete_after(directory: Path, step: int) -> None:
 
 
 def set_aside(directory: Path, step: int) -> Path:
-    """Rename a step so that it is no checkpoint any more, and keep its files.
+    """Rename a step's directory, so that it no longer counts, and keep its files.
 
     Returns:
-      Its new place.
+      The new directory.
     """
     number, place = 1, directory / f"{step}.damaged"
     while place.exists():
@@ -123,7 +126,7 @@ def set_aside(directory: Path, step: int) -> Path:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what killed or failed saves and deletions left behind."""
+    """Delete the files that killed or failed saves and deletions left."""
     for pattern in ("*.saving*", "*.deleting", "*.orbax-checkpoint-tmp*"):
         for left in directory.glob(pattern):
             shutil.rmtree(left, ignore_errors=True)
@@ -131,6 +134,7 @@ def remove_leftovers(directory: Path) -> None:
 
 def _delete(directory: Path, step: int) -> None:
     gone = directory / f"{step}.deleting"
+    # Renamed first, so that a kill while files are deleted leaves no half checkpoint.
     step_dir(directory, step).rename(gone)
     shutil.rmtree(gone)
 

@@ -1,4 +1,4 @@
-"""Alarms: readings that are out of bounds, before the loss shows it."""
+"""Raise alarms for readings that are out of bounds, before the loss shows it."""
 
 import numpy as np
 
@@ -7,32 +7,33 @@ from lostjax.steps.readings import Readings
 from lostjax.train.config.schema import OptimConfig
 
 EPS_MARGIN = 10.0
-"""A gradient whose root mean square is below so many epsilons is an alarm: Adam then
-shrinks its update by a tenth or more."""
+"""A gradient raises an alarm if its root mean square is below this many epsilons: Adam
+then shrinks its update by a tenth or more."""
 
 
 def find_alarms(
     readings: Readings, *, optim: OptimConfig, gradient_norm: float | int
 ) -> dict[str, str]:
-    """Say in a line what in the readings is out of bounds.
+    """Find the readings that are out of bounds.
 
     Args:
-      readings: of a step.
-      optim: the optimiser's epsilon, and its clipping: Adam sees gradients after it.
+      readings: the readings of one step.
+      optim: its epsilon and its clipping, after which Adam reads the gradients.
       gradient_norm: global norm of the step's gradients before clipping.
 
     Returns:
-      Lines by kind of alarm, `logits` or `gradients`; empty where all is well.
+      One line of text by kind of alarm, `logits` or `gradients`; empty without alarms.
     """
     clip, eps = optim.clip, optim.smallest_denominator
     scale = clip / gradient_norm if 0 < clip < gradient_norm else 1.0
     alarms = {}
     logits = np.asarray(readings.attention_logits)
-    if not np.all(logits <= LOGIT_LIMIT):  # NaN is out of bounds, too
+    if not np.all(logits <= LOGIT_LIMIT):  # true for NaN too
         layer = int(np.argmax(np.where(np.isnan(logits), np.inf, logits)))
         alarms["logits"] = (
-            f"attention logits reach {logits[layer]:.3g} in layer {layer}, past "
-            f"{LOGIT_LIMIT:g}: --model.qk-norm bounds them, a lower learning rate too"
+            f"attention logits reach {logits[layer]:.3g} in layer {layer}, above "
+            f"{LOGIT_LIMIT:g}: --model.qk-norm bounds them, and a lower learning rate "
+            "slows their growth"
         )
     rms = {
         path: scale * float(np.min(values))

@@ -1,19 +1,19 @@
-"""Where the numbers of a run go: JSON lines always, TensorBoard, and Weights & Biases.
+"""Log a run's numbers as JSON lines, and to TensorBoard and Weights & Biases.
 
-    RUN/metrics.jsonl       one line a training step: {"step": 1, "loss": 8.3, ...}
-    RUN/evaluations.jsonl   one line an evaluation: {"step": 200, "eval_loss": ...}
-    RUN/tensorboard/        the same, as `train/loss` and `eval/loss`
+    RUN/metrics.jsonl       one line per training step: {"step": 1, "loss": 8.3, ...}
+    RUN/evaluations.jsonl   one line per evaluation: {"step": 200, "eval_loss": ...}
+    RUN/tensorboard/        the same values, as `train/loss` and `eval/loss`
 
-`step` counts finished updates, so the first line is step 1 and a checkpoint at step S
-has seen the lines 1..S. Opening with `resume_step=S` removes all later lines in one
-rename, and a line that a crash cut short: a resumed run leaves the file that an
-uninterrupted one leaves, but for `CLOCK_FIELDS`. Going back to a step within a run
-cuts its later lines off.
+`step` counts finished updates: the first line has step 1, and a checkpoint at step S
+follows the lines 1..S. Opening with `resume_step=S` removes all later lines, and a line
+that a crash cut short, in one rename: a resumed run leaves the same file as an
+uninterrupted one, except for `CLOCK_FIELDS`. Rolling back to a step within a run cuts
+off its later lines.
 
-Every line is valid JSON, which has no NaN and no infinity: both are written as null,
-and `read_metrics` gives NaN for null. Every line is flushed when written: it survives
-the program's death, though not a power cut. A full disk holds lines back, and does not
-stop the run: see `lostjax.disk.appending`.
+Every line is valid JSON. JSON has no NaN and no infinity: both are written as null, and
+`read_metrics` returns NaN for null. Every line is flushed when it is written: it
+survives the death of the process, but not a power cut. If the disk is full, lines are
+held back and the run continues; see `lostjax.disk.lines`.
 """
 
 import json
@@ -30,7 +30,7 @@ from lostjax.train.log.wandb import WeightsAndBiases
 CLOCK_FIELDS = frozenset(
     {"time", "step_seconds", "tokens_per_second", "mfu", "eval_seconds"}
 )
-"""Names of values that depend on the clock: two equal runs differ in these alone."""
+"""Names of values that depend on the clock: two equal runs differ in these only."""
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
@@ -40,12 +40,12 @@ class JsonLines:
     """A sink that writes `metrics.jsonl` and `evaluations.jsonl`.
 
     Args:
-        run_dir: The run's folder; made where missing.
-        resume_step: Lines of later steps are removed; 0 for a new run.
+      run_dir: the run's directory; made if it is missing.
+      resume_step: lines of later steps are removed; 0 for a new run.
 
     Raises:
-        ValueError: If a file there has a line, other than a torn last one, that is not
-            a JSON object with an integer `step`.
+      ValueError: if a line of a file, except for a torn last one, is not a JSON object
+        with an integer `step`.
     """
 
     def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
@@ -58,7 +58,7 @@ class JsonLines:
         evaluation = is_evaluation(values)
         if not evaluation and "loss" not in values:
             raise ValueError(
-                f"values of step {step} must hold 'loss' or names that begin with "
+                f"values of step {step} must contain 'loss' or names that begin with "
                 f"'eval_'; got {sorted(values)}"
             )
         line = {"step": step} | {k: _json_number(v) for k, v in values.items()}
@@ -77,29 +77,29 @@ class JsonLines:
 def open_sinks(
     run_dir: str | Path, *, resume_step: int, wandb_project: str | None = None
 ) -> Sink:
-    """Open every sink of a run.
+    """Open every sink of a run; only one process of a run calls this.
 
     Args:
-        run_dir: The run's folder; made where missing.
-        resume_step: The step of the checkpoint that the run goes on from; 0 for a new
-            run. Lines of later steps are removed.
-        wandb_project: Also write to this Weights & Biases project.
+      run_dir: the run's directory; made if it is missing.
+      resume_step: step of the checkpoint from which the run resumes, 0 for a new run;
+        lines of later steps are removed.
+      wandb_project: also write to this Weights & Biases project.
 
     Returns:
-        One sink that writes to all of them. Only one process of a run opens it.
+      One sink that writes to all of them.
 
     Raises:
-        ValueError: If `resume_step` is negative, wandb is wanted but not installed, or
-            a file of metrics is damaged.
+      ValueError: if `resume_step` is negative, a project is named but wandb is not
+        installed, or a file of metrics is damaged.
 
     Example:
-        sink = open_sinks("runs/a", resume_step=0)
-        sink.write(1, {"loss": 8.3, "learning_rate": 1e-5})
+      sink = open_sinks("runs/a", resume_step=0)
+      sink.write(1, {"loss": 8.3, "learning_rate": 1e-5})
     """
     if resume_step < 0:
         raise ValueError(f"resume_step must be 0 or more, got {resume_step}")
     sinks: list[Sink] = []
-    if wandb_project is not None:  # first: it may refuse, before anything is written
+    if wandb_project is not None:  # first, because it may raise: nothing is written yet
         sinks.append(
             WeightsAndBiases(run_dir, resume_step=resume_step, project=wandb_project)
         )
@@ -109,27 +109,27 @@ def open_sinks(
 
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, float | int]]:
-    """Read the training steps of a run, also while it writes them.
+    """Read the training steps of a run, which may be running.
 
     Returns:
-        One dictionary a line of `metrics.jsonl`, with `step` and `loss`; null is NaN.
-        A torn last line is left out; no file gives no lines.
+      One dictionary per line of `metrics.jsonl`, with `step` and `loss`; null is read
+      as NaN. A torn last line is omitted; without the file the list is empty.
 
     Raises:
-        FileNotFoundError: If `run_dir` is not a folder.
-        ValueError: If another line is not a JSON object with an integer `step`.
+      FileNotFoundError: if `run_dir` is not a directory.
+      ValueError: if another line is not a JSON object with an integer `step`.
     """
     return _read(run_dir, METRICS_FILE)
 
 
 def read_evaluations(run_dir: str | Path) -> list[dict[str, float | int]]:
-    """Read the evaluations of a run, as `read_metrics` reads its steps."""
+    """Read the evaluations of a run; see `read_metrics`."""
     return _read(run_dir, EVALUATIONS_FILE)
 
 
 def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
     if not Path(run_dir).is_dir():
-        raise FileNotFoundError(f"run_dir {str(run_dir)!r} is not a folder")
+        raise FileNotFoundError(f"run_dir {str(run_dir)!r} is not a directory")
     return [
         {k: math.nan if v is None else v for k, v in line.items()}
         for line in read_lines(Path(run_dir) / name)

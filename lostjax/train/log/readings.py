@@ -1,9 +1,9 @@
-"""The file of a run's readings, and the alarms that they are.
+"""Log a run's readings to a file, and print their alarms.
 
     RUN/stability.jsonl     {"step": 20, "mean_log_z": 5.5, "attention_logits": [..],
                              "gradient_rms": {"layers/mlp/up/a": [..], ..}, ..}
 
-Alarms are not in the file: they follow from the readings and the optimiser.
+The file does not contain alarms: they are computed from the readings and the optimiser.
 """
 
 import json
@@ -23,23 +23,25 @@ STABILITY_FILE = "stability.jsonl"
 
 
 class LoggedReadings(NamedTuple):
-    """A line of the file, and what is out of bounds in it."""
+    """A line of the file, and its alarms."""
 
     step: int
     readings: Readings
-    """NumPy arrays; NaN where the value was not finite."""
+    """NumPy arrays; values that were not finite are NaN."""
     alarms: Mapping[str, str]
-    """Lines by kind, as `find_alarms` gives them."""
+    """Lines of text by kind, from `find_alarms`."""
 
 
 class StabilityLog:
-    """Writes `stability.jsonl`, one line a reading, and says each alarm as it begins.
+    """Writes `stability.jsonl`, one line per reading, and prints alarms.
+
+    An alarm is printed when it begins, and not again while it lasts.
 
     Args:
-      run_dir: the run's folder, which exists.
+      run_dir: the run's directory, which exists.
       resume_step: lines of later steps are removed.
       optim: the optimiser's epsilon and clipping.
-      say: takes a line for whoever watches the run.
+      say: prints a line on the terminal.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class StabilityLog:
     def write(
         self, step: int, readings: Readings, *, gradient_norm: float | int
     ) -> None:
-        """Append the readings of a step; what is not finite is null there."""
+        """Append the readings of a step; values that are not finite become null."""
         line = {"step": step} | {
             name: _as_json(value) for name, value in readings._asdict().items()
         }
@@ -68,12 +70,12 @@ class StabilityLog:
         self._ringing = set(alarms)
 
     def go_back(self, step: int) -> None:
-        """Forget the readings of later steps: the run does them again."""
+        """Remove the readings of later steps, which the run repeats."""
         cut_lines(self._file, step)
         self._ringing = set()
 
     def close(self) -> None:
-        """Let go of the file; twice is harmless."""
+        """Close the file; a second call does nothing."""
         self._file.close()
 
 
@@ -86,12 +88,16 @@ def read_stability(
     """Read the readings of a run, in the order of its steps.
 
     Args:
-      run_dir: the run's folder; one without the file has no readings.
-      optim: the optimiser that the run had.
-      gradient_norms: by step, of at least the steps that were watched.
+      run_dir: the run's directory; without the file there are no readings.
+      optim: the run's optimiser.
+      gradient_norms: global gradient norms by step; they must include every step with
+        a reading.
+
+    Returns:
+      The readings with their alarms.
 
     Raises:
-      ValueError: where a line is damaged.
+      ValueError: if a line is damaged.
     """
     logged = []
     for line in read_lines(Path(run_dir) / STABILITY_FILE):

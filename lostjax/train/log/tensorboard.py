@@ -1,4 +1,4 @@
-"""TensorBoard as a sink of metrics."""
+"""Write metrics to TensorBoard."""
 
 import importlib
 import math
@@ -13,12 +13,13 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 
 class TensorBoard:
-    """A sink that writes TensorBoard event files, through tensorboardX.
+    """A sink that writes TensorBoard event files, with tensorboardX.
 
-    On resume TensorBoard is told to forget the later steps. Numbers that are not finite
-    are left out: its curves show a gap. Events are written as they come: tensorboardX's
-    thread for it dies of a full disk or of a clock that was set back a month, and then
-    a run would wait for room in its queue for ever.
+    On resume, a START event makes TensorBoard drop the events of later steps. Numbers
+    that are not finite are omitted: the curves have gaps there. Events are written
+    synchronously, because tensorboardX's writer thread dies of a full disk, or of a
+    clock that is set back by a month, and the run would then wait forever for room in
+    its queue.
     """
 
     def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
@@ -26,13 +27,14 @@ class TensorBoard:
         self._writer = self._open(resume_step, is_new=resume_step == 0)
 
     def _open(self, step: int, *, is_new: bool) -> Any:
-        # Imported late: it loads torch wherever torch is installed.
+        # Imported here, because it imports torch if torch is installed.
         tensorboard = importlib.import_module("tensorboardX")
         tensorboard.record_writer.register_writer_factory("append", _AppendingFiles())
         self._folder.mkdir(parents=True, exist_ok=True)
         writer = tensorboard.event_file_writer.EventsWriter(
             f"append:{self._folder / 'events'}",
-            # Files are named by the second: a quick resume must not share one.
+            # Names have a resolution of one second: the suffix keeps a run that is
+            # resumed at once from writing to the same file.
             filename_suffix=f".from-{step}",
         )
         if not is_new:
@@ -64,7 +66,10 @@ class TensorBoard:
 
 
 class _AppendingFiles:
-    """Opens TensorBoard's files: see tensorboardX's `register_writer_factory`."""
+    """Opens TensorBoard's files such that a full disk raises nothing.
+
+    See tensorboardX's `register_writer_factory`.
+    """
 
     def open(self, path: str) -> AppendingFile:
         return AppendingFile(Path(path.removeprefix("append:")))

@@ -1,8 +1,8 @@
-"""What the terminal shows while a run goes on, and the few lines at its end.
+"""Show the progress of a run on the terminal.
 
-On a terminal one line stays at the bottom and is redrawn; evaluations and messages are
-printed above it. Elsewhere (a file, a pipe, a log of a batch system) plain lines are
-printed, one an interval, without colours or cursor movements.
+On a terminal the last line is redrawn, and evaluations and messages are printed above
+it. Elsewhere (a file, a pipe, the log of a batch system) plain lines are printed, one
+per interval, without colours or cursor movements.
 
     412/2000 ━━━━━╸━━━━━━━━━━━━━  loss 4.812  left 3 min 20 s  2,412 tokens/s
 """
@@ -29,22 +29,22 @@ _SHORTEST_BAR = 8
 
 
 class Progress:
-    """A sink (see `lostjax.train.log.json_lines`) that shows how far a run is.
+    """A sink (see `lostjax.train.log.sink`) that shows a run's progress.
 
-    Use it as a context manager: leaving restores the terminal, also after an error.
-    The time left is the mean time of the steps so far, evaluations included and the
-    first step, which compiles, excluded.
+    Use it as a context manager: its exit restores the terminal, also after an error.
+    The time left is estimated from the mean time of the steps so far, including
+    evaluations and excluding the first step, which compiles.
 
     Args:
-        first_step: Steps finished before this process began: 0, or where it resumes.
-        last_step: The step at which the run is finished.
-        interval: Seconds between plain lines.
-        console: Where to write; standard output by default.
-        clock: Gives seconds; only differences matter.
+      first_step: number of steps finished before this process began; 0 for a new run.
+      last_step: the last step of the run.
+      interval: seconds between plain lines.
+      console: the console to write to; standard output by default.
+      clock: returns seconds; only differences are used.
 
     Example:
-        with Progress(first_step=0, last_step=2000) as progress:
-            progress.write(1, {"loss": 8.3, "tokens_per_second": 2400.0})
+      with Progress(first_step=0, last_step=2000) as progress:
+          progress.write(1, {"loss": 8.3, "tokens_per_second": 2400.0})
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Progress:
         self._live: Live | None = None
 
     def __enter__(self) -> "Progress":
-        # FORCE_COLOR makes rich take a file for a terminal; isatty knows better.
+        # rich alone is not enough: FORCE_COLOR makes it take a file for a terminal.
         if self._console.is_interactive and self._console.file.isatty():
             self._live = Live(
                 self, console=self._console, refresh_per_second=4, transient=False
@@ -84,7 +84,7 @@ class Progress:
         self.close()
 
     def write(self, step: int, values: Values) -> None:
-        """Take the values of one training step or of one evaluation."""
+        """Show the values of one training step or of one evaluation."""
         numbers = {name: float(value) for name, value in values.items()}
         if is_evaluation(values):
             self.note(_evaluation_line(step, numbers))
@@ -98,26 +98,26 @@ class Progress:
             self._print(f"step {step}/{self._last_step}  " + "  ".join(self._facts()))
 
     def go_back(self, step: int) -> None:
-        """Show a run that goes on from an earlier step."""
+        """Show that the run continues from an earlier step."""
         self._step, self._began = step, None
 
     def note(self, text: str) -> None:
-        """Print a line of its own, above the line that is redrawn."""
+        """Print a line, above the line that is redrawn."""
         self._print(text)
 
     def close(self) -> None:
-        """Stop redrawing and leave the cursor on a fresh line."""
+        """Stop redrawing, and move the cursor to a new line."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def _print(self, text: str) -> None:
-        # Without soft_wrap rich breaks lines at 80 columns in files, too; without
-        # markup=False a '[' in a path would vanish.
+        # soft_wrap, because rich would break lines at 80 columns in files too;
+        # markup=False, because rich would drop a '[' in a path.
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _facts(self) -> list[str]:
-        """The parts of the line, most important first."""
+        """List the parts of the line, the most important first."""
         values = self._values
         facts = [f"loss {format_loss(values['loss'])}"] if "loss" in values else []
         if values.get("skipped_total"):
@@ -144,8 +144,8 @@ class Progress:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[Text | Table]:
-        """Draw one line: as many facts as fit, and a bar in the space that is left."""
-        width = options.max_width - 1  # a full last column makes some terminals wrap
+        """Draw one line: as many facts as fit, and a bar in the remaining space."""
+        width = options.max_width - 1  # some terminals wrap after the last column
         line = f"{self._step}/{self._last_step}"
         facts = ""
         for fact in self._facts() or ["compiling the first step"]:

@@ -1,4 +1,4 @@
-"""Weights & Biases as a sink of metrics: optional, and never in the way of a run."""
+"""Write metrics to Weights & Biases, which is optional and never blocks a run."""
 
 import importlib
 import os
@@ -8,15 +8,15 @@ from typing import Any, SupportsFloat
 
 
 class WeightsAndBiases:
-    """A sink that writes to Weights & Biases, on its server or, offline, in RUN/wandb.
+    """A sink that writes to the Weights & Biases server or, offline, to RUN/wandb.
 
     Without a key (`wandb login`, WANDB_API_KEY) or a network the run is written to the
-    disk, and `wandb sync` uploads it later; WANDB_MODE, where set, decides instead.
-    A run that is resumed or goes back is a new run in the same group, named after its
-    folder, because the server takes no step twice.
+    disk, and `wandb sync` uploads it later; if WANDB_MODE is set, it decides instead. A
+    run that is resumed or rolled back becomes a new run in the same group, named after
+    its directory, because the server accepts no step twice.
 
     Raises:
-        ValueError: If wandb is not installed.
+      ValueError: if wandb is not installed.
     """
 
     def __init__(self, run_dir: str | Path, *, resume_step: int, project: str) -> None:
@@ -25,7 +25,7 @@ class WeightsAndBiases:
         except ImportError as error:
             raise ValueError(
                 f"wandb project {project!r} needs wandb, which is not installed: "
-                "pip install 'lostjax[wandb]', or leave the project out"
+                "pip install 'lostjax[wandb]', or omit the project"
             ) from error
         run_dir = Path(run_dir).resolve()
         self._wandb = wandb
@@ -56,7 +56,7 @@ class WeightsAndBiases:
 
 
 def _start_wandb(wandb: Any, options: dict[str, Any]) -> Any:
-    """Start online where that is possible, else offline; never ask the terminal."""
+    """Start a run online if possible, otherwise offline, without asking for input."""
     if "WANDB_MODE" in os.environ:
         return wandb.init(**options)
     if not wandb.login(prompt=False, verify=False):

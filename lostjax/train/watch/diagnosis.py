@@ -1,12 +1,12 @@
-"""Why a run was stopped: which step, which examples, and what went bad first.
+"""Report why the guard stopped a run: the step, its examples, and the first bad tensor.
 
-Either updates were not taken too often in a row, or the loss spiked too often after one
-checkpoint (`train.rollback`).
+The guard stops a run if too many updates in a row are skipped, or if the loss spikes
+too often after one checkpoint (`train.rollback`).
 
-After `--guard.patience` updates in a row that were not taken parameters, optimiser
-state and past outputs are those from before the first of them, so that its batch can be
-done once more, with a look at everything on the way (`train.watch.first_bad`). That
-costs two compilations and passes, and a running step nothing.
+Skipped updates change neither parameters nor optimiser state nor past outputs. After
+`--guard.patience` of them in a row, the first one's batch is therefore computed again,
+and every tensor on the way is inspected (`train.watch.first_bad`). This costs two
+compilations and two passes, and nothing while the run steps.
 """
 
 import json
@@ -33,40 +33,45 @@ from lostjax.train.watch.first_bad import Outputs, look_at_outputs, order_backwa
 from lostjax.train.watch.verdict import Spike, Streak
 
 STOPPED_FILE = "stopped.json"
-"""The report, in the run's directory."""
+"""Name of the report in the run's directory."""
 EXIT_CODE = 3
-"""Of a run that was stopped so: starting it again alone would change nothing."""
+"""Exit code of a run that the guard stopped; a restart would stop again."""
 
 _EXAMPLES_SHOWN = 16
 
 
 class Diagnosis(NamedTuple):
-    """What the first batch of a streak looks like."""
+    """The findings about the first batch of a streak."""
 
     streak: Streak
-    """Updates that were not taken; one where spikes came again and again."""
+    """The skipped updates; of length 1 if the run stopped because of spikes."""
     loss: float
-    """Mean cross entropy in nats."""
+    """Mean cross entropy, nats per token."""
     culprit: str
-    """What went bad first, in words: the loss, a term, a gradient, an update."""
+    """Description of the first bad value: the loss, a term, a gradient, an update."""
     bad_outputs: tuple[str, ...]
-    """What modules gave that is not finite, in the order of computing."""
+    """Names of module outputs that are not finite, in the order of computation."""
     bad_gradients: tuple[str, ...]
-    """Paths of the gradients that are not finite, from the head down as the backward
-    pass makes them; with the layer from 0 where it is one of several."""
+    """Paths of gradients that are not finite, from the head down, as the backward pass
+    computes them; stacked ones with their layer, from 0."""
     examples: tuple[tuple[int, int], ...]
     """Number and epoch of each row of the batch."""
     rollbacks: int = 0
-    """Times that the run had gone back before, to one checkpoint."""
+    """Number of earlier rollbacks to the same checkpoint."""
 
 
 def diagnose(job: Job, state: TrainState, streak: Streak) -> Diagnosis:
-    """Do the first batch of a streak once more and look at it.
+    """Compute the first batch of a streak again, and inspect it.
+
+    All processes call this.
 
     Args:
-      run: the run.
-      state: as the streak left it; not used up.
-      streak: at least as long as the run's patience. All processes call this.
+      job: the run.
+      state: the state after the streak; not donated.
+      streak: the skipped updates, at least as many as the run's patience.
+
+    Returns:
+      The findings.
     """
     state = state._replace(step=jnp.full_like(state.step, streak.first_step - 1))
     number = int(state.batches)
@@ -90,18 +95,18 @@ def diagnose(job: Job, state: TrainState, streak: Streak) -> Diagnosis:
 
 
 def report_streak(job: Job, state: TrainState, streak: Streak) -> int:
-    """Diagnose a streak, print it, write it down, and give the exit code."""
+    """Diagnose a streak, print and write the report, and return the exit code."""
     return _report(job, diagnose(job, state, streak))
 
 
 def report_spike(job: Job, spike: Spike, *, offset: int, rollbacks: int) -> int:
-    """Print and write down which spike is one too many, and give the exit code.
+    """Report a spike after which the run does not roll back; return the exit code.
 
     Args:
-      run: the run.
-      spike: the last one.
-      offset: batches that were passed over before its step.
-      rollbacks: times that the run had gone back, to the checkpoint before it.
+      job: the run.
+      spike: the last spike.
+      offset: number of batches that were passed over before its step.
+      rollbacks: number of earlier rollbacks to the checkpoint before it.
     """
     found = Diagnosis(
         streak=Streak(spike.step, 1),
@@ -133,28 +138,28 @@ def _report(job: Job, found: Diagnosis) -> int:
 
 
 def describe(found: Diagnosis, *, path: Path) -> str:
-    """Put a diagnosis into some lines for the terminal."""
+    """Format a diagnosis as a few lines for the terminal."""
     streak = found.streak
     shown = found.examples[:_EXAMPLES_SHOWN]
     rows = ", ".join(f"{number} (epoch {epoch})" for number, epoch in shown)
     more = len(found.examples) - len(shown)
     rest = f" and {more} more" if more else ""
     bad = found.bad_gradients
-    gradients = f"; gradients that are not: {len(bad)}, first {bad[0]}" if bad else ""
+    gradients = f"; gradients not finite: {len(bad)}, first {bad[0]}" if bad else ""
     why = (
-        f"{streak.length} updates in a row were not taken, the first at step "
+        f"{streak.length} updates in a row were skipped, the first at step "
         f"{streak.first_step}"
     )
     kept = f"the parameters are those of step {streak.first_step - 1}; "
     if found.rollbacks:
         again = "once" if found.rollbacks == 1 else f"{found.rollbacks} times"
-        why = f"a loss spike again, after going back {again} to one checkpoint"
+        why = f"the loss spiked again after rolling back {again} to one checkpoint"
         kept = ""
     return (
         f"stopped after step {streak.last_step}: {why}\n"
-        f"  first to go bad there: {found.culprit}{gradients}\n"
-        f"  its examples: {rows}{rest}\n"
-        f"  {kept}checkpoints stand; more in {path}"
+        f"  first bad value there: {found.culprit}{gradients}\n"
+        f"  examples there: {rows}{rest}\n"
+        f"  {kept}checkpoints are unchanged; details in {path}"
     )
 
 
@@ -173,7 +178,7 @@ def _as_json(found: Diagnosis) -> dict[str, Any]:
 
 
 def _look(job: Job, state: TrainState, batch: Batch) -> tuple[Any, Any, Any]:
-    """Give the means, and the root mean squares of gradients and updates by path."""
+    """Compute the means, and the RMS of gradients and of updates by path."""
     gradient = build_gradient(job)
     shardings = tree_shardings(state.params, job.mesh)
 
@@ -188,7 +193,12 @@ def _look(job: Job, state: TrainState, batch: Batch) -> tuple[Any, Any, Any]:
 
 
 def _find_bad(rms: Mapping[str, Any], outputs: Outputs) -> list[str]:
-    """List what is not finite, from the head down; an array is a tensor's layers."""
+    """List the paths whose RMS is not finite, from the head down.
+
+    Args:
+      rms: RMS by path; an array (L,) for stacked layers.
+      outputs: the order of the modules.
+    """
     bad: list[tuple[str, int | None]] = []
     for path, values in rms.items():
         for layer in np.flatnonzero(~np.isfinite(values)):
@@ -205,7 +215,7 @@ def _name_culprit(
     bad_gradients: list[str],
     bad_updates: list[str],
 ) -> str:
-    """Name the first thing that is not finite, or ''."""
+    """Name the first value that is not finite; '' if all are finite."""
     if outputs.bad:
         return outputs.bad[0]
     for name, value in means.items():
@@ -222,12 +232,12 @@ def _name_culprit(
 def _describe_spike(job: Job, state: TrainState, loss: float) -> str:
     limit = float(spike_limit(build_guard(job.config), state.guard))
     if not np.isfinite(limit):
-        return "the gradient norm, which is past what float32 holds"
+        return "the gradient norm, which overflows float32"
     return _say_spike(job, loss, f"now up to {limit:.4g}")
 
 
 def _say_spike(job: Job, loss: float, up_to: str) -> str:
     return (
-        f"the loss, {loss:.4g}, far above the recent ones ({up_to} would do, "
-        f"{job.config.guard.sigma:g} deviations above their mean)"
+        f"the loss, {loss:.4g}, far above the recent ones (allowed: {up_to}, which is "
+        f"{job.config.guard.sigma:g} standard deviations above their mean)"
     )

@@ -1,11 +1,11 @@
-"""Which tensor went bad first, in the order in which a step computes them.
+"""Find the first tensor that is not finite, in the order in which a step computes them.
 
-    forward     what each module gives, layer by layer, in the order of their calls;
-                then the loss and the objective's terms
+    forward     outputs of modules, layer by layer, in the order of their calls; then
+                the loss and the objective's terms
     backward    gradients from the head down to the embedding, last layer first
 
-A number that is not finite spreads to all that is computed from it, so that only the
-first one says anything. Of what modules give no more than a bit is kept.
+A number that is not finite spreads to everything that is computed from it, so that only
+the first one is informative. One bit is kept of each output.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,25 +21,31 @@ from lostjax.steps.readings import STACKED
 from lostjax.typing import Variables
 
 _LAST = 1 << 30
+"""Number of a module that was not entered: after all others."""
 
 
 class Outputs(NamedTuple):
-    """What the modules of a model gave, looked at."""
+    """The outputs of a model's modules that are not finite."""
 
     bad: tuple[str, ...]
-    """What was not finite, the first first: `the output of layers/mlp/down, layer 3`,
-    or `the parameters of ...`."""
+    """Names of them in the order of computation, such as `the output of
+    layers/mlp/down, layer 3` or `the parameters of ...`."""
     entered: Mapping[str, int]
-    """Every module by its path, numbered in the order in which it was first called."""
+    """Number of every module by its path, in the order of first calls."""
 
 
 def look_at_outputs(model: nn.Module, variables: Variables, batch: Batch) -> Outputs:
-    """Run a model up to its final states, and find what is not finite on the way.
+    """Run a model up to its final states, and find outputs that are not finite.
+
+    All processes call this.
 
     Args:
-      model: an `nn.Transformer`, placed where the batch lies.
+      model: an `nn.Transformer`, bound to the mesh of the batch.
       variables: its parameters and kept channels.
-      batch: what it reads. All processes call this.
+      batch: the input.
+
+    Returns:
+      The outputs that are not finite, and the order of the modules.
     """
     entered: dict[str, int] = {}
     left: dict[str, int] = {}
@@ -56,6 +62,7 @@ def look_at_outputs(model: nn.Module, variables: Variables, batch: Batch) -> Out
             what = "parameters" if method == "weights" else "output"
             number = left.setdefault(f"the {what} of {path}", len(left))
             finite = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves]
+            # One bit per output: the outputs themselves may not fit in memory.
             module.sow("intermediates", str(number), jnp.stack(finite).all())
         return made
 
@@ -73,7 +80,8 @@ def look_at_outputs(model: nn.Module, variables: Variables, batch: Batch) -> Out
         return _by_number(seen)
 
     finite = jax.device_get(run(variables, batch))
-    # Layers are computed one by one, and begin where the first of their modules does.
+    # Flags of scanned layers have an axis L. A layer runs all of its modules before the
+    # next layer, so they sort by layer first, from the place of the first such module.
     layered = [number for number, flags in finite.items() if np.ndim(flags)]
     first_layered = min(layered, default=0)
     bad = []
@@ -90,12 +98,15 @@ def look_at_outputs(model: nn.Module, variables: Variables, batch: Batch) -> Out
 def order_backward(
     bad: Sequence[tuple[str, int | None]], entered: Mapping[str, int]
 ) -> list[tuple[str, int | None]]:
-    """Sort tensors by when the backward pass reaches them.
+    """Sort tensors by the order in which the backward pass reaches them.
 
     Args:
-      bad: path and layer of each, the layer None outside the stack of layers.
-      entered: see `Outputs`; what is not in it, the head, comes after all others in
-        the forward pass.
+      bad: path and layer of each tensor; the layer is None outside the stacked layers.
+      entered: see `Outputs`. A module that is not in it, which is the head, comes after
+        all others in the forward pass.
+
+    Returns:
+      The same tensors, sorted.
     """
 
     def place(tensor: tuple[str, int | None]) -> tuple[int, int, int]:
@@ -109,7 +120,7 @@ def order_backward(
 
 
 def _find_module(path: str, entered: Mapping[str, int]) -> int:
-    """Give the number of the innermost module that a tensor belongs to."""
+    """Return the number of the innermost module that a tensor belongs to."""
     parts = path.split("/")
     for end in range(len(parts) - 1, 0, -1):
         number = entered.get("/".join(parts[:end]))
@@ -119,7 +130,7 @@ def _find_module(path: str, entered: Mapping[str, int]) -> int:
 
 
 def _by_number(seen: Mapping[str, Any]) -> dict[int, jax.Array]:
-    """Collect what was sown; of several calls of one method all must be finite."""
+    """Collect the sown flags by number; all calls of one method must be finite."""
     found: dict[int, jax.Array] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(seen):
         for key in path:

@@ -1,8 +1,9 @@
-"""SIGTERM and Ctrl-C as a wish that the loop reads between steps.
+"""Turn SIGTERM and Ctrl-C into a request to stop, which the loop reads between steps.
 
-The first signal asks the run to save and stop; a second one ends the process at once,
-whatever it is at: the kernel does it, for Python may be waiting for a compiler. Of
-several processes it is enough that one is asked.
+The first signal requests that the run saves and stops. A second signal ends the process
+at once: its handler is the kernel's default, because Python's own handlers do not run
+while the process waits for a compiler. With several processes a signal to one of them
+is enough.
 """
 
 import os
@@ -12,66 +13,70 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-_SAID = "\n{}: saving and stopping; a second signal leaves at once\n"
-_SHOW_CURSOR = "\x1b[?25h"  # progress hides it, and a second signal tidies nothing
+_SAID = "\n{}: saving and stopping; a second signal exits at once\n"
+# The progress line hides the cursor, and nothing restores it after a second signal.
+_SHOW_CURSOR = "\x1b[?25h"
 
 
 class StopAsked(Exception):
-    """The run was asked to stop."""
+    """Raised if the run was requested to stop."""
 
 
 class StopRequest:
-    """Whether and by which signal the run was asked to stop."""
+    """A request to stop the run, and its signal."""
 
     def __init__(self, agree: Callable[[int], int] = lambda number: number) -> None:
         """Start without a request.
 
         Args:
-          agree: this process's signal, 0 for none -> that of the run.
+          agree: maps the signal of this process, 0 for none, to the signal of the run;
+            see `train.devices.hosts.agree`.
         """
         self.signal: int | None = None
-        """By which signal the run stops, once that is settled."""
+        """The signal that stops the run, once all processes agree; None before."""
         self._asked = 0
         self._agree = agree
 
     def ask(self, number: int) -> None:
-        """Wish the run to stop, from any thread or handler."""
+        """Request that the run stops; safe in any thread or signal handler."""
         self._asked = self._asked or number
 
     def poll(self) -> bool:
-        """Say whether to stop now; all processes call it at the same points."""
+        """Return whether to stop now; all processes call it at the same points."""
         if self.signal is None:
             self.signal = self._agree(self._asked) or None
         return self.signal is not None
 
     def check(self) -> None:
-        """Raise where `poll` says so.
+        """Raise if the run is to stop now.
 
         Raises:
-          StopAsked: to stop now.
+          StopAsked: if `poll` returns True.
         """
         if self.poll():
             raise StopAsked
 
     @property
     def exit_code(self) -> int:
-        """128 + signal, as shells have it: 143 for SIGTERM, 130 for Ctrl-C; else 0."""
+        """128 + signal, as in shells: 143 for SIGTERM, 130 for Ctrl-C; 0 if none."""
         return 0 if self.signal is None else 128 + self.signal
 
 
 @contextmanager
 def catch_stop_signals(request: StopRequest) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into a wish for a `with` block."""
+    """Turn SIGTERM and SIGINT into a request to stop, for a `with` block."""
     before: dict[int, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
         request.ask(number)
+        # The kernel's default action ends the process even if Python cannot run a
+        # handler.
         for caught in before:
             signal.signal(caught, signal.SIG_DFL)
         said = _SAID.format(signal.Signals(number).name)
         said = _SHOW_CURSOR + said if os.isatty(2) else said
-        os.write(2, said.encode())  # print may be what was interrupted
+        os.write(2, said.encode())  # the signal may have interrupted a print
 
     for number in (signal.SIGTERM, signal.SIGINT):
         before[number] = signal.signal(number, ask)
@@ -79,5 +84,5 @@ def catch_stop_signals(request: StopRequest) -> Iterator[None]:
         yield
     finally:
         for caught, handler in before.items():
-            # None: it was not Python's, such as a library's.
+            # None: the handler was not installed by Python, and cannot be restored.
             signal.signal(caught, signal.SIG_DFL if handler is None else handler)

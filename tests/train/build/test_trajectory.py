@@ -280,7 +280,7 @@ def test_a_run_without_past_parameters_says_so(plain):
     "changes, message",
     [
         ({"name": "mesa", "start": 99.0}, "trajectory.start=99.0"),
-        ({"name": "saf", "lag_epochs": 9}, "no row comes again"),
+        ({"name": "saf", "lag_epochs": 9}, "no row is repeated"),
         ({"name": "saf", "top_k": 258}, r"must lie in \[1, 257\]"),
     ],
 )

@@ -31,7 +31,7 @@ def test_meshes_are_read(text, sizes):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("dta:8", "no axis is called 'dta'; there are data, fsdp, tensor"),
+        ("dta:8", "no axis is called 'dta'; the axes are data, fsdp, tensor"),
         ("data", "the size of data is ''"),
         ("data:0", "the size of data is '0'"),
         ("data:-2", "the size of data is '-2'"),

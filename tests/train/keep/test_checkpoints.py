@@ -219,7 +219,7 @@ def test_a_save_that_fails_is_said_and_the_next_one_tried(
         said = capsys.readouterr().err
         for step in (9, 10):
             assert f"checkpoint {step} could not be saved (No space left on" in said
-        assert said.count("step 8 stands, and the next save will be tried\n") == 2
+        assert said.count("step 8 is intact, and the next save will be tried\n") == 2
         checkpoints.save(state, step=11)
         checkpoints.wait()
         assert checkpoints.failed_step is None and checkpoints.all_steps() == [11]

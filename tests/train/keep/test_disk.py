@@ -67,12 +67,12 @@ def test_a_disk_that_cannot_hold_the_run_is_refused_before_it(happened, disk, me
 def test_a_save_that_fails_does_not_stop_the_run(happened):
     said = happened["small"]["err"]
     assert "checkpoint 20 could not be saved (Permission denied); " in said
-    assert "there is none yet, and the next save will be tried" in said
+    assert "there is no older one, and the next save will be tried" in said
     assert "checkpoint 60 could not be saved (No space left on device: 0 B of " in said
-    assert "step 40 stands, and the next save will be tried" in said
+    assert "step 40 is intact, and the next save will be tried" in said
     # A quota shows in the midst of writing alone; tensorstore then says much.
     assert "checkpoint 100 could not be saved (No space left on device); " in said
-    assert "step 80 stands, and the next save will be tried" in said
+    assert "step 80 is intact, and the next save will be tried" in said
     errors = {line for line in said.splitlines() if "Error: " in line}
     assert errors <= {"RuntimeError: Event loop is closed"}
     assert "Traceback" not in happened["raw"]

@@ -106,7 +106,7 @@ def test_the_newest_whole_step_is_taken_and_newer_ones_set_aside(tmp_path, capsy
     (step_dir(tmp_path, 4) / MANIFEST).unlink()
     assert find_whole_step(tmp_path) == 2
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and "going on from step 2" in said[0]
+    assert len(said) == 2 and "falling back to step 2" in said[0]
     assert "checkpoint 4 is damaged (manifest.json is missing): set aside as" in said[0]
     assert "checkpoint 3 is damaged (model/0: bytes 0 to 9 differ)" in said[1]
     assert names(tmp_path) == ["1", "2", "3.damaged", "4.damaged"]

@@ -162,7 +162,7 @@ def test_numbers_come_back_exactly(tmp_path):
 
 def test_values_without_loss_are_refused(tmp_path):
     sink = open_sinks(tmp_path, resume_step=0)
-    with pytest.raises(ValueError, match="step 3 must hold 'loss'.*learning_rate"):
+    with pytest.raises(ValueError, match="step 3 must contain 'loss'.*learning_rate"):
         sink.write(3, {"learning_rate": 0.1})
     sink.close()
 

@@ -53,4 +53,4 @@ def test_a_second_signal_ends_a_process_that_tidies_nothing(second):
         [sys.executable, "-c", script], capture_output=True, timeout=60, text=True
     )
     assert done.returncode == -second
-    assert "SIGTERM: saving and stopping; a second signal leaves at once" in done.stderr
+    assert "SIGTERM: saving and stopping; a second signal exits at once" in done.stderr
