@@ -168,8 +168,7 @@ def causal_bias(
 
     `jax.nn.dot_product_attention` receives a bias and not a mask, because it would
     materialise a mask at the size of the scores, which takes a quarter of its time on a
-    CPU. Masked
-    scores are so low that their probability and its gradient are exactly 0.
+    CPU. Masked scores are so low that their probability and its gradient are exactly 0.
 
     Args:
         length: tokens per row, T.

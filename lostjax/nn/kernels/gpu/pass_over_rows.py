@@ -1,9 +1,9 @@
-"""What the warpgroups of a block do in one pass through two products.
+"""The warpgroups of a block in one pass through two products.
 
-One starts all copies, in the order of their use, and waits for nothing but free places
-in the rings. Each of the others takes 64 rows down to what lies between the products,
-puts that into shared memory and takes it up, a tile of columns after the other. See
-`gpu_product`.
+One warpgroup issues all copies in the order of their use, and waits only for free
+places in the rings. Each of the others multiplies 64 rows by the first factors, writes
+the result to shared memory, and multiplies it by the second factors, one tile of
+columns after the other. See `lostjax.nn.kernels.gpu.product`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +18,17 @@ from lostjax.nn.kernels.gpu.blocks import BLOCK, FEEDER_REGISTERS, Sizes, Tiles
 from lostjax.nn.kernels.gpu.rings import Ref, Ring, Step
 
 Pieces = tuple[jax.Array | None, ...]
-"""One for each array that is written out; None where it has no such columns."""
+"""One piece per output array; None if the array has no such columns."""
 
 Between = Callable[..., tuple[Pieces, jax.Array]]
-"""`between(sums, gamma, saved)`: what is written out, and what is multiplied next.
+"""`between(sums, gamma, saved)` returns the pieces to write and the next left operand.
 
-All are pieces of 64 x 64 in float32; `saved` is None if nothing was.
+All are pieces of 64 x 64 in float32; `saved` is None if the pass has no saved array.
 """
 
 
 class Pass(NamedTuple):
-    """Arrays and shared memory of one pass, and what warpgroups do with them."""
+    """References of one pass, and the programs of its warpgroups."""
 
     sizes: Sizes
     tiles: Tiles
@@ -51,26 +51,30 @@ class Pass(NamedTuple):
     def first_row(self) -> jax.Array:
         index = jax.lax.axis_index("tile")
         last = self.sizes.rows - self.tiles.rows
+        # The last tile ends where the array ends: overlapping rows are written twice.
         return jnp.minimum(index * self.tiles.rows, last)
 
     @property
     def depth(self) -> int:
-        """Steps of a contraction over the inputs."""
+        """Return the contraction steps over the inputs."""
         return pl.cdiv(self.sizes.inputs, BLOCK)
 
     @property
     def n_chunks(self) -> int:
-        """How often columns are summed on the way down, a tile's at once."""
+        """Return the number of column tiles of the first product."""
         return pl.cdiv(self.sizes.rank, self.tiles.columns)
 
     @property
     def steps_down(self) -> int:
-        """Tiles of weights on the way down: the last chunk's alternate with one-hot."""
+        """Return the weight tiles of the first product.
+
+        In the last chunk, tiles of the factor and of the one-hot matrix alternate.
+        """
         return (self.n_chunks + (self.sizes.kept > 0)) * self.depth
 
     @property
     def steps_up(self) -> int:
-        """Steps of a contraction over what lies between the products."""
+        """Return the contraction steps of the second product."""
         return self.sizes.narrow // BLOCK
 
     @property
@@ -78,7 +82,8 @@ class Pass(NamedTuple):
         return pl.cdiv(self.sizes.outputs, self.tiles.columns)
 
     def feed(self) -> None:
-        """Start all copies of rows and weights, in the order of their use."""
+        """Issue all copies of rows and weights, in the order of their use."""
+        # Copies need few registers: release the rest to the multiplying warpgroups.
         plgpu.set_max_registers(FEEDER_REGISTERS, action="decrease")
         own = pl.ds(self.first_row, self.tiles.rows)
 
@@ -125,7 +130,7 @@ class Pass(NamedTuple):
     def multiply(
         self, warpgroup: jax.Array, between: Between, between_kept: Between
     ) -> None:
-        """Take 64 rows through both products."""
+        """Multiply 64 rows by both factors; the program of one warpgroup."""
         plgpu.set_max_registers(self.tiles.registers, action="increase")
         before, columns, kept = self.n_chunks - 1, self.tiles.columns, self.sizes.kept
 
@@ -136,9 +141,11 @@ class Pass(NamedTuple):
 
         width = self.sizes.rank - before * columns
         sums = self._sum_down(warpgroup, before * self.depth, width, kept)
-        if kept:  # first: it leaves registers to the other
+        # Kept channels first: this frees their registers for the other sums.
+        if kept:
             self._go_between(warpgroup, self.sizes.rank, sums[1], between_kept)
         self._go_between(warpgroup, before * columns, sums[0], between)
+        # Make the writes to shared memory visible to the tensor cores (async proxy).
         plgpu.commit_smem()
 
         @pl.loop(0, self.n_tiles_up)
@@ -151,6 +158,7 @@ class Pass(NamedTuple):
                 piece = sums[:, column : column + BLOCK]
                 self._leave(warpgroup, piece, self.y, start + column)
 
+        # The block must not end before its last stores have read shared memory.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     def _sum_down(
@@ -198,7 +206,7 @@ class Pass(NamedTuple):
     def _add(self, sums: Ref, left: Ref, step: Step, follows: bool | jax.Array) -> None:
         right = self.weights.take(step).at[:, pl.ds(0, sums.shape[1])]
         plgpu.wgmma(sums, left, right)
-        # This product is under way while the next is started; the last one is done.
+        # One product stays in flight; waiting for the previous one frees its tile.
         plgpu.wgmma_wait(1)
         pl.when(follows)(lambda: self.weights.release(step - 1))
 
@@ -219,6 +227,7 @@ class Pass(NamedTuple):
 
     def _fetch(self, warpgroup: jax.Array, source: Ref, column: Step) -> jax.Array:
         place, arrived = self.leaving.at[warpgroup], self.arrived.at[warpgroup]
+        # The buffer is shared with stores: wait until they have read it.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         plgpu.copy_gmem_to_smem(self._piece(warpgroup, source, column), place, arrived)
         plgpu.barrier_wait(arrived)
