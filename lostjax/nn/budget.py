@@ -254,6 +254,7 @@ def _saved_bytes(model: Transformer, batch_size: int, length: int) -> int:
         def forward(params: PyTree) -> Any:
             return model.apply({"params": params, **rest}, tokens_BT)
 
+        # The residuals of vjp are exactly what a training step keeps in memory.
         _, backward = jax.vjp(forward, variables["params"])
         # One array may be a residual of several operations: count it once.
         return list({id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values())

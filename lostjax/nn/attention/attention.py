@@ -96,6 +96,7 @@ def plain_attention(
         Weighted sums of values (B, T, H, K), in the dtype of q.
     """
     T = q_BTHK.shape[1]
+    # Rows that do not split evenly, or into parts that are too short, are one part.
     size = T if T % PARTS or PARTS * LEAST > T else T // PARTS
     parts = [
         jax.nn.dot_product_attention(
@@ -253,6 +254,7 @@ class Attention(nn.Module):
             for name in ("q", "k", "v")
         ]
         heads = (B, T, self.n_heads, D // self.n_heads)
+        # Flat rows (B*T, D): XLA's CPU product of a 3-d operand takes twice as long.
         q, k, v = (y.reshape(heads) for y in project(inputs, x_BTD.reshape(-1, D)))
         if self.qk_norm:
             q = RMSNorm(self.norm_eps, dtype=self.dtype, name="q_norm")(q)
@@ -263,6 +265,7 @@ class Attention(nn.Module):
             k, v, seen = self._remember(k, v, start)
             attend = _attend_to_cache
         assert seen is not None
+        # Costs a second product of q and k, so only if a caller asks for it.
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", MAX_LOGIT, _largest_score(q, k, seen.bias))
         y_BTHK = attend(q, k, v, seen)

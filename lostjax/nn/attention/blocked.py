@@ -106,13 +106,16 @@ def _backward(
         weights = jnp.exp(scores - lse_BHT[:, :, None, later])
         by_weights = _product("bhsk,bhtk->bhst", v[:, :, start:end], arrived)
         by_scores = weights * (by_weights - inner_BHT[:, :, None, later])
+        # dv takes the rounded probabilities, as the forward pass did.
         by_scores *= q.shape[3] ** -0.5
         by_v.append(_product("bhst,bhtk->bhsk", weights.astype(v.dtype), arrived))
         by_k.append(_product("bhst,bhtk->bhsk", by_scores, queries))
         part = _product("bhst,bhsk->bhtk", by_scores, k[:, :, start:end])
         for j, (left, right) in enumerate(blocks[i:], i):
+            # A block of keys contributes to its own and all later blocks of queries.
             by_q[j] += part[:, :, left - start : right - start]
     made = (jnp.concatenate(parts, axis=2) for parts in (by_q, by_k, by_v))
+    # The bias is built from integers and needs no gradient.
     dq, dk, dv = (dx.astype(x.dtype) for dx, x in zip(made, (q, k, v), strict=True))
     return dq, dk, dv, None
 

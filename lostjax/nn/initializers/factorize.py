@@ -90,6 +90,7 @@ def top_singular_triples(dense_MN: Float[Array, "M N"], rank: int) -> SingularTr
     """
     n_inputs, n_outputs = dense_MN.shape
     require_rank(rank, n_inputs=n_inputs, n_outputs=n_outputs)
+    # Replicated: a sharded Gram matrix would round differently on every mesh.
     dense_MN = replicated(dense_MN.astype(jnp.float32))
     # Decompose the smaller Gram matrix: eigh costs the cube of its side.
     if n_inputs <= n_outputs:
@@ -103,6 +104,7 @@ def top_singular_triples(dense_MN: Float[Array, "M N"], rank: int) -> SingularTr
         scaled_MR = _product(dense_MN, right_RN.T)
         values_R = jnp.linalg.norm(scaled_MR, axis=0)
         left_MR = scaled_MR / _positive(values_R)
+    # Flip left and right vectors together: the product stays unchanged.
     signs_R = _left_signs(left_MR)
     triples = SingularTriples(left_MR * signs_R, values_R, right_RN * signs_R[:, None])
     return SingularTriples(*map(replicated, triples))

@@ -34,6 +34,7 @@ def sample_support(key: Key, *, size: int, n_entries: int) -> Int[Array, "K"]:
     # Redrawing converges slowly if most entries are taken: draw the complement.
     if 2 * n_entries > size:
         left_out = _draw_distinct(key, size, size - n_entries)
+        # A static size is needed under jit; the count is known exactly.
         is_in = jnp.ones(size, bool).at[left_out].set(False)
         return jnp.nonzero(is_in, size=n_entries)[0].astype(jnp.int32)
     return _draw_distinct(key, size, n_entries)

@@ -14,7 +14,7 @@ from lostjax.nn.initializers.replication import replicated
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.typing import Activation, Array, Float, Key
 
-_ROWS = 1024
+_ROWS = 1024  # of the random sample
 
 
 def matching_scale(

@@ -72,6 +72,7 @@ def cudnn_attention(
             q_BTHK, k_BTHK, v_BTHK, mask=mask, is_causal=True, implementation="cudnn"
         )
     except RuntimeError as error:
+        # Other RuntimeErrors are not about a missing library.
         if "cuDNN" not in str(error):
             raise
         reason = f"{error} (install it with: pip install 'jax[cuda12]')"
@@ -123,6 +124,7 @@ def splash_attention(
         reason = f"splash attention needs rows of a multiple of 128 tokens, not {T}"
         return _fall_back(reason, q_BTHK, k_BTHK, v_BTHK, seen)
     kernel = splash.make_splash_mha_single_device(
+        # The mask is static: the kernel skips blocks that are entirely masked.
         masks.MultiHeadMask([masks.CausalMask((T, T))] * H),
         block_sizes=_square_blocks(block),
         # Named for remat policies: the backward pass needs the sums of exponentials.
@@ -211,6 +213,7 @@ class ShardedAttention:
 
 
 def _platform() -> str:
+    # Ahead-of-time compilation sets an abstract device, which is not in this process.
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     return str(device.platform)
 

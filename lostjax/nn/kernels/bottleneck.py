@@ -110,6 +110,7 @@ def bottleneck_products(
             outputs.append(narrow_PR.astype(dtype) @ weights.b_RN)
             continue
         through_PC = (1 - weights.gamma) * through_SPC[index]
+        # Concatenating narrow operands is cheap; one product replaces two and a sum.
         narrow_PK = _join(narrow_PR, through_PC, axis=1, groups=channel_groups)
         wide_KN = _join(weights.b_RN, weights.values_CN, axis=0, groups=channel_groups)
         outputs.append(narrow_PK.astype(dtype) @ wide_KN)
@@ -149,7 +150,8 @@ def _gather(
     local_GK = jnp.swapaxes(local_SGC, 0, 1).reshape(groups, -1)
 
     def take(x_Pm: jax.Array, local_K: jax.Array) -> jax.Array:
-        # Clip: the default mode fills with NaN. The hints serve the backward scatter.
+        # Clip: the default mode fills with NaN. The hints speed up the backward
+        # scatter; they hold for one sibling only, because siblings may share channels.
         alone = len(sets) == 1
         return jnp.take(
             x_Pm, local_K, axis=1, mode="clip",

@@ -107,6 +107,7 @@ def _backward(form: KernelForm, residuals: tuple[Any, ...], gs: Arrays) -> Gradi
         del hidden
         return _pull(form, x_PM, gs, siblings)
 
+    # Large weights: a forward kernel may fit where the sums of a backward one do not.
     if not form.has_backward:
         return meaning(x_PM, hidden, gs, siblings)
     gradients: Gradients = form.choose(
@@ -132,6 +133,7 @@ def _pull(
         )
         return _meaning(form, x_PM, tuple(whole))
 
+    # Integer indices have no gradient: keep them out of the differentiated arguments.
     learnt = tuple(weights._replace(kept_C=None) for weights in siblings)
     _, pull = jax.vjp(product, x_PM, learnt)
     gradients: Gradients = pull(gs)

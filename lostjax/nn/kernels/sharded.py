@@ -134,6 +134,7 @@ class ShardedProducts:
                     "low-rank product uses XLA, not a kernel: its inputs are sharded "
                     f"over {inputs}, so x A is summed before its activation"
                 )
+            # The psum inside needs the name of the axis, which exists under shard_map.
             product = partial(_sum_parts, axis=inputs, pieces=self.mesh.shape[inputs])
         multiply = jax.shard_map(
             partial(
@@ -176,6 +177,7 @@ class ShardedProducts:
         return None
 
     def _cut(self, axis: str | None) -> str | None:
+        # An axis of size 1 shards nothing; skip its collectives.
         return axis if axis and self.mesh.shape[axis] > 1 else None
 
 
@@ -207,6 +209,7 @@ def _sum_parts(
         x_PM,
         [at_home(weights) for weights in siblings],
         activation=activation,
+        # Groups of this shard: each holds equally many channels.
         channel_groups=channel_groups // pieces if sparse else 1,
         dtype=dtype,
         complete=share,
@@ -225,6 +228,7 @@ def _specs(
     weights: BottleneckWeights, inputs: str | None, outputs: str | None
 ) -> BottleneckWeights:
     sparse = weights.kept_C is not None
+    # Rank and kept channels share the input axis, so each device joins its own.
     wide, kept = (Spec(inputs, outputs), Spec(inputs)) if sparse else (None, None)
     specs: list[Any] = [Spec(inputs, None), Spec(inputs, outputs), wide, kept, Spec()]
     return BottleneckWeights(*specs)

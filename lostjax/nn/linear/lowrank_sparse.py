@@ -176,6 +176,7 @@ class LowRankSparse(nn.Module):
                 n_channels=n_kept,
                 groups=self.channel_groups,
             )
+            # Rows of W0 itself: unscaled, because (1 - gamma) is applied at every use.
             weights = weights._replace(kept_C=kept_C, values_CN=dense_MN[kept_C])
         if self.correct_variance:
             weights = weights.scaled(

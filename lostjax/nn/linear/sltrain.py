@@ -78,6 +78,7 @@ class SLTrain(nn.Module):
             )
 
         def support() -> jax.Array:
+            # Drawn once: the collection `channels` is not updated by the optimiser.
             size = in_features * self.features
             key = self.make_rng("params")
             return sample_support(key, size=size, n_entries=n_entries)
@@ -109,6 +110,7 @@ class SLTrain(nn.Module):
 
     def _product(self, x_PM: jax.Array, weights: SLTrainWeights) -> jax.Array:
         x_PM, a_MR, b_RN, values = promote_dtype(x_PM, *weights[:3], dtype=self.dtype)
+        # Flat indices: one int32 per entry instead of two.
         dense_MN = (self.alpha / self.rank) * (a_MR @ b_RN)
         if weights.support is not None:
             places = dense_MN.reshape(-1).at[weights.support]

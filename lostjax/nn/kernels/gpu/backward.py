@@ -74,11 +74,13 @@ def backward_product(
     def pass_on(
         dx: jax.Array, gamma: jax.Array, x: jax.Array | None
     ) -> tuple[Pieces, jax.Array]:
+        # The sums of g W' are scaled; x_I is written as the left operand of [U; V].
         return (None, x), (1 - gamma) * dx
 
     (rank, _), (_, narrow) = weights.b_RN.shape, hidden_PK.shape
     one_hot_MC, values_CN = kept_factors(weights)
     dx_PM, dh_PR, *activated = two_products(
+        # Transposed copies of the weights, in the layout that the pass reads.
         g_PN,
         Factors(weights.b_RN.T, None if values_CN is None else values_CN.T),
         Factors(weights.a_MR.T, None if one_hot_MC is None else one_hot_MC.T),
@@ -86,6 +88,7 @@ def backward_product(
         between=pull,
         between_kept=pass_on,
         tiles=tiles,
+        # Without an activation, dh needs no h and [h | x_I] is the left operand.
         saved_PK=hidden_PK if activation else None,
         keep=(rank, narrow) if activation else (rank,),
         name="lost_backward",
@@ -104,12 +107,14 @@ def _gradients(
 ) -> BottleneckWeights:
     # XLA splits this sum over rows: the barrier adds up the parts once, not per use.
     both_KN = jax.lax.optimization_barrier(both_KN)
+    # gamma stays float32: bfloat16 would round a learnt scalar to two digits.
     rank, gamma = weights.b_RN.shape[0], jnp.asarray(weights.gamma, jnp.float32)
     db_RN = both_KN[:rank]
     dgamma = jnp.vdot(db_RN, weights.b_RN.astype(jnp.float32))
     gradients = BottleneckWeights(da_MR.astype(dtype), (gamma * db_RN).astype(dtype))
     if weights.values_CN is None:
         return gradients._replace(gamma=dgamma)
+    # Rows of both_KN after the kept channels belong to padding.
     dvalues_CN = both_KN[rank:][: weights.values_CN.shape[0]]
     dgamma -= jnp.vdot(dvalues_CN, weights.values_CN.astype(jnp.float32))
     dvalues_CN = ((1 - gamma) * dvalues_CN).astype(dtype)

@@ -60,12 +60,12 @@ FEEDER_REGISTERS = 40
 STAGES = 2
 """Stages of the ring of rows."""
 
-_REGISTERS = 65536
-_FLOPS = 989e12
-_BYTES = 3350e9
-_REGISTERS_BESIDE_SUMS = 40
-_STAGES = 4
-_BARRIER_BYTES = 1024
+_REGISTERS = 65536  # per multiprocessor
+_FLOPS = 989e12  # per second, dense bfloat16
+_BYTES = 3350e9  # per second, HBM3
+_REGISTERS_BESIDE_SUMS = 40  # per thread, for everything except sums
+_STAGES = 4  # maximum of the ring of weights
+_BARRIER_BYTES = 1024  # reserve for barriers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,21 +110,25 @@ class Tiles:
     @property
     def registers(self) -> int:
         """Return the registers per multiplying thread, a multiple of 8."""
+        # The hardware assigns registers in multiples of 8, at most 255 per thread.
         each = (_REGISTERS // 128 - FEEDER_REGISTERS) // self.warpgroups
         return min(each // 8 * 8, 248)
 
 
 def choose_tiles(sizes: Sizes) -> Tiles | None:
     """Choose the tiles of a pass; None if no choice fits in shared memory."""
+    # A tile is not wider than what it multiplies.
     whole = fill_up(sizes.outputs) // BLOCK * BLOCK
     widest = min(256, max(sizes.rank, sizes.kept), whole)
 
     def most_done_by_one(rows: int) -> int:
         return rows * count_waves(sizes, rows)
 
+    # `sorted` is stable: 128 rows are preferred in a tie.
     for rows in sorted((128, 64), key=most_done_by_one):
         if rows > sizes.rows:
             continue
+        # `dict.fromkeys` removes the duplicate if the widest tile has 128 columns.
         for columns in dict.fromkeys((widest, min(widest, 128))):
             for stages in range(_STAGES, 1, -1):
                 tiles = Tiles(rows, columns, stages)
@@ -146,6 +150,7 @@ def fits(sizes: Sizes, tiles: Tiles) -> bool:
 
 def shared_bytes(sizes: Sizes, tiles: Tiles) -> int:
     """Return the bytes of shared memory that a block needs."""
+    # Factor 2: all arrays have 16 bits.
     passing = STAGES * tiles.rows + tiles.stages * tiles.columns
     narrow = tiles.rows * sizes.narrow
     return _BARRIER_BYTES + 2 * (narrow + BLOCK * passing + BLOCK * tiles.rows)
@@ -161,6 +166,7 @@ def choose_paying_tiles(sizes: Sizes) -> Tiles | None:
     ends = (sizes.inputs, sizes.outputs)
     weights = sizes.rank * sum(ends)
     there_and_back = 4 * sizes.rank
+    # Padding copies an array: it is read at its own width and written padded.
     filled = sum(width + fill_up(width) for width in ends if width != fill_up(width))
 
     def byte_seconds(columns: int) -> float:
@@ -174,6 +180,7 @@ def choose_paying_tiles(sizes: Sizes) -> Tiles | None:
 
 def matrix_seconds(sizes: Sizes, tiles: Tiles) -> float:
     """Estimate the seconds of products on the busiest multiprocessor of an H100."""
+    # Tensor cores compute whole tiles, including padding.
     steps_up = sizes.narrow // BLOCK
     columns = math.ceil(sizes.inputs / BLOCK) * sizes.narrow
     columns += math.ceil(sizes.outputs / tiles.columns) * tiles.columns * steps_up

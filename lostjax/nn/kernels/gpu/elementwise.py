@@ -48,11 +48,12 @@ def _evaluate(
         return atom.val if isinstance(atom, core.Literal) else known[atom]
 
     for equation in jaxpr.eqns:
-        # Kernels have no rule for `add_any`: use a plain addition.
         inputs = [read(atom) for atom in equation.invars]
         inner = equation.params.get("jaxpr")
+        # Kernels have no rule for `add_any`: use a plain addition.
         if equation.primitive.name == "add_any":
             outputs = [jnp.add(*inputs)]
+            # Inline nested functions such as jit, because they may contain `add_any`.
         elif isinstance(inner, core.ClosedJaxpr):
             outputs = _evaluate(inner, inputs)
         else:

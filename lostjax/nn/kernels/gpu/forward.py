@@ -63,6 +63,7 @@ def forward_product(
         between=activate,
         between_kept=pass_on,
         tiles=tiles,
+        # h is written before the activation, because its derivative needs h.
         keep=(rank + n_kept,) if keep_hidden else (),
         name="lost_forward",
     )
@@ -79,6 +80,7 @@ def kept_factors(weights: BottleneckWeights) -> tuple[jax.Array | None, ...]:
     # -1 matches no channel: padded columns of E, and so of x E, are zero.
     kept_C = jnp.pad(weights.kept_C, (0, missing), constant_values=-1)
     channels_M = jnp.arange(weights.a_MR.shape[0], dtype=kept_C.dtype)
+    # Exact: every sum of x E has one nonzero term, x itself.
     one_hot_MC = (channels_M[:, None] == kept_C).astype(weights.a_MR.dtype)
     return one_hot_MC, jnp.pad(weights.values_CN, ((0, missing), (0, 0)))
 

@@ -89,12 +89,14 @@ class Pass(NamedTuple):
 
         def weights_of(factor: Ref, row: Step, column: Step) -> Ref:
             columns = pl.ds(column, self.tiles.columns)
+            # Copies past the last row return zeros, which add nothing to the sums.
             return factor.at[pl.ds(row * BLOCK, BLOCK), columns]
 
         @pl.loop(0, self.n_chunks)
         def _(index: jax.Array) -> None:
             column, first = index * self.tiles.columns, index * self.depth
             last = index == self.n_chunks - 1
+            # In the last chunk every step has two weight tiles: factor and one-hot.
             each = jnp.where(last, 2, 1) if self.sizes.kept else 1
 
             @pl.loop(0, self.depth)
@@ -103,6 +105,7 @@ class Pass(NamedTuple):
                 self.rows.fill(first + k, self.x.at[own, pl.ds(k * BLOCK, BLOCK)])
                 self.weights.fill(step, weights_of(self.down, k, column))
                 if self.sizes.kept:
+                    # `column * 0`: a traced zero, so that both cases have equal types.
                     one_hot = weights_of(self.down_kept, k, column * 0)
                     pl.when(last)(lambda: self.weights.fill(step + 1, one_hot))
 
@@ -118,12 +121,13 @@ class Pass(NamedTuple):
                 self.weights.fill(first + k, weights_of(self.up, k, column))
 
             if self.sizes.kept:
-
+                # The kept values follow the second factor in the same ring.
                 @pl.loop(0, self.steps_up - rank_steps)
                 def _(k: jax.Array) -> None:
                     source = weights_of(self.up_kept, k, column)
                     self.weights.fill(first + rank_steps + k, source)
 
+        # The ring buffers must outlive the last reads of the other warpgroups.
         self.rows.drain(self.n_chunks * self.depth)
         self.weights.drain(self.steps_down + self.n_tiles_up * self.steps_up)
 
@@ -131,6 +135,7 @@ class Pass(NamedTuple):
         self, warpgroup: jax.Array, between: Between, between_kept: Between
     ) -> None:
         """Multiply 64 rows by both factors; the program of one warpgroup."""
+        # Taken from what the copying warpgroup released; accumulators need them.
         plgpu.set_max_registers(self.tiles.registers, action="increase")
         before, columns, kept = self.n_chunks - 1, self.tiles.columns, self.sizes.kept
 
@@ -139,6 +144,7 @@ class Pass(NamedTuple):
             (sums,) = self._sum_down(warpgroup, index * self.depth, columns, 0)
             self._go_between(warpgroup, index * columns, sums, between)
 
+        # The last chunk may be narrower, and also accumulates the kept channels.
         width = self.sizes.rank - before * columns
         sums = self._sum_down(warpgroup, before * self.depth, width, kept)
         # Kept channels first: this frees their registers for the other sums.
@@ -152,6 +158,7 @@ class Pass(NamedTuple):
         def _(index: jax.Array) -> None:
             first = self.steps_down + index * self.steps_up
             sums = self._sum_up(warpgroup, first)
+            # The last tile of y is shifted back, to end where the array ends.
             last = self.sizes.outputs - self.tiles.columns
             start = jnp.minimum(index * self.tiles.columns, last)
             for column in range(0, self.tiles.columns, BLOCK):
@@ -165,6 +172,7 @@ class Pass(NamedTuple):
         self, warpgroup: jax.Array, first: Step, width: int, kept: int
     ) -> list[jax.Array]:
         inner = pl.ds(warpgroup * BLOCK, BLOCK)
+        # This warpgroup's 64 rows of the shared tile of rows.
         widths = (width, kept) if kept else (width,)
 
         def accumulate(*sums: Ref) -> list[jax.Array]:
@@ -172,10 +180,13 @@ class Pass(NamedTuple):
             def _(k: jax.Array) -> None:
                 rows, step = self.rows.take(first + k).at[inner], first + k * len(sums)
                 self._add(sums[0], rows, step, k > 0)
+                # `k > 0`: the tile before the first step belongs to the previous chunk,
+                # which has released it.
                 pl.when(k > 0)(lambda: self.rows.release(first + k - 1))
                 if kept:
                     self._add(sums[1], rows, step + 1, True)
 
+            # Reading the accumulators waits for the last product, then frees its tiles.
             wholes = [ref[...] for ref in sums]
             self.rows.release(first + self.depth - 1)
             self.weights.release(first + self.depth * len(sums) - 1)
@@ -205,6 +216,7 @@ class Pass(NamedTuple):
 
     def _add(self, sums: Ref, left: Ref, step: Step, follows: bool | jax.Array) -> None:
         right = self.weights.take(step).at[:, pl.ds(0, sums.shape[1])]
+        # wgmma reads shared memory asynchronously: a tile is free only once waited for.
         plgpu.wgmma(sums, left, right)
         # One product stays in flight; waiting for the previous one frees its tile.
         plgpu.wgmma_wait(1)
@@ -218,8 +230,10 @@ class Pass(NamedTuple):
             piece, column = sums[:, inner : inner + BLOCK], start + inner
             saved = None
             if self.saved is not None:
+                # Activation and its derivative are computed in float32.
                 saved = self._fetch(warpgroup, self.saved, column).astype(jnp.float32)
             pieces, narrow = between(piece, gamma, saved)
+            # Round to 16 bits in shared memory: wgmma reads both operands from there.
             self.narrow[column // BLOCK, warpgroup] = narrow.astype(dtype)
             for out, target in zip(pieces, self.kept_back, strict=False):
                 if out is not None:
@@ -238,8 +252,10 @@ class Pass(NamedTuple):
         self, warpgroup: jax.Array, piece: jax.Array, target: Ref, column: Step
     ) -> None:
         place = self.leaving.at[warpgroup]
+        # The previous store must have read the buffer before it is overwritten.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         place[...] = piece.astype(self.x.dtype)
+        # Make the writes visible to the copy engine (async proxy) before it reads them.
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(place, self._piece(warpgroup, target, column))
 

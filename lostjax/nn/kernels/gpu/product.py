@@ -74,6 +74,7 @@ def two_products(
         "gamma": gamma,
         "x": x_PM,
         "down": down.rank,
+        # No copy if the tile width divides the columns.
         "up": _end_with_a_tile(up.rank, tiles.columns),
     }
     if down.kept is not None and up.kept is not None:
@@ -87,6 +88,8 @@ def two_products(
         kept_back = refs[len(named) :]
         one_pass = Pass(sizes, tiles, kept_back=kept_back, **named, **scratch)
         warpgroup = jax.lax.axis_index("warpgroup")
+        # Warp specialisation: one warpgroup copies, so that the others never wait
+        # for addresses and barriers of copies.
         pl.when(warpgroup == tiles.warpgroups)(one_pass.feed)
         pl.when(warpgroup < tiles.warpgroups)(
             lambda: one_pass.multiply(warpgroup, between, between_kept)
@@ -100,6 +103,7 @@ def two_products(
         scratch_types=_scratch(sizes, tiles, dtype),
         grid=(pl.cdiv(n_rows, tiles.rows),),
         grid_names=("tile",),
+        # One more thread group than multiplying warpgroups: the one that copies.
         num_threads=tiles.warpgroups + 1,
         thread_name="warpgroup",
         kernel_name=name,
@@ -120,6 +124,7 @@ def _end_with_a_tile(factor: jax.Array, columns: int) -> jax.Array:
 
 
 def _scratch(sizes: Sizes, tiles: Tiles, dtype: Any) -> dict[str, Any]:
+    # Input and output arrays can have different swizzle widths.
     readers, grain = tiles.warpgroups, grain_of(sizes.inputs)
     grain_out = grain_of(sizes.outputs)
 
@@ -127,11 +132,13 @@ def _scratch(sizes: Sizes, tiles: Tiles, dtype: Any) -> dict[str, Any]:
         return ring(stages, rows, columns, readers=readers, grain=grain, dtype=dtype)
 
     return {
+        # Rings hide the latency of HBM and L2 behind the products.
         "rows": tiles_of(STAGES, tiles.rows, BLOCK),
         "weights": tiles_of(tiles.stages, BLOCK, tiles.columns),
         "narrow": tile(
             sizes.narrow // BLOCK, readers, BLOCK, BLOCK, grain=grain, dtype=dtype
         ),
         "leaving": tile(readers, BLOCK, BLOCK, grain=grain_out, dtype=dtype),
+        # One barrier per warpgroup: each waits for its own copies of saved values.
         "arrived": plgpu.Barrier(num_barriers=readers),
     }

@@ -116,12 +116,14 @@ def mosaic_products(
             dtype=dtype,
         )
     n_rows, n_inputs = x_PM.shape
+    # Padding once for all siblings: every array needs whole tiles and swizzles.
     rows_PM = _pad(x_PM.astype(dtype), round_up(n_rows, 8), fill_up(n_inputs))
     plans = [_Plan(activation, choose, cut(up), cut(back)) for up, back in passes]
     products = [
         multiply(plan, rows_PM, (_fill_up(weights.astype(dtype)),))[0]
         for plan, weights in zip(plans, siblings, strict=True)
     ]
+    # Cut off the padded rows and columns.
     return tuple(
         y_PN[:n_rows, : weights.b_RN.shape[1]]
         for y_PN, weights in zip(products, siblings, strict=True)
@@ -157,6 +159,7 @@ class _Plan:
         (weights,) = siblings
         one_hot_MC, _ = kept_factors(weights)
         down = [weights.a_MR] if one_hot_MC is None else [weights.a_MR, one_hot_MC]
+        # The one-hot product computes x_I in the layout that the kernel writes.
         return (x_PM @ jnp.concatenate(down, axis=1),)
 
     def backward(
@@ -198,8 +201,10 @@ def _unfit(
     n_rows, n_inputs = x_PM.shape
     if jnp.dtype(dtype) != jnp.bfloat16:
         return f"it supports bfloat16, not {jnp.dtype(dtype).name}"
+    # Rows are padded to a multiple of 8, so that 57 rows fill a tile of 64.
     if n_rows <= BLOCK - 8:
         return f"{n_rows} rows are fewer than a tile of {BLOCK}"
+    # Ahead-of-time compilation sets an abstract device, which is not in this process.
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     if device.platform == "gpu" and not any(h in device.device_kind for h in HOPPER):
         return f"it needs a Hopper GPU, not {device.device_kind}"

@@ -41,10 +41,12 @@ class Ring(NamedTuple):
 
     def drain(self, n_steps: int) -> None:
         """Wait until all filled tiles were released; called by the filling side."""
+        # The last fill of each place is the only one that no later `fill` waited for.
         for step in range(max(0, n_steps - self.tiles.shape[0]), n_steps):
             plgpu.barrier_wait(self.free.at[step % self.tiles.shape[0]])
 
     def _place(self, step: Step) -> jax.Array:
+        # `%` would add a sign correction to every step.
         return jax.lax.rem(jnp.int32(step), jnp.int32(self.tiles.shape[0]))
 
 
@@ -83,5 +85,6 @@ def ring(*shape: int, readers: int, grain: int, dtype: DTypeLike) -> Ring:
     return Ring(
         tile(*shape, grain=grain, dtype=dtype),
         plgpu.Barrier(num_barriers=shape[0]),
+        # Every reader arrives once per tile: a tile is free after the last of them.
         plgpu.Barrier(num_arrivals=readers, num_barriers=shape[0]),
     )

@@ -93,6 +93,7 @@ def backward_products(
         cost_estimate=_cost(x_PM, passing, residents, shapes.sums),
         name="lost_backward",
     )(x_PM, passing, residents)
+    # Cut off the padded rows, whose gradients are zero.
     n_rows = hidden[0].shape[0]
     return dx_PM[:n_rows], tuple(_gradients(made, shapes) for made in mades)
 
@@ -114,6 +115,7 @@ class _Shapes(NamedTuple):
 
     @property
     def summed_rank(self) -> int:
+        # Pad to whole sublanes, so that the rows of kept channels start aligned.
         return round_up(self.rank, 32 // self.dtype.itemsize)
 
     @property
@@ -131,6 +133,7 @@ class _Shapes(NamedTuple):
 
     def tile(self, width: int) -> pl.BlockSpec:
         steps = self.steps
+        # Each core processes a contiguous range of row tiles.
         return pl.BlockSpec(
             (self.rows, width), lambda core, step: (core * steps + step, 0)
         )
@@ -138,6 +141,7 @@ class _Shapes(NamedTuple):
     def out_specs(self) -> Made:
         # Too large for double-buffered blocks: the kernel itself copies them to HBM.
         sums = pl.BlockSpec(memory_space=pl.ANY)
+        # dgamma is summed per column: the kernel needs no reduction across lanes.
         dgamma = pl.BlockSpec((None, 1, self.outputs), lambda core, _: (core, 0, 0))
         return Made(sums, sums, dgamma)
 
@@ -153,6 +157,7 @@ class _Shapes(NamedTuple):
         """Describe the scratch memory that each sibling has of its own."""
         da_sum, dbw_sum = (pltpu.VMEM(shape, jnp.float32) for shape in self.sums)
         dh = pltpu.VMEM((self.rows, self.rank), self.dtype)
+        # float32: 32-bit lanes for the permutations, and no rounding before dx.
         dkept = pltpu.VMEM((self.rows, round_up(self.kept, LANES)), jnp.float32)
         return KeptBack(da_sum, dbw_sum, dh, dkept if self.kept else None)
 
@@ -175,6 +180,7 @@ def _shapes(
 ) -> _Shapes:
     n_rows, n_inputs = x_PM.shape
     rank, n_outputs = weights.b_RN.shape
+    # No more cores than tiles: a core without rows would only add zeros.
     cores = min(chip.cores, pl.cdiv(n_rows, cut.rows))
     return _Shapes(
         rows=cut.rows,
@@ -190,8 +196,10 @@ def _shapes(
 
 def _gradients(made: Made, shapes: _Shapes) -> BottleneckWeights:
     da_RM, dbw_KN = _whole(made.da), _whole(made.dbw)
+    # The gradient of the padded rows of the sums is dropped.
     dvalues_CN = dbw_KN[shapes.summed_rank :][: shapes.kept].astype(shapes.dtype)
     return BottleneckWeights(
+        # The kernel computes the transpose (R, M).
         a_MR=da_RM[: shapes.rank].T.astype(shapes.dtype),
         b_RN=dbw_KN[: shapes.rank].astype(shapes.dtype),
         values_CN=dvalues_CN if shapes.kept else None,
@@ -200,6 +208,7 @@ def _gradients(made: Made, shapes: _Shapes) -> BottleneckWeights:
 
 
 def _whole(sums: jax.Array) -> jax.Array:
+    # One term per core; with one core a sum would copy the array.
     return jnp.sum(sums, axis=0) if sums.shape[0] > 1 else sums[0]
 
 

@@ -90,7 +90,7 @@ LEAVING = 128
 
 _MIB = 2**20
 _SPILLS = 4 * _MIB  # reserve for register spills and the compiler's own data
-_INSTRUCTIONS_PER_BODY = 380
+_INSTRUCTIONS_PER_BODY = 380  # matrix instructions, see the module docstring
 _ROWS_PER_INSTRUCTION = 16
 
 
@@ -124,7 +124,7 @@ _BY_DEVICE_KIND = {
     "TPU v6 lite": V6E,
     "TPU v6e": V6E,
 }
-_UNKNOWN = Chip(64 * _MIB)
+_UNKNOWN = Chip(64 * _MIB)  # the smallest VMEM of the known chips, one core
 
 
 def kind_here() -> str:
@@ -208,6 +208,7 @@ def _choose_cut(
     sizes: Sizes, chip: Chip, count_bytes: Callable[[Sizes, int], int]
 ) -> Cut | None:
     whole = round_up(sizes.rows, sizes.sublanes)
+    # Larger steps first: they amortise the fixed cost of a step.
     for most in (512, 256, 128):
         rows = min(most, whole)
         asked = count_bytes(sizes, rows) + _SPILLS
@@ -226,6 +227,7 @@ def _forward_bytes(sizes: Sizes, rows: int) -> int:
     m, n, r, _, lanes = _padded(sizes)
     # Factor 2: Pallas double-buffers every block that changes from step to step.
     passing = 2 * rows * (m + sizes.siblings * (n + r))
+    # One scratch tile of act(x A); kept channels twice, as words and scaled.
     kept_back = rows * (r + 2 * lanes)
     return _weight_bytes(sizes) + sizes.itemsize * (passing + kept_back)
 
@@ -233,8 +235,10 @@ def _forward_bytes(sizes: Sizes, rows: int) -> int:
 def _backward_bytes(sizes: Sizes, rows: int) -> int:
     m, n, r, c, lanes = _padded(sizes)
     passing = 2 * rows * (2 * m + sizes.siblings * (n + r))
+    # z and both transposed operands are shared by siblings; each has a dh of its own.
     kept_back = rows * ((3 + sizes.siblings) * r + c + lanes)
     leaving = 2 * LEAVING * (m + n)  # factor 2: float32 if cores share the grid
+    # float32 sums of all siblings stay in VMEM until the last step.
     sums = sizes.siblings * 4 * (r * m + (r + c) * n + rows * lanes)
     return (
         _weight_bytes(sizes) + sizes.itemsize * (passing + kept_back + leaving) + sums

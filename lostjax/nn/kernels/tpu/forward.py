@@ -87,13 +87,16 @@ def forward_products(
     residents = [resident_weights(weights) for weights in siblings]
     outputs = pl.pallas_call(
         partial(_kernel, activation=activation),
+        # Rows beyond the array in the last tile are undefined, and not written back.
         grid=(pl.cdiv(n_rows, rows),),
         in_specs=[passing(x_PM.shape[1]), resident_specs(residents)],
         out_specs=each(passing),
         out_shape=each(lambda width: jax.ShapeDtypeStruct((n_rows, width), dtype)),
         scratch_shapes=[_scratch(rows, siblings[0], dtype)],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",), vmem_limit_bytes=cut.vmem_bytes
+            # Steps are independent: several cores may share the grid.
+            dimension_semantics=("parallel",),
+            vmem_limit_bytes=cut.vmem_bytes,
         ),
         cost_estimate=_cost(x_PM, residents, keep_hidden=keep_hidden),
         name="lost_forward",
@@ -111,6 +114,7 @@ def words_for(rows: int, n_kept: int, dtype: jnp.dtype) -> Any:
 
 def resident_weights(weights: BottleneckWeights) -> Resident:
     """Return the arrays that stay in VMEM, in the layout that the kernels read."""
+    # float32: scalar memory holds 32-bit values.
     gamma_1 = jnp.asarray(weights.gamma, jnp.float32).reshape(1)
     given = Resident(gamma_1, weights.a_MR, weights.b_RN, weights.values_CN, None)
     if weights.kept_C is None:
@@ -167,6 +171,7 @@ def _multiply(ref: _Refs, *, activation: Activation | None) -> None:
     deep = n_inputs > DEEP
 
     def block(rows: Rows) -> None:
+        # Separate from long products, between which the gathered values would spill.
         if n_kept and deep:
             for_rows(rows, partial(_gather, ref), most=GATHERED)
         hide = partial(_hide, ref, rows, activation=activation)
@@ -192,6 +197,7 @@ def _hide(
             _gather(ref, pl.ds(share.start + first, size))
     h = _dot(ref.x[rows, :], ref.own.a[:, columns])
     if ref.made.hidden is not None:
+        # Saved before the activation, because its derivative needs h.
         ref.made.hidden[rows, columns] = h.astype(ref.made.hidden.dtype)
     narrow = ref.own.gamma[0] * (activation(h) if activation else h)
     ref.scratch.narrow[rows, columns] = narrow.astype(ref.scratch.narrow.dtype)
@@ -213,6 +219,7 @@ def _scale_kept(ref: _Refs, rows: Rows) -> None:
 
 def _widen(ref: _Refs, rows: Rows, start: Start, width: int) -> None:
     columns = pl.ds(start, width)
+    # Two products into one float32 sum: no concatenation of narrow operands in VMEM.
     y = _dot(ref.scratch.narrow[rows, :], ref.own.b[:, columns])
     if ref.own.values is not None:
         y += _dot(ref.scratch.through[rows, :], ref.own.values[:, columns])

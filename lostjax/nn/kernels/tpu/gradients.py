@@ -43,6 +43,7 @@ from lostjax.nn.kernels.tpu.lanes import (
 from lostjax.nn.kernels.tpu.refs import Passing, Refs, Resident
 from lostjax.typing import Activation
 
+# Contract the last axes: x y' without a transposed copy of y.
 _ROWS_ACROSS = (((1,), (1,)), ((), ()))
 
 
@@ -120,8 +121,10 @@ def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
         dz = ref.own.gamma[0] * _dot_across(ref.by.g[rows, :], ref.own.b[columns, :])
         # v5e has no bfloat16 vector arithmetic: activations run in float32.
         h = ref.by.h[rows, columns].astype(jnp.float32)
+        # vjp inside of the kernel: the derivative of any elementwise activation.
         z, pull = jax.vjp(activation or (lambda h: h), h)
         (dh,) = pull(dz)
+        # Round to the dtype of the products, as XLA's form does between its products.
         ref.back.dh[rows, columns] = dh.astype(dtype)
         ref.scratch.z[rows, columns] = z.astype(dtype)
 
@@ -146,6 +149,7 @@ def _widen(siblings: list[Refs], rows: Rows) -> None:
 
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
+        # Sum over siblings in float32 and round once.
         dx = jnp.zeros((rows.size, width), jnp.float32)
         for ref in siblings:
             dx += _dot_across(ref.back.dh[rows, :], ref.own.a[columns, :])
@@ -181,8 +185,10 @@ def _add_products(
 ) -> None:
     (n_sums, n_columns), depth = sum_ref.shape, right_ref.shape[0]
     size = even_rows(n_sums, most=most)
+    # Blocks of about equal size instead of a short last one.
 
     def block(sums: Rows) -> None:
+        # Distribute the gathered rows over the blocks, so that all hide some of them.
         share = share_of(
             pl.ds(0, depth),
             index_of(sums.start, size),
@@ -222,6 +228,7 @@ def _add_to_dgamma(ref: Refs, sum_ref: Ref, weights_ref: Ref, sign: float) -> No
     def block(rows: Rows) -> None:
         products = sum_ref[rows, :] * weights_ref[rows, :].astype(jnp.float32)
         ref.made.dgamma[...] += sign * jnp.sum(products, axis=0, keepdims=True)
+        # Sum over rows only; XLA adds up the columns afterwards.
 
     for_rows(pl.ds(0, weights_ref.shape[0]), block, most=16)
 

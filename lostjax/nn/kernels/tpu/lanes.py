@@ -102,6 +102,7 @@ def even_rows(n_rows: int, *, most: int) -> int:
 
 
 def _repeat(turns: int, body: Callable[[Start], None]) -> None:
+    # A single iteration needs no loop, and static indices cost no address arithmetic.
     if turns == 1:
         body(0)
     elif turns:
@@ -130,9 +131,11 @@ def share_of(rows: Rows, index: Start, count: int) -> Rows:
     # Multiples of 16 rows: whole registers of a 16-bit type.
     size = min(rows.size, round_up(pl.cdiv(rows.size, count), 16))
     last = rows.size - size
+    # The last share is shifted back to end at the last row: shares may overlap.
     if isinstance(index, int):
         return pl.ds(rows.start + min(index * size, last), size)
     first = jnp.minimum(index * size, last)
+    # Aligned to 8 sublanes; Mosaic cannot infer this from `minimum`.
     return pl.ds(pl.multiple_of(rows.start + first, 8), size)
 
 
@@ -144,6 +147,7 @@ def words_of(rows: Rows, dtype: jnp.dtype) -> Rows:
     per_word = 4 // dtype.itemsize
     first = index_of(rows.start, per_word)
     if not isinstance(first, int):
+        # Rows are multiples of 16, so words of 16-bit rows are multiples of 8.
         first = pl.multiple_of(first, 8)
     return pl.ds(first, rows.size // per_word)
 
@@ -170,6 +174,7 @@ def gather_columns(
         lane, register = columns & (LANES - 1), columns >> 7
         into_ref = words_ref.at[words, first : first + LANES]
         for start in range(0, part_width, LANES):
+            # Masked store: each register contributes the columns that lie in it.
             width = min(LANES, part_width - start)
             some = _register(x_ref, rows, part_start + start, width)
             # Lanes are 32-bit: bitcast packs two rows of a 16-bit type into one word.
@@ -197,6 +202,7 @@ def scatter_strip(narrow_ref: Ref, rows: Rows, sources_1W: jax.Array) -> jax.Arr
     for index in range(narrow_ref.shape[1] // LANES):
         part = narrow_ref[rows, index * LANES : (index + 1) * LANES]
         found = jnp.take_along_axis(part, lane, axis=1, mode="promise_in_bounds")
+        # A select per source register; columns without a source keep their zeros.
         total = jnp.where(register == index, found, total)
     return total
 

@@ -88,6 +88,7 @@ def mosaic_products(
             f"low-rank product uses XLA, not the TPU kernel: the device is a {kind}"
         )
     chip = chip_here() if chip is None else chip
+    # Decide for the target chip, not for this process: programs can be compiled ahead.
     families = _split(siblings, _sizes(x_PM, siblings[0], dtype), chip)
     plans = [
         _make_plan(
@@ -178,6 +179,7 @@ def _split(
 
 
 def _with_gamma(weights: BottleneckWeights) -> BottleneckWeights:
+    # The kernels read gamma as a float32 array, and return its gradient.
     return weights._replace(gamma=jnp.asarray(weights.gamma, jnp.float32))
 
 
