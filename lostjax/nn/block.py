@@ -1,10 +1,10 @@
-"""One layer of a decoder: attention and a SwiGLU MLP, each behind a norm.
+"""One decoder layer: self-attention and a SwiGLU MLP, each with pre-normalisation.
 
     x = x + attention(norm(x));  x = x + down(silu(gate(h)) * up(h)),  h = norm(x)
 
-SwiGLU: Shazeer, GLU Variants Improve Transformer, 2020, arXiv 2002.05202. Where the
-linear maps have an activation inside, the SwiGLU's own may be dropped (as CoLA does
-from 350M parameters on, arXiv 2502.10940): down(gate(h) * up(h)).
+SwiGLU: Shazeer, GLU Variants Improve Transformer, 2020, arXiv 2002.05202. If the linear
+maps contain an activation of their own, the SiLU of SwiGLU can be dropped, as CoLA does
+from 350M parameters on (arXiv 2502.10940): down(gate(h) * up(h)).
 """
 
 from collections.abc import Callable
@@ -20,7 +20,15 @@ from lostjax.typing import Activation, Array, Float
 
 
 class MLP(nn.Module):
-    """SwiGLU: down(activation(gate(x)) * up(x)); no activation where it is None."""
+    """SwiGLU feed-forward network: `down(activation(gate(x)) * up(x))`.
+
+    Attributes:
+        d_hidden: hidden width F.
+        linear: factory of the maps gate, up and down.
+        activation: function applied to the gate; None for the identity.
+        dtype: computation dtype.
+        channel_groups: number of channel groups of the map `down`.
+    """
 
     d_hidden: int
     linear: MakeLinear
@@ -30,7 +38,14 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x_BTD: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        """Transform every position by itself."""
+        """Apply the network to every position independently.
+
+        Args:
+            x_BTD: normalised residual stream (B, T, D).
+
+        Returns:
+            The update of the residual stream, (B, T, D).
+        """
         D = x_BTD.shape[-1]
         inputs = [
             self.linear(
@@ -38,6 +53,7 @@ class MLP(nn.Module):
             )
             for name in ("gate", "up")
         ]
+        # One (B*T, D) matrix: XLA's CPU product of a 3-d operand takes twice as long.
         gate_NF, up_NF = project(inputs, x_BTD.reshape(-1, D))
         if self.activation is not None:
             gate_NF = self.activation(gate_NF)
@@ -51,7 +67,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each added to the residual stream."""
+    """Transformer block: attention and MLP with residual connections.
+
+    The attributes are those of `lostjax.nn.transformer.Transformer`.
+    """
 
     n_heads: int
     d_hidden: int
@@ -73,7 +92,18 @@ class Block(nn.Module):
         seen: Seen | None,
         start: Array | None,
     ) -> tuple[Array, None]:
-        """Return the residual stream after this block, and nothing to stack."""
+        """Apply the block.
+
+        Args:
+            x_BTD: residual stream (B, T, D).
+            rotation: rotary sines and cosines of the positions of x.
+            seen: mask information of each position; None with a KV cache.
+            start: number of positions already in the KV cache; None without a cache.
+
+        Returns:
+            The residual stream after the block, and None: `nn.scan` expects a second
+            output to stack over layers.
+        """
         attention = Attention(
             self.n_heads,
             self.linear,

@@ -1,18 +1,20 @@
-"""What a model costs, from its sizes alone: parameters, bytes, FLOPs. Nothing is made.
+"""Parameters, memory and FLOPs of a model, computed from its sizes alone.
 
     parameters   embedding V D | L x (attention, mlp, norms) | final norm D | head D V
-    FLOPs        2 for each multiply-add of a matrix product, nothing else
-    training     3 x forward: the backward pass has two products for each one
+    FLOPs        2 per multiply-add of a matrix product, nothing else
+    training     3 x forward: the backward pass has two products for each forward one
 
-Each linear map counts itself (`parameter_count`, `flops`). Scores are counted as they
-are computed: the full T x T square, half of it hidden, 4 T D a token and layer. Looking
-up embeddings is no product. Recomputation under a `remat` policy is not counted, nor,
-for SLTrain, making W once a step. LOST's low-rank and sparse parts are counted as their
-one product of width r + k; x_I is a gather.
+No parameter is allocated. Each linear map counts itself (`parameter_count`, `flops`).
+Attention scores are counted as XLA's full T x T square, although half of it is masked:
+4 T D FLOPs per token and layer. Not counted: embedding look-ups, recomputation under a
+`remat` policy and, for SLTrain, the product that builds W once per step. The low-rank
+and sparse parts of LOST are counted as one product of width r + k; selecting x_I is a
+gather and costs no FLOPs.
 
-`activation_bytes` is what autodiff keeps for the backward pass under the model's
-`remat` policy, before the compiler fuses or reuses anything: it compares models and
-policies; for the peak of a compiled step ask its `memory_analysis()`.
+`activation_bytes` returns the size of the values that autodiff saves for the backward
+pass under the model's `remat` policy, before the compiler fuses or reuses buffers. Use
+it to compare models and policies. For the peak memory of a compiled step, call
+`memory_analysis()` on the compiled function.
 """
 
 import math
@@ -29,7 +31,7 @@ from lostjax.typing import PyTree
 
 
 class Parameters(NamedTuple):
-    """Numbers of trainable parameters by part; all layers together."""
+    """Number of trainable parameters by part, summed over all layers."""
 
     embedding: int
     attention: int
@@ -39,44 +41,44 @@ class Parameters(NamedTuple):
 
     @property
     def non_embedding(self) -> int:
-        """What is left without the two tables of the vocabulary."""
+        """Return the count without the embedding table and the head."""
         return self.attention + self.mlp + self.norms
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Return the count of all parts."""
         return self.non_embedding + self.embedding + self.head
 
 
 class Flops(NamedTuple):
-    """FLOPs of matrix products for each token of a forward pass, by part."""
+    """FLOPs of matrix products per token of a forward pass, by part."""
 
     linear: int
-    """The seven matrices of every layer."""
+    """The seven matrices of all layers."""
     scores: int
-    """Scores and the sums weighted by them, for a row of T tokens."""
+    """Attention scores and weighted sums of values, for a row of T tokens."""
     head: int
 
     @property
     def forward(self) -> int:
-        """The whole forward pass."""
+        """Return the FLOPs of the forward pass."""
         return self.linear + self.scores + self.head
 
     @property
     def train(self) -> int:
-        """Forward and backward."""
+        """Return the FLOPs of the forward and the backward pass."""
         return 3 * self.forward
 
 
 class Memory(NamedTuple):
-    """Bytes that stay from step to step."""
+    """Bytes of the training state that persists between steps."""
 
     parameters: int
     optimizer: int
 
     @property
     def total(self) -> int:
-        """Both."""
+        """Return the bytes of parameters and optimiser state."""
         return self.parameters + self.optimizer
 
 
@@ -84,10 +86,11 @@ def count_parameters(model: Transformer) -> Parameters:
     """Count the trainable parameters of a model by part.
 
     Args:
-        model: the model; nothing is initialised.
+        model: the model; it is not initialised.
 
     Returns:
-        The counts. Kept indices (LOST) and supports (SLTrain) are not among them.
+        The counts. Kept indices (LOST) and supports (SLTrain) are not trainable and not
+        counted.
     """
     D, L = model.d_model, model.n_layers
     count = {
@@ -105,14 +108,17 @@ def count_parameters(model: Transformer) -> Parameters:
 
 
 def count_flops(model: Transformer, *, length: int) -> Flops:
-    """Count the FLOPs for each token.
+    """Count the FLOPs of matrix products per token.
 
     Args:
-        model: the model.
-        length: tokens in a row, T >= 1.
+        model: the model; it is not initialised.
+        length: tokens per row, T >= 1.
 
     Returns:
-        The counts, for matrix products only.
+        The counts by part.
+
+    Raises:
+        ValueError: if `length` is less than 1.
     """
     if length < 1:
         raise ValueError(f"length={length}: must be at least 1")
@@ -136,13 +142,14 @@ def count_memory(
     """Count the bytes of parameters and optimiser state.
 
     Args:
-        n_parameters: as from `count_parameters(model).total`.
-        moments: numbers the optimiser keeps for each parameter; 2 for Adam.
-        parameter_dtype: of the parameters.
-        moment_dtype: of the moments; the papers' 6 bytes a parameter are bfloat16 both.
+        n_parameters: number of parameters, such as `count_parameters(model).total`.
+        moments: values that the optimiser keeps per parameter; 2 for Adam.
+        parameter_dtype: dtype of the parameters.
+        moment_dtype: dtype of the moments; the 6 bytes per parameter in the papers
+            correspond to bfloat16 for both dtypes.
 
     Returns:
-        The bytes. Step counters and kept indices are left out.
+        The byte counts. Step counters and kept indices are not included.
     """
     return Memory(
         parameters=n_parameters * jnp.dtype(parameter_dtype).itemsize,
@@ -151,17 +158,18 @@ def count_memory(
 
 
 def activation_bytes(model: Transformer, *, batch_size: int, length: int) -> int:
-    """Count the bytes that autodiff keeps from the forward for the backward pass.
+    """Count the bytes that autodiff saves in the forward pass for the backward pass.
 
     Args:
         model: the model, with its `remat` policy and dtype.
         batch_size: rows, B >= 1.
-        length: tokens in a row, T >= 1.
+        length: tokens per row, T >= 1.
 
     Returns:
-        Bytes of the saved values that grow with the batch: neither parameters nor what
-        rows share (rotary angles). What the loss saves is left out.
+        Bytes of the saved values that grow with the batch size. Parameters, values
+        shared by all rows (rotary angles) and values saved by the loss are not counted.
     """
+    # The difference of two batch sizes cancels everything that rows share.
     one, two = (_saved_bytes(model, rows, length) for rows in (1, 2))
     return batch_size * (two - one)
 
@@ -172,19 +180,20 @@ def rank_for_budget(
     n_parameters: int,
     max_rank: int | None = None,
 ) -> int:
-    """Find the largest rank whose model has at most so many parameters.
+    """Find the largest rank whose model stays within a parameter budget.
 
     Args:
-        make_model: makes the model of a given rank; its count must grow with the rank.
-        n_parameters: the budget, embedding and head not counted.
-        max_rank: the largest rank to try; None for the smallest side of a matrix,
-            min(D, F).
+        make_model: function from a rank to a model; the parameter count must increase
+            with the rank.
+        n_parameters: the budget, without embedding and head.
+        max_rank: largest rank to try, >= 1; None for min(D, F), the smallest side of a
+            matrix.
 
     Returns:
-        The rank.
+        The rank, in [1, max_rank].
 
     Raises:
-        ValueError: if rank 1 is above the budget already.
+        ValueError: if the model of rank 1 exceeds the budget.
 
     Example:
         dense = count_parameters(Transformer(**sizes)).non_embedding
@@ -210,13 +219,13 @@ def rank_for_budget(
 
 
 def linear_maps(model: Transformer) -> Mapping[str, tuple[Linear, int]]:
-    """Make the seven linear maps of one layer, each with its number of inputs.
+    """Build the seven linear maps of one layer, each with its number of inputs.
 
     Args:
         model: the model; the maps are unbound and hold no parameters.
 
     Returns:
-        From name (q, k, v, o, gate, up, down) to (map, M).
+        A mapping from name (q, k, v, o, gate, up, down) to (linear map, M).
     """
     D, F = model.d_model, model.d_hidden
     sizes = dict.fromkeys(("q", "k", "v", "o"), (D, D))
@@ -245,8 +254,9 @@ def _saved_bytes(model: Transformer, batch_size: int, length: int) -> int:
         def forward(params: PyTree) -> Any:
             return model.apply({"params": params, **rest}, tokens_BT)
 
+        # The residuals of vjp are exactly what a training step keeps in memory.
         _, backward = jax.vjp(forward, variables["params"])
-        # One array may be kept for several uses.
+        # One array may be a residual of several operations: count it once.
         return list({id(leaf): leaf for leaf in jax.tree.leaves(backward)}.values())
 
     leaves = jax.eval_shape(saved, variables)

@@ -1,13 +1,14 @@
-"""Sampling text from a model, one token at a time, with a KV cache.
+"""Autoregressive sampling with a KV cache.
 
     p(next) ~ softmax(logits / temperature), cut to the top k and then the top p
 
-Temperature 0 takes the likeliest token. Top-k keeps the k likeliest tokens; top-p
-(nucleus; Holtzman et al., 2020, arXiv 1904.09751) keeps the likeliest ones until their
-probability, after temperature and top-k, reaches p.
+Temperature 0 selects the most likely token. Top-k keeps the k most likely tokens. Top-p
+(nucleus sampling; Holtzman et al., 2020, arXiv 1904.09751) keeps the most likely tokens
+until their total probability, computed after temperature and top-k, reaches p.
 
-The prompt is read in one pass, then each token costs one pass over one position: the
-cache holds the keys and values of all earlier ones, 2 L D numbers a position and row.
+The prompt is processed in one pass; every further token costs one pass over a single
+position. The cache holds the keys and values of all earlier positions: 2 L D values per
+position and row.
 """
 
 from functools import partial
@@ -20,7 +21,7 @@ from lostjax.nn.transformer import Transformer
 from lostjax.typing import Array, Float, Int, Key, Variables
 
 Carry = tuple[Variables, Array]
-"""The cache and the token that is not in it yet."""
+"""Scan carry: the cache, and the last token, which is not yet in the cache."""
 
 
 def sample_tokens(
@@ -34,32 +35,33 @@ def sample_tokens(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Int[Array, "B T+{n_tokens}"]:
-    """Continue every prompt by the same number of tokens.
+    """Extend every prompt by `n_tokens` sampled tokens.
 
     Args:
-        model: the model; its `cache_length` is of no consequence.
-        variables: its parameters and channels.
-        prompt_BT: token ids to begin with, at least one a row.
-        n_tokens: how many tokens to add, >= 1.
-        key: random key; the same key gives the same tokens.
-        temperature: >= 0; 0 is greedy and uses no randomness.
-        top_k: draw among the k likeliest tokens, 1 to V; None for all.
-        top_p: draw among the likeliest tokens that together reach this probability,
-            in (0, 1]; None for all.
+        model: the model; its `cache_length` is ignored.
+        variables: parameters and channels of the model.
+        prompt_BT: token ids to continue (B, T), T >= 1.
+        n_tokens: number of tokens to add, >= 1.
+        key: random key; equal keys produce equal tokens.
+        temperature: softmax temperature, >= 0; 0 is greedy and ignores the key.
+        top_k: sample from the k most likely tokens, 1 to V; None for all.
+        top_p: sample from the most likely tokens whose total probability reaches
+            top_p, in (0, 1]; None for all.
 
     Returns:
         Prompt and continuation, (B, T + n_tokens), int32.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: if an argument is out of its range.
     """
     _check(model, prompt_BT, n_tokens, temperature, top_k, top_p)
     tokens: Array = _sample(
-        # The last token drawn is never read, so it needs no place in the cache.
+        # The last sampled token is never fed back, so the cache has no place for it.
         model.clone(cache_length=prompt_BT.shape[1] + n_tokens - 1, parent=None),
         {name: variables[name] for name in variables if name != "cache"},
         jnp.asarray(prompt_BT, jnp.int32),
         key,
+        # Greedy decoding takes the argmax: any finite temperature avoids 0 / 0.
         1.0 if temperature == 0 else temperature,
         top_p,
         n_tokens=n_tokens,
@@ -74,15 +76,15 @@ def cut_logits(
     top_k: int | None = None,
     top_p: float | Float[Array, ""] | None = None,
 ) -> Float[Array, "B V"]:
-    """Set the logits of unlikely tokens to minus infinity.
+    """Set the logits outside the top k and the top p to minus infinity.
 
     Args:
-        logits_BV: scores, temperature applied.
-        top_k: how many to keep, 1 to V; tokens as likely as the k-th stay too.
-        top_p: keep the likeliest until their probability reaches this, in (0, 1].
+        logits_BV: logits (B, V), already divided by the temperature.
+        top_k: number of tokens to keep, 1 to V; tokens that tie with the k-th are kept.
+        top_p: total probability after which less likely tokens are dropped, in (0, 1].
 
     Returns:
-        The logits (B, V), at least one of every row finite.
+        The logits (B, V); at least one entry per row stays finite.
     """
     if top_k is not None:
         least_B1 = jax.lax.top_k(logits_BV, top_k)[0][:, -1:]
@@ -90,14 +92,16 @@ def cut_logits(
     if top_p is not None:
         sorted_BV = jnp.sort(logits_BV, axis=-1, descending=True)
         probability_BV = jax.nn.softmax(sorted_BV, axis=-1)
-        # What the likelier tokens reach without this one: 0 for the first, which stays.
+        # Probability of all likelier tokens; 0 for the first, which is always kept.
         before_BV = jnp.cumsum(probability_BV, axis=-1) - probability_BV
+        # +inf for dropped tokens, so that the minimum is the least kept logit.
         kept_BV = jnp.where(before_BV < top_p, sorted_BV, jnp.inf)
         least_B1 = jnp.min(kept_BV, axis=-1, keepdims=True)
         logits_BV = jnp.where(logits_BV < least_B1, -jnp.inf, logits_BV)
     return logits_BV
 
 
+# Temperature and top_p are traced: changing them does not recompile the decoder.
 @partial(jax.jit, static_argnums=0, static_argnames=("n_tokens", "top_k"))
 def _sample(
     model: Transformer,

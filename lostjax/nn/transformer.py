@@ -1,18 +1,19 @@
-"""A LLaMA-style decoder whose matrices may be any linear map of `nn.linear`.
+"""A LLaMA-style decoder with a choice of linear maps.
 
     x = embed(tokens)
     x = x + attention(norm(x));  x = x + down(silu(gate(h)) * up(h)),  h = norm(x)
     logits = head(norm(x))
 
 Touvron et al., LLaMA, 2023, arXiv 2302.13971: RMSNorm before each part, rotary
-positions, SwiGLU (Shazeer 2020, arXiv 2002.05202), no biases, untied head. In dense
-form it computes what transformers' `LlamaForCausalLM` computes. Differences: rows may
-hold several documents (segment ids); matrices are made by `linear`; SwiGLU's SiLU may
-be dropped where the linear maps have their own; queries and keys may be normed.
+positions, SwiGLU (Shazeer 2020, arXiv 2002.05202), no biases, untied head. With `Dense`
+maps it equals `LlamaForCausalLM` of the transformers library. Differences: rows can
+hold several documents (segment ids); `linear` builds the matrices; the SiLU of SwiGLU
+can be dropped if the linear maps have an activation of their own; queries and keys can
+be normalised.
 
-The blocks run under one `nn.scan`: their parameters are stacked on a leading axis L,
-and compile time does not grow with depth. Every product is over (B*T, features): XLA's
-CPU products over (B, T, features) take twice as long.
+The blocks run under one `nn.scan`: parameters are stacked on a leading axis L, and
+compile time is independent of depth. All products take (B*T, features) operands,
+because XLA's CPU products of (B, T, features) operands take twice as long.
 """
 
 from collections.abc import Callable
@@ -38,20 +39,21 @@ from lostjax.nn.norm import RMSNorm
 from lostjax.typing import Activation, Array, Float, Int
 
 RematPolicy = Callable[..., bool]
-"""A `jax.checkpoint` policy: which intermediate values of a block to keep."""
+"""A `jax.checkpoint` policy: decides which intermediate values of a block are saved."""
 
 
 save_products: RematPolicy = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(ATTENDED, "product"),
 )
-"""Keep what the linear maps and attention put out; recompute norms, rotations, scores
-and activations. Half the memory of keeping all, and no slower: a CPU spends longer on
-writing the rest to memory and reading it back than on computing it again."""
+"""Save the outputs of the linear maps and of attention; recompute norms, rotations,
+scores and activations. This takes half the memory of saving everything and is no
+slower: on a CPU, writing and reading the other values takes longer than recomputing
+them."""
 
 
 def keep_as_is(x_BTD: Array) -> Array:
-    """Constrain nothing: the `constrain` of a model on one device."""
+    """Return x unchanged: the default `constrain`, for a model on one device."""
     return x_BTD
 
 
@@ -59,30 +61,31 @@ class Transformer(nn.Module):
     """A decoder-only language model.
 
     Attributes:
-        vocab_size: V, number of token ids.
-        d_model: D, width of the residual stream; divisible by n_heads.
-        n_layers: L, number of blocks.
-        n_heads: H; the head width D/H must be even.
-        d_hidden: F, width inside the MLP.
-        head_init: draws the head's kernel.
-        linear: makes the maps q, k, v, o, gate, up, down when called with features=,
-            name=, channel_groups= (1 but for o and down) and dtype=.
-        mlp_activation: what SwiGLU applies to its gate, or None.
-        qk_norm: norm queries and keys (Henry et al. 2020, arXiv 2010.04245).
+        vocab_size: number of token ids V.
+        d_model: width D of the residual stream; divisible by n_heads.
+        n_layers: number of blocks L.
+        n_heads: number of heads H; the head width D/H must be even.
+        d_hidden: hidden width F of the MLP.
+        head_init: initialiser of the head's kernel.
+        linear: factory of the maps q, k, v, o, gate, up and down, called with
+            features=, name=, channel_groups= (1 except for o and down) and dtype=.
+        mlp_activation: activation of the SwiGLU gate; None for the identity.
+        qk_norm: normalise queries and keys (Henry et al. 2020, arXiv 2010.04245).
         rope_theta: base of the rotary wavelengths.
-        norm_eps: added to the mean square by every norm.
-        dtype: of the computation; parameters are float32, norms, softmax and logits
-            computed in it.
-        remat: None keeps every intermediate value for the backward pass; a
-            `jax.checkpoint` policy keeps what it names and recomputes the rest:
-            `jax.checkpoint_policies.nothing_saveable` keeps only the residual stream,
-            `save_bottlenecks` also the narrow middles of the linear maps,
-            `save_products` what leaves every matrix.
-        channel_groups: groups of equally many kept channels in o and down.
-        constrain: applied to the residual stream (B, T, D) after the embedding and
-            after each block, as to pin its sharding.
-        cache_length: 0, or how many positions the KV cache holds.
-        attend: lets queries gather values, except with a cache.
+        norm_eps: epsilon of every RMSNorm.
+        dtype: computation dtype. Parameters are float32; norms, softmax and logits are
+            always computed in float32.
+        remat: `jax.checkpoint` policy that decides which values of a block are saved
+            for the backward pass; the others are recomputed. None saves all,
+            `jax.checkpoint_policies.nothing_saveable` only the residual stream,
+            `save_bottlenecks` also the bottlenecks of the linear maps, and
+            `save_products` the outputs of all matrices.
+        channel_groups: number of groups with equal counts of kept channels, in o and
+            down.
+        constrain: function applied to the residual stream (B, T, D) after the embedding
+            and after each block, for example to constrain its sharding.
+        cache_length: positions of the KV cache; 0 for no cache.
+        attend: attention implementation; not used with a KV cache.
     """
 
     vocab_size: int
@@ -104,7 +107,7 @@ class Transformer(nn.Module):
     attend: Attend = plain_attention
 
     def setup(self) -> None:
-        """Name the head; everything else is made where it is used."""
+        """Build the head, which `unembed` uses outside of the compact method."""
         self.head = Dense(self.vocab_size, self.head_init, dtype=self.dtype)
 
     def __call__(
@@ -114,20 +117,22 @@ class Transformer(nn.Module):
         segments_BT: Int[Array, "B T"] | None = None,
         positions_BT: Int[Array, "#B T"] | None = None,
     ) -> Float[Array, "B T V"]:
-        """Score every next token.
+        """Compute the logits of the next token at every position.
 
         Args:
-            tokens_BT: token ids in [0, V).
-            segments_BT: document ids within each row, 0 for padding; None for one
-                document a row. A token sees earlier tokens of its document only.
-            positions_BT: positions in the document; None for 0, 1, .. T-1 (counted from
-                the cache's end where there is one).
+            tokens_BT: token ids (B, T), in [0, V).
+            segments_BT: document ids within each row, 0 for padding; None if each row
+                is one document. A token attends to itself and to earlier tokens of its
+                own document.
+            positions_BT: positions within the document; None for 0, 1, .. T-1, counted
+                from the end of the KV cache if there is one.
 
         Returns:
-            Logits (B, T, V), float32; row t scores the token that follows token t.
+            Logits (B, T, V), float32; row t scores the token after token t.
 
         Raises:
-            ValueError: sizes that do not fit each other, or segments with a cache.
+            ValueError: if n_heads does not divide d_model, D/H is odd, `segments_BT` is
+                passed with a KV cache, or T exceeds `cache_length`.
         """
         states_BTD = self.final_states(
             tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT
@@ -142,10 +147,10 @@ class Transformer(nn.Module):
         segments_BT: Int[Array, "B T"] | None = None,
         positions_BT: Int[Array, "#B T"] | None = None,
     ) -> Float[Array, "B T D"]:
-        """Compute what the head scores: the residual stream after the final norm.
+        """Compute the residual stream after the final norm, the input of the head.
 
-        Args and errors are those of `__call__`. With `unembed` it lets a caller score
-        some positions at a time, for the logits are by far the largest array.
+        Arguments and errors are those of `__call__`. A caller can pass the states to
+        `unembed` in chunks, because the logits are by far the largest array.
 
         Returns:
             States (B, T, D), of the module's dtype.
@@ -175,9 +180,17 @@ class Transformer(nn.Module):
         return states_BTD
 
     def unembed(self, states_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
-        """Multiply final states with the head: logits (B, T, V), float32."""
+        """Multiply final states by the head.
+
+        Args:
+            states_BTD: output of `final_states`, for any T.
+
+        Returns:
+            Logits (B, T, V), float32.
+        """
         B, T, _ = states_BTD.shape
         kernel_DV = self.head.weights(self.d_model).astype(self.dtype)
+        # Accumulate in float32: bfloat16 logits would lose digits in the softmax.
         logits_NV = jnp.dot(
             states_BTD.reshape(B * T, self.d_model),
             kernel_DV,
@@ -186,10 +199,10 @@ class Transformer(nn.Module):
         return logits_NV.reshape(B, T, self.vocab_size)
 
     def _blocks(self) -> nn.Module:
-        """Make the scanned stack of blocks."""
+        """Build the stack of blocks under one `nn.scan`."""
         block = Block
         if self.remat is not None:
-            # A scan's body cannot be merged with its backward twin: no CSE to prevent.
+            # XLA cannot merge a scan body with its backward pass: no CSE to prevent.
             block = nn.remat(Block, policy=self.remat, prevent_cse=False)
         scanned = nn.scan(
             block,
@@ -197,7 +210,7 @@ class Transformer(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.n_layers,
-            # No variable is shared by the layers: spares a second trace of the block.
+            # Layers share no variable; skipping the check saves one trace of the block.
             check_constancy_invariants=False,
         )
         return scanned(
@@ -216,11 +229,12 @@ class Transformer(nn.Module):
         )
 
     def _advance(self, length: int) -> tuple[Array | None, Array]:
-        """Return the cache's length (None without one) and the default positions."""
+        """Return the number of cached positions, or None, and default positions."""
         if not self.cache_length:
             return None, jnp.arange(length)[None]
         count = self.variable("cache", "length", jnp.zeros, (), jnp.int32)
         start = count.value
+        # `init` runs a forward pass too, which must leave the cache empty.
         if not self.is_initializing():
             count.value = start + length
         return start, start + jnp.arange(length)[None]

@@ -1,1 +1,1 @@
-"""Causal self-attention, and its blocked form for CPUs."""
+"""Causal self-attention, and a blocked implementation for CPUs."""

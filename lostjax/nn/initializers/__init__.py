@@ -1,1 +1,1 @@
-"""Initial factors, channels and supports of factored matrices."""
+"""Initialisation of factors, kept channels and sparse supports."""

@@ -1,10 +1,11 @@
-"""Arrays that every device computes whole, so that their bits depend on no mesh.
+"""Replicated computation, which makes initial weights independent of the mesh.
 
-Starting weights are derived from reductions (Gram matrices, eigenvectors, variances).
-The partitioner is free to split a reduction over devices when the weights made from it
-are sharded, and a sum in another order has other bits: eigenvectors amplify them, and a
-channel near the cut changes place. `replicated` stops it: what stands before it is
-computed alike on every device, what stands after it may be cut up again.
+Initial weights are derived from reductions (Gram matrices, eigenvectors, variances). If
+the weights computed from a reduction are sharded, the partitioner may split the
+reduction over devices. A sum in another order is rounded differently, eigenvectors
+amplify the difference, and a channel near the cut-off is replaced by another.
+`replicated` prevents this: every device computes all operations before it identically,
+and only operations after it may be partitioned.
 """
 
 from typing import Any
@@ -17,13 +18,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 @custom_vmap
 def replicated(x: jax.Array) -> jax.Array:
-    """Return the same array, whole on every device of whatever mesh is in use.
+    """Return the array unchanged, replicated on all devices of the current mesh.
 
     Args:
         x: an array of any shape.
 
     Returns:
-        Equal to `x`. Neither its sharding nor that of its users spreads across.
+        An array equal to `x`. Sharding is not propagated across it in either direction.
     """
     whole: jax.Array = _identity(x)
     return whole
@@ -33,6 +34,7 @@ def replicated(x: jax.Array) -> jax.Array:
 def _replicated_batch(
     axis_size: int, in_batched: list[bool], x: jax.Array
 ) -> tuple[jax.Array, bool]:
+    # custom_partitioning has no batching rule: apply it to the whole batch.
     del axis_size
     return replicated(x), in_batched[0]
 
@@ -44,6 +46,7 @@ def _identity(x: jax.Array) -> jax.Array:
 
 def _partition(mesh: Mesh, arg_shapes: Any, result_shape: Any) -> Any:
     whole = _whole(mesh, arg_shapes, result_shape)
+    # The body is the identity: only the declared shardings have an effect.
     return mesh, lambda x: x, whole, (whole,)
 
 
@@ -53,7 +56,7 @@ def _whole(mesh: Mesh, arg_shapes: Any, shape: Any) -> NamedSharding:
 
 
 def _unrelated_axes(mesh: Mesh, value_types: Any, result_types: Any) -> str:
-    # Axes of one name on both sides would carry a sharding through: none has.
+    # Sharding propagates along axis names common to both sides: have none in common.
     del mesh, result_types
     axes = range(len(value_types[0].shape))
     sides = (" ".join(f"{side}{axis}" for axis in axes) for side in ("in", "out"))

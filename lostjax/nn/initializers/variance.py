@@ -1,9 +1,10 @@
-"""Output variance of factored layers at the start, measured where it matters.
+"""Variance correction of factored layers at initialisation.
 
-The rank-r part keeps some of W0's variance, gamma takes its share and the activation
-most of the rest: at width 256, rank 64 and gamma .7 the output of LOST has about .08 of
-the variance of x W0. The output is linear in `b` and the kept values, so one scalar on
-both restores it exactly; what the activation does has no closed form and is measured.
+The rank-r part retains some of the variance of W0; gamma and the activation reduce most
+of the rest. At width 256, rank 64 and gamma .7, the output of LOST has about .08 of the
+variance of x W0. The output is linear in `b` and the kept values, so that scaling both
+by one factor restores the variance exactly. The effect of the activation has no closed
+form, so it is measured on a random sample.
 """
 
 import jax
@@ -13,7 +14,7 @@ from lostjax.nn.initializers.replication import replicated
 from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.typing import Activation, Array, Float, Key
 
-_ROWS = 1024
+_ROWS = 1024  # of the random sample
 
 
 def matching_scale(
@@ -23,18 +24,20 @@ def matching_scale(
     weights: BottleneckWeights,
     activation: Activation | None,
 ) -> Float[Array, ""]:
-    """Measure by how much `b` and the kept values have to grow to match W0.
+    """Measure the factor of `b` and the kept values that restores the variance of W0.
 
     Args:
-        key: draws the sample of unit Gaussian rows.
-        dense_MN: W0, whose output variance is the measure.
-        weights: the layer's starting weights.
-        activation: what stands between its factors; None for nothing.
+        key: random key of the sample of unit Gaussian rows.
+        dense_MN: W0 (M, N), whose output variance is the target.
+        weights: initial weights of the layer.
+        activation: activation between the factors; None for the identity.
 
     Returns:
-        The square root of the ratio of variances, over rows and outputs together.
+        The square root of the ratio of output variances, taken over rows and outputs
+        together; a scalar.
     """
     x_PM = replicated(jax.random.normal(key, (_ROWS, dense_MN.shape[0])))
+    # Replicated, so that a sharded sum cannot change the bits of the weights.
     dense_MN, weights = jax.tree.map(replicated, (dense_MN, weights))
     y_PN = bottleneck_products(x_PM, [weights], activation=activation)[0]
     ratio = jnp.var(replicated(x_PM @ dense_MN)) / jnp.var(replicated(y_PN))

@@ -1,1 +1,1 @@
-"""The products of linear maps: their meaning in jnp, and the only door to Pallas."""
+"""Products of linear maps: jnp reference and kernels; the only user of Pallas."""

@@ -1,25 +1,26 @@
 """Products of narrow matrices: y_i = [gamma act(x A_i), (1 - gamma) x_I_i] [B_i; W_i].
 
-A low-rank matrix and a few whole input channels make one bottleneck of width r + k,
-whose last k units are inputs passed through as they are. Each sibling i (the query, key
-and value of one attention) has factors and channels of its own, but x is read once: the
-A_i form one product and the I_i one gather, then every sibling has one product.
+A low-rank matrix and a few whole input channels form one bottleneck of width r + k,
+whose last k units are unchanged inputs. Each sibling i (the query, key and value maps
+of one attention) has its own factors and channels, but x is read once: all A_i form one
+product and all I_i one gather; then there is one product per sibling.
 
-Why this form, as timed forward and backward on a busy 2-core x86 CPU, six shapes from
-256x704 to 5461x2048:
+The reasons for this form are times of forward and backward pass, measured on a busy
+2-core x86 CPU at six shapes from 256x704 to 5461x2048:
 
 - One product of width r + k takes .68 to 1.0 of the time of two products and a sum.
-- A plain gather (backward: scatter-add) is within .01 of the fastest at five shapes.
-  One-hot columns joined to A, a one-hot product backward, inverse indices backward and
-  a joint backward product take .99 to 1.34 of its time there, .82 to .99 at the sixth,
-  1024x2736: too little for a derivative rule.
-- One product of the siblings' A_i takes .7 to 1.06 of the time of separate ones. They
-  are stacked on an axis of their own, never laid end to end: where R is sharded over
-  devices every one of them keeps its piece.
+- A plain gather (backward: scatter-add) is within .01 of the fastest variant at five
+  shapes. The alternatives are one-hot columns joined to A, a one-hot product backward,
+  inverse indices backward, and a joint backward product. They take .99 to 1.34 of its
+  time at these shapes and .82 to .99 at the sixth, 1024x2736: too small a gain to
+  justify a custom derivative.
+- One product of all A_i takes .7 to 1.06 of the time of separate products. The A_i are
+  stacked on a new axis and not concatenated: if R is sharded over devices, each device
+  then keeps its own piece of every A_i.
 
-Under tensor sharding with G channel groups, [R | C] is laid out group by group: a
-device that holds a G-th of x, of A's rows and of the values' rows gathers and joins its
-own, and only arrays of width r, r + k or N travel.
+Under tensor sharding with G channel groups, [R | C] is laid out group by group. A
+device that holds 1/G of x, of the rows of A and of the rows of the values gathers and
+joins its own; only arrays of width r, r + k or N are communicated.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,14 +34,14 @@ from jax.typing import DTypeLike
 from lostjax.typing import Activation, Array, Float, Int
 
 save_bottlenecks = jax.checkpoint_policies.save_only_these_names("bottleneck", "kept")
-"""The `jax.checkpoint` policy that keeps x A (before the activation) and x_I alone.
+"""`jax.checkpoint` policy that saves only x A (before the activation) and x_I.
 
-Everything as wide as the model is computed again: CoLA-M's lever (arXiv 2502.10940).
+All arrays of the model's width are recomputed, as in CoLA-M (arXiv 2502.10940).
 """
 
 
 class BottleneckWeights(NamedTuple):
-    """Factors of one matrix and, if it keeps channels, those beside them."""
+    """Weights of one matrix; values and indices are None without kept channels."""
 
     a_MR: jax.Array
     b_RN: jax.Array
@@ -49,7 +50,7 @@ class BottleneckWeights(NamedTuple):
     gamma: jax.Array | float = 1.0
 
     def astype(self, dtype: DTypeLike) -> "BottleneckWeights":
-        """Cast what is multiplied; a learnt gamma stays as it is."""
+        """Cast all factors of products; gamma keeps its dtype."""
         values_CN = None if self.values_CN is None else self.values_CN.astype(dtype)
         return self._replace(
             a_MR=self.a_MR.astype(dtype),
@@ -64,10 +65,10 @@ class BottleneckWeights(NamedTuple):
 
 
 BottleneckProducts = Callable[..., tuple[jax.Array, ...]]
-"""A way to compute what `bottleneck_products` means, with its call.
+"""An implementation of the product, with the signature of `bottleneck_products`.
 
-Others are `lostjax.nn.kernels.tpu.products.mosaic_products`, which has TPU kernels, and
-`lostjax.nn.kernels.sharded.ShardedProducts`, which puts any of them on a mesh.
+Others are `lostjax.nn.kernels.tpu.products.mosaic_products`, which uses TPU kernels,
+and `lostjax.nn.kernels.sharded.ShardedProducts`, which runs any of them on a mesh.
 """
 
 
@@ -80,16 +81,16 @@ def bottleneck_products(
     dtype: DTypeLike | None = None,
     complete: Callable[[jax.Array], jax.Array] = lambda h_PR: h_PR,
 ) -> tuple[jax.Array, ...]:
-    """Apply sibling matrices of one rank and one number of channels to the same rows.
+    """Multiply the same rows by sibling matrices of equal rank and channel count.
 
     Args:
-        x_PM: the rows.
-        siblings: their weights; all keep channels, or none does.
-        activation: what stands between the factors; None for nothing.
-        channel_groups: groups of inputs that hold equal numbers of kept channels.
-        dtype: type to compute in; None takes the wider of rows and weights.
-        complete: applied to x A before anything else, where x and A are pieces of
-            larger ones and their product is to be summed over devices.
+        x_PM: rows (P, M).
+        siblings: weights of the matrices; either all or none have kept channels.
+        activation: activation between the factors; None for the identity.
+        channel_groups: number of groups of inputs with equal numbers of kept channels.
+        dtype: computation dtype; None promotes the dtypes of rows and weights.
+        complete: function applied to x A before the activation. If x and A are shards
+            of a larger product, it sums x A over devices.
 
     Returns:
         One array (P, N_i) per sibling.
@@ -101,13 +102,15 @@ def bottleneck_products(
     through_SPC = _gather(x_PM, sets, groups=channel_groups) if sets else []
     outputs = []
     for index, h_PR in enumerate(_down(x_PM, [weights.a_MR for weights in siblings])):
+        # Named before the activation, whose gradient needs this value.
         weights, h_PR = siblings[index], _label(complete(h_PR), "bottleneck")
         narrow_PR = weights.gamma * (activation(h_PR) if activation else h_PR)
         if weights.values_CN is None:
-            # A learnt gamma is float32, whatever the rows are.
+            # A learnt gamma is float32 and would promote bfloat16 rows.
             outputs.append(narrow_PR.astype(dtype) @ weights.b_RN)
             continue
         through_PC = (1 - weights.gamma) * through_SPC[index]
+        # Concatenating narrow operands is cheap; one product replaces two and a sum.
         narrow_PK = _join(narrow_PR, through_PC, axis=1, groups=channel_groups)
         wide_KN = _join(weights.b_RN, weights.values_CN, axis=0, groups=channel_groups)
         outputs.append(narrow_PK.astype(dtype) @ wide_KN)
@@ -117,7 +120,7 @@ def bottleneck_products(
 def _join(
     ranks: jax.Array, channels: jax.Array, *, axis: int, groups: int
 ) -> jax.Array:
-    # Each group's ranks lie beside its channels: sharded over groups, no piece moves.
+    # Ranks and channels of a group are adjacent: sharded over groups, nothing moves.
     def split(x: jax.Array) -> jax.Array:
         grouped = (groups, x.shape[axis] // groups)
         return x.reshape(*x.shape[:axis], *grouped, *x.shape[axis + 1 :])
@@ -131,6 +134,7 @@ def _down(
 ) -> Sequence[jax.Array]:
     if len(factors) == 1:
         return [x_PM @ factors[0]]
+    # A new axis S, not a longer R: see the module docstring.
     stacked_MSR = jnp.stack(factors, axis=1)
     hidden_PSR = jnp.einsum("pm,msr->psr", x_PM, stacked_MSR)
     return [hidden_PSR[:, index] for index in range(len(factors))]
@@ -139,13 +143,15 @@ def _down(
 def _gather(
     x_PM: Float[Array, "P M"], sets: Sequence[Int[Array, "C"]], *, groups: int
 ) -> Sequence[jax.Array]:
-    # Groups are an axis that rows and indices share: sharded, each gathers its own.
+    # x and the indices share the axis of groups: sharded, each gathers its own inputs.
     kept_SGC = jnp.stack(sets).reshape(len(sets), groups, -1)
     width = x_PM.shape[1] // groups
     local_SGC = kept_SGC - width * jnp.arange(groups, dtype=jnp.int32)[:, None]
     local_GK = jnp.swapaxes(local_SGC, 0, 1).reshape(groups, -1)
 
     def take(x_Pm: jax.Array, local_K: jax.Array) -> jax.Array:
+        # Clip: the default mode fills with NaN. The hints speed up the backward
+        # scatter; they hold for one sibling only, because siblings may share channels.
         alone = len(sets) == 1
         return jnp.take(
             x_Pm, local_K, axis=1, mode="clip",

@@ -1,8 +1,8 @@
-"""Products by a kernel where the program's platform has it, else as they are meant.
+"""A custom derivative for kernels, with a jnp fallback on other platforms.
 
-What the compilers' files share: one `custom_vjp` around a forward and a backward
-kernel, beside what both mean in jnp. x A (and what else a kernel wants) is kept for the
-backward pass under the names that policies of `jax.checkpoint` know.
+TPU and GPU kernels share this module: one `custom_vjp` around a forward and a backward
+kernel, and the jnp reference of both. x A (and other values that a kernel needs) is
+saved for the backward pass under names that `jax.checkpoint` policies know.
 """
 
 import functools
@@ -18,59 +18,63 @@ from lostjax.nn.kernels.bottleneck import BottleneckWeights, bottleneck_products
 from lostjax.typing import Activation, Array, Float
 
 Choose = Callable[..., Any]
-"""`choose(kernel, meaning, *args)` applies one of two functions to the arguments."""
+"""`choose(kernel, meaning, *args)` applies either the kernel or its jnp reference."""
 
 Siblings = tuple[BottleneckWeights, ...]
-"""The weights of matrices that one kernel multiplies the same rows with."""
+"""Weights of the matrices that one kernel applies to the same rows."""
 
 Arrays = tuple[jax.Array, ...]
-"""One for each sibling."""
+"""One array per sibling."""
 
 Gradients = tuple[jax.Array, Siblings]
-"""Of the rows, and of the weights."""
+"""Gradients of the rows and of the weights."""
 
 
 @runtime_checkable
 class KernelForm(Protocol):
-    """Kernels for siblings; hashable, and equal where they do the same."""
+    """Kernels of a product. Hashable, and equal if they compute the same."""
 
     @property
     def activation(self) -> Activation | None:
-        """What stands between the factors; None for nothing."""
+        """Return the activation between the factors; None for the identity."""
 
     @property
     def choose(self) -> Choose:
-        """Decides between a kernel and its meaning."""
+        """Return the function that chooses between a kernel and its reference."""
 
     @property
     def has_backward(self) -> bool:
-        """Whether there is a kernel for the backward pass."""
+        """Return whether there is a kernel for the backward pass."""
 
     def forward(
         self, x_PM: jax.Array, siblings: Siblings, *, keep_hidden: bool
     ) -> tuple[Arrays, Arrays]:
-        """Give y and the hidden values, none where they are not kept, by a kernel."""
+        """Compute y and, if `keep_hidden`, the hidden values, by a kernel."""
 
     def hidden(self, x_PM: jax.Array, siblings: Siblings) -> Arrays:
-        """Give the hidden values without one; no program uses them."""
+        """Compute the hidden values in jnp.
+
+        They only make the output types of kernel and reference equal: the reference
+        of the backward pass does not read them.
+        """
 
     def backward(
         self, x_PM: jax.Array, hidden: Arrays, gs: Arrays, siblings: Siblings
     ) -> Gradients:
-        """Propagate a gradient back by a kernel."""
+        """Compute the gradients of rows and weights by a kernel."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def multiply(form: KernelForm, x_PM: Float[Array, "P M"], siblings: Siblings) -> Arrays:
-    """Multiply rows with narrow matrices.
+    """Multiply rows by narrow matrices.
 
     Args:
-        form: their kernels.
-        x_PM: the rows, of the type that is computed in.
-        siblings: the matrices' weights.
+        form: the kernels.
+        x_PM: rows (P, M), of the computation dtype.
+        siblings: weights of the matrices, of the same dtype.
 
     Returns:
-        The products (P, N), one for each.
+        One product (P, N) per sibling.
     """
 
     def kernel(x_PM: jax.Array, siblings: Siblings) -> Arrays:
@@ -88,7 +92,8 @@ def _forward(
 
     kernel = partial(form.forward, keep_hidden=True)
     products, hidden = form.choose(kernel, meaning, x_PM, siblings)
-    # One kernel makes both: whoever keeps y and not these would have them made again.
+    # One kernel computes both: a policy that saves only y would recompute the hidden
+    # values by running it again.
     hidden = _name(_name(hidden, "bottleneck"), "product")
     return _name(products, "product"), (x_PM, hidden, siblings)
 
@@ -102,6 +107,7 @@ def _backward(form: KernelForm, residuals: tuple[Any, ...], gs: Arrays) -> Gradi
         del hidden
         return _pull(form, x_PM, gs, siblings)
 
+    # Large weights: a forward kernel may fit where the sums of a backward one do not.
     if not form.has_backward:
         return meaning(x_PM, hidden, gs, siblings)
     gradients: Gradients = form.choose(
@@ -127,6 +133,7 @@ def _pull(
         )
         return _meaning(form, x_PM, tuple(whole))
 
+    # Integer indices have no gradient: keep them out of the differentiated arguments.
     learnt = tuple(weights._replace(kept_C=None) for weights in siblings)
     _, pull = jax.vjp(product, x_PM, learnt)
     gradients: Gradients = pull(gs)
@@ -139,5 +146,5 @@ def _name(arrays: Arrays, name: str) -> Arrays:
 
 @functools.cache
 def log_once(message: str) -> None:
-    """Log a warning the first time that it is given."""
+    """Log a warning on the first call with this message."""
     logging.getLogger(__name__).warning(message)

@@ -1,22 +1,24 @@
-"""Products of narrow matrices on a mesh: every device multiplies what it holds.
+"""Products of narrow matrices on a mesh, computed locally by every device.
 
-XLA can cut its own products over devices, but not a kernel. `ShardedProducts` runs any
-form of the product under `jax.shard_map`, with rows cut as the batch is:
+XLA can partition its own products over devices, but not a kernel. `ShardedProducts`
+runs any implementation of the product under `jax.shard_map`. Rows are sharded like the
+batch; in addition either outputs or inputs can be sharded:
 
-    outputs cut    x (P, M) whole, A whole, [B; W] by columns: each device has its
-                   columns of y, and nothing travels forward
-    inputs cut     x and A by inputs, B and W by rank and channels: x A is summed over
-                   devices, each keeps its share of the ranks, and the partial y are
-                   summed; with channel groups each gathers from its own x
+    outputs   x (P, M) and A replicated, [B; W] sharded by columns: each device computes
+              its columns of y; the forward pass needs no communication
+    inputs    x and A sharded by inputs, B and W by rank and channels: x A is summed
+              over devices, each keeps its share of the ranks, and the partial y are
+              summed; with channel groups, each device gathers from its own x
 
-Weights arrive as the specs say: those stored cut over an axis of the rows (fsdp) are
-gathered, in the type that is computed in. Their gradients are summed over the axes on
-which they are whole, that of x over the axis of the outputs: shard_map's transpose does
-both. No row of x travels, and as few of its gradient as a dense matrix would send.
+Weights are resharded to these specs: weights stored sharded over an axis of the rows
+(FSDP) are gathered in the computation dtype. The transpose of shard_map sums their
+gradients over the axes on which they are replicated, and the gradient of x over the
+axis of the outputs. No row of x is communicated, and no more of its gradient than for a
+dense matrix.
 
-x A is summed over devices before its activation, amid what a kernel does in one piece:
-products whose inputs are cut have XLA's form, and so do sizes that the mesh does not
-divide. The log says so, once.
+If the inputs are sharded, x A is summed over devices before the activation, in the
+middle of what a kernel computes. Such products use XLA, and so do sizes that the mesh
+does not divide; the reason is logged once.
 """
 
 import dataclasses
@@ -43,18 +45,18 @@ from lostjax.typing import Activation, Array, Float
 
 @dataclasses.dataclass(frozen=True)
 class ShardedProducts:
-    """Stands where `bottleneck_products` does and means the same, on a mesh.
+    """An implementation of `bottleneck_products` on a mesh.
 
     Attributes:
-        product: what a device does with its own rows and weights.
-        mesh: the devices; each has a piece of every array.
-        rows: mesh axes that cut the rows.
-        inputs: mesh axis that cuts the inputs of x, or None.
-        outputs: mesh axis that cuts the outputs, or None. Devices along an axis that is
-            named nowhere all do the same.
+        product: implementation of the product on a single device.
+        mesh: the device mesh.
+        rows: mesh axes over which the rows are sharded.
+        inputs: mesh axis over which the inputs of x are sharded, or None.
+        outputs: mesh axis over which the outputs are sharded, or None. Devices along
+            any other axis repeat the same computation.
 
     Raises:
-        ValueError: an axis that the mesh does not have.
+        ValueError: if an axis is not in the mesh.
 
     Example:
         columns = ShardedProducts(mosaic_products, mesh, ("data",), outputs="tensor")
@@ -68,11 +70,11 @@ class ShardedProducts:
     outputs: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse axes that the mesh does not have."""
+        """Check that all axes are in the mesh."""
         for axis in (*self.rows, self.inputs, self.outputs):
             if axis is not None and axis not in self.mesh.shape:
                 raise ValueError(
-                    f"axis {axis!r} is not one of the mesh's: "
+                    f"axis {axis!r} is not a mesh axis; the mesh has "
                     f"{', '.join(self.mesh.axis_names)}"
                 )
 
@@ -85,15 +87,15 @@ class ShardedProducts:
         channel_groups: int = 1,
         dtype: DTypeLike | None = None,
     ) -> tuple[jax.Array, ...]:
-        """Apply sibling matrices to the same rows, as `bottleneck_products` does.
+        """Multiply the same rows by sibling matrices, like `bottleneck_products`.
 
         Args:
-            x_PM: all rows.
-            siblings: their weights, whole; all keep channels, or none does.
-            activation: what stands between the factors; None for nothing.
-            channel_groups: groups of inputs that hold equal numbers of kept channels;
-                where inputs are cut, a multiple of the pieces.
-            dtype: type to compute in; None takes the wider of rows and weights.
+            x_PM: all rows (P, M).
+            siblings: unsharded weights; either all or none have kept channels.
+            activation: activation between the factors; None for the identity.
+            channel_groups: number of groups of inputs with equal numbers of kept
+                channels; if inputs are sharded, a multiple of the number of shards.
+            dtype: computation dtype; None promotes the dtypes of rows and weights.
 
         Returns:
             One array (P, N_i) per sibling.
@@ -101,9 +103,9 @@ class ShardedProducts:
         dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
         multiply: BottleneckProducts = self._on_mesh
         if reason := self._misfit(x_PM, siblings, channel_groups):
-            log_once(f"XLA's form of a narrow product, cut by XLA: {reason}")
+            log_once(f"low-rank product is partitioned by XLA: {reason}")
             multiply = bottleneck_products
-        # Cast here: what devices send each other is of the narrower type.
+        # Cast before communication: devices exchange the narrower dtype.
         return multiply(
             x_PM.astype(dtype),
             [weights.astype(dtype) for weights in siblings],
@@ -122,16 +124,17 @@ class ShardedProducts:
         dtype: DTypeLike,
     ) -> tuple[jax.Array, ...]:
         inputs, outputs = self._cut(self.inputs), self._cut(self.outputs)
-        # Axes of one device are named too: nothing is summed over them.
+        # Name axes of size 1 as well: shard_map then sums nothing over them.
         alone = (axis for axis, size in self.mesh.shape.items() if size == 1)
         rows = tuple(dict.fromkeys((*self.rows, *alone)))
         product = self.product
         if inputs is not None:
             if product is not bottleneck_products:
                 log_once(
-                    "XLA's form of a narrow product, no kernel: its inputs are cut "
-                    f"over {inputs}, and x A is summed before its activation"
+                    "low-rank product uses XLA, not a kernel: its inputs are sharded "
+                    f"over {inputs}, so x A is summed before its activation"
                 )
+            # The psum inside needs the name of the axis, which exists under shard_map.
             product = partial(_sum_parts, axis=inputs, pieces=self.mesh.shape[inputs])
         multiply = jax.shard_map(
             partial(
@@ -146,8 +149,8 @@ class ShardedProducts:
                 [_specs(weights, inputs, outputs) for weights in siblings],
             ),
             out_specs=Spec(rows, outputs),
-            # A kernel does not say over which axes its results vary, nor need it where
-            # they vary over all; sums within the product are transposed by it.
+            # Pallas outputs do not declare the axes they vary over, and need not if
+            # they vary over all. Sharded inputs need it for the transpose of psum.
             check_vma=inputs is not None,
         )
         return multiply(x_PM, siblings)
@@ -170,10 +173,11 @@ class ShardedProducts:
                 counts.append((groups, "channel groups", pieces(self.inputs)))
         for count, what, number in counts:
             if count % number:
-                return f"{count} {what} are not cut evenly over {number} devices"
+                return f"{count} {what} do not split evenly over {number} devices"
         return None
 
     def _cut(self, axis: str | None) -> str | None:
+        # An axis of size 1 shards nothing; skip its collectives.
         return axis if axis and self.mesh.shape[axis] > 1 else None
 
 
@@ -187,7 +191,7 @@ def _sum_parts(
     axis: str,
     pieces: int,
 ) -> tuple[jax.Array, ...]:
-    # This device's inputs and its share of ranks and kept channels.
+    # kept_C counts from the first input of the whole x: make it relative to this shard.
     first = jax.lax.axis_index(axis) * x_PM.shape[1]
 
     def at_home(weights: BottleneckWeights) -> BottleneckWeights:
@@ -196,6 +200,7 @@ def _sum_parts(
         return weights._replace(kept_C=weights.kept_C - first)
 
     def share(part_PR: jax.Array) -> jax.Array:
+        # Reduce-scatter: each device continues with its share of the ranks only.
         h_Pr = jax.lax.psum_scatter(part_PR, axis, scatter_dimension=1, tiled=True)
         return _kept_by_policies(h_Pr)
 
@@ -204,6 +209,7 @@ def _sum_parts(
         x_PM,
         [at_home(weights) for weights in siblings],
         activation=activation,
+        # Groups of this shard: each holds equally many channels.
         channel_groups=channel_groups // pieces if sparse else 1,
         dtype=dtype,
         complete=share,
@@ -212,7 +218,8 @@ def _sum_parts(
 
 
 def _kept_by_policies(whole: jax.Array) -> jax.Array:
-    # A policy that keeps products would keep the parts, and sum them again.
+    # Without the name, a policy that saves products would save the partial sums and
+    # repeat the all-reduce in the backward pass.
     named: jax.Array = checkpoint_name(whole, "product")
     return named
 
@@ -221,6 +228,7 @@ def _specs(
     weights: BottleneckWeights, inputs: str | None, outputs: str | None
 ) -> BottleneckWeights:
     sparse = weights.kept_C is not None
+    # Rank and kept channels share the input axis, so each device joins its own.
     wide, kept = (Spec(inputs, outputs), Spec(inputs)) if sparse else (None, None)
     specs: list[Any] = [Spec(inputs, None), Spec(inputs, outputs), wide, kept, Spec()]
     return BottleneckWeights(*specs)

@@ -1,1 +1,1 @@
-"""Linear maps: dense, low-rank, SLTrain, LOST, and their one contract."""
+"""Linear maps (dense, low-rank, SLTrain, LOST) and their common interface."""

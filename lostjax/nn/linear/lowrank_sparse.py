@@ -1,20 +1,20 @@
-"""LOST: a low-rank matrix with an activation inside, and a few whole input channels.
+"""LOST: a low-rank matrix with an activation, plus a few whole input channels.
 
     y = gamma act(x a) b + (1 - gamma) x_I values
 
-with a (M, R), b (R, N), values (C, N) and I the C = max(1, floor(delta M)) kept input
+a is (M, R), b (R, N), values (C, N), and I the C = max(1, floor(delta M)) kept input
 channels (Li et al., "LOST: Low-rank and Sparse Pre-training for Large Language Models",
-2025, arXiv 2508.02668). W0 is drawn once: a and b are the halves of its best rank-r
-product, I the channels with the largest residual after it, and the values are rows of
-W0 itself. I stays as it is for all of training: int32 indices, sorted and unique, in
-the collection `channels`, which nothing differentiates.
+2025, arXiv 2508.02668). All are initialised from one matrix W0: a and b split its best
+rank-r approximation, I are the channels with the largest residual, and the values are
+rows of W0. I is fixed during training: int32 indices, sorted and unique, in the
+collection `channels`, which is not differentiated.
 
-Ours differs in options only: gamma can be learnt (one unbounded scalar), the starting
-variance can be corrected after the activation, channels can be chosen in equal groups,
-and factors and channels can be made otherwise, for controls.
+Options that the paper does not have: a learnt gamma (one unbounded scalar), an initial
+variance correction after the activation, channels in groups of equal size, and other
+choices of factors and channels, as controls.
 
-Cost: R (M + N) + C N parameters and twice as many forward FLOPs for each row; with a
-rank of a quarter of the width and delta = .01, .35 of a dense MLP matrix.
+Cost: R (M + N) + C N parameters and twice as many forward FLOPs per row. With a rank of
+a quarter of the width and delta = .01 this is .35 of a dense MLP matrix.
 """
 
 from collections.abc import Sequence
@@ -54,21 +54,23 @@ class LowRankSparse(nn.Module):
     Attributes:
         features: number of outputs N.
         rank: width R between the factors, 1 to min(M, N).
-        delta: share of input channels kept whole, 0 to 1; 0 has no sparse part.
-        gamma: weight of the low-rank part, 0 to 1; 1 - gamma is the sparse part's.
-        learn_gamma: train gamma, starting from the value given.
-        activation: what stands between the factors; None for nothing.
-        factorize: makes the factors, from W0 or from a key.
-        choose_channels: scores the input channels; the highest are kept.
-        correct_variance: scale `b` and the kept values at the start so that the output
-            variance on unit Gaussian inputs is that of W0.
-        channel_groups: contiguous groups of inputs with equal numbers of kept
-            channels. Set it to the number of devices that M or R is sharded over (or
-            a multiple) and no row of x leaves its device; it also divides the rank.
-        kernel_init: draws W0.
-        product: multiplies; `kernels.mosaic_tpu.mosaic_products` has TPU kernels.
-        dtype: type to compute in; None takes the widest of input and parameters.
-        param_dtype: type of the parameters.
+        delta: share of input channels to keep, in [0, 1]; 0 for no sparse part.
+        gamma: weight of the low-rank part, in [0, 1]; the sparse part has 1 - gamma.
+        learn_gamma: train gamma, with `gamma` as the initial value.
+        activation: activation between the factors; None for the identity.
+        factorize: function that computes the initial factors from W0 or a key.
+        choose_channels: function that scores the input channels; the highest-scored
+            channels are kept.
+        correct_variance: scale the initial `b` and kept values so that the output
+            variance on unit Gaussian inputs equals that of W0.
+        channel_groups: number of contiguous groups of inputs with equal numbers of kept
+            channels; must divide the rank. If it is a multiple of the number of devices
+            over which M or R is sharded, no row of x is sent between devices.
+        kernel_init: initialiser of W0.
+        product: implementation of the product;
+            `lostjax.nn.kernels.tpu.products.mosaic_products` uses TPU kernels.
+        dtype: computation dtype; None promotes the dtypes of input and parameters.
+        param_dtype: dtype of the parameters.
     """
 
     features: int
@@ -87,13 +89,17 @@ class LowRankSparse(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def __call__(self, x: Float[Array, "... M"]) -> Float[Array, "... N"]:
-        """Map (..., M) to (..., N)."""
+        """Map x (..., M) to (..., N)."""
         return project((self,), x)[0]
 
     @nn.compact
     def weights(self, in_features: int) -> BottleneckWeights:
-        """Declare `a`, `b`, `values`, `kept` and `gamma`: all come from one key."""
+        """Return `a`, `b`, `values`, `kept` and `gamma`, declaring them on first use.
+
+        All are initialised from one key, because they are derived from one W0.
+        """
         shapes = self._shapes(in_features)
+        # Outside of `init` the decomposition would be traced and then discarded.
         started = self.is_initializing()
         start = self._start(self.make_rng("params"), in_features) if started else {}
 
@@ -115,7 +121,7 @@ class LowRankSparse(nn.Module):
     def products(
         self, x_PM: jax.Array, siblings: Sequence[BottleneckWeights]
     ) -> tuple[jax.Array, ...]:
-        """Multiply the rows with each pair of factors and its kept channels."""
+        """Multiply the rows (P, M) by each sibling's factors and kept values."""
         return self.product(
             x_PM,
             siblings,
@@ -125,11 +131,11 @@ class LowRankSparse(nn.Module):
         )
 
     def parameter_count(self, in_features: int) -> int:
-        """Count the trainable numbers; kept indices are not among them."""
+        """Return the number of trainable parameters; kept indices are not included."""
         return self.flops(in_features) // 2 + self.learn_gamma
 
     def flops(self, in_features: int) -> int:
-        """Count the forward FLOPs for each row."""
+        """Return the forward FLOPs per row."""
         n_kept = self._count_kept(in_features)
         narrow = self.rank * (in_features + self.features)
         return 2 * (narrow + n_kept * self.features)
@@ -170,6 +176,7 @@ class LowRankSparse(nn.Module):
                 n_channels=n_kept,
                 groups=self.channel_groups,
             )
+            # Rows of W0 itself: unscaled, because (1 - gamma) is applied at every use.
             weights = weights._replace(kept_C=kept_C, values_CN=dense_MN[kept_C])
         if self.correct_variance:
             weights = weights.scaled(

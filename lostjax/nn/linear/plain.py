@@ -3,12 +3,12 @@
     Dense:    y = x W                          W (M, N)
     LowRank:  y = act(x a) b                   a (M, R), b (R, N)
 
-`LowRank` without an activation is the plain factorisation W = a b. With
+Without an activation, `LowRank` is the plain factorisation W = a b. With
 `activation=flax.linen.silu, factorize=scaled_normal_factors` it is CoLA (Liu et al.,
 "CoLA: Compute-Efficient Pre-Training of LLMs via Low-Rank Activation", 2025, arXiv
-2502.10940). Kernels are (in, out), there are no biases.
+2502.10940). Kernels are (in, out); there are no biases.
 
-Cost for each row: 2 M N FLOPs dense, 2 R (M + N) low-rank.
+Cost per row: 2 M N FLOPs dense, 2 R (M + N) FLOPs low-rank.
 """
 
 from collections.abc import Sequence
@@ -41,9 +41,9 @@ class Dense(nn.Module):
 
     Attributes:
         features: number of outputs N.
-        kernel_init: draws the matrix.
-        dtype: type to compute in; None takes the widest of input and parameters.
-        param_dtype: type of the parameters.
+        kernel_init: initialiser of the matrix.
+        dtype: computation dtype; None promotes the dtypes of input and parameters.
+        param_dtype: dtype of the parameters.
     """
 
     features: int
@@ -52,12 +52,12 @@ class Dense(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def __call__(self, x: Float[Array, "... M"]) -> Float[Array, "... N"]:
-        """Map (..., M) to (..., N)."""
+        """Map x (..., M) to (..., N)."""
         return project((self,), x)[0]
 
     @nn.compact
     def weights(self, in_features: int) -> jax.Array:
-        """Declare the kernel (M, N)."""
+        """Return the kernel (M, N), declaring it on first use."""
         shape = (in_features, self.features)
         kernel: jax.Array = self.param(
             "kernel", self.kernel_init, shape, self.param_dtype
@@ -67,33 +67,34 @@ class Dense(nn.Module):
     def products(
         self, x_PM: jax.Array, siblings: Sequence[jax.Array]
     ) -> tuple[jax.Array, ...]:
-        """Multiply the rows with each kernel."""
+        """Multiply the rows (P, M) by each kernel."""
         x_PM, *kernels = promote_dtype(x_PM, *siblings, dtype=self.dtype)
         return tuple(x_PM @ kernel_MN for kernel_MN in kernels)
 
     def parameter_count(self, in_features: int) -> int:
-        """Count the trainable numbers."""
+        """Return the number of trainable parameters."""
         return in_features * self.features
 
     def flops(self, in_features: int) -> int:
-        """Count the forward FLOPs for each row."""
+        """Return the forward FLOPs per row."""
         return 2 * in_features * self.features
 
 
 class LowRank(nn.Module):
-    """Two factors, with an activation between them or none.
+    """Two factors with an optional activation between them.
 
     Attributes:
         features: number of outputs N.
         rank: width R between the factors, 1 to min(M, N).
-        activation: what stands between the factors; None for nothing.
-        factorize: makes the factors, from W0 or from a key.
-        correct_variance: scale `b` at the start so that the output variance on unit
-            Gaussian inputs, after the activation, is that of W0.
-        kernel_init: draws W0.
-        product: multiplies; `kernels.mosaic_tpu.mosaic_products` has TPU kernels.
-        dtype: type to compute in; None takes the widest of input and parameters.
-        param_dtype: type of the parameters.
+        activation: activation between the factors; None for the identity.
+        factorize: function that computes the initial factors from W0 or a key.
+        correct_variance: scale the initial `b` so that the output variance on unit
+            Gaussian inputs, after the activation, equals that of W0.
+        kernel_init: initialiser of W0.
+        product: implementation of the product;
+            `lostjax.nn.kernels.tpu.products.mosaic_products` uses TPU kernels.
+        dtype: computation dtype; None promotes the dtypes of input and parameters.
+        param_dtype: dtype of the parameters.
     """
 
     features: int
@@ -107,14 +108,18 @@ class LowRank(nn.Module):
     param_dtype: DTypeLike = jnp.float32
 
     def __call__(self, x: Float[Array, "... M"]) -> Float[Array, "... N"]:
-        """Map (..., M) to (..., N)."""
+        """Map x (..., M) to (..., N)."""
         return project((self,), x)[0]
 
     @nn.compact
     def weights(self, in_features: int) -> BottleneckWeights:
-        """Declare `a` (M, R) and `b` (R, N); both come from one key."""
+        """Return `a` (M, R) and `b` (R, N), declaring them on first use.
+
+        Both are initialised from one key, because they are factors of one W0.
+        """
         require_rank(self.rank, n_inputs=in_features, n_outputs=self.features)
         shapes = {"a": (in_features, self.rank), "b": (self.rank, self.features)}
+        # Outside of `init` the factorisation would be traced and then discarded.
         started = self.is_initializing()
         start = self._start(self.make_rng("params"), in_features) if started else {}
 
@@ -130,18 +135,18 @@ class LowRank(nn.Module):
     def products(
         self, x_PM: jax.Array, siblings: Sequence[BottleneckWeights]
     ) -> tuple[jax.Array, ...]:
-        """Multiply the rows with each pair of factors."""
+        """Multiply the rows (P, M) by each pair of factors."""
         return self.product(
             x_PM, siblings, activation=self.activation, dtype=self.dtype
         )
 
     def parameter_count(self, in_features: int) -> int:
-        """Count the trainable numbers."""
+        """Return the number of trainable parameters."""
         require_rank(self.rank, n_inputs=in_features, n_outputs=self.features)
         return self.rank * (in_features + self.features)
 
     def flops(self, in_features: int) -> int:
-        """Count the forward FLOPs for each row."""
+        """Return the forward FLOPs per row."""
         return 2 * self.parameter_count(in_features)
 
     def _start(self, key: Key, in_features: int) -> dict[str, jax.Array]:

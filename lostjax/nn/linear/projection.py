@@ -1,7 +1,8 @@
-"""One contract for every linear map, and sibling maps that read the same input.
+"""The common interface of linear maps, and joint application of sibling maps.
 
-Query, key and value read the same x, and so do gate and up. `project` reads it once for
-all of them; a single layer is a family of one, so there is one way through.
+Siblings are maps that read the same input: query, key and value, or gate and up.
+`project` reads x once for all of them. A single layer is a list of one sibling, so that
+every product takes the same code path.
 """
 
 import dataclasses
@@ -13,32 +14,32 @@ from jax.typing import DTypeLike
 
 from lostjax.typing import Array, Float
 
-# What siblings may differ in: nothing else about how they are applied.
+# The only attributes in which siblings may differ.
 _OWN = {"features", "name", "parent", "kernel_init", "factorize", "choose_channels"}
 
 
 @runtime_checkable
 class Linear(Protocol):
-    """What every linear map of the family offers."""
+    """The interface of every linear map."""
 
     features: int
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map (..., M) to (..., N)."""
+        """Map x (..., M) to (..., N)."""
 
     def weights(self, in_features: int) -> Any:
-        """Declare the parameters, on first use make them, and return them."""
+        """Return the parameters for M = in_features, declaring them on first use."""
 
     def products(
         self, x_PM: jax.Array, siblings: Sequence[Any]
     ) -> tuple[jax.Array, ...]:
-        """Apply the weights of siblings like this layer to the same rows."""
+        """Multiply the rows (P, M) by the weights of each sibling of this layer."""
 
     def parameter_count(self, in_features: int) -> int:
-        """Count the trainable numbers."""
+        """Return the number of trainable parameters."""
 
     def flops(self, in_features: int) -> int:
-        """Count the forward FLOPs for each row, two per multiply-add."""
+        """Return the forward FLOPs per row, two per multiply-add."""
 
 
 def project(
@@ -46,19 +47,16 @@ def project(
 ) -> tuple[jax.Array, ...]:
     """Apply sibling layers to the same input, reading it once.
 
-    Rows are flattened first: a CPU multiplies (B * T, M) at twice the rate of
-    (B, T, M).
-
     Args:
-        layers: bound layers of one class and with the same options; the number of
+        layers: bound layers of one class with equal options; only the number of
             features, the initialisation and the name may differ.
-        x: the input (..., M).
+        x: input (..., M).
 
     Returns:
-        One output (..., N_i) for each layer, equal to `layer(x)`.
+        One output (..., N_i) per layer, equal to `layer(x)`.
 
     Raises:
-        ValueError: if the layers are not siblings.
+        ValueError: if `layers` is empty or the layers are not siblings.
 
     Example:
         q, k, v = project((self.query, self.key, self.value), x_BTD)
@@ -73,6 +71,7 @@ def project(
             )
     x_PM = x.reshape(-1, x.shape[-1])
     siblings = [layer.weights(x.shape[-1]) for layer in layers]
+    # Flat rows: a CPU multiplies (B * T, M) at twice the rate of (B, T, M).
     outputs = layers[0].products(x_PM, siblings)
     return tuple(y_PN.reshape(*x.shape[:-1], y_PN.shape[-1]) for y_PN in outputs)
 
@@ -84,16 +83,19 @@ def _options(layer: Any) -> tuple[type, dict[str, object]]:
 
 
 MakeLinear = Callable[..., Linear]
-"""Makes a linear map: `make(features=, name=, channel_groups=, dtype=)`."""
+"""Factory of linear maps, called as `make(features=, name=, channel_groups=, dtype=)`.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ungrouped:
-    """Makes linear maps that know no channel groups, with the call of those that do.
+    """Factory of linear maps that have no channel groups.
+
+    It accepts `channel_groups`, so that callers can treat all factories alike.
 
     Attributes:
-        make: `Dense`, or another linear map with all but features, name and dtype
-            given, as in `functools.partial(LowRank, rank=64)`.
+        make: a class such as `Dense`, or a partial of one that needs only features,
+            name and dtype, such as `functools.partial(LowRank, rank=64)`.
     """
 
     make: MakeLinear
@@ -106,6 +108,6 @@ class Ungrouped:
         channel_groups: int = 1,
         dtype: DTypeLike | None = None,
     ) -> Linear:
-        """Make a linear map; channel_groups is of no consequence to it."""
+        """Build a linear map; `channel_groups` is ignored."""
         del channel_groups
         return self.make(features=features, name=name, dtype=dtype)

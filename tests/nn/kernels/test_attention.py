@@ -111,7 +111,7 @@ def test_cudnn_is_asked_for_what_attention_means(packed, asked_of_cudnn):
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        ({"length": 64}, "not in float32"),
+        ({"length": 64}, "not float32"),
         ({"length": 65, "dtype": jnp.bfloat16}, "an even number of tokens, not 65"),
         ({"length": 64, "d_head": 20, "dtype": jnp.bfloat16}, "up to 128, not 20"),
     ],
@@ -131,7 +131,7 @@ def test_without_cudnn_attention_is_xlas(monkeypatch, caplog):
         return attend(*args, **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", instead)
-    given, reason = draw(64, dtype=jnp.bfloat16), r"jax\[cuda12\]' brings it"
+    given, reason = draw(64, dtype=jnp.bfloat16), r"install 'jax\[cuda12\]'"
     assert_falls_back(cudnn_attention, given, reason, caplog)
 
 
@@ -156,11 +156,11 @@ def on_three_devices(*sizes):
 @pytest.mark.parametrize(
     ("attend", "length", "reason"),
     [
-        (cudnn_attention, 128, "cuDNN is for GPUs"),
-        (splash_attention, 128, "splash attention is for TPUs"),
+        (cudnn_attention, 128, "cuDNN attention needs a GPU"),
+        (splash_attention, 128, "splash attention needs a TPU"),
         (interpreted, 96, "rows of a multiple of 128 tokens, not 96"),
-        (on_three_devices(3, 1), 128, "4 rows of 2 heads are not cut evenly 3 by 1"),
-        (on_three_devices(1, 3), 128, "4 rows of 2 heads are not cut evenly 1 by 3"),
+        (on_three_devices(3, 1), 128, "4 rows of 2 heads do not split over 3 x 1"),
+        (on_three_devices(1, 3), 128, "4 rows of 2 heads do not split over 1 x 3"),
     ],
 )
 def test_what_cannot_be_had_is_xlas_and_the_log_says_why(
@@ -171,7 +171,7 @@ def test_what_cannot_be_had_is_xlas_and_the_log_says_why(
 
 def test_a_mesh_must_have_the_axes():
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
-    with pytest.raises(ValueError, match="axis 'tensor' is not one of the mesh's"):
+    with pytest.raises(ValueError, match="axis 'tensor' is not a mesh axis"):
         ShardedAttention(interpreted, mesh, ("data",), "tensor")
 
 

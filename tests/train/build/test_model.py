@@ -102,10 +102,10 @@ def test_an_option_that_changes_no_output_at_the_start(base, field, value):
 @pytest.mark.parametrize(
     "field, value, reason",
     [
-        ("product", "mosaic_tpu", "no TPU kernel, for a cpu"),
-        ("product", "mosaic_gpu", "bfloat16, not in float32"),
-        ("attention", "cudnn", "cuDNN is for GPUs"),
-        ("attention", "splash", "splash attention is for TPUs"),
+        ("product", "mosaic_tpu", "not the TPU kernel: the device is a cpu"),
+        ("product", "mosaic_gpu", "bfloat16, not float32"),
+        ("attention", "cudnn", "cuDNN attention needs a GPU"),
+        ("attention", "splash", "splash attention needs a TPU"),
     ],
 )
 def test_a_model_asks_for_the_kernels_that_it_is_told(field, value, reason, caplog):

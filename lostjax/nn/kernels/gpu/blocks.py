@@ -1,19 +1,20 @@
-"""How the GPU kernels of narrow products are cut: rows of a block, columns of a tile.
+"""Tile sizes of the GPU kernels: rows of a block, columns of a weight tile.
 
-A block of Hopper (one of 132 multiprocessors) takes a tile of rows through both
-products: [h | x_I] stays in its shared memory, 227 KiB, beside rings of tiles on their
-way from HBM or L2. For K = R + C, each rounded up to 64, two bytes a number:
+A block on Hopper (one of 132 multiprocessors) computes both products of one tile of
+rows. [h | x_I] stays in its shared memory, 227 KiB, next to rings of tiles that are
+being copied from HBM or L2. With K = R + C, each rounded up to 64, at two bytes per
+number:
 
-    block's narrow rows   2 T K           T rows, 64 for each warpgroup that multiplies
-    ring of rows          2 T 64 2        two stages
-    ring of weights       2 64 W S        W columns of a tile, S stages
-    output on its way     2 T 64
+    narrow rows of a block   2 T K         T rows, 64 per warpgroup that multiplies
+    ring of rows             2 T 64 2      two stages
+    ring of weights          2 64 W S      W columns of a tile, S stages
+    output buffer            2 T 64
 
-The rows of a block, 128 or 64, are those with which the fullest multiprocessor has the
-fewest to do: 64 where 128 would leave half of the chip idle (8192 rows: 64 blocks).
-Equals take 128, for every block reads every weight from L2, and 2 T FLOPs are what
-hides a weight's bytes; blocks do not share them in clusters. Then wider tiles, then
-stages. At 16384 rows:
+A block has 128 or 64 rows, whichever leaves the busiest multiprocessor fewer rows: 64
+if 128 would leave half of the chip idle (8192 rows: 64 blocks). In a tie it is 128,
+because every block reads all weights from L2, and the 2 T FLOPs per weight hide the
+transfer; blocks do not share weights in clusters. Then wider tiles are preferred, then
+more stages. At 16384 rows:
 
     K      example       rows   columns   stages of weights
     192    60m           128    128       4
@@ -22,57 +23,57 @@ stages. At 16384 rows:
     1088   7b up          64    256       2
     1152   7b down        64    128       3
 
-A warpgroup sums a tile of 64 x W, and on the way down one of 64 x C beside it, in
-float32: (W + C) / 2 of the registers of a thread, 232 with two warpgroups and 248 with
-one.
+A warpgroup accumulates a tile of 64 x W in float32 and, in the first product, one of
+64 x C in addition: (W + C) / 2 registers per thread, of 232 with two warpgroups and 248
+with one.
 
-Where it pays, by the model of `choose_paying_tiles`: where HBM binds XLA's form, which
-is up to 350m (R 256, some 250 FLOPs a byte; an H100 balances at 295). At 1b and 7b
-products bind both, and rounding K up is lost time: XLA's form. So it is with few rows,
-or where the last round of blocks is nearly empty.
+According to the model of `choose_paying_tiles`, the kernel is faster if HBM bounds
+XLA's products, which holds up to 350m (R 256, about 250 FLOPs per byte; an H100
+balances at 295). At 1b and 7b, products bound both, and rounding K up costs time: XLA
+is used. The same holds with few rows, or if the last wave of blocks is nearly empty.
 
-Copies and matrix units want rows of 128, 64 or 32 bytes in shared memory, and arrays
-cut into such pieces: a width that 64 divides has the best of it, 1376 has 64 bytes,
-2736 has 32. One that 16 does not divide (5461) is filled up with zeros to a multiple of
-64 (5504): a copy of the array, unless XLA fuses it into what made the rows or uses the
-products, so the model above counts one.
+Copies and tensor cores need rows of 128, 64 or 32 bytes in shared memory, and arrays
+that divide into such pieces. Widths that 64 divides use 128 bytes, 1376 uses 64 and
+2736 uses 32. Widths that 16 does not divide (5461) are padded with zeros to a multiple
+of 64 (5504). This copies the array unless XLA fuses it into the producer of the rows or
+the consumer of the products; the model counts one copy.
 """
 
 import dataclasses
 import math
 
 BLOCK = 64
-"""Rows of a warpgroup's tile, depth of a step and columns that leave at once."""
+"""Rows of a warpgroup's tile, depth of a contraction step, and columns per store."""
 
 GRAINS = (64, 32, 16)
-"""Columns that lie side by side in shared memory: the more the better."""
+"""Possible swizzle widths of shared memory, in columns, in order of preference."""
 
 MULTIPROCESSORS = 132
-"""How many an H100 (SXM) has; each has one block at a time."""
+"""Number of multiprocessors of an H100 (SXM); each runs one block at a time."""
 
 SHARED_BYTES = 232448
-"""Shared memory of one block on Hopper."""
+"""Shared memory of one block on Hopper, in bytes."""
 
 FEEDER_REGISTERS = 40
-"""Registers of each thread of the warpgroup that starts copies."""
+"""Registers per thread of the warpgroup that issues copies."""
 
 STAGES = 2
-"""Tiles of rows on their way."""
+"""Stages of the ring of rows."""
 
-_REGISTERS = 65536
-_FLOPS = 989e12
-_BYTES = 3350e9
-_REGISTERS_BESIDE_SUMS = 40
-_STAGES = 4
-_BARRIER_BYTES = 1024
+_REGISTERS = 65536  # per multiprocessor
+_FLOPS = 989e12  # per second, dense bfloat16
+_BYTES = 3350e9  # per second, HBM3
+_REGISTERS_BESIDE_SUMS = 40  # per thread, for everything except sums
+_STAGES = 4  # maximum of the ring of weights
+_BARRIER_BYTES = 1024  # reserve for barriers
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
     """Sizes of one pass, (P, M) by (M, R + C) by (R + C, N).
 
-    8 divides the rows, 64 rank and kept channels; inputs and outputs, as yet not filled
-    up, may have any size.
+    8 divides the rows, and 64 divides rank and kept channels. Inputs and outputs are
+    unpadded and can have any size.
     """
 
     rows: int
@@ -83,18 +84,18 @@ class Sizes:
 
     @property
     def narrow(self) -> int:
-        """Count the columns between the products."""
+        """Return the number of columns between the two products."""
         return self.rank + self.kept
 
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """How one pass is cut.
+    """Tile sizes of one pass.
 
     Attributes:
         rows: rows of a block, a multiple of 64.
-        columns: columns of a tile of weights, a multiple of 64 up to 256.
-        stages: tiles of weights on their way.
+        columns: columns of a weight tile, a multiple of 64 up to 256.
+        stages: stages of the ring of weights.
     """
 
     rows: int
@@ -103,27 +104,31 @@ class Tiles:
 
     @property
     def warpgroups(self) -> int:
-        """Count the warpgroups that multiply; one more feeds them."""
+        """Return the number of warpgroups that multiply; another one issues copies."""
         return self.rows // BLOCK
 
     @property
     def registers(self) -> int:
-        """Count the registers left to each thread that multiplies, a multiple of 8."""
+        """Return the registers per multiplying thread, a multiple of 8."""
+        # The hardware assigns registers in multiples of 8, at most 255 per thread.
         each = (_REGISTERS // 128 - FEEDER_REGISTERS) // self.warpgroups
         return min(each // 8 * 8, 248)
 
 
 def choose_tiles(sizes: Sizes) -> Tiles | None:
-    """Choose how a pass is cut; None where no cut fits a block's shared memory."""
+    """Choose the tiles of a pass; None if no choice fits in shared memory."""
+    # A tile is not wider than what it multiplies.
     whole = fill_up(sizes.outputs) // BLOCK * BLOCK
     widest = min(256, max(sizes.rank, sizes.kept), whole)
 
     def most_done_by_one(rows: int) -> int:
         return rows * count_waves(sizes, rows)
 
+    # `sorted` is stable: 128 rows are preferred in a tie.
     for rows in sorted((128, 64), key=most_done_by_one):
         if rows > sizes.rows:
             continue
+        # `dict.fromkeys` removes the duplicate if the widest tile has 128 columns.
         for columns in dict.fromkeys((widest, min(widest, 128))):
             for stages in range(_STAGES, 1, -1):
                 tiles = Tiles(rows, columns, stages)
@@ -133,7 +138,8 @@ def choose_tiles(sizes: Sizes) -> Tiles | None:
 
 
 def fits(sizes: Sizes, tiles: Tiles) -> bool:
-    """Say whether tiles, registers and shared memory hold what a block needs."""
+    """Return whether registers and shared memory suffice for a block."""
+    # A warpgroup has 128 threads and 64 rows: half a register per column of its sums.
     sums = (tiles.columns + sizes.kept) // 2
     return (
         sizes.kept <= tiles.columns
@@ -143,22 +149,24 @@ def fits(sizes: Sizes, tiles: Tiles) -> bool:
 
 
 def shared_bytes(sizes: Sizes, tiles: Tiles) -> int:
-    """Count the shared memory that a block takes."""
+    """Return the bytes of shared memory that a block needs."""
+    # Factor 2: all arrays have 16 bits.
     passing = STAGES * tiles.rows + tiles.stages * tiles.columns
     narrow = tiles.rows * sizes.narrow
     return _BARRIER_BYTES + 2 * (narrow + BLOCK * passing + BLOCK * tiles.rows)
 
 
 def choose_paying_tiles(sizes: Sizes) -> Tiles | None:
-    """Choose as `choose_tiles` does, but None where XLA's form is modelled no slower.
+    """Choose tiles like `choose_tiles`; None if XLA is estimated to be as fast.
 
-    Either takes what its products or its bytes take, whichever is more; at an H100's
-    published rates, kept channels (about a hundredth) left out. Neither is measured.
+    The estimate is the maximum of arithmetic time and HBM time at the published rates
+    of an H100, without kept channels (about a hundredth). It has not been measured.
     """
     tiles = choose_tiles(sizes)
     ends = (sizes.inputs, sizes.outputs)
     weights = sizes.rank * sum(ends)
     there_and_back = 4 * sizes.rank
+    # Padding copies an array: it is read at its own width and written padded.
     filled = sum(width + fill_up(width) for width in ends if width != fill_up(width))
 
     def byte_seconds(columns: int) -> float:
@@ -171,7 +179,8 @@ def choose_paying_tiles(sizes: Sizes) -> Tiles | None:
 
 
 def matrix_seconds(sizes: Sizes, tiles: Tiles) -> float:
-    """Model for how long products keep the busiest multiprocessor of an H100 busy."""
+    """Estimate the seconds of products on the busiest multiprocessor of an H100."""
+    # Tensor cores compute whole tiles, including padding.
     steps_up = sizes.narrow // BLOCK
     columns = math.ceil(sizes.inputs / BLOCK) * sizes.narrow
     columns += math.ceil(sizes.outputs / tiles.columns) * tiles.columns * steps_up
@@ -180,21 +189,21 @@ def matrix_seconds(sizes: Sizes, tiles: Tiles) -> float:
 
 
 def count_waves(sizes: Sizes, rows: int) -> int:
-    """Count the blocks that the busiest multiprocessor has, one after the other."""
+    """Return the number of blocks that the busiest multiprocessor runs in sequence."""
     return math.ceil(math.ceil(sizes.rows / rows) / MULTIPROCESSORS)
 
 
 def grain_of(width: int) -> int:
-    """Choose how many columns of an array, filled up, lie side by side."""
+    """Return the largest width of `GRAINS` that divides the padded width."""
     return max(grain for grain in GRAINS if width % grain == 0)
 
 
 def fill_up(width: int) -> int:
-    """Round a width up to one of which a grain is a part; no less than a block."""
+    """Round a width up so that a width of `GRAINS` divides it; at least one block."""
     whole = width >= BLOCK and width % min(GRAINS) == 0
     return width if whole else round_up(width, BLOCK)
 
 
 def round_up(size: int, multiple: int) -> int:
-    """Round a size up to a multiple."""
+    """Round a size up to a multiple of `multiple`."""
     return -(-size // multiple) * multiple

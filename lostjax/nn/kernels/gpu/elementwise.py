@@ -1,7 +1,8 @@
-"""Derivatives of elementwise functions, in operations that a GPU kernel may hold.
+"""Derivatives of elementwise functions in operations that GPU kernels support.
 
-Differentiation sums what flows into one value by an operation of its own, `add_any`,
-for which Mosaic GPU (as of jax 0.10) has no rule: here it is an addition.
+Differentiation adds several contributions to one value with a primitive of its own,
+`add_any`. Mosaic GPU (as of jax 0.10) has no rule for it; this module replaces it by an
+addition.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ def pull_through(
 
     Args:
         activation: an elementwise function.
-        x: where it was applied.
-        gradient: that of its result.
+        x: its argument, of any shape.
+        gradient: gradient of its result, same shape.
 
     Returns:
         The gradient of x.
@@ -30,7 +31,7 @@ def pull_through(
 
     def push(x: jax.Array, tangent: jax.Array) -> jax.Array:
         pushed: jax.Array = jax.jvp(activation, (x,), (tangent,))[1]
-        return pushed  # elementwise: forwards is backwards
+        return pushed  # the Jacobian is diagonal: JVP and VJP are equal
 
     (pulled,) = _evaluate(jax.make_jaxpr(push)(x, gradient), (x, gradient))
     return pulled
@@ -49,8 +50,10 @@ def _evaluate(
     for equation in jaxpr.eqns:
         inputs = [read(atom) for atom in equation.invars]
         inner = equation.params.get("jaxpr")
+        # Kernels have no rule for `add_any`: use a plain addition.
         if equation.primitive.name == "add_any":
             outputs = [jnp.add(*inputs)]
+            # Inline nested functions such as jit, because they may contain `add_any`.
         elif isinstance(inner, core.ClosedJaxpr):
             outputs = _evaluate(inner, inputs)
         else:

@@ -1,9 +1,9 @@
-"""What the warpgroups of a block do in one pass through two products.
+"""The warpgroups of a block in one pass through two products.
 
-One starts all copies, in the order of their use, and waits for nothing but free places
-in the rings. Each of the others takes 64 rows down to what lies between the products,
-puts that into shared memory and takes it up, a tile of columns after the other. See
-`gpu_product`.
+One warpgroup issues all copies in the order of their use, and waits only for free
+places in the rings. Each of the others multiplies 64 rows by the first factors, writes
+the result to shared memory, and multiplies it by the second factors, one tile of
+columns after the other. See `lostjax.nn.kernels.gpu.product`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +18,17 @@ from lostjax.nn.kernels.gpu.blocks import BLOCK, FEEDER_REGISTERS, Sizes, Tiles
 from lostjax.nn.kernels.gpu.rings import Ref, Ring, Step
 
 Pieces = tuple[jax.Array | None, ...]
-"""One for each array that is written out; None where it has no such columns."""
+"""One piece per output array; None if the array has no such columns."""
 
 Between = Callable[..., tuple[Pieces, jax.Array]]
-"""`between(sums, gamma, saved)`: what is written out, and what is multiplied next.
+"""`between(sums, gamma, saved)` returns the pieces to write and the next left operand.
 
-All are pieces of 64 x 64 in float32; `saved` is None if nothing was.
+All are pieces of 64 x 64 in float32; `saved` is None if the pass has no saved array.
 """
 
 
 class Pass(NamedTuple):
-    """Arrays and shared memory of one pass, and what warpgroups do with them."""
+    """References of one pass, and the programs of its warpgroups."""
 
     sizes: Sizes
     tiles: Tiles
@@ -51,26 +51,30 @@ class Pass(NamedTuple):
     def first_row(self) -> jax.Array:
         index = jax.lax.axis_index("tile")
         last = self.sizes.rows - self.tiles.rows
+        # The last tile ends where the array ends: overlapping rows are written twice.
         return jnp.minimum(index * self.tiles.rows, last)
 
     @property
     def depth(self) -> int:
-        """Steps of a contraction over the inputs."""
+        """Return the contraction steps over the inputs."""
         return pl.cdiv(self.sizes.inputs, BLOCK)
 
     @property
     def n_chunks(self) -> int:
-        """How often columns are summed on the way down, a tile's at once."""
+        """Return the number of column tiles of the first product."""
         return pl.cdiv(self.sizes.rank, self.tiles.columns)
 
     @property
     def steps_down(self) -> int:
-        """Tiles of weights on the way down: the last chunk's alternate with one-hot."""
+        """Return the weight tiles of the first product.
+
+        In the last chunk, tiles of the factor and of the one-hot matrix alternate.
+        """
         return (self.n_chunks + (self.sizes.kept > 0)) * self.depth
 
     @property
     def steps_up(self) -> int:
-        """Steps of a contraction over what lies between the products."""
+        """Return the contraction steps of the second product."""
         return self.sizes.narrow // BLOCK
 
     @property
@@ -78,18 +82,21 @@ class Pass(NamedTuple):
         return pl.cdiv(self.sizes.outputs, self.tiles.columns)
 
     def feed(self) -> None:
-        """Start all copies of rows and weights, in the order of their use."""
+        """Issue all copies of rows and weights, in the order of their use."""
+        # Copies need few registers: release the rest to the multiplying warpgroups.
         plgpu.set_max_registers(FEEDER_REGISTERS, action="decrease")
         own = pl.ds(self.first_row, self.tiles.rows)
 
         def weights_of(factor: Ref, row: Step, column: Step) -> Ref:
             columns = pl.ds(column, self.tiles.columns)
+            # Copies past the last row return zeros, which add nothing to the sums.
             return factor.at[pl.ds(row * BLOCK, BLOCK), columns]
 
         @pl.loop(0, self.n_chunks)
         def _(index: jax.Array) -> None:
             column, first = index * self.tiles.columns, index * self.depth
             last = index == self.n_chunks - 1
+            # In the last chunk every step has two weight tiles: factor and one-hot.
             each = jnp.where(last, 2, 1) if self.sizes.kept else 1
 
             @pl.loop(0, self.depth)
@@ -98,6 +105,7 @@ class Pass(NamedTuple):
                 self.rows.fill(first + k, self.x.at[own, pl.ds(k * BLOCK, BLOCK)])
                 self.weights.fill(step, weights_of(self.down, k, column))
                 if self.sizes.kept:
+                    # `column * 0`: a traced zero, so that both cases have equal types.
                     one_hot = weights_of(self.down_kept, k, column * 0)
                     pl.when(last)(lambda: self.weights.fill(step + 1, one_hot))
 
@@ -113,19 +121,21 @@ class Pass(NamedTuple):
                 self.weights.fill(first + k, weights_of(self.up, k, column))
 
             if self.sizes.kept:
-
+                # The kept values follow the second factor in the same ring.
                 @pl.loop(0, self.steps_up - rank_steps)
                 def _(k: jax.Array) -> None:
                     source = weights_of(self.up_kept, k, column)
                     self.weights.fill(first + rank_steps + k, source)
 
+        # The ring buffers must outlive the last reads of the other warpgroups.
         self.rows.drain(self.n_chunks * self.depth)
         self.weights.drain(self.steps_down + self.n_tiles_up * self.steps_up)
 
     def multiply(
         self, warpgroup: jax.Array, between: Between, between_kept: Between
     ) -> None:
-        """Take 64 rows through both products."""
+        """Multiply 64 rows by both factors; the program of one warpgroup."""
+        # Taken from what the copying warpgroup released; accumulators need them.
         plgpu.set_max_registers(self.tiles.registers, action="increase")
         before, columns, kept = self.n_chunks - 1, self.tiles.columns, self.sizes.kept
 
@@ -134,29 +144,35 @@ class Pass(NamedTuple):
             (sums,) = self._sum_down(warpgroup, index * self.depth, columns, 0)
             self._go_between(warpgroup, index * columns, sums, between)
 
+        # The last chunk may be narrower, and also accumulates the kept channels.
         width = self.sizes.rank - before * columns
         sums = self._sum_down(warpgroup, before * self.depth, width, kept)
-        if kept:  # first: it leaves registers to the other
+        # Kept channels first: this frees their registers for the other sums.
+        if kept:
             self._go_between(warpgroup, self.sizes.rank, sums[1], between_kept)
         self._go_between(warpgroup, before * columns, sums[0], between)
+        # Make the writes to shared memory visible to the tensor cores (async proxy).
         plgpu.commit_smem()
 
         @pl.loop(0, self.n_tiles_up)
         def _(index: jax.Array) -> None:
             first = self.steps_down + index * self.steps_up
             sums = self._sum_up(warpgroup, first)
+            # The last tile of y is shifted back, to end where the array ends.
             last = self.sizes.outputs - self.tiles.columns
             start = jnp.minimum(index * self.tiles.columns, last)
             for column in range(0, self.tiles.columns, BLOCK):
                 piece = sums[:, column : column + BLOCK]
                 self._leave(warpgroup, piece, self.y, start + column)
 
+        # The block must not end before its last stores have read shared memory.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
     def _sum_down(
         self, warpgroup: jax.Array, first: Step, width: int, kept: int
     ) -> list[jax.Array]:
         inner = pl.ds(warpgroup * BLOCK, BLOCK)
+        # This warpgroup's 64 rows of the shared tile of rows.
         widths = (width, kept) if kept else (width,)
 
         def accumulate(*sums: Ref) -> list[jax.Array]:
@@ -164,10 +180,13 @@ class Pass(NamedTuple):
             def _(k: jax.Array) -> None:
                 rows, step = self.rows.take(first + k).at[inner], first + k * len(sums)
                 self._add(sums[0], rows, step, k > 0)
+                # `k > 0`: the tile before the first step belongs to the previous chunk,
+                # which has released it.
                 pl.when(k > 0)(lambda: self.rows.release(first + k - 1))
                 if kept:
                     self._add(sums[1], rows, step + 1, True)
 
+            # Reading the accumulators waits for the last product, then frees its tiles.
             wholes = [ref[...] for ref in sums]
             self.rows.release(first + self.depth - 1)
             self.weights.release(first + self.depth * len(sums) - 1)
@@ -197,8 +216,9 @@ class Pass(NamedTuple):
 
     def _add(self, sums: Ref, left: Ref, step: Step, follows: bool | jax.Array) -> None:
         right = self.weights.take(step).at[:, pl.ds(0, sums.shape[1])]
+        # wgmma reads shared memory asynchronously: a tile is free only once waited for.
         plgpu.wgmma(sums, left, right)
-        # This product is under way while the next is started; the last one is done.
+        # One product stays in flight; waiting for the previous one frees its tile.
         plgpu.wgmma_wait(1)
         pl.when(follows)(lambda: self.weights.release(step - 1))
 
@@ -210,8 +230,10 @@ class Pass(NamedTuple):
             piece, column = sums[:, inner : inner + BLOCK], start + inner
             saved = None
             if self.saved is not None:
+                # Activation and its derivative are computed in float32.
                 saved = self._fetch(warpgroup, self.saved, column).astype(jnp.float32)
             pieces, narrow = between(piece, gamma, saved)
+            # Round to 16 bits in shared memory: wgmma reads both operands from there.
             self.narrow[column // BLOCK, warpgroup] = narrow.astype(dtype)
             for out, target in zip(pieces, self.kept_back, strict=False):
                 if out is not None:
@@ -219,6 +241,7 @@ class Pass(NamedTuple):
 
     def _fetch(self, warpgroup: jax.Array, source: Ref, column: Step) -> jax.Array:
         place, arrived = self.leaving.at[warpgroup], self.arrived.at[warpgroup]
+        # The buffer is shared with stores: wait until they have read it.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         plgpu.copy_gmem_to_smem(self._piece(warpgroup, source, column), place, arrived)
         plgpu.barrier_wait(arrived)
@@ -229,8 +252,10 @@ class Pass(NamedTuple):
         self, warpgroup: jax.Array, piece: jax.Array, target: Ref, column: Step
     ) -> None:
         place = self.leaving.at[warpgroup]
+        # The previous store must have read the buffer before it is overwritten.
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
         place[...] = piece.astype(self.x.dtype)
+        # Make the writes visible to the copy engine (async proxy) before it reads them.
         plgpu.commit_smem()
         plgpu.copy_smem_to_gmem(place, self._piece(warpgroup, target, column))
 

@@ -1,16 +1,16 @@
-"""One pass of rows through two products on a GPU, what lies between them staying there.
+"""One pass of rows through two products on a GPU, without a round trip through HBM.
 
     y = [between(x A), between_kept(x E)] [B; W]
 
-Forward E is one-hot: x E is x_I, exact, made of the tile of x that is there anyway.
-Backward the same pass takes the output's gradient g through B' and W', then A' and E':
-its one-hot product is the scatter into dx.
+Forward, E is one-hot: x E equals x_I exactly, and uses the tile of x that is already in
+shared memory. Backward, the same pass multiplies the output gradient g by B' and W',
+then by A' and E': the one-hot product is the scatter into dx.
 
-A block has a tile of rows. One warpgroup starts copies (TMA); the others multiply 64
-rows each (wgmma), put what lies between the products into shared memory and stream the
-second factors past it. The last tiles of rows and of columns are moved back so that
-they end where the array does: what two tiles share is written twice, the same. Where a
-copy reaches beyond an array it brings zeros.
+A block processes a tile of rows. One warpgroup issues copies (TMA); the others multiply
+64 rows each (wgmma), keep the intermediate result in shared memory and stream the
+second factors. The last tiles of rows and columns are shifted back to end where the
+array ends; the overlap of two tiles is written twice with equal values. Copies beyond
+the end of an array return zeros.
 """
 
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ from lostjax.typing import Array, Float
 
 
 class Factors(NamedTuple):
-    """The two factors of one side of a pass; the kept part is None without channels."""
+    """The two factors of one side of a pass; `kept` is None without kept channels."""
 
     rank: jax.Array
     kept: jax.Array | None
@@ -46,23 +46,25 @@ def two_products(
     keep: tuple[int, ...] = (),
     name: str,
 ) -> tuple[jax.Array, ...]:
-    """Multiply rows by the factors down, then by those up; all of one 16-bit type.
+    """Multiply rows by the factors `down`, then by the factors `up`.
+
+    All arrays except gamma have the same 16-bit dtype.
 
     Args:
-        x_PM: the rows: a multiple of 8, no fewer than a tile's. 16 divides M and N, 64
-            all other widths.
-        down: (M, R) and (M, C).
-        up: (R, N) and (C, N).
-        gamma: handed to `between`.
-        between: what to do with x A.
-        between_kept: what to do with x E.
-        tiles: how the pass is cut.
-        saved_PK: also handed to both, R + C columns; or nothing is.
-        keep: columns of the arrays that these write out, R or R + C each.
-        name: of the kernel.
+        x_PM: rows (P, M), at least one tile, P a multiple of 8; 16 divides M and N, 64
+            divides all other widths.
+        down: first factors, (M, R) and (M, C).
+        up: second factors, (R, N) and (C, N).
+        gamma: float32 array (1,), passed to `between` and `between_kept`.
+        between: function applied to x A.
+        between_kept: function applied to x E.
+        tiles: tile sizes of the pass.
+        saved_PK: array of R + C columns that is also passed to both functions, or None.
+        keep: widths of the arrays that both functions write, R or R + C each.
+        name: name of the kernel in profiles.
 
     Returns:
-        y_PN and what was written out.
+        y (P, N) and the written arrays.
     """
     (n_rows, n_inputs), dtype = x_PM.shape, x_PM.dtype
     rank, n_outputs = up.rank.shape
@@ -72,6 +74,7 @@ def two_products(
         "gamma": gamma,
         "x": x_PM,
         "down": down.rank,
+        # No copy if the tile width divides the columns.
         "up": _end_with_a_tile(up.rank, tiles.columns),
     }
     if down.kept is not None and up.kept is not None:
@@ -85,6 +88,8 @@ def two_products(
         kept_back = refs[len(named) :]
         one_pass = Pass(sizes, tiles, kept_back=kept_back, **named, **scratch)
         warpgroup = jax.lax.axis_index("warpgroup")
+        # Warp specialisation: one warpgroup copies, so that the others never wait
+        # for addresses and barriers of copies.
         pl.when(warpgroup == tiles.warpgroups)(one_pass.feed)
         pl.when(warpgroup < tiles.warpgroups)(
             lambda: one_pass.multiply(warpgroup, between, between_kept)
@@ -98,16 +103,19 @@ def two_products(
         scratch_types=_scratch(sizes, tiles, dtype),
         grid=(pl.cdiv(n_rows, tiles.rows),),
         grid_names=("tile",),
+        # One more thread group than multiplying warpgroups: the one that copies.
         num_threads=tiles.warpgroups + 1,
         thread_name="warpgroup",
         kernel_name=name,
+        # Hardware approximations of exp and tanh are more precise than bfloat16.
         compiler_params=plgpu.CompilerParams(approx_math=True),
     )(*operands.values())
     return tuple(outputs)
 
 
 def _end_with_a_tile(factor: jax.Array, columns: int) -> jax.Array:
-    # Tiles start at multiples of their width; the last has what the last of y needs.
+    # Tiles start at multiples of their width, except the last tile of y, which is
+    # shifted back: repeat its columns at the end, so that one tile holds them.
     rest = factor.shape[1] % columns
     if not rest:
         return factor
@@ -116,6 +124,7 @@ def _end_with_a_tile(factor: jax.Array, columns: int) -> jax.Array:
 
 
 def _scratch(sizes: Sizes, tiles: Tiles, dtype: Any) -> dict[str, Any]:
+    # Input and output arrays can have different swizzle widths.
     readers, grain = tiles.warpgroups, grain_of(sizes.inputs)
     grain_out = grain_of(sizes.outputs)
 
@@ -123,11 +132,13 @@ def _scratch(sizes: Sizes, tiles: Tiles, dtype: Any) -> dict[str, Any]:
         return ring(stages, rows, columns, readers=readers, grain=grain, dtype=dtype)
 
     return {
+        # Rings hide the latency of HBM and L2 behind the products.
         "rows": tiles_of(STAGES, tiles.rows, BLOCK),
         "weights": tiles_of(tiles.stages, BLOCK, tiles.columns),
         "narrow": tile(
             sizes.narrow // BLOCK, readers, BLOCK, BLOCK, grain=grain, dtype=dtype
         ),
         "leaving": tile(readers, BLOCK, BLOCK, grain=grain_out, dtype=dtype),
+        # One barrier per warpgroup: each waits for its own copies of saved values.
         "arrived": plgpu.Barrier(num_barriers=readers),
     }

@@ -1,35 +1,36 @@
-"""Products of narrow matrices by GPU kernels, with XLA's form wherever they do not fit.
+"""Products of narrow matrices by GPU kernels, with a fallback to XLA.
 
     y = [gamma act(x A), (1 - gamma) x_I] [B; W]
 
-`mosaic_products` stands where `bottleneck_products` does and means the same. On Hopper
-(H100, H200) one kernel takes tiles of x to tiles of y: act(x A) and x_I never reach
-HBM. [x A | x_I] is written only if there will be a backward pass; it has the name
-"bottleneck", and "product" with y, so that `save_bottlenecks`, `save_products` and
-other policies see them. Backward the same kernel takes g to dx, kept channels' part
-included, and XLA makes the weights' gradients (`gpu_backward` says why). Which form a
-program takes is settled when it is compiled: by platform, not by what this process runs
-on.
+`mosaic_products` replaces `bottleneck_products` and computes the same. On Hopper (H100,
+H200), one kernel computes tiles of y from tiles of x, and act(x A) and x_I are never
+written to HBM. [x A | x_I] is written only if there is a backward pass. It is labelled
+"bottleneck", and "product" together with y, so that `save_bottlenecks`, `save_products`
+and other policies find it. Backward, the same kernel computes dx from g, including the
+part of the kept channels, and XLA computes the gradients of the weights (see
+`lostjax.nn.kernels.gpu.backward`). The choice between kernel and XLA is made at compile
+time, by the platform of the program and not by that of this process.
 
-HBM bytes, two a number, over P rows, K = R + C rounded up to 64 each, weights left out:
+HBM bytes at two bytes per number over P rows, with K = R + C, each rounded up to 64,
+and without weights:
 
     kernel, forward     2 P (M + N)                 + 2 P K before a backward pass
-    XLA, one product    2 P (M + N + 4 R + 4 C)     what lies between, there and back
+    XLA, one product    2 P (M + N + 4 R + 4 C)     intermediates, written and read
     kernel, backward    2 P (2 M + 2 N + 2 R + 3 K)
 
-What it costs against XLA's form: each sibling reads x for itself, and a policy that
-computes y again computes x A again, for one kernel does both. Between the products
-widths are rounded up to 64, kept channels for themselves (350m: 266 to 320), and every
-block of 128 or 64 rows reads all weights from L2. A number of inputs or outputs that 16
-does not divide (1b: 5461) is filled up with zeros, mostly a copy. It computes in
-bfloat16 alone, from 64 rows on, and by default where a model of its time says that it
-pays (60m to 350m, from some 8192 rows on; see `gpu_blocks`): anything else is XLA's,
-and the log says so. A program must run on one device, or call this within
-`jax.shard_map`: XLA cannot cut a kernel up.
+Disadvantages compared with XLA: each sibling reads x separately, and a policy that
+recomputes y also recomputes x A, because one kernel computes both. Rank and kept
+channels are each padded to a multiple of 64 (350m: 266 to 320), and every block of 128
+or 64 rows reads all weights from L2. A number of inputs or outputs that 16 does not
+divide (1b: 5461) is padded with zeros, usually by a copy. The kernel requires bfloat16
+and at least 64 rows. By default it is used only if a model of its time predicts a gain
+(60m to 350m, from about 8192 rows on; see `lostjax.nn.kernels.gpu.blocks`). Otherwise
+XLA computes the product and the reason is logged. A program must run on one device or
+call this within `jax.shard_map`, because XLA cannot partition a kernel.
 
-XLA's form is the default, for nothing here was run on a GPU: its interpreter on a CPU
-says that values are right, NVIDIA's compiler takes the kernels, and
-`benchmarks/kernels.py --chip h100` counts what compilers can tell.
+XLA is the default because nothing was run on a GPU. The values were checked in the
+interpreter on a CPU, NVIDIA's compiler accepts the kernels, and `benchmarks/kernels.py
+--chip h100` reports what compilers can count.
 """
 
 import dataclasses
@@ -64,14 +65,14 @@ from lostjax.nn.kernels.kernel_form import (
 from lostjax.typing import Activation, Array, Float
 
 Cut = Callable[[Sizes], Tiles | None]
-"""Says how one pass is cut; None for not at all."""
+"""Function that chooses the tiles of one pass; None to use XLA instead."""
 
 HOPPER = ("H100", "H200", "H800", "H20", "GH200")
-"""What names of devices with the kernels' instructions have in them."""
+"""Substrings of the names of devices that have the kernels' instructions."""
 
 
 def on_gpu(kernel: Callable[..., Any], meaning: Callable[..., Any], *args: Any) -> Any:
-    """Apply the kernel in programs for a GPU, and what it means in all others."""
+    """Apply the kernel in programs for a GPU, and its reference in all others."""
     return jax.lax.platform_dependent(*args, cuda=kernel, default=meaning)
 
 
@@ -85,27 +86,28 @@ def mosaic_products(
     cut: Cut = choose_paying_tiles,
     choose: Choose = on_gpu,
 ) -> tuple[jax.Array, ...]:
-    """Apply sibling matrices to the same rows, as `bottleneck_products` does.
+    """Multiply the same rows by sibling matrices, like `bottleneck_products`.
 
     Args:
-        x_PM: the rows.
-        siblings: their weights; all keep channels, or none does.
-        activation: what stands between the factors, finite at 0; None for nothing.
-        channel_groups: groups of inputs that hold equal numbers of kept channels; of
-            consequence to XLA's form only.
-        dtype: type to compute in; None takes the wider of rows and weights.
-        cut: says how the passes are cut into tiles; `gpu_blocks.choose_tiles` does it
-            wherever they fit, the default only where a model says that it pays.
-        choose: decides between the kernel and its meaning.
+        x_PM: rows (P, M).
+        siblings: weights of the matrices; either all or none have kept channels.
+        activation: activation between the factors, finite at 0; None for the identity.
+        channel_groups: number of groups of inputs with equal numbers of kept channels;
+            used only by the fallback to XLA.
+        dtype: computation dtype; None promotes the dtypes of rows and weights.
+        cut: function that chooses the tiles of a pass. The default returns None if a
+            model predicts no gain; `lostjax.nn.kernels.gpu.blocks.choose_tiles` returns
+            tiles whenever they fit.
+        choose: function that chooses between the kernel and its reference.
 
     Returns:
-        One array (P, N_i) per sibling. Where no kernel fits they are XLA's, and the
-        log says why, once.
+        One array (P, N_i) per sibling. If no kernel fits, XLA computes them, and the
+        reason is logged once.
     """
     dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
     passes = [_measure(x_PM, own) for own in siblings]
     if reason := _unfit(x_PM, dtype, passes, cut):
-        log_once(f"XLA's form of a narrow product, no GPU kernel: {reason}")
+        log_once(f"low-rank product uses XLA, not the GPU kernel: {reason}")
         return bottleneck_products(
             x_PM,
             siblings,
@@ -114,12 +116,14 @@ def mosaic_products(
             dtype=dtype,
         )
     n_rows, n_inputs = x_PM.shape
+    # Padding once for all siblings: every array needs whole tiles and swizzles.
     rows_PM = _pad(x_PM.astype(dtype), round_up(n_rows, 8), fill_up(n_inputs))
     plans = [_Plan(activation, choose, cut(up), cut(back)) for up, back in passes]
     products = [
         multiply(plan, rows_PM, (_fill_up(weights.astype(dtype)),))[0]
         for plan, weights in zip(plans, siblings, strict=True)
     ]
+    # Cut off the padded rows and columns.
     return tuple(
         y_PN[:n_rows, : weights.b_RN.shape[1]]
         for y_PN, weights in zip(products, siblings, strict=True)
@@ -128,14 +132,14 @@ def mosaic_products(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """A `KernelForm`."""
+    """A `KernelForm` for one matrix."""
 
     activation: Activation | None
     choose: Choose
     forward_tiles: Tiles | None
     backward_tiles: Tiles | None
     has_backward: bool = True
-    """What has none is XLA's as a whole."""
+    """Always true: without backward tiles XLA computes both passes."""
 
     def forward(
         self, x_PM: jax.Array, siblings: Siblings, *, keep_hidden: bool
@@ -155,6 +159,7 @@ class _Plan:
         (weights,) = siblings
         one_hot_MC, _ = kept_factors(weights)
         down = [weights.a_MR] if one_hot_MC is None else [weights.a_MR, one_hot_MC]
+        # The one-hot product computes x_I in the layout that the kernel writes.
         return (x_PM @ jnp.concatenate(down, axis=1),)
 
     def backward(
@@ -174,7 +179,7 @@ class _Plan:
 
 
 def _measure(x_PM: jax.Array, weights: BottleneckWeights) -> tuple[Sizes, Sizes]:
-    # Of the forward pass and of the backward pass.
+    # Sizes of the forward pass, and of the backward pass, which swaps M and N.
     (n_rows, n_inputs), (rank, n_outputs) = x_PM.shape, weights.b_RN.shape
     n_kept = 0 if weights.values_CN is None else weights.values_CN.shape[0]
     sizes = Sizes(
@@ -195,22 +200,24 @@ def _unfit(
 ) -> str | None:
     n_rows, n_inputs = x_PM.shape
     if jnp.dtype(dtype) != jnp.bfloat16:
-        return f"it computes in bfloat16, not in {jnp.dtype(dtype).name}"
+        return f"it supports bfloat16, not {jnp.dtype(dtype).name}"
+    # Rows are padded to a multiple of 8, so that 57 rows fill a tile of 64.
     if n_rows <= BLOCK - 8:
-        return f"{n_rows} rows do not fill a tile of {BLOCK}"
+        return f"{n_rows} rows are fewer than a tile of {BLOCK}"
+    # Ahead-of-time compilation sets an abstract device, which is not in this process.
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     if device.platform == "gpu" and not any(h in device.device_kind for h in HOPPER):
-        return f"its instructions are Hopper's, not those of {device.device_kind}"
+        return f"it needs a Hopper GPU, not {device.device_kind}"
     sizes = list(itertools.chain.from_iterable(passes))
     if None in map(choose_tiles, sizes):
-        return f"{n_rows} rows of {n_inputs} inputs do not fit its shared memory"
+        return f"{n_rows} rows of {n_inputs} inputs do not fit in shared memory"
     if None in map(cut, sizes):
-        return f"by a model of its time {n_rows} rows of {n_inputs} inputs do not pay"
+        return f"XLA is estimated to be as fast for {n_rows} rows of {n_inputs} inputs"
     return None
 
 
 def _fill_up(weights: BottleneckWeights) -> BottleneckWeights:
-    # Zeros add nothing to any product; no channel that is kept is among them.
+    # Zeros change no product, and no kept channel is among the padded inputs.
     (n_inputs, rank), n_outputs = weights.a_MR.shape, fill_up(weights.b_RN.shape[1])
     values_CN = weights.values_CN
     if values_CN is not None:

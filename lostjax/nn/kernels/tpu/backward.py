@@ -1,16 +1,16 @@
-"""The TPU kernel of narrow products, backward: how it is called.
+"""The backward TPU kernel of narrow products: its call.
 
-With h = x A, z = act(h), x_I and the output's gradient g, the kernel
-(`tpu_gradients`) makes
+With h = x A, z = act(h), x_I and the gradient g of the output, the kernel
+(`lostjax.nn.kernels.tpu.gradients`) computes
 
     dh = gamma act'(h) (g B')                dA = x' dh        dB = gamma z' g
     dx = dh A' + (1 - gamma) (g W') at I     dW = (1 - gamma) x_I' g
     dgamma = sum over B of (z' g) B - sum over W of (x_I' g) W
 
-summed, for dx, over the siblings. A step of the grid reads one tile of x and of every
-g and h, and writes one of dx, with the kept channels' part already in it. The weights'
-gradients are float32 sums that stay in VMEM to the end: x and g are read once. Where
-cores share a grid each has sums of its own.
+dx is summed over the siblings. A grid step reads one tile of x and of every g and h,
+and writes one tile of dx, which includes the part of the kept channels. The gradients
+of the weights are float32 sums that stay in VMEM until the last step, so that x and g
+are read once. If several cores share a grid, each core has its own sums.
 """
 
 from functools import partial
@@ -44,23 +44,25 @@ def backward_products(
     cut: Cut,
     chip: Chip,
 ) -> Gradients:
-    """Propagate gradients back on a TPU; all arrays are of one type.
+    """Compute the gradients of rows and weights on a TPU.
+
+    All arrays have the same dtype, bfloat16 or float32.
 
     Args:
-        x_PM: the rows.
+        x_PM: rows (P, M).
         hidden: x A (P, R) of each sibling, before the activation.
-        gs: gradients of the outputs (P, N).
-        siblings: factors, and kept values or none; all of the same sizes.
-        activation: what stands between the factors; None for nothing.
-        cut: see `tpu_blocks.cut_backward`.
-        chip: where it will run.
+        gs: gradients of the outputs, (P, N) per sibling.
+        siblings: weights of the matrices, all of equal sizes.
+        activation: activation between the factors; None for the identity.
+        cut: rows of a grid step, from `lostjax.nn.kernels.tpu.blocks.cut_backward`.
+        chip: the TPU to compile for.
 
     Returns:
-        The gradients of the rows, and of each sibling's weights; those of gamma are
-        float32.
+        The gradients of the rows (P, M) and of each sibling's weights; those of gamma
+        are float32.
     """
     shapes = _shapes(x_PM, siblings[0], cut, chip)
-    # Rows that are not there would be summed: they are zeros.
+    # Pad with zeros: undefined rows of a partial tile would enter the weights' sums.
     lengthen = partial(_lengthen, n_rows=shapes.tiled_rows)
     passing = [
         Passing(lengthen(h_PR), lengthen(g_PN))
@@ -84,18 +86,20 @@ def backward_products(
         ],
         scratch_shapes=[[shapes.kept_back()] * len(siblings), shapes.scratch()],
         compiler_params=pltpu.CompilerParams(
+            # Cores share the first axis; the sums depend on the order of the second.
             dimension_semantics=("parallel", "arbitrary"),
             vmem_limit_bytes=cut.vmem_bytes,
         ),
         cost_estimate=_cost(x_PM, passing, residents, shapes.sums),
         name="lost_backward",
     )(x_PM, passing, residents)
+    # Cut off the padded rows, whose gradients are zero.
     n_rows = hidden[0].shape[0]
     return dx_PM[:n_rows], tuple(_gradients(made, shapes) for made in mades)
 
 
 class _Shapes(NamedTuple):
-    # Everything that the call's specs are made of.
+    # All sizes from which the specs of the call are built.
     rows: int
     steps: int
     cores: int
@@ -111,6 +115,7 @@ class _Shapes(NamedTuple):
 
     @property
     def summed_rank(self) -> int:
+        # Pad to whole sublanes, so that the rows of kept channels start aligned.
         return round_up(self.rank, 32 // self.dtype.itemsize)
 
     @property
@@ -123,17 +128,20 @@ class _Shapes(NamedTuple):
 
     @property
     def leaving(self) -> Any:
-        # Sums of several cores are still to be summed.
+        # Sums of several cores are still to be added up: keep them in float32.
         return self.dtype if self.cores == 1 else jnp.float32
 
     def tile(self, width: int) -> pl.BlockSpec:
         steps = self.steps
+        # Each core processes a contiguous range of row tiles.
         return pl.BlockSpec(
             (self.rows, width), lambda core, step: (core * steps + step, 0)
         )
 
     def out_specs(self) -> Made:
+        # Too large for double-buffered blocks: the kernel itself copies them to HBM.
         sums = pl.BlockSpec(memory_space=pl.ANY)
+        # dgamma is summed per column: the kernel needs no reduction across lanes.
         dgamma = pl.BlockSpec((None, 1, self.outputs), lambda core, _: (core, 0, 0))
         return Made(sums, sums, dgamma)
 
@@ -146,14 +154,15 @@ class _Shapes(NamedTuple):
         return Made(da, dbw, dgamma)
 
     def kept_back(self) -> KeptBack:
-        """Describe each sibling's own memory."""
+        """Describe the scratch memory that each sibling has of its own."""
         da_sum, dbw_sum = (pltpu.VMEM(shape, jnp.float32) for shape in self.sums)
         dh = pltpu.VMEM((self.rows, self.rank), self.dtype)
+        # float32: 32-bit lanes for the permutations, and no rounding before dx.
         dkept = pltpu.VMEM((self.rows, round_up(self.kept, LANES)), jnp.float32)
         return KeptBack(da_sum, dbw_sum, dh, dkept if self.kept else None)
 
     def scratch(self) -> Scratch:
-        """Describe the memory that siblings take in turn."""
+        """Describe the scratch memory that siblings share, one after the other."""
         da, dbw = self.sums
         words = words_for(self.rows, self.kept, self.dtype)
         return Scratch(
@@ -171,6 +180,7 @@ def _shapes(
 ) -> _Shapes:
     n_rows, n_inputs = x_PM.shape
     rank, n_outputs = weights.b_RN.shape
+    # No more cores than tiles: a core without rows would only add zeros.
     cores = min(chip.cores, pl.cdiv(n_rows, cut.rows))
     return _Shapes(
         rows=cut.rows,
@@ -186,8 +196,10 @@ def _shapes(
 
 def _gradients(made: Made, shapes: _Shapes) -> BottleneckWeights:
     da_RM, dbw_KN = _whole(made.da), _whole(made.dbw)
+    # The gradient of the padded rows of the sums is dropped.
     dvalues_CN = dbw_KN[shapes.summed_rank :][: shapes.kept].astype(shapes.dtype)
     return BottleneckWeights(
+        # The kernel computes the transpose (R, M).
         a_MR=da_RM[: shapes.rank].T.astype(shapes.dtype),
         b_RN=dbw_KN[: shapes.rank].astype(shapes.dtype),
         values_CN=dvalues_CN if shapes.kept else None,
@@ -196,6 +208,7 @@ def _gradients(made: Made, shapes: _Shapes) -> BottleneckWeights:
 
 
 def _whole(sums: jax.Array) -> jax.Array:
+    # One term per core; with one core a sum would copy the array.
     return jnp.sum(sums, axis=0) if sums.shape[0] > 1 else sums[0]
 
 
@@ -203,7 +216,7 @@ def _resident(weights: BottleneckWeights, n_inputs: int) -> Resident:
     given = resident_weights(weights)
     if weights.kept_C is None:
         return given
-    # Which kept channel each input is, -1 for none.
+    # For each input, its index among the kept channels, or -1.
     nowhere = jnp.full(round_up(n_inputs, LANES), -1, jnp.int32)
     numbers = jnp.arange(weights.kept_C.shape[0], dtype=jnp.int32)
     return given._replace(sources=nowhere.at[weights.kept_C].set(numbers)[None])

@@ -1,6 +1,6 @@
-"""How the TPU kernels of narrow products are cut: rows of a step, strips of a loop.
+"""Block sizes of the TPU kernels: rows of a grid step, column strips of a loop.
 
-What bounds them, for P rows, at two bytes a number (forward; C is a hundredth of M):
+The bounds for P rows at two bytes per number (forward; C is a hundredth of M):
 
     FLOPs = 2 P (R M + R N + C N)        HBM bytes = 2 (P (M + N) + R (M + N) + C N)
 
@@ -10,40 +10,44 @@ What bounds them, for P rows, at two bytes a number (forward; C is a hundredth o
     1b up       2048 x 5461   512   451
     7b up       4096 x 11008  1024  865
 
-A v5e balances at 240 FLOPs a byte, so that 60m and 130m layers are bound by HBM and
-larger ones by the matrix units. Hence: every weight is read once and stays in VMEM, and
-only rows pass through. The heuristic:
+A v5e balances at 240 FLOPs per byte: layers of 60m and 130m are bound by HBM, larger
+ones by the matrix units. Therefore every weight is read once and stays in VMEM, and
+only rows are streamed. The heuristics:
 
-- Rows of a grid step: the most of 512, 256, 128 whose tiles fit VMEM beside the weights
-  (backward: beside float32 sums of the weights' gradients too). None do: XLA's form.
-- A kernel asks for the vector memory that it needs and no more: what it asks for, XLA
-  takes from the arrays that it would have kept there from one operation to the next (a
-  step of lost_60m on v5e: 14.0 GB through HBM if each asks for all, 9.8 if not).
-- Within a step, blocks of 128 rows by strips of 128 columns: 16 vector registers hold
-  one float32 sum over the whole contraction, and leave room for the next strip's and
-  for the kept channels' way (256 rows, 32 registers: a schedule shorter by a tenth, to
-  under what the units can do, but 350m up spills 176 registers a step). Where inputs
-  are many, 256 rows: there kept channels have a loop of their own, for between products
-  so long they would spill, and the products are long enough to hide the rest.
-- Backward, the blocks of 256 rows stand beside each other in a loop's body: 350m square
-  is at 1.08 of the units' floor, at 1.16 with those of 128 rows. (Those of all 512
-  leave no loop, and the stages run into each other: 1319 spills.) Where an activation
-  stands beside a block's product, or a scatter that outlasts it, a block has 64 rows:
-  60m up and 350m up spill nothing, 8 and 52 registers a step with 128.
-- A step of 128 rows (7b up and down) adds to 112 rows of a weight's gradient at once:
-  7b up spills 128 registers with 128, 1148 with 144, and is at 1.01 of the floor with
-  96 where 112 have .98.
+- Rows of a grid step: the largest of 512, 256, 128 whose tiles fit in VMEM together
+  with the weights (backward: also with float32 sums of the weights' gradients). If none
+  fits, XLA computes the product.
+- VMEM: a kernel requests only what it needs, because XLA cannot use requested memory
+  for arrays that it would otherwise keep there between operations. A step of lost_60m
+  on v5e transfers 14.0 GB through HBM if every kernel requests all VMEM, 9.8 otherwise.
+- Forward blocks have 128 rows and strips of 128 columns: one float32 sum over the whole
+  contraction takes 16 vector registers, which leaves room for the sum of the next strip
+  and for the kept channels. With 256 rows and 32 registers the schedule is a tenth
+  shorter, below the units' minimum, but 350m up spills 176 registers per step. With
+  many inputs a block has 256 rows: kept channels then have a separate loop, because
+  they would spill if interleaved with such long products, and the products are long
+  enough to hide everything else.
+- Backward, the blocks of 256 rows are unrolled in one loop body: 350m square then takes
+  1.08 of the units' minimum, and 1.16 if only 128 rows are unrolled. (Unrolling all 512
+  leaves no loop, and the stages overlap: 1319 spills.) A block has 64 rows if an
+  activation, or a scatter that takes longer than the product, is interleaved with its
+  product: 60m up and 350m up then spill nothing, and 8 and 52 registers per step with
+  128 rows.
+- A step of 128 rows (7b up and down) adds to 112 rows of a weight gradient at once. 7b
+  up spills 128 registers with 128 rows and 1148 with 144; it takes 1.01 of the units'
+  minimum with 96 rows and .98 with 112.
 - v6e, whose units are 256 wide, is slower with blocks of 64 rows (350m up: 12495
-  bundles a step, 11293 with 128) and with 112 rows of a gradient at once (7b up: 55902,
-  42845 with 128, half a unit). It spills some hundred registers a step.
-- Strips are unrolled until a loop's body has about 380 matrix instructions: a shorter
-  body shows the units' latency (1.24 of their floor with 96), a longer one spills.
+  bundles per step, 11293 with 128) and with 112 gradient rows at once (7b up: 55902
+  bundles, 42845 with 128, half a unit). It spills about a hundred registers per step.
+- Strips are unrolled until a loop body has about 380 matrix instructions: shorter
+  bodies expose the latency of the units (1.24 of their minimum with 96), longer ones
+  spill.
 
-Sizes are those with which v5e's compiler (libtpu 0.0.52) does best by the papers'
-shapes.
+The sizes are those with which v5e's compiler (libtpu 0.0.52) produces the best programs
+at the shapes of the papers.
 
-A rank and a number of kept channels each fill whole tiles of the matrix units (128 deep
-on v5e and v5p, 256 on v6e): 10 channels cost the output product what 128 would.
+The rank and the number of kept channels are each padded to whole tiles of the matrix
+units (128 deep on v5e and v5p, 256 on v6e): 10 channels cost as much as 128.
 """
 
 import dataclasses
@@ -54,51 +58,52 @@ from typing import NamedTuple
 import jax
 
 LANES = 128
-"""Columns of a vector register and of a strip."""
+"""Columns of a vector register, and of a strip."""
 
 ROWS = 128
-"""Rows of a block within a grid step."""
+"""Rows of a forward block within a grid step."""
 
 DEEP = 30 * LANES
-"""Most inputs whose kept channels are gathered between the products."""
+"""Maximum number of inputs for which the gather of kept channels is interleaved with
+the products."""
 
 DEEP_ROWS = 256
-"""Rows of a forward block of more inputs than that."""
+"""Rows of a forward block with more inputs than `DEEP`."""
 
 GATHERED = 64
-"""Rows of which kept channels are gathered at once in a loop of their own."""
+"""Rows from which kept channels are gathered at once."""
 
 WRITTEN_OUT = 256
-"""Rows of a backward step whose blocks stand beside each other in a loop's body."""
+"""Rows of a backward step whose blocks are unrolled in one loop body."""
 
 TURNED = 256
 """Rows whose kept channels are transposed at once."""
 
 SUMMED = 288
-"""Most rows of a weight's gradient that one strip adds to: 36 registers of sums.
+"""Maximum rows of a weight gradient to which one strip adds: 36 registers of sums.
 
-A step of 128 rows has `Chip.shallow_summed`.
+Steps of 128 rows use `Chip.shallow_summed` instead.
 """
 
 LEAVING = 128
-"""Rows of a weight's gradient that leave VMEM at once."""
+"""Rows of a weight gradient that are copied from VMEM to HBM at once."""
 
 _MIB = 2**20
-_SPILLS = 4 * _MIB  # and what else the compiler puts there
-_INSTRUCTIONS_PER_BODY = 380
+_SPILLS = 4 * _MIB  # reserve for register spills and the compiler's own data
+_INSTRUCTIONS_PER_BODY = 380  # matrix instructions, see the module docstring
 _ROWS_PER_INSTRUCTION = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What the cutting must know about a TPU.
+    """Properties of a TPU that determine block sizes.
 
     Attributes:
         vmem_bytes: vector memory of one core.
-        cores: cores that share the steps of one grid.
-        block: rows of a backward block with more than sums beside its product.
-        shallow_summed: most rows of a weight's gradient that one strip adds to in a
-            step of 128 rows, whose sums come and go with every product.
+        cores: number of cores that share the steps of one grid.
+        block: rows of a backward block that interleaves other work with its product.
+        shallow_summed: maximum rows of a weight gradient to which one strip adds in
+            steps of 128 rows, where sums are reloaded for every product.
     """
 
     vmem_bytes: int
@@ -119,31 +124,31 @@ _BY_DEVICE_KIND = {
     "TPU v6 lite": V6E,
     "TPU v6e": V6E,
 }
-_UNKNOWN = Chip(64 * _MIB)
+_UNKNOWN = Chip(64 * _MIB)  # the smallest VMEM of the known chips, one core
 
 
 def kind_here() -> str:
-    """Name the devices of the mesh in use, or of this process."""
+    """Return the device kind of the current mesh, or of this process."""
     device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
     return str(device.device_kind)
 
 
 def chip_here() -> Chip:
-    """Look up the chip of the mesh in use, or of this process; else a cautious one."""
+    """Return the chip of the current mesh or process; a small default if unknown."""
     return _BY_DEVICE_KIND.get(kind_here(), _UNKNOWN)
 
 
 class Sizes(NamedTuple):
-    """Sizes of products by siblings: all the same.
+    """Sizes of the products of siblings, which are all equal.
 
     Attributes:
         rows: number of rows P.
         inputs: number of inputs M.
         outputs: number of outputs N.
-        rank: width between the factors R.
+        rank: width R between the factors.
         kept: number of kept channels C.
-        itemsize: bytes of a number, 2 or 4.
-        siblings: number of matrices S that one kernel multiplies with.
+        itemsize: bytes per number, 2 or 4.
+        siblings: number of matrices S per kernel.
     """
 
     rows: int
@@ -156,16 +161,16 @@ class Sizes(NamedTuple):
 
     @property
     def sublanes(self) -> int:
-        """Count the rows that one vector register holds."""
+        """Return the number of rows that one vector register holds."""
         return 32 // self.itemsize
 
 
 class Cut(NamedTuple):
-    """How a kernel is cut.
+    """Block size of a kernel.
 
     Attributes:
         rows: rows of a grid step.
-        vmem_bytes: vector memory that it asks for.
+        vmem_bytes: vector memory that the kernel requests.
     """
 
     rows: int
@@ -173,24 +178,29 @@ class Cut(NamedTuple):
 
 
 def cut_forward(sizes: Sizes, chip: Chip) -> Cut | None:
-    """Choose the rows of a forward grid step; None where nothing fits."""
+    """Choose the rows of a forward grid step; None if nothing fits in VMEM."""
     return _choose_cut(sizes, chip, _forward_bytes)
 
 
 def cut_backward(sizes: Sizes, chip: Chip) -> Cut | None:
-    """Choose the rows of a backward grid step; None where nothing fits."""
+    """Choose the rows of a backward grid step; None if nothing fits in VMEM."""
     return _choose_cut(sizes, chip, _backward_bytes)
 
 
 def strips_per_body(contraction: int, rows: int) -> int:
-    """Count the strips of 128 columns that make up one loop body."""
+    """Return the number of 128-column strips to unroll in one loop body.
+
+    Args:
+        contraction: depth of the product of a strip.
+        rows: rows of this product.
+    """
     moves = math.ceil(rows / _ROWS_PER_INSTRUCTION)
     instructions = moves * math.ceil(contraction / LANES)
     return max(1, _INSTRUCTIONS_PER_BODY // instructions)
 
 
 def round_up(size: int, multiple: int) -> int:
-    """Round a size up to a multiple."""
+    """Round a size up to a multiple of `multiple`."""
     return -(-size // multiple) * multiple
 
 
@@ -198,9 +208,11 @@ def _choose_cut(
     sizes: Sizes, chip: Chip, count_bytes: Callable[[Sizes, int], int]
 ) -> Cut | None:
     whole = round_up(sizes.rows, sizes.sublanes)
+    # Larger steps first: they amortise the fixed cost of a step.
     for most in (512, 256, 128):
         rows = min(most, whole)
         asked = count_bytes(sizes, rows) + _SPILLS
+        # Keep a margin of one sixteenth: the byte counts are estimates.
         if asked <= chip.vmem_bytes * 15 // 16:
             return Cut(rows, asked)
     return None
@@ -213,7 +225,9 @@ def _weight_bytes(sizes: Sizes) -> int:
 
 def _forward_bytes(sizes: Sizes, rows: int) -> int:
     m, n, r, _, lanes = _padded(sizes)
+    # Factor 2: Pallas double-buffers every block that changes from step to step.
     passing = 2 * rows * (m + sizes.siblings * (n + r))
+    # One scratch tile of act(x A); kept channels twice, as words and scaled.
     kept_back = rows * (r + 2 * lanes)
     return _weight_bytes(sizes) + sizes.itemsize * (passing + kept_back)
 
@@ -221,8 +235,10 @@ def _forward_bytes(sizes: Sizes, rows: int) -> int:
 def _backward_bytes(sizes: Sizes, rows: int) -> int:
     m, n, r, c, lanes = _padded(sizes)
     passing = 2 * rows * (2 * m + sizes.siblings * (n + r))
+    # z and both transposed operands are shared by siblings; each has a dh of its own.
     kept_back = rows * ((3 + sizes.siblings) * r + c + lanes)
-    leaving = 2 * LEAVING * (m + n)  # float32, if cores share the grid
+    leaving = 2 * LEAVING * (m + n)  # factor 2: float32 if cores share the grid
+    # float32 sums of all siblings stay in VMEM until the last step.
     sums = sizes.siblings * 4 * (r * m + (r + c) * n + rows * lanes)
     return (
         _weight_bytes(sizes) + sizes.itemsize * (passing + kept_back + leaving) + sums
@@ -230,7 +246,7 @@ def _backward_bytes(sizes: Sizes, rows: int) -> int:
 
 
 def _padded(sizes: Sizes) -> tuple[int, int, int, int, int]:
-    # What VMEM really holds: whole registers.
+    # VMEM holds whole registers: pad lanes to 128, rows of kept values to sublanes.
     m, n, r = (
         round_up(size, LANES) for size in (sizes.inputs, sizes.outputs, sizes.rank)
     )

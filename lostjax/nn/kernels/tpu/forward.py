@@ -1,10 +1,10 @@
-"""The TPU kernel of narrow products, forward.
+"""The forward TPU kernel of narrow products.
 
     y = [gamma act(x A), (1 - gamma) x_I] [B; W]
 
-A step of the grid takes one tile of rows through both products of every sibling, one
-after the other: x is read once, h = x A, its activation and the kept channels live in
-VMEM only, and y is written once. h is written too where the backward pass will want it.
+A grid step computes both products of one tile of rows, for one sibling after the other.
+x is read once and y written once; h = x A, its activation and the kept channels stay in
+VMEM. h is also written if the backward pass needs it.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ class _Made(NamedTuple):
 
 
 class _Scratch(NamedTuple):
-    # Of one sibling after the other.
+    # Shared by all siblings, one after the other.
     narrow: Ref
     through: Ref
     words: Ref
@@ -62,17 +62,19 @@ def forward_products(
     cut: Cut,
     keep_hidden: bool,
 ) -> tuple[Arrays, Arrays]:
-    """Multiply on a TPU; rows and weights are of one type.
+    """Multiply rows by narrow matrices on a TPU.
+
+    Rows and weights have the same dtype, bfloat16 or float32.
 
     Args:
-        x_PM: the rows.
-        siblings: factors, and kept values or none; all of the same sizes.
-        activation: what stands between the factors; None for nothing.
-        cut: see `tpu_blocks.cut_forward`.
+        x_PM: rows (P, M).
+        siblings: weights of the matrices, all of equal sizes.
+        activation: activation between the factors; None for the identity.
+        cut: rows of a grid step, from `lostjax.nn.kernels.tpu.blocks.cut_forward`.
         keep_hidden: also return x A, before the activation.
 
     Returns:
-        y (P, N) and, where they are kept, x A (P, R), of each sibling.
+        y (P, N) of each sibling, and x A (P, R) of each sibling or an empty tuple.
     """
     n_rows, dtype, rows = x_PM.shape[0], x_PM.dtype, cut.rows
     rank, n_outputs = siblings[0].b_RN.shape
@@ -85,13 +87,16 @@ def forward_products(
     residents = [resident_weights(weights) for weights in siblings]
     outputs = pl.pallas_call(
         partial(_kernel, activation=activation),
+        # Rows beyond the array in the last tile are undefined, and not written back.
         grid=(pl.cdiv(n_rows, rows),),
         in_specs=[passing(x_PM.shape[1]), resident_specs(residents)],
         out_specs=each(passing),
         out_shape=each(lambda width: jax.ShapeDtypeStruct((n_rows, width), dtype)),
         scratch_shapes=[_scratch(rows, siblings[0], dtype)],
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel",), vmem_limit_bytes=cut.vmem_bytes
+            # Steps are independent: several cores may share the grid.
+            dimension_semantics=("parallel",),
+            vmem_limit_bytes=cut.vmem_bytes,
         ),
         cost_estimate=_cost(x_PM, residents, keep_hidden=keep_hidden),
         name="lost_forward",
@@ -101,29 +106,34 @@ def forward_products(
 
 
 def words_for(rows: int, n_kept: int, dtype: jnp.dtype) -> Any:
-    """Describe the memory that takes kept channels, see `gather_columns`."""
+    """Describe the VMEM into which `gather_columns` writes kept channels."""
+    # 32-bit words, padded to 128 columns: the permutation moves whole words and lanes.
     shape = (rows * dtype.itemsize // 4, round_up(n_kept, LANES))
     return pltpu.VMEM(shape, jnp.int32)
 
 
 def resident_weights(weights: BottleneckWeights) -> Resident:
-    """Give what stays in VMEM, gamma and indices as the kernels read them."""
+    """Return the arrays that stay in VMEM, in the layout that the kernels read."""
+    # float32: scalar memory holds 32-bit values.
     gamma_1 = jnp.asarray(weights.gamma, jnp.float32).reshape(1)
     given = Resident(gamma_1, weights.a_MR, weights.b_RN, weights.values_CN, None)
     if weights.kept_C is None:
         return given
+    # Pad the indices to whole registers; -1 selects no column.
     missing = round_up(weights.kept_C.shape[0], LANES) - weights.kept_C.shape[0]
     kept_C = jnp.pad(weights.kept_C, (0, missing), constant_values=-1)
     return given._replace(kept=kept_C[None])
 
 
 def resident_specs(residents: list[Resident]) -> list[Resident]:
-    """Keep whole arrays in VMEM for all of the grid, once."""
+    """Return block specs that hold whole arrays in VMEM during the whole grid."""
 
     def whole(array: jax.Array) -> pl.BlockSpec:
         at = (0,) * array.ndim
+        # One buffer: the block never changes, so double buffering would waste VMEM.
         return pl.BlockSpec(array.shape, lambda *_: at, pipeline_mode=pl.Buffered(1))
 
+    # gamma is a scalar operand, which the kernel reads from scalar memory.
     scalar = pl.BlockSpec(memory_space=pltpu.SMEM)
     return [jax.tree.map(whole, each)._replace(gamma=scalar) for each in residents]
 
@@ -161,6 +171,7 @@ def _multiply(ref: _Refs, *, activation: Activation | None) -> None:
     deep = n_inputs > DEEP
 
     def block(rows: Rows) -> None:
+        # Separate from long products, between which the gathered values would spill.
         if n_kept and deep:
             for_rows(rows, partial(_gather, ref), most=GATHERED)
         hide = partial(_hide, ref, rows, activation=activation)
@@ -180,11 +191,13 @@ def _hide(
     if ref.own.values is not None and n_inputs <= DEEP:
         strip, n_strips = index_of(start, LANES), pl.cdiv(rank, LANES)
         share = share_of(rows, strip, n_strips)
-        for first in range(0, share.size, GATHERED):  # no loop: between the products
+        # Unrolled, so that the compiler interleaves the gather with the product.
+        for first in range(0, share.size, GATHERED):
             size = min(GATHERED, share.size - first)
             _gather(ref, pl.ds(share.start + first, size))
     h = _dot(ref.x[rows, :], ref.own.a[:, columns])
     if ref.made.hidden is not None:
+        # Saved before the activation, because its derivative needs h.
         ref.made.hidden[rows, columns] = h.astype(ref.made.hidden.dtype)
     narrow = ref.own.gamma[0] * (activation(h) if activation else h)
     ref.scratch.narrow[rows, columns] = narrow.astype(ref.scratch.narrow.dtype)
@@ -199,12 +212,14 @@ def _gather(ref: _Refs, rows: Rows) -> None:
 def _scale_kept(ref: _Refs, rows: Rows) -> None:
     dtype, n_kept = ref.x.dtype, ref.own.values.shape[0]
     kept = pltpu.bitcast(ref.scratch.words[words_of(rows, dtype), :], dtype)[:, :n_kept]
+    # v5e has no bfloat16 vector arithmetic: scale in float32, then round once.
     kept = (1 - ref.own.gamma[0]) * kept.astype(jnp.float32)
     ref.scratch.through[rows, :] = kept.astype(dtype)
 
 
 def _widen(ref: _Refs, rows: Rows, start: Start, width: int) -> None:
     columns = pl.ds(start, width)
+    # Two products into one float32 sum: no concatenation of narrow operands in VMEM.
     y = _dot(ref.scratch.narrow[rows, :], ref.own.b[:, columns])
     if ref.own.values is not None:
         y += _dot(ref.scratch.through[rows, :], ref.own.values[:, columns])
@@ -212,6 +227,7 @@ def _widen(ref: _Refs, rows: Rows, start: Start, width: int) -> None:
 
 
 def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
+    # The matrix units accumulate in float32; do not round sums to bfloat16.
     return jnp.dot(x, y, preferred_element_type=jnp.float32)
 
 

@@ -1,11 +1,11 @@
-"""The TPU kernel of narrow products, backward: what a step of its grid does.
+"""The backward TPU kernel of narrow products: one step of its grid.
 
-Each stage goes through all rows of the step before the next one starts, in a loop of
-its own: written out beside each other, two stages need more registers than there are.
-Blocks of one stage may stand beside each other: they hide each other's latency.
-What permutes and transposes stands where the matrix units have much to do and the
-permuting ones nothing: transposes beside g W', the gather beside x' dh. A strip of x is
-in use there as it is, and kept channels are needed only after it.
+Each stage loops over all rows of the step before the next stage starts: two unrolled
+stages side by side would need more registers than there are. Blocks of one stage can be
+unrolled, and hide each other's latency. Permutations and transposes are interleaved
+with products that keep the matrix units busy and leave the permute units idle:
+transposes with g W', and the gather of kept channels with x' dh. That product reads the
+same strip of x, and the kept channels are needed only after it.
 """
 
 from collections.abc import Callable
@@ -43,6 +43,7 @@ from lostjax.nn.kernels.tpu.lanes import (
 from lostjax.nn.kernels.tpu.refs import Passing, Refs, Resident
 from lostjax.typing import Activation
 
+# Contract the last axes: x y' without a transposed copy of y.
 _ROWS_ACROSS = (((1,), (1,)), ((), ()))
 
 
@@ -55,16 +56,16 @@ def bring_back(
     activation: Activation | None,
     chip: Chip,
 ) -> None:
-    """Do one step: its rows of dx, and its part of the weights' gradients.
+    """Compute one grid step: its rows of dx, and its share of the weight gradients.
 
     Args:
-        x: the rows.
-        passing: see `Passing`; this and what follows, of each sibling.
-        residents: their weights.
-        dx: takes the rows' gradient.
-        rest: `Made` of each sibling, a list of their `KeptBack`, `Scratch`.
-        activation: what stands between the factors; None for nothing.
-        chip: where it runs.
+        x: rows of the step.
+        passing: `Passing` of each sibling.
+        residents: `Resident` of each sibling.
+        dx: output, the gradient of the rows.
+        rest: `Made` of each sibling, the list of their `KeptBack`, and `Scratch`.
+        activation: activation between the factors; None for the identity.
+        chip: the TPU to compile for.
     """
     *mades, kept_back, scratch = rest
     siblings = [
@@ -74,6 +75,7 @@ def bring_back(
         )
     ]
 
+    # Scratch memory is uninitialised: zero the sums in the first step of each core.
     @pl.when(pl.program_id(1) == 0)
     def _() -> None:
         for ref in siblings:
@@ -82,7 +84,8 @@ def bring_back(
 
     for ref in siblings:
         _add_gradients(ref, activation=activation, chip=chip)
-    narrow = residents[0].b.shape[0] <= LANES  # a scatter outlasts the product
+    # The scatter takes longer than a narrow product: use the smaller blocks.
+    narrow = residents[0].b.shape[0] <= LANES
     size = chip.block if narrow or len(siblings) > 1 else ROWS
     for_blocks(siblings[0].rows, partial(_widen, siblings), size=size)
 
@@ -98,6 +101,7 @@ def _add_gradients(ref: Refs, *, activation: Activation | None, chip: Chip) -> N
     for_blocks(ref.rows, unhide, size=chip.block)
     for_blocks(ref.rows, partial(_transpose, ref), size=ROWS)
     shallow = ref.rows.size <= ROWS
+    # Steps of 128 rows gather in a separate loop, as does the forward kernel.
     if sparse and shallow:
         gather = partial(_gather, ref, start=0, width=ref.x.shape[1])
         for_rows(ref.rows, gather, most=GATHERED)
@@ -115,9 +119,12 @@ def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
         dz = ref.own.gamma[0] * _dot_across(ref.by.g[rows, :], ref.own.b[columns, :])
+        # v5e has no bfloat16 vector arithmetic: activations run in float32.
         h = ref.by.h[rows, columns].astype(jnp.float32)
+        # vjp inside of the kernel: the derivative of any elementwise activation.
         z, pull = jax.vjp(activation or (lambda h: h), h)
         (dh,) = pull(dz)
+        # Round to the dtype of the products, as XLA's form does between its products.
         ref.back.dh[rows, columns] = dh.astype(dtype)
         ref.scratch.z[rows, columns] = z.astype(dtype)
 
@@ -127,6 +134,7 @@ def _unhide(ref: Refs, rows: Rows, *, activation: Activation | None) -> None:
 def _transpose(ref: Refs, rows: Rows) -> None:
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
+        # Left operands of the sums over rows: transposed once, not in every strip.
         ref.scratch.dh_t[columns, rows] = ref.back.dh[rows, columns].T
         ref.scratch.narrow_t[columns, rows] = ref.scratch.z[rows, columns].T
 
@@ -141,10 +149,12 @@ def _widen(siblings: list[Refs], rows: Rows) -> None:
 
     def strip(start: Start, width: int) -> None:
         columns = pl.ds(start, width)
+        # Sum over siblings in float32 and round once.
         dx = jnp.zeros((rows.size, width), jnp.float32)
         for ref in siblings:
             dx += _dot_across(ref.back.dh[rows, :], ref.own.a[columns, :])
             if ref.own.values is not None:
+                # -1 in `sources` selects zero: no scatter over dx.
                 sources = ref.own.sources[:, pl.ds(start, LANES)]
                 dx += scatter_strip(ref.back.dkept, rows, sources)[:, :width]
         dx_ref[rows, columns] = dx.astype(dx_ref.dtype)
@@ -160,7 +170,8 @@ def _transpose_kept(ref: Refs, rows: Rows) -> None:
 
 
 def _gather(ref: Refs, share: Rows, start: Start, width: int) -> None:
-    for first in range(0, share.size, GATHERED):  # no loop: between the products
+    # Unrolled, so that the compiler interleaves the gather with the product.
+    for first in range(0, share.size, GATHERED):
         few = pl.ds(share.start + first, min(GATHERED, share.size - first))
         gather_columns(ref.x, few, ref.own.kept[...], ref.scratch.words, (start, width))
 
@@ -174,8 +185,10 @@ def _add_products(
 ) -> None:
     (n_sums, n_columns), depth = sum_ref.shape, right_ref.shape[0]
     size = even_rows(n_sums, most=most)
+    # Blocks of about equal size instead of a short last one.
 
     def block(sums: Rows) -> None:
+        # Distribute the gathered rows over the blocks, so that all hide some of them.
         share = share_of(
             pl.ds(0, depth),
             index_of(sums.start, size),
@@ -202,6 +215,7 @@ def _finish(ref: Refs) -> None:
     n_rank, n_sums = ref.back.da_sum.shape[0], ref.back.dbw_sum.shape[0]
     _leave(ref.back.da_sum, ref.scratch.da_out, ref.made.da, pl.ds(0, n_rank), 1.0)
     leave = partial(_leave, ref.back.dbw_sum, ref.scratch.dbw_out, ref.made.dbw)
+    # dgamma needs the sums before they are scaled by gamma.
     _add_to_dgamma(ref, ref.back.dbw_sum, ref.own.b, 1.0)
     leave(pl.ds(0, first_kept), gamma)
     if ref.own.values is not None:
@@ -214,6 +228,7 @@ def _add_to_dgamma(ref: Refs, sum_ref: Ref, weights_ref: Ref, sign: float) -> No
     def block(rows: Rows) -> None:
         products = sum_ref[rows, :] * weights_ref[rows, :].astype(jnp.float32)
         ref.made.dgamma[...] += sign * jnp.sum(products, axis=0, keepdims=True)
+        # Sum over rows only; XLA adds up the columns afterwards.
 
     for_rows(pl.ds(0, weights_ref.shape[0]), block, most=16)
 
@@ -226,6 +241,7 @@ def _leave(
     def block(rows: Rows) -> None:
         few = pl.ds(0, rows.size)
         out_ref[few, :] = (factor * sum_ref[rows, :]).astype(out_ref.dtype)
+        # Cast and copy in pieces: a whole cast copy would take too much VMEM.
         pltpu.sync_copy(out_ref.at[few, :], hbm_ref.at[core, rows, :])
 
     for_rows(rows, block, most=LEAVING)

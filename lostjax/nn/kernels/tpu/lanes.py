@@ -1,13 +1,13 @@
-"""Loops over strips, and moves of whole columns within VMEM, for the TPU kernels.
+"""Loops over strips, and copies of columns within VMEM, for the TPU kernels.
 
-A kept channel is one column of a tile of x that VMEM already holds. Columns lie along
-the 128 lanes of a vector register, so that a register of 128 chosen columns is made of
-one lane permutation and one masked store for each register of the row. For 256 rows of
-2736 inputs (350m down, v5e) the units that permute need 940 cycles, and a one-hot
-product would need 1408 of the matrix units. Between the products (see `share_of`) they
-cost nothing: the permuting units have nothing else to do there, and as each result is
-stored at once, none waits in a register. The way back is as many permutations, with a
-select for each.
+A kept channel is one column of a tile of x that is already in VMEM. Columns lie along
+the 128 lanes of a vector register. A register of 128 selected columns therefore takes
+one lane permutation and one masked store per register of the row. For 256 rows of 2736
+inputs (350m down, v5e) the permute units need 940 cycles; a one-hot product would need
+1408 cycles of the matrix units. Interleaved with the products (see `share_of`) the
+permutations are free: the permute units are otherwise idle there, and each result is
+stored at once and occupies no register. The reverse direction takes as many
+permutations, with one select each.
 """
 
 from collections.abc import Callable
@@ -32,10 +32,10 @@ Rows = Any
 """A slice of the rows of a tile, `pallas.ds(start, size)`."""
 
 Start = jax.Array | int
-"""A first row or column, known or traced."""
+"""Index of a first row or column, static or traced."""
 
 Part = tuple[Start, int]
-"""First column and width of some columns."""
+"""First column and width of a range of columns."""
 
 
 def for_strips(
@@ -45,20 +45,21 @@ def for_strips(
     contraction: int,
     rows: int,
 ) -> None:
-    """Run a body for each strip of 128 columns, several to a loop's turn.
+    """Call a body for each strip of 128 columns, with several strips per iteration.
 
-    Strips beyond the last whole turn run in a loop of their own, one a turn: written
-    out beside each other, the sums of two of them need more registers than there are.
+    Strips that do not fill an iteration run in a separate loop, one per iteration:
+    unrolled side by side, the sums of two of them need more registers than there are.
 
     Args:
         total: number of columns.
-        body: takes a strip's first column and its width; the last may be narrower.
-        contraction: depth of the product that the body does.
-        rows: rows of that product.
+        body: function of a strip's first column and its width, which is less than 128
+            for the last strip if 128 does not divide `total`.
+        contraction: depth of the product in the body.
+        rows: rows of this product.
     """
     n_strips = total // LANES
     most = strips_per_body(contraction, rows)
-    # As few bodies as can be, the longest of those.
+    # The fewest loop bodies in total; among equals, the longest body.
     per_turn = min(
         range(min(most, max(n_strips, 1)), 0, -1),
         key=lambda each: sum(divmod(n_strips, each)),
@@ -77,7 +78,7 @@ def for_strips(
 
 
 def for_rows(rows: Rows, body: Callable[[Rows], None], *, most: int) -> None:
-    """Run a body for each block of at most `most` of some rows."""
+    """Call a body for each block of at most `most` rows."""
     size = min(most, rows.size)
     whole = rows.size // size
     _repeat(whole, lambda index: body(pl.ds(rows.start + _times(index, size), size)))
@@ -86,7 +87,7 @@ def for_rows(rows: Rows, body: Callable[[Rows], None], *, most: int) -> None:
 
 
 def for_blocks(rows: Rows, body: Callable[[Rows], None], *, size: int) -> None:
-    """Run a body for blocks of rows, those of `WRITTEN_OUT` rows to a loop's turn."""
+    """Call a body for each block of `size` rows, unrolled over `WRITTEN_OUT` rows."""
 
     def turn(some: Rows) -> None:
         for first in range(0, some.size, size):
@@ -96,11 +97,12 @@ def for_blocks(rows: Rows, body: Callable[[Rows], None], *, size: int) -> None:
 
 
 def even_rows(n_rows: int, *, most: int) -> int:
-    """Choose a block of at most `most` rows so that blocks are about equally long."""
+    """Return a block size of at most `most` rows that makes blocks about equal."""
     return round_up(pl.cdiv(n_rows, pl.cdiv(n_rows, most)), 16)
 
 
 def _repeat(turns: int, body: Callable[[Start], None]) -> None:
+    # A single iteration needs no loop, and static indices cost no address arithmetic.
     if turns == 1:
         body(0)
     elif turns:
@@ -108,33 +110,44 @@ def _repeat(turns: int, body: Callable[[Start], None]) -> None:
 
 
 def _times(index: Start, size: int) -> Start:
+    # Mosaic cannot infer the alignment of a traced index: state it.
     return 0 if isinstance(index, int) else pl.multiple_of(index * size, size)
 
 
 def index_of(start: Start, size: int) -> Start:
-    """Give the number of a block from its first row or column, a multiple of `size`."""
-    # Not `//`, whose rule for signs asks what device is here.
+    """Return the index of a block whose first row or column is `start`.
+
+    `start` is a multiple of `size`.
+    """
+    # Not `//`: its rule for negative numbers queries the device while lowering.
     return start // size if isinstance(start, int) else jax.lax.div(start, size)
 
 
 def share_of(rows: Rows, index: Start, count: int) -> Rows:
-    """Choose the share of some rows for one of `count` bodies.
+    """Return the share of rows that one of `count` bodies processes.
 
-    Shares are equally long; they may overlap, and they leave no row out.
+    Shares have equal sizes, may overlap, and cover all rows.
     """
+    # Multiples of 16 rows: whole registers of a 16-bit type.
     size = min(rows.size, round_up(pl.cdiv(rows.size, count), 16))
     last = rows.size - size
+    # The last share is shifted back to end at the last row: shares may overlap.
     if isinstance(index, int):
         return pl.ds(rows.start + min(index * size, last), size)
     first = jnp.minimum(index * size, last)
+    # Aligned to 8 sublanes; Mosaic cannot infer this from `minimum`.
     return pl.ds(pl.multiple_of(rows.start + first, 8), size)
 
 
 def words_of(rows: Rows, dtype: jnp.dtype) -> Rows:
-    """Give the 32-bit words that hold some rows: two rows of a 16-bit type in each."""
+    """Return the rows of 32-bit words that hold the given rows.
+
+    A word holds two rows of a 16-bit dtype, or one row of a 32-bit dtype.
+    """
     per_word = 4 // dtype.itemsize
     first = index_of(rows.start, per_word)
     if not isinstance(first, int):
+        # Rows are multiples of 16, so words of 16-bit rows are multiples of 8.
         first = pl.multiple_of(first, 8)
     return pl.ds(first, rows.size // per_word)
 
@@ -142,13 +155,14 @@ def words_of(rows: Rows, dtype: jnp.dtype) -> Rows:
 def gather_columns(
     x_ref: Ref, rows: Rows, columns_1C: jax.Array, words_ref: Ref, part: Part
 ) -> None:
-    """Copy those columns of a tile that lie within a part of it.
+    """Copy the selected columns that lie within a part of a tile.
 
     Args:
         x_ref: the tile (P, M).
-        rows: which of its rows, a slice.
-        columns_1C: the columns (1, C), C a multiple of 128; negative ones are left out.
-        words_ref: takes them (P, C), as the words of `words_of`.
+        rows: slice of its rows.
+        columns_1C: indices of the columns (1, C), C a multiple of 128; negative indices
+            are ignored.
+        words_ref: output (P, C), as 32-bit words, see `words_of`.
         part: first column of the part, a multiple of 128, and its width.
     """
     words = words_of(rows, x_ref.dtype)
@@ -156,11 +170,14 @@ def gather_columns(
     for first in range(0, columns_1C.shape[1], LANES):
         columns = columns_1C[:, first : first + LANES] - part_start
         columns = jnp.broadcast_to(columns, (words.size, LANES))
+        # Lane and register of each column: a permutation acts within one register.
         lane, register = columns & (LANES - 1), columns >> 7
         into_ref = words_ref.at[words, first : first + LANES]
         for start in range(0, part_width, LANES):
+            # Masked store: each register contributes the columns that lie in it.
             width = min(LANES, part_width - start)
             some = _register(x_ref, rows, part_start + start, width)
+            # Lanes are 32-bit: bitcast packs two rows of a 16-bit type into one word.
             found = jnp.take_along_axis(
                 pltpu.bitcast(some, jnp.int32), lane, axis=1, mode="promise_in_bounds"
             )
@@ -168,16 +185,16 @@ def gather_columns(
 
 
 def scatter_strip(narrow_ref: Ref, rows: Rows, sources_1W: jax.Array) -> jax.Array:
-    """Spread columns over one strip of a wider tile.
+    """Expand columns to one strip of a wider tile.
 
     Args:
         narrow_ref: the columns (P, C), C a multiple of 128, 32-bit.
-        rows: which of its rows, a slice of Q.
-        sources_1W: for each column of the strip (1, 128) the one that it takes;
-            negative for zeros.
+        rows: slice of Q of its rows.
+        sources_1W: for each column of the strip (1, 128), the index of its source
+            column; negative for zeros.
 
     Returns:
-        An array (Q, 128).
+        The strip (Q, 128).
     """
     sources = jnp.broadcast_to(sources_1W, (rows.size, LANES))
     lane, register = sources & (LANES - 1), sources >> 7
@@ -185,6 +202,7 @@ def scatter_strip(narrow_ref: Ref, rows: Rows, sources_1W: jax.Array) -> jax.Arr
     for index in range(narrow_ref.shape[1] // LANES):
         part = narrow_ref[rows, index * LANES : (index + 1) * LANES]
         found = jnp.take_along_axis(part, lane, axis=1, mode="promise_in_bounds")
+        # A select per source register; columns without a source keep their zeros.
         total = jnp.where(register == index, found, total)
     return total
 
@@ -193,5 +211,6 @@ def _register(x_ref: Ref, rows: Rows, start: Start, width: int) -> jax.Array:
     if not isinstance(start, int):
         start = pl.multiple_of(start, LANES)
     some: jax.Array = x_ref[rows, pl.ds(start, width)]
+    # Pad a partial last register: permutations need all 128 lanes.
     missing = LANES - width
     return jnp.pad(some, ((0, 0), (0, missing))) if missing else some

@@ -1,23 +1,23 @@
-"""Products of narrow matrices by TPU kernels, with XLA's form wherever they do not fit.
+"""Products of narrow matrices by TPU kernels, with a fallback to XLA.
 
     y = [gamma act(x A), (1 - gamma) x_I] [B; W]
 
-`mosaic_products` stands where `bottleneck_products` does and means the same. On a TPU
-one kernel takes tiles of x to tiles of y and one brings gradients back: act(x A) and
-x_I never reach HBM, kept channels are read from the tile of x that VMEM holds, and
-there is no scatter over dx. x A is written only if there will be a backward pass; it
-has the name "bottleneck", and "product" with y, so that `save_bottlenecks`,
-`save_products` and other policies see them. Which form a program takes is settled when
-it is compiled: by platform, not by what this process runs on.
+`mosaic_products` replaces `bottleneck_products` and computes the same. On a TPU, one
+kernel computes tiles of y from tiles of x, and one kernel computes the gradients.
+act(x A) and x_I are never written to HBM, kept channels are read from the tile of x in
+VMEM, and dx needs no scatter. x A is written only if there is a backward pass. It is
+labelled "bottleneck", and "product" together with y, so that `save_bottlenecks`,
+`save_products` and other policies find it. The choice between kernel and XLA is made at
+compile time, by the platform of the program and not by that of this process.
 
-Siblings of the same sizes share a kernel where VMEM has room for all, in steps of as
-many rows as for one: x is read once, and dx is summed and written once. What it costs
-against XLA's form: a policy that computes y again computes x A again, for one kernel
-does both. XLA cannot cut a kernel up: on several devices, `lostjax.nn.kernels.sharded`
-gives each its own.
+Siblings of equal sizes share a kernel if all of them fit in VMEM without a reduction of
+the rows per step: x is then read once, and dx is summed and written once. Disadvantages
+compared with XLA: a policy that recomputes y also recomputes x A, because one kernel
+computes both, and XLA cannot partition a kernel; on several devices,
+`lostjax.nn.kernels.sharded` runs one per device.
 
-XLA's form is the default, for no figure here was measured on a TPU:
-`benchmarks/kernels.py` counts what compilers can tell.
+XLA is the default because nothing was measured on a TPU; `benchmarks/kernels.py`
+reports what compilers can count.
 """
 
 import dataclasses
@@ -52,7 +52,7 @@ from lostjax.typing import Activation, Array, Float
 
 
 def on_tpu(kernel: Callable[..., Any], meaning: Callable[..., Any], *args: Any) -> Any:
-    """Apply the kernel in programs for a TPU, and what it means in all others."""
+    """Apply the kernel in programs for a TPU, and its reference in all others."""
     return jax.lax.platform_dependent(*args, tpu=kernel, default=meaning)
 
 
@@ -66,26 +66,29 @@ def mosaic_products(
     chip: Chip | None = None,
     choose: Choose = on_tpu,
 ) -> tuple[jax.Array, ...]:
-    """Apply sibling matrices to the same rows, as `bottleneck_products` does.
+    """Multiply the same rows by sibling matrices, like `bottleneck_products`.
 
     Args:
-        x_PM: the rows.
-        siblings: their weights; all keep channels, or none does.
-        activation: what stands between the factors; None for nothing.
-        channel_groups: groups of inputs that hold equal numbers of kept channels; of
-            consequence to XLA's form only.
-        dtype: type to compute in; None takes the wider of rows and weights.
-        chip: the TPU to cut for; None looks at the mesh in use and at this process.
-        choose: decides between the kernel and its meaning.
+        x_PM: rows (P, M).
+        siblings: weights of the matrices; either all or none have kept channels.
+        activation: activation between the factors; None for the identity.
+        channel_groups: number of groups of inputs with equal numbers of kept channels;
+            used only by the fallback to XLA.
+        dtype: computation dtype; None promotes the dtypes of rows and weights.
+        chip: the TPU to compile for; None detects it from the current mesh or process.
+        choose: function that chooses between the kernel and its reference.
 
     Returns:
-        One array (P, N_i) per sibling. Where no kernel fits they are XLA's, and the
-        log says why, once.
+        One array (P, N_i) per sibling. If no kernel fits, XLA computes them, and the
+        reason is logged once.
     """
     dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
     if chip is None and not (kind := kind_here()).startswith("TPU"):
-        log_once(f"XLA's form of a narrow product, no TPU kernel, for a {kind}")
+        log_once(
+            f"low-rank product uses XLA, not the TPU kernel: the device is a {kind}"
+        )
     chip = chip_here() if chip is None else chip
+    # Decide for the target chip, not for this process: programs can be compiled ahead.
     families = _split(siblings, _sizes(x_PM, siblings[0], dtype), chip)
     plans = [
         _make_plan(
@@ -94,7 +97,7 @@ def mosaic_products(
         for family in families
     ]
     if reason := _unfit(x_PM, dtype, plans):
-        log_once(f"XLA's form of a narrow product, no TPU kernel: {reason}")
+        log_once(f"low-rank product uses XLA, not the TPU kernel: {reason}")
         return bottleneck_products(
             x_PM,
             siblings,
@@ -112,7 +115,7 @@ def mosaic_products(
 
 @dataclasses.dataclass(frozen=True)
 class _Plan:
-    """A `KernelForm`."""
+    """A `KernelForm` for siblings that share a kernel."""
 
     activation: Activation | None
     chip: Chip
@@ -157,10 +160,10 @@ class _Plan:
 def _split(
     siblings: Sequence[BottleneckWeights], sizes: Sizes, chip: Chip
 ) -> list[Siblings]:
-    """Put all into one kernel where they are alike and its steps stay as long.
+    """Assign siblings to one kernel if it needs no smaller steps than one sibling does.
 
-    Both passes or none: what is saved is mostly the backward's, and a forward kernel of
-    all would ask for VMEM that XLA has a use for.
+    Both passes must fit: the saving is mostly in the backward pass, and a joint forward
+    kernel alone would request VMEM that XLA can use better.
     """
     shapes = [jax.tree.map(jnp.shape, weights) for weights in siblings]
     together = sizes._replace(siblings=len(siblings))
@@ -176,6 +179,7 @@ def _split(
 
 
 def _with_gamma(weights: BottleneckWeights) -> BottleneckWeights:
+    # The kernels read gamma as a float32 array, and return its gradient.
     return weights._replace(gamma=jnp.asarray(weights.gamma, jnp.float32))
 
 
@@ -211,14 +215,14 @@ def _make_plan(
 
 def _unfit(x_PM: jax.Array, dtype: DTypeLike, plans: Sequence[_Plan]) -> str | None:
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float32):
-        return f"it computes in bfloat16 and float32, not in {jnp.dtype(dtype).name}"
+        return f"it supports bfloat16 and float32, not {jnp.dtype(dtype).name}"
     if not x_PM.shape[0]:
-        return "there are no rows"
+        return "the input has no rows"
     if any(plan.cut_forward is None for plan in plans):
-        return f"weights of {x_PM.shape[1]} inputs do not fit its VMEM"
+        return f"weights with {x_PM.shape[1]} inputs do not fit in VMEM"
     if any(plan.cut_backward is None for plan in plans):
         log_once(
-            f"XLA's form of a narrow product's backward pass, no TPU kernel: gradients "
-            f"of weights of {x_PM.shape[1]} inputs do not fit its VMEM"
+            f"the backward pass of a low-rank product uses XLA, not the TPU kernel: "
+            f"gradients of weights with {x_PM.shape[1]} inputs do not fit in VMEM"
         )
     return None

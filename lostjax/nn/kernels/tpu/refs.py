@@ -1,4 +1,4 @@
-"""What kernels on a TPU are handed: pieces of arrays in its memories."""
+"""Arguments of the TPU kernels: references to arrays in VMEM and scalar memory."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from lostjax.nn.kernels.tpu.lanes import Ref, Rows
 
 
 class Resident(NamedTuple):
-    """What stays in VMEM of one sibling: weights, and where its kept channels are."""
+    """Arrays of one sibling that stay in VMEM: weights and channel indices."""
 
     gamma: Ref
     a: Ref
@@ -20,14 +20,14 @@ class Resident(NamedTuple):
 
 
 class Passing(NamedTuple):
-    """Rows that pass by, of one sibling."""
+    """Rows of one sibling that are streamed: hidden values and output gradient."""
 
     h: Ref
     g: Ref
 
 
 class Made(NamedTuple):
-    """Gradients of one sibling's weights."""
+    """Outputs of one sibling: the gradients of its weights."""
 
     da: Ref
     dbw: Ref
@@ -35,7 +35,7 @@ class Made(NamedTuple):
 
 
 class KeptBack(NamedTuple):
-    """What VMEM keeps of one sibling: its sums, and what dx is made of in the end."""
+    """Scratch of one sibling: its sums, and the values from which dx is computed."""
 
     da_sum: Ref
     dbw_sum: Ref
@@ -44,7 +44,7 @@ class KeptBack(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What one sibling after the other takes."""
+    """Scratch that siblings share, one after the other."""
 
     z: Ref
     dh_t: Ref
@@ -55,7 +55,7 @@ class Scratch(NamedTuple):
 
 
 class Refs(NamedTuple):
-    """All that one sibling reads and writes; some are None without kept channels."""
+    """All references of one sibling; some are None without kept channels."""
 
     x: Ref
     dx: Ref
@@ -67,12 +67,12 @@ class Refs(NamedTuple):
 
     @property
     def rows(self) -> Rows:
-        """All rows of the step."""
+        """Return the slice of all rows of the step."""
         return pl.ds(0, self.x.shape[0])
 
     @property
     def kept_rows(self) -> Rows:
-        """Which rows of `narrow_t` and of `dbw_sum` are kept channels."""
+        """Return the rows of `narrow_t` and `dbw_sum` that hold kept channels."""
         n_kept = 0 if self.own.values is None else self.own.values.shape[0]
         summed = round_up(n_kept, 32 // self.x.dtype.itemsize)
         return pl.ds(self.scratch.narrow_t.shape[0] - summed, n_kept)

@@ -223,10 +223,10 @@ def test_a_program_for_another_platform_is_that_of_the_meaning():
 
 FITTING = (72, 64, 64, 16, 3)
 REASONS = {
-    "bfloat16, not in float32": {"dtype": jnp.float32},
+    "bfloat16, not float32": {"dtype": jnp.float32},
     "48 rows": {"sizes": (48, 64, 64, 16, 3)},
-    "do not fit its shared memory": {"sizes": (72, 64, 64, 2048, 3)},
-    "do not pay": {},
+    "do not fit in shared memory": {"sizes": (72, 64, 64, 2048, 3)},
+    "is estimated to be as fast": {},
 }
 
 

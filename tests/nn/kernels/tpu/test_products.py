@@ -352,7 +352,7 @@ def test_the_platform_of_a_program_chooses_whatever_process_compiles_it(platform
 
 
 REASONS = {
-    "for a cpu": {"chip": None},
+    "the device is a cpu": {"chip": None},
     "VMEM": {"chip": Chip(2**20)},
     "float16": {"dtype": jnp.float16},
     "rows": {"sizes": (0, 40, 40, 16, 3)},
