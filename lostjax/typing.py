@@ -10,7 +10,7 @@ batch, time and model width. Kernels are (inputs, outputs).
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -30,9 +30,31 @@ Scalar = jax.Array | float | int
 Activation = Callable[[jax.Array], jax.Array]
 """An elementwise function such as `flax.linen.silu`."""
 
+
+class Batch(NamedTuple):
+    """Rows of packed tokens: NumPy arrays on the host, JAX arrays on devices."""
+
+    tokens_BT: Any
+    """Input tokens, int32."""
+    targets_BT: Any
+    """Target tokens (the next token of each input), int32."""
+    weights_BT: Any
+    """1, or 0 for padding, float32."""
+    segments_BT: Any
+    """Number of the document within the row, from 1; 0 for padding, int32."""
+    positions_BT: Any
+    """Position within the document and the row, from 0, int32."""
+    example_B: Any
+    """Number of the row, unique over all sources; -1 for a row of padding, int32."""
+    epoch_B: Any
+    """Number of completed passes over the row's source, int32; each row occurs once per
+    epoch. 0 in an evaluation."""
+
+
 __all__ = [
     "Activation",
     "Array",
+    "Batch",
     "Bool",
     "Float",
     "Int",

@@ -2,7 +2,7 @@
 
 from lostjax.data.epochs import epoch_rows
 from lostjax.data.prepare import Data, prepare_data
-from lostjax.data.rows.batches import Batch, BatchPlan, EvalPlan
+from lostjax.data.rows.batches import BatchPlan, EvalPlan
 from lostjax.data.rows.packing import Rows, pack_documents
 from lostjax.data.samples import (
     Samples,
@@ -22,6 +22,7 @@ from lostjax.data.tokenizers.tokenizer import (
     save_tokenizer,
 )
 from lostjax.errors import DataError
+from lostjax.typing import Batch
 
 __all__ = [
     "Batch",

@@ -16,12 +16,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from lostjax.data import Batch
 from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
 from lostjax.steps.gradient import Gradient, GradientOf
 from lostjax.steps.state import TrainState
-from lostjax.typing import PyTree
+from lostjax.typing import Batch, PyTree
 
 KINDS = ("nan", "inf", "gradient", "spike")
 SPIKE = 1000.0

@@ -27,12 +27,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from lostjax.data.rows.batches import Batch
 from lostjax.losses import next_token_loss, weighted_sums
 from lostjax.steps.ascent import ascend
 from lostjax.steps.head import sum_over_positions
 from lostjax.steps.state import TrainState, model_variables
-from lostjax.typing import PyTree, Variables
+from lostjax.typing import Batch, PyTree, Variables
 
 Reweighting = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(losses (B, T), weights (B, T), step (0-based)) -> factors (B,) with mean 1 over

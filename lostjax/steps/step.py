@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lostjax.data.rows.batches import Batch
 from lostjax.losses import next_token_loss, weighted_sums
 from lostjax.optim import write_outputs
 from lostjax.steps.gradient import GradientOf, final_states, unembed
@@ -29,7 +28,7 @@ from lostjax.steps.guard import (
 from lostjax.steps.head import sum_over_positions
 from lostjax.steps.readings import take_readings
 from lostjax.steps.state import TrainState
-from lostjax.typing import PyTree, Variables
+from lostjax.typing import Batch, PyTree, Variables
 
 Metrics = dict[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]

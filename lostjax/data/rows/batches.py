@@ -13,7 +13,6 @@ be computed alone, and there is no iterator state to save.
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -22,27 +21,7 @@ from lostjax.data.rows.mixture import Interleave
 from lostjax.data.rows.packing import RowArrays, Rows
 from lostjax.data.rows.shuffle import shuffle_index
 from lostjax.errors import DataError
-from lostjax.typing import Int
-
-
-class Batch(NamedTuple):
-    """Rows of packed tokens: NumPy arrays on the host, JAX arrays on devices."""
-
-    tokens_BT: Any
-    """Input tokens, int32."""
-    targets_BT: Any
-    """Target tokens (the next token of each input), int32."""
-    weights_BT: Any
-    """1, or 0 for padding, float32."""
-    segments_BT: Any
-    """Number of the document within the row, from 1; 0 for padding, int32."""
-    positions_BT: Any
-    """Position within the document and the row, from 0, int32."""
-    example_B: Any
-    """Number of the row, unique over all sources; -1 for a row of padding, int32."""
-    epoch_B: Any
-    """Number of completed passes over the row's source, int32; each row occurs once per
-    epoch. 0 in an evaluation."""
+from lostjax.typing import Batch, Int
 
 
 class BatchPlan:
