@@ -25,8 +25,8 @@ from lostjax.train.log.json_lines import open_sinks
 from lostjax.train.log.readings import StabilityLog
 from lostjax.train.log.sink import FanOut, Sink
 from lostjax.train.log.terminal import Progress
+from lostjax.train.report.contents import Timings
 from lostjax.train.report.gather import describe_model
-from lostjax.train.report.page import Timings
 from lostjax.train.watch.verdict import Spike, Streak
 from lostjax.view.numbers import format_count
 

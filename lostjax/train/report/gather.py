@@ -34,8 +34,8 @@ from lostjax.train.build.run import Setup
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.log.json_lines import read_evaluations, read_metrics
 from lostjax.train.log.readings import read_stability
+from lostjax.train.report.contents import Report, Sample, Timings
 from lostjax.train.report.ledger import build_ledger
-from lostjax.train.report.page import Report, Sample, Timings
 
 SAMPLE_TOKENS = 120
 BASELINE_BYTES = 50_000_000
