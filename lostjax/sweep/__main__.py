@@ -1,11 +1,11 @@
-"""`python -m lostjax.sweep`: learning rates x widths, as tables and a figure.
+"""`python -m lostjax.sweep`: learning rates x widths, as tables and a page.
 
     python -m lostjax.sweep --preset=smoke --rates=3e-3,3e-2,3e-1 --widths=32,64
 
-Every cell is a short run in memory, kept as JSON under OUT/cells: a sweep that was
-stopped goes on where it was. Cells of another configuration are trained again, and it
-is said why. At the end OUT/sweep.md and OUT/sweep.html show the losses, each width's
-sensitivity to the learning rate, and the growth of attention logits.
+Every cell is a short run in memory, kept as JSON under OUT/cells, so that a stopped
+sweep resumes. A cell of another configuration is trained again, and the reason is
+logged. OUT/sweep.md and OUT/sweep.html show the losses, each width's sensitivity to the
+learning rate, and the growth of attention logits.
 """
 
 import dataclasses
@@ -119,7 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        print(sweep(parse_run_flags(Flags, words, program=PROGRAM)))
+        flags = parse_run_flags(Flags, words, program=PROGRAM)
+        print(sweep(flags))
+        print(f"{flags.out}/sweep.md, {flags.out}/sweep.html")
     except (ConfigError, DataError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2

@@ -30,7 +30,7 @@ _CAPPED = (
 
 
 def make_tables(grid: Grid, *, larger: int | None) -> list[Table]:
-    """Tabulate losses, what they amount to by width, and attention logits.
+    """Tabulate losses, sensitivities by width, and attention logits.
 
     Args:
       grid: the cells.
@@ -96,7 +96,7 @@ def _describe_widths(grid: Grid) -> list[list[str]]:
 
 
 def _tabulate_logits(grid: Grid, *, larger: int | None) -> Table:
-    """Tabulate each rate's logits, their power of the size, and where it leads."""
+    """Tabulate each rate's logits, their power of the size, and the extrapolation."""
     growths = fit_growths(grid)
     head = ["learning rate", *(f"width {width}" for width in grid)]
     if growths:

@@ -73,7 +73,7 @@ def add_axes(
         (height - _BOTTOM - _TOP - row) / height,
     )
     axes = figure.add_axes(frame)
-    _write(axes, 0, 1, y_label, dx=-left, dy=12 + row, va="bottom", ha="left")
+    _write(axes, y_label, at=(0, 1), dx=-left, dy=12 + row, va="bottom", ha="left")
     _add_legend(axes, legend)
     return axes
 
@@ -94,7 +94,7 @@ def style_axes(axes: "Axes", *, x: Axis, y: Axis) -> None:
 
 def label_x(axes: "Axes", label: str) -> None:
     """Write the horizontal axis's quantity under its right end."""
-    _write(axes, 1, 0, label, dy=-34, va="baseline", ha="right")
+    _write(axes, label, at=(1, 0), dy=-34, va="baseline", ha="right")
 
 
 def add_levels(axes: "Axes", levels: Levels, *, width: int) -> None:
@@ -115,7 +115,7 @@ def add_levels(axes: "Axes", levels: Levels, *, width: int) -> None:
         place = max((value - low) * pixels, floor + height / 2)
         floor = place + height / 2
         text = "\n".join(lines)
-        _write(axes, 1, 0, text, dx=8, dy=place, va="center", ha="left")
+        _write(axes, text, at=(1, 0), dx=8, dy=place, va="center", ha="left")
 
 
 def _add_legend(axes: "Axes", entries: Sequence[Entry]) -> None:
@@ -124,7 +124,14 @@ def _add_legend(axes: "Axes", entries: Sequence[Entry]) -> None:
     for entry in reversed(entries):
         text, colour = f"{entry.mark} {entry.label}", entry.colour
         _write(
-            axes, 1, 1, text, dx=offset, dy=12, va="bottom", ha="right", colour=colour
+            axes,
+            text,
+            at=(1, 1),
+            dx=offset,
+            dy=12,
+            va="bottom",
+            ha="right",
+            colour=colour,
         )
         offset -= _entry_width(entry)
 
@@ -180,20 +187,19 @@ def _format_tick(value: float) -> str:
 
 def _write(
     axes: "Axes",
-    x: int,
-    y: int,
     text: str,
     *,
+    at: tuple[int, int],
     dy: float | int,
     va: str,
     ha: str,
     dx: float | int = 0,
     colour: str = INK["--soft"],
 ) -> None:
-    """Write `text` at axes fraction (x, y), moved by (dx, dy) pixels."""
+    """Write `text` at an axes fraction, moved by (dx, dy) pixels."""
     axes.annotate(
         replace_controls(text),  # matplotlib raises TypeError for a lone surrogate
-        (x, y),
+        at,
         (dx, dy),
         xycoords="axes fraction",
         textcoords="offset points",

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lostjax.typing import Float, Int
+
 
 class Envelope(NamedTuple):
     """Lowest, mean and highest value (E,) around each of E places; NaN is a gap."""
@@ -14,7 +16,12 @@ class Envelope(NamedTuple):
     high: np.ndarray
 
 
-def find_envelope(x: np.ndarray, y: np.ndarray, *, bins: int) -> Envelope:
+def find_envelope(
+    x: Float[np.ndarray, "P"] | Int[np.ndarray, "P"],
+    y: Float[np.ndarray, "P"],
+    *,
+    bins: int,
+) -> Envelope:
     """Summarise a curve in at most `bins` points that hide no spike.
 
     Args:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from lostjax.typing import Float
 from lostjax.view.axes import add_axes, label_x
 from lostjax.view.characters import replace_controls
 from lostjax.view.svg import INK, draw_element, mix_paper
@@ -19,7 +20,7 @@ _LETTER = 7.4  # pixels across, on average
 
 
 def draw_heat_map(
-    values_YX: np.ndarray,
+    values_YX: Float[np.ndarray, "Y X"],
     *,
     name: str,
     description: str,

@@ -155,7 +155,9 @@ def test_mistakes_are_one_line_and_exit_code_2(words, message, capsys):
     assert message in said and said.count("\n") == 1
 
 
-def test_the_program_trains_tabulates_and_draws(text_file, cache_dir, tmp_path, capsys):
+def test_the_program_trains_tabulates_and_draws(
+    text_file, cache_dir, tmp_path, capsys, read_page
+):
     words = [
         "--preset=smoke",
         "--mesh=data:1",
@@ -175,4 +177,6 @@ def test_the_program_trains_tabulates_and_draws(text_file, cache_dir, tmp_path, 
     assert "1/2  width 16  learning rate 0.001" in out
     table = (tmp_path / "sweep.md").read_text()
     assert table in out and "at 201 k parameters" in table
-    assert "at 201 k parameters" in (tmp_path / "sweep.html").read_text()
+    assert f"{tmp_path}/sweep.html" in out
+    page = read_page((tmp_path / "sweep.html").read_text()).text
+    assert "at 201 k parameters" in page and "batch_size" in page

@@ -21,8 +21,9 @@ def draw(*curves, x=STEP, y=LOSS, size=(472, 330), name="it", **options):
 
 
 def points_of(drawing, colour="--series-1"):
-    """Corners of the paths that are drawn in a colour, in pixels."""
+    """Corners of the unbroken lines that are drawn in a colour, in pixels."""
     paths = re.findall(rf'<path d="([^"]*)"[^>]*stroke: var\({colour}\)', drawing)
+    assert all(path.count("M") == 1 for path in paths)
     return [np.array(re.findall(r"[-\d.]+", path), float) for path in paths]
 
 
@@ -37,10 +38,10 @@ def test_points_are_where_their_values_are(read_page):
 
 def test_decades_are_equally_wide_on_a_logarithmic_axis():
     """Without a gap, though the last decade is ten times as wide as the one before."""
-    x = np.array([1e-4, 1e-3, 1e-2, 1e-1])
-    drawing = draw(Curve("", x, np.arange(4.0)), x=Axis("rate", log=True))
+    x = np.array([1e-4, 1e-3, 1e-2, 1e-1, 1.0])
+    drawing = draw(Curve("", x, np.arange(5.0)), x=Axis("rate", log=True))
     (path,) = points_of(drawing)
-    across = np.diff(path.reshape(4, 2), axis=0).T[0]
+    across = np.diff(path.reshape(5, 2), axis=0).T[0]
     assert across == pytest.approx(across.mean(), rel=1e-3)
     assert all(f">{tick}<" in drawing for tick in ("0.0001", "0.001", "0.01", "0.1"))
 
@@ -56,7 +57,7 @@ def test_each_value_that_is_not_finite_has_a_mark():
 
 
 def test_many_curves_are_drawn_in_shades_of_the_page(read_page):
-    curves = [Curve(str(n), np.arange(3), np.full(3, n)) for n in range(5)]
+    curves = [Curve(str(n), np.arange(3), np.full(3, float(n))) for n in range(5)]
     drawing = draw(*curves)
     read_page(drawing)
     mixes = re.findall(
@@ -82,7 +83,7 @@ ATTACK = "</svg><script>alert(1)</script>\"'&$x_1$\0\x1b[31m\udcff #010203"
 
 
 def test_words_from_outside_stay_words(read_page):
-    curves = [Curve(ATTACK, np.arange(3), np.arange(3)) for _ in range(2)]
+    curves = [Curve(ATTACK, np.arange(3), np.arange(3.0)) for _ in range(2)]
     drawing = draw(*curves, y=Axis(ATTACK), levels={"a < b": 1.0}, name=ATTACK)
     page = read_page(drawing)
     assert page.text.count("<script>alert(1)</script>") == 3 and "a < b" in page.text
@@ -91,7 +92,8 @@ def test_words_from_outside_stay_words(read_page):
     described = draw_curves(
         curves[:1], name="b", description=ATTACK, x=STEP, y=STEP, size=(99, 99)
     )
-    assert read_page(described).labels[0].startswith("</svg><script>alert(1)")
+    (label,) = read_page(described).labels
+    assert label.startswith("</svg><script>alert(1)") and label.endswith("#010203")
 
 
 def test_drawing_depends_on_its_arguments_alone():

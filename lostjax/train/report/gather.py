@@ -1,10 +1,4 @@
-"""What a finished run came to, gathered for its report.
-
-The ledger sets this model beside the dense model of the same shape: parameters, bytes
-of parameters, gradients and optimiser state, activations kept for the backward pass,
-and FLOPs. Activation bytes are those of the traced program, before the compiler fuses
-any away: they are comparable, not measured.
-"""
+"""Gather the contents of a finished run's report from its directory and state."""
 
 import dataclasses
 import json
@@ -49,13 +43,13 @@ def summarise(
 
     Args:
       run: the run.
-      compiled: its programs, for the compiler's figures.
+      compiled: its programs, which know the compiler's temporary memory.
       state: its final state.
       command: the command line.
-      timings: the clock's story.
+      timings: its durations.
 
     Returns:
-      The report, ready to be written.
+      The report's contents.
     """
     metrics = read_metrics(run.directory)
     return Report(
@@ -86,7 +80,7 @@ def describe_model(config: TrainConfig, model: Transformer) -> str:
 
 
 def measure_baselines(run: Setup) -> dict[str, float]:
-    """Measure what compressors and n-grams make of the held-out text.
+    """Measure the bits per byte of compressors and n-grams on the held-out text.
 
     They take seconds, so they are kept in the cache under the text's hash. Token files
     hold no text, and a text above `BASELINE_BYTES` would take minutes: neither has
@@ -128,7 +122,7 @@ def _score(data: Data, path: Path) -> None:
 
 
 def draw_sample(run: Setup, state: TrainState) -> Sample:
-    """Let the model go on from the configuration's prompt, on one device."""
+    """Sample a continuation of the configuration's prompt, on one device."""
     tokenizer, prompt = run.data.tokenizer, run.config.sample_prompt
     variables = jax.device_get(evaluation_variables(state))
     ids = [tokenizer.eos_id, *tokenizer.encode_batch([prompt])[0].tolist()]
@@ -144,7 +138,7 @@ def draw_sample(run: Setup, state: TrainState) -> Sample:
 
 
 def describe_environment(run: Setup) -> dict[str, object]:
-    """Say what the run ran on."""
+    """Describe the machine and the libraries of a run."""
     device = run.mesh.devices.flat[0]
     shape = ", ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
     libraries = ("lostjax", "jax", "flax", "optax", "orbax-checkpoint")

@@ -1,7 +1,7 @@
-"""The ledger sets a model beside the dense model of the same shape.
+"""The ledger compares a model with the dense model of the same shape.
 
-It has parameters, bytes of parameters, gradients and optimiser state, activations kept
-for the backward pass, and FLOPs. Activation bytes are those of the traced program,
+It counts parameters, bytes of parameters, gradients and optimiser state, activations
+kept for the backward pass, and FLOPs. Activation bytes are those of the traced program,
 before the compiler fuses any away: they are comparable, not measured.
 """
 
@@ -25,7 +25,7 @@ def build_ledger(run: Setup, compiled: Compiled | None = None) -> list[LedgerRow
 
     Args:
       run: the run.
-      compiled: adds the compiler's temporary memory, where given.
+      compiled: its programs; if given, the compiler's temporary memory is a row.
     """
     config = run.config
     dense_config = dataclasses.replace(config.model, linear="dense")
