@@ -96,6 +96,14 @@ def test_words_from_outside_stay_words(read_page):
     assert label.startswith("</svg><script>alert(1)") and label.endswith("#010203")
 
 
+def test_drawings_of_a_page_share_no_id_and_no_rule(read_page):
+    curve = Curve("", np.arange(5), np.arange(5.0), sparse=True)
+    drawings = [draw(curve, name=name) for name in ("a", "b")]
+    page = read_page(f"<main>{''.join(drawings)}</main>")
+    assert len(page.ids) > 2 and page.count("style") == page.count("metadata") == 0
+    assert all("xmlns" not in attributes for _, attributes in page.tags)
+
+
 def test_drawing_depends_on_its_arguments_alone():
     import matplotlib
 
