@@ -2,8 +2,11 @@
 
 import math
 import os
+import re
 import shutil
 import tempfile
+from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +73,69 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> Any:
         return trained
 
     return start
+
+
+class Page(HTMLParser):
+    """Parses strictly: every element closed in order, every id once."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in {"meta", "br", "hr"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+    @property
+    def labels(self) -> list[str]:
+        """What the drawings are said to show."""
+        return [a["aria-label"] for tag, a in self.tags if tag == "svg"]
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.tags)
+
+
+@pytest.fixture
+def read_page() -> Callable[[str], Page]:
+    """Parse a whole page, or a part of one, that must need nothing else."""
+
+    def read(text: str) -> Page:
+        page = Page(text)
+        barred = {"script", "link", "iframe", "img", "object", "base", "image"}
+        for tag, attributes in page.tags:
+            assert tag not in barred
+            for name, value in attributes.items():
+                assert name not in {"src", "srcset", "data"}
+                assert not name.startswith("on")
+                if name in {"href", "xlink:href"}:
+                    assert value.startswith("#") and value[1:] in page.ids
+        for target in re.findall(r"url\(([^)]*)", text):
+            assert target.startswith("#") and target[1:] in page.ids
+        assert "@import" not in text and "http:" not in text and "https:" not in text
+        assert len(page.ids) == len(set(page.ids))
+        assert len(text.encode()) < 1_500_000
+        return page
+
+    return read

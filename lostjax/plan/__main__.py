@@ -23,7 +23,7 @@ from lostjax.disk.files import replace_file
 from lostjax.errors import ConfigError
 from lostjax.plan.estimate import Plan, make_plan
 from lostjax.plan.search import search_plans
-from lostjax.plan.table import compare_plans, note_plans, plan_values, write_page
+from lostjax.plan.table import compare_plans, note_plans, plan_values, render_plans
 from lostjax.plan.targets import find_target
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
@@ -92,7 +92,7 @@ def plan(flags: Flags, *, console: Console) -> list[Plan]:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps([plan_values(each) for each in plans], indent=1)
         replace_file(out / "plan.json", (text + "\n").encode())
-        replace_file(out / "plan.html", write_page(plans).encode())
+        replace_file(out / "plan.html", render_plans(plans).encode())
     except OSError as error:
         raise ConfigError(f"--out={flags.out}: {error.strerror}") from None
     console.print(f"\n{out}/plan.json, {out}/plan.html", highlight=False)
@@ -103,8 +103,8 @@ def _print(plans: Sequence[Plan], console: Console) -> None:
     table = Table("", *(each.name for each in plans), box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    for line in compare_plans(plans):
-        table.add_row(line.name, *line.cells)
+    for row in compare_plans(plans).rows:
+        table.add_row(*row)
     console.print(table, highlight=False)
     for note in note_plans(plans):
         console.print(f"\n{note}", highlight=False, markup=False)

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from lostjax.plan.estimate import Plan
 from lostjax.train.config.fields import flat_fields
-from lostjax.view.html import element, join, page, table
 from lostjax.view.numbers import (
     MISSING,
     format_bytes,
@@ -14,6 +13,7 @@ from lostjax.view.numbers import (
     format_flops,
     format_seconds,
 )
+from lostjax.view.page import Table, render_page
 
 _NOTE = (
     "Bytes and FLOPs are per device and step, read from the compiled program: static. "
@@ -22,35 +22,28 @@ _NOTE = (
     "activations from what autodiff keeps before the compiler fuses."
 )
 
-
 POOL = 0.75
-"""Share of a GPU's memory that JAX sets aside unless XLA_CLIENT_MEM_FRACTION says
+"""Share of a GPU's memory that JAX sets aside unless XLA_CLIENT_MEM_FRACTION sets
 another (docs.jax.dev, GPU memory allocation; the older name, with PYTHON_ in it, is
 deprecated)."""
 
 MANY = 3
-"""Loops that are named; of more the number is told."""
+"""Loops that are named; further ones are counted."""
 
 
-class Line(NamedTuple):
-    """A row: its name and a cell for each plan."""
-
-    name: str
-    cells: tuple[str, ...]
-
-
-def compare_plans(plans: Sequence[Plan]) -> list[Line]:
-    """Write plans as rows, a column each."""
+def compare_plans(plans: Sequence[Plan]) -> Table:
+    """Tabulate plans, a column each; rows that only some plans have come too."""
     columns = [_describe(plan) for plan in plans]
     names = list(dict.fromkeys(name for column in columns for name in column))
-    return [
-        Line(name, tuple(column.get(name, MISSING) for column in columns))
-        for name in names
-    ]
+    return Table(
+        "Per device and step",
+        ("", *(plan.name for plan in plans)),
+        [(name, *(each.get(name, MISSING) for each in columns)) for name in names],
+    )
 
 
 def state_fit(plan: Plan) -> str:
-    """Say whether a plan fits, and by how much."""
+    """State whether a plan fits, and by how much."""
     memory = plan.memory
     if memory.capacity is None:
         return "not known"
@@ -59,10 +52,10 @@ def state_fit(plan: Plan) -> str:
 
 
 def note_plans(plans: Sequence[Plan]) -> list[str]:
-    """Say what the figures are, and what they do not know of these plans.
+    """Explain the figures, and what they leave out for these plans.
 
     Returns:
-      Paragraphs: one of all plans, then one for each thing to know of a plan.
+      Paragraphs: one for all plans, then those for a single plan.
     """
     notes = [_NOTE]
     for plan in plans:
@@ -78,7 +71,7 @@ def note_plans(plans: Sequence[Plan]) -> list[str]:
 
 
 def _note_branches(plan: Plan) -> Iterator[str]:
-    """Tell what is counted that a step may leave out, where that is 1 % or more."""
+    """Note what is counted that a step may leave out, if that is 1 % or more."""
     costs, optim = plan.costs, plan.config.optim
     if costs is None or (
         costs.least_flops > 0.99 * costs.flops
@@ -108,7 +101,7 @@ def _note_loops(plan: Plan) -> Iterator[str]:
 
 
 def _note_pool(plan: Plan) -> Iterator[str]:
-    """Tell what lets JAX use the memory that a plan counts on, on GPUs."""
+    """Note how to let JAX use the memory that a plan counts on, on GPUs."""
     memory = plan.memory
     if not plan.device.startswith("NVIDIA") or memory.capacity is None:
         return
@@ -134,7 +127,7 @@ def _note_workspace(plan: Plan) -> Iterator[str]:
 
 
 def plan_values(plan: Plan) -> dict[str, Any]:
-    """Give a plan as JSON holds it."""
+    """Return a plan as JSON holds it."""
     return {
         "name": plan.name,
         "topology": plan.topology,
@@ -162,35 +155,50 @@ def plan_values(plan: Plan) -> dict[str, Any]:
     }
 
 
-def write_page(plans: Sequence[Plan]) -> str:
-    """Write plans as one HTML page that needs nothing else."""
+def render_plans(plans: Sequence[Plan]) -> str:
+    """Render plans as one HTML page that needs nothing else."""
     names = " against ".join(plan.name for plan in plans)
-    lines = compare_plans(plans)
-    return page(
-        title=f"Plan of {names} {MISSING} lostjax",
-        body=join(
-            element("p", f"lostjax.plan, {plans[0].topology}", css="over"),
-            element("h1", f"{names}: fits? {state_fit(plans[0])}"),
-            table(
-                caption="Per device and step",
-                head=("", *(plan.name for plan in plans)),
-                rows=[(line.name, *line.cells) for line in lines],
-            ),
-            *(element("p", note, css="note") for note in note_plans(plans)),
-        ),
+    topology = plans[0].topology
+    return render_page(
+        "plan.html",
+        {
+            "title": f"Plan of {names}",
+            "heading": names,
+            "fit": state_fit(plans[0]),
+            "hardware": "this machine" if topology == "here" else topology,
+            "plans": compare_plans(plans),
+            "notes": note_plans(plans),
+        },
     )
 
 
 def _describe(plan: Plan) -> dict[str, str]:
-    config, memory, costs = plan.config, plan.memory, plan.costs
+    """Describe a plan as text by row; parts of a row are indented under it."""
+    return {
+        **_describe_run(plan),
+        **_describe_memory(plan),
+        **_describe_costs(plan),
+        **_describe_times(plan),
+        "compiling took": format_seconds(plan.compile_seconds),
+    }
+
+
+def _describe_run(plan: Plan) -> dict[str, str]:
+    config = plan.config
     mesh = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.items() if size > 1)
-    rows = {
+    return {
         "devices": f"{math.prod(plan.mesh.values())} x {plan.device}",
         "mesh": mesh or "1 device",
         "rows x tokens": f"{config.batch_size} x {config.data.seq_len}"
         + (f" in {plan.micro_batches} parts" if plan.micro_batches > 1 else ""),
         "optimiser, remat": f"{config.optim.name}, {config.model.remat}",
         "products, attention": f"{config.model.product}, {config.model.attention}",
+    }
+
+
+def _describe_memory(plan: Plan) -> dict[str, str]:
+    memory = plan.memory
+    rows = {
         "fits": state_fit(plan),
         "peak memory": format_bytes(memory.peak)
         + (f" of {format_bytes(memory.capacity)}" if memory.capacity else ""),
@@ -201,26 +209,41 @@ def _describe(plan: Plan) -> dict[str, str]:
         rows["  temporaries"] = format_bytes(memory.temporaries)
     rows["    gradients, est."] = format_bytes(memory.gradients)
     rows["    activations, est."] = format_bytes(memory.activations)
-    if costs is not None:
-        rows["FLOPs"] = format_flops(costs.flops)
-        rows["  of the model, est."] = format_flops(plan.model_flops)
-        rows["HBM bytes"] = format_bytes(costs.hbm_bytes)
-        rows["sent bytes"] = format_bytes(costs.network_bytes)
-        for each in costs.collectives:
-            if each.bytes >= 0.001 * costs.network_bytes:
-                name = f"  {each.kind} over {each.axes}"
-                times = format_count(each.times)
-                rows[name] = f"{format_bytes(each.bytes)} in {times}"
-    if plan.times is not None:
-        for name, seconds in plan.times._asdict().items():
-            rows[f"{name} time, est."] = _format_time(seconds)
-        rows["binding, est."] = plan.times.binding
-        rows["step takes at least, est."] = _format_time(plan.times.step)
-        rate = plan.tokens / plan.times.step
-        rows["tokens/s at most, est."] = format_count(rate)
-        rows["MFU at most, est."] = f"{plan.mfu:.2f}"
-    rows["compiling took"] = format_seconds(plan.compile_seconds)
     return rows
+
+
+def _describe_costs(plan: Plan) -> dict[str, str]:
+    costs = plan.costs
+    if costs is None:
+        return {}
+    rows = {
+        "FLOPs": format_flops(costs.flops),
+        "  of the model, est.": format_flops(plan.model_flops),
+        "HBM bytes": format_bytes(costs.hbm_bytes),
+        "sent bytes": format_bytes(costs.network_bytes),
+    }
+    for each in costs.collectives:
+        if each.bytes >= 0.001 * costs.network_bytes:
+            times = format_count(each.times)
+            name = f"  {each.kind} over {each.axes}"
+            rows[name] = f"{format_bytes(each.bytes)} in {times}"
+    return rows
+
+
+def _describe_times(plan: Plan) -> dict[str, str]:
+    times = plan.times
+    if times is None:
+        return {}
+    rows = {
+        f"{name} time, est.": _format_time(seconds)
+        for name, seconds in times._asdict().items()
+    }
+    return rows | {
+        "binding, est.": times.binding,
+        "step takes at least, est.": _format_time(times.step),
+        "tokens/s at most, est.": format_count(plan.tokens / times.step),
+        "MFU at most, est.": f"{plan.mfu:.2f}",
+    }
 
 
 def _format_time(seconds: float) -> str:

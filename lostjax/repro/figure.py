@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from lostjax.repro.claims import Claim, Row
 from lostjax.repro.tables import sort_rows
-from lostjax.view.document import draw_svg
+from lostjax.view.svg import draw_svg
 
 INK, RULE = "#727a86", "#8f96a04d"
 METHOD, OTHER = "#d9622b", "#3f83c4"

@@ -1,39 +1,30 @@
-"""`python -m lostjax.sweep`: learning rates x widths, as tables and a figure.
+"""`python -m lostjax.sweep`: learning rates x widths, as tables and a page.
 
     python -m lostjax.sweep --preset=smoke --rates=3e-3,3e-2,3e-1 --widths=32,64
 
-Every cell is a short run in memory, kept as JSON under OUT/cells: a sweep that was
-stopped goes on where it was. Cells of another configuration are trained again, and it
-is said why. At the end OUT/sweep.md and OUT/sweep.svg show the losses, each width's
-sensitivity to the learning rate, and the growth of attention logits.
+Every cell is a short run in memory, kept as JSON under OUT/cells, so that a stopped
+sweep resumes. A cell of another configuration is trained again, and the reason is
+logged. OUT/sweep.md and OUT/sweep.html show the losses, each width's sensitivity to the
+learning rate, and the growth of attention logits.
 """
 
 import dataclasses
-import io
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from lostjax.analysis import predict_max_logit
 from lostjax.data import DataError
 from lostjax.disk.files import replace_file
 from lostjax.errors import ConfigError
 from lostjax.nn import count_parameters
-from lostjax.sweep.grid import (
-    MAX_LOGIT,
-    Grid,
-    cap_loss,
-    fit_growths,
-    measure_sensitivities,
-    run_grid,
-)
+from lostjax.sweep.grid import run_grid
+from lostjax.sweep.table import format_markdown, make_tables, render_sweep
 from lostjax.train.build.model import build_model
 from lostjax.train.config.schema import StabilityConfig, TrainConfig
 from lostjax.train.config.widths import at_width
 from lostjax.train.flags import config_of, parse_run_flags
-from lostjax.view.numbers import format_count, format_loss, format_number
 
 PROGRAM = "python -m lostjax.sweep"
 N = TypeVar("N", int, float)
@@ -59,14 +50,14 @@ class Flags(TrainConfig):
     predict_width: int = 0
     """Extrapolate the largest attention logits to this width; 0: to none."""
     out: str = "runs/sweep"
-    """Directory of the cells, the table and the figure."""
+    """Directory of the cells, the tables and the page."""
 
 
 def sweep(flags: Flags) -> str:
-    """Run a sweep and write its table and figure.
+    """Run a sweep and write its tables and page.
 
     Returns:
-      The table.
+      The tables as Markdown.
 
     Raises:
       ConfigError, DataError: naming what is wrong and what would be right.
@@ -92,99 +83,12 @@ def sweep(flags: Flags) -> str:
         directory=out / "cells",
         say=lambda line: print(line, flush=True),
     )
-    table = tabulate(grid, larger=larger)
-    replace_file(out / "sweep.md", table.encode())
-    replace_file(out / "sweep.svg", draw(grid))
-    return table
-
-
-def tabulate(grid: Grid, *, larger: int | None) -> str:
-    """Write a grid as Markdown: losses, sensitivities, attention logits.
-
-    Args:
-      grid: the cells.
-      larger: parameters, outside embedding and head, of a model to extrapolate the
-        logits to; None for none.
-    """
-    widths = [f"width {width}" for width in grid]
-    parts = [
-        ("Held-out loss, nats per token", ["learning rate", *widths], _losses(grid)),
-        ("By width", ["", *widths], _by_width(grid)),
-        _logits(grid, larger=larger),
-    ]
-    return "\n".join(
-        f"{title}\n\n" + _markdown(head, rows) for title, head, rows in parts
-    )
-
-
-def draw(grid: Grid) -> bytes:
-    """Draw losses and attention logits over the learning rate, as SVG.
-
-    A run that ended above its initial loss, or diverged, stands at the initial loss.
-    """
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasSVG(figure)
-    left, right = figure.subplots(1, 2)
-    for width, cells in grid.items():
-        losses = [cap_loss(cell) for cell in cells.values()]
-        logits = [cell.measures[MAX_LOGIT] for cell in cells.values()]
-        left.plot(list(cells), losses, marker="o", label=f"width {width}")
-        right.plot(list(cells), logits, marker="o")
-    left.set(xscale="log", xlabel="learning rate", ylabel="held-out loss (nats)")
-    right.set(xscale="log", yscale="log", xlabel="learning rate")
-    right.set(ylabel="largest attention logit")
-    left.legend(frameon=False)
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-    made = io.BytesIO()
-    figure.savefig(made, format="svg", metadata={"Date": None})
-    return made.getvalue()
-
-
-def _losses(grid: Grid) -> list[list[str]]:
-    return [
-        [f"{rate:g}", *(format_loss(cells[rate].loss) for cells in grid.values())]
-        for rate in next(iter(grid.values()))
-    ]
-
-
-def _by_width(grid: Grid) -> list[list[str]]:
-    sizes = [next(iter(cells.values())).parameters for cells in grid.values()]
-    rows = [["parameters outside embedding and head", *map(format_count, sizes)]]
-    if found := measure_sensitivities(grid).values():
-        rows.append(["sensitivity", *(format_loss(each.value) for each in found)])
-        rows.append(["best learning rate", *(f"{each.best_rate:g}" for each in found)])
-    return rows
-
-
-def _logits(
-    grid: Grid, *, larger: int | None
-) -> tuple[str, list[str], list[list[str]]]:
-    """Write each rate's logits, their power of the size, and where it leads."""
-    growths = fit_growths(grid)
-    head = ["learning rate", *(f"width {width}" for width in grid)]
-    if growths:
-        head.append("power")
-    if growths and larger is not None:
-        head.append(f"at {format_count(larger)} parameters")
-    rows = []
-    for rate in next(iter(grid.values())):
-        logits = [cells[rate].measures[MAX_LOGIT] for cells in grid.values()]
-        row = [f"{rate:g}", *map(format_number, logits)]
-        if rate in growths:
-            row.append(f"{growths[rate].exponent:.2f}")
-            if larger is not None:
-                row.append(format_number(predict_max_logit(growths[rate], larger)))
-        rows.append(row + [""] * (len(head) - len(row)))
-    return "Largest attention logit", head, rows
-
-
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    tables = make_tables(grid, larger=larger)
+    text = format_markdown(tables)
+    page = render_sweep(grid, tables, config=config)
+    replace_file(out / "sweep.md", text.encode())
+    replace_file(out / "sweep.html", page.encode())
+    return text
 
 
 def _count(config: TrainConfig, width: int) -> int:
@@ -215,7 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        print(sweep(parse_run_flags(Flags, words, program=PROGRAM)))
+        flags = parse_run_flags(Flags, words, program=PROGRAM)
+        print(sweep(flags))
+        print(f"{flags.out}/sweep.md, {flags.out}/sweep.html")
     except (ConfigError, DataError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,5 @@
-"""Curves over training steps as inline SVG, in the colours of the page around them.
+"""Numbers as text, pages of HTML and figures; knows nothing of training.
 
-The only door to matplotlib in the trainer: `draw_curves` gives an `<svg>` element.
+The only door to Jinja2 and matplotlib: `page.render_page` renders a template, and
+`curves.draw_curves` and `heat_maps.draw_heat_map` draw for it.
 """
-
-from lostjax.view.curves import BINS, SERIES, Curve, draw_curves
-
-__all__ = ["BINS", "SERIES", "Curve", "draw_curves"]

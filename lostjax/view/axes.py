@@ -1,13 +1,13 @@
-"""Axes of a drawing over the training step: frame, ticks, legend, levels, words."""
+"""Axes of a drawing: frame, ticks, legend, levels, words."""
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from lostjax.view.document import FONT_SIZE
+from lostjax.view.characters import replace_controls
 from lostjax.view.numbers import format_count, format_number
-from lostjax.view.svg import INK
+from lostjax.view.svg import FONT_SIZE, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +22,21 @@ _ROW = 18  # of words above them
 _STEPS = [1, 2, 5, 10]  # of ticks: no axis of 0.8, 1.6, 2.4
 
 
+class Axis(NamedTuple):
+    """A quantity and how its values are laid out."""
+
+    label: str
+    """Quantity and unit."""
+    log: bool = False
+    """Whether the axis is logarithmic; values that are not positive are left out."""
+    from_zero: bool = False
+    """Whether a linear axis begins at zero."""
+    whole: bool = False
+    """Whether a linear axis has ticks at whole numbers alone."""
+
+
 class Entry(NamedTuple):
-    """A curve's words and colour in the legend."""
+    """Label and colour of a curve in the legend."""
 
     label: str
     colour: str
@@ -35,28 +48,38 @@ def add_axes(
     size: tuple[int, int],
     *,
     y_label: str,
-    legend: Sequence[Entry],
-    levels: Levels,
+    legend: Sequence[Entry] = (),
+    levels: Levels | None = None,
+    left: float = _LEFT,
 ) -> "Axes":
-    """Add axes with words above and beside them, and leave room for the ticks."""
+    """Add axes with words above and beside them, and leave room for the ticks.
+
+    Args:
+      figure: an empty figure.
+      size: its width and height, pixels.
+      y_label: text above the vertical axis.
+      legend: entries above the axes, at the right.
+      levels: lines whose words stand at the right of the axes.
+      left: room for the vertical axis's ticks, pixels.
+    """
     width, height = size
-    right = _right(width, levels)
-    words = _LETTER * len(y_label) + sum(map(_across, legend))
+    right = _right_room(width, levels or {})
+    words = _LETTER * len(y_label) + sum(map(_entry_width, legend))
     row = _ROW if legend and words > width - right else 0
     frame = (
-        _LEFT / width,
+        left / width,
         _BOTTOM / height,
-        (width - _LEFT - right) / width,
+        (width - left - right) / width,
         (height - _BOTTOM - _TOP - row) / height,
     )
     axes = figure.add_axes(frame)
-    _say(axes, 0, 1, y_label, dx=-_LEFT, dy=12 + row, va="bottom", ha="left")
+    _write(axes, y_label, at=(0, 1), dx=-left, dy=12 + row, va="bottom", ha="left")
     _add_legend(axes, legend)
     return axes
 
 
-def style_axes(axes: "Axes", *, last_step: float, log: bool) -> None:
-    """Give drawn axes their lines and ticks; steps run from 0 to the last."""
+def style_axes(axes: "Axes", *, x: Axis, y: Axis) -> None:
+    """Style the lines and ticks of drawn axes."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(INK["--soft"])
@@ -64,13 +87,18 @@ def style_axes(axes: "Axes", *, last_step: float, log: bool) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(colors=INK["--soft"], length=0, pad=6)
     axes.tick_params(axis="x", length=4)
-    axes.set_xlim(0, max(last_step, 1) * 1.01)
-    _place_ticks(axes, log=log)
-    _say(axes, 1, 0, "step", dy=-34, va="baseline", ha="right")
+    _place_x_ticks(axes, x)
+    _place_y_ticks(axes, y)
+    label_x(axes, x.label)
+
+
+def label_x(axes: "Axes", label: str) -> None:
+    """Write the horizontal axis's quantity under its right end."""
+    _write(axes, label, at=(1, 0), dy=-34, va="baseline", ha="right")
 
 
 def add_levels(axes: "Axes", levels: Levels, *, width: int) -> None:
-    """Draw each level and its words at the right, pushed apart where they meet."""
+    """Draw each level and its words at the right, pushed apart if they would meet."""
     if not levels:
         return
     low, high = axes.get_ylim()
@@ -78,8 +106,8 @@ def add_levels(axes: "Axes", levels: Levels, *, width: int) -> None:
     high = max(high, max(levels.values()) + 0.05)
     axes.set_ylim(low, high)
     pixels = axes.bbox.height / (high - low)
-    room = _right(width, levels) - 8
-    floor = -math.inf  # where the next words may begin
+    room = _right_room(width, levels) - 8
+    floor = -math.inf  # lowest place that the next words may begin at
     for label, value in sorted(levels.items(), key=lambda item: item[1]):
         axes.axhline(value, color=INK["--soft"], linewidth=0.9, dashes=(4, 3))
         lines = textwrap.wrap(label, int(room / _LETTER))
@@ -87,7 +115,7 @@ def add_levels(axes: "Axes", levels: Levels, *, width: int) -> None:
         place = max((value - low) * pixels, floor + height / 2)
         floor = place + height / 2
         text = "\n".join(lines)
-        _say(axes, 1, 0, text, dx=8, dy=place, va="center", ha="left")
+        _write(axes, text, at=(1, 0), dx=8, dy=place, va="center", ha="left")
 
 
 def _add_legend(axes: "Axes", entries: Sequence[Entry]) -> None:
@@ -95,63 +123,83 @@ def _add_legend(axes: "Axes", entries: Sequence[Entry]) -> None:
     offset = 0.0
     for entry in reversed(entries):
         text, colour = f"{entry.mark} {entry.label}", entry.colour
-        _say(axes, 1, 1, text, dx=offset, dy=12, va="bottom", ha="right", colour=colour)
-        offset -= _across(entry)
+        _write(
+            axes,
+            text,
+            at=(1, 1),
+            dx=offset,
+            dy=12,
+            va="bottom",
+            ha="right",
+            colour=colour,
+        )
+        offset -= _entry_width(entry)
 
 
-def _across(entry: Entry) -> float:
+def _entry_width(entry: Entry) -> float:
     return 7.5 * len(entry.label) + 24
 
 
-def _right(width: int, levels: Levels) -> float:
-    """Room for the words beside the levels; where it is not enough they are broken."""
+def _right_room(width: int, levels: Levels) -> float:
+    """Compute the room for the words beside the levels; longer words are broken."""
     longest = max((len(label) for label in levels), default=0)
     return min(0.4 * width, 12 + _LETTER * longest)
 
 
-def _place_ticks(axes: "Axes", *, log: bool) -> None:
+def _place_x_ticks(axes: "Axes", x: Axis) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    few = 4 if axes.bbox.width < 400 else 8
-    places = MaxNLocator(nbins=few, integer=True, steps=[1, 2, 2.5, 5, 10])
-    axes.xaxis.set_major_locator(places)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: _step(x)))
-    if log:
+    if x.log:
+        low, high = axes.get_xlim()
+        many = math.log10(high / low) > 1.5
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if many else (1, 2, 5)))
+    else:
+        few = 4 if axes.bbox.width < 400 else 8
+        places = MaxNLocator(nbins=few, integer=x.whole, steps=[1, 2, 2.5, 5, 10])
+        axes.xaxis.set_major_locator(places)
+    axes.xaxis.set_minor_locator(NullLocator())
+    form = _format_whole if x.whole else _format_tick
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
+
+
+def _place_y_ticks(axes: "Axes", y: Axis) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    if y.log:
         low, high = axes.get_ylim()
         many = math.log10(high / low) > 2
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if many else (1, 2, 5)))
     else:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=_STEPS))
     axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _tick(y)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
 
 
-def _step(value: float) -> str:
+def _format_whole(value: float) -> str:
     return f"{value:,.0f}" if value < 1e6 else f"{value / 1e6:g} M"
 
 
-def _tick(value: float) -> str:
+def _format_tick(value: float) -> str:
     if 0 < abs(value) < 1e-4:
         return f"{value:.0e}".replace("e-0", "e-")
     return format_count(value) if abs(value) >= 1e4 else format_number(value)
 
 
-def _say(
+def _write(
     axes: "Axes",
-    x: int,
-    y: int,
     text: str,
     *,
+    at: tuple[int, int],
     dy: float | int,
     va: str,
     ha: str,
     dx: float | int = 0,
     colour: str = INK["--soft"],
 ) -> None:
-    """Write `text` at axes fraction (x, y), moved by (dx, dy) pixels."""
+    """Write `text` at an axes fraction, moved by (dx, dy) pixels."""
     axes.annotate(
-        text,
-        (x, y),
+        replace_controls(text),  # matplotlib raises TypeError for a lone surrogate
+        at,
         (dx, dy),
         xycoords="axes fraction",
         textcoords="offset points",

@@ -25,6 +25,7 @@ from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import ModelConfig
 from lostjax.train.devices import platform
 from lostjax.train.devices.chips import CHIPS, Chip
+from lostjax.view.numbers import format_flops
 
 SMOKE = get_preset("smoke")
 SMALL_CHIP = Chip(flops=1e12, memory=1e6, bandwidth=1e11, network=1e10)
@@ -140,7 +141,7 @@ def test_sharding_cuts_the_state_and_adds_collectives(plans):
     assert not whole.costs.collectives
 
 
-def test_the_command_prints_and_writes(tmp_path, capsys):
+def test_the_command_prints_and_writes(tmp_path, capsys, read_page):
     words = ["--preset=smoke", "--mesh=data:1", "--against=smoke", f"--out={tmp_path}"]
     assert main(words) == 0
     said = capsys.readouterr().out
@@ -148,8 +149,11 @@ def test_the_command_prints_and_writes(tmp_path, capsys):
     ours, theirs = json.loads((tmp_path / "plan.json").read_text())
     assert ours["flops"] == theirs["flops"] > 1e7 and ours["fits"] is None
     assert ours["configuration"]["model.rank"] == SMOKE.model.rank
-    page = (tmp_path / "plan.html").read_text()
-    assert "smoke against smoke" in page and "HBM bytes" in page
+    page = read_page((tmp_path / "plan.html").read_text()).text
+    assert "Plan for this machine smoke against smoke Fits: not known." in page
+    flops = format_flops(ours["flops"])
+    assert f"FLOPs {flops} {flops} of the model" in page
+    assert "read from the compiled program: static." in page
 
 
 def test_what_a_plan_cannot_count_is_said(tmp_path, capsys, plans):

@@ -9,8 +9,9 @@ import pytest
 from lostjax.errors import ConfigError
 from lostjax.nn import count_parameters
 from lostjax.sweep import cells
-from lostjax.sweep.__main__ import draw, main, tabulate
+from lostjax.sweep.__main__ import main
 from lostjax.sweep.grid import fit_growths, measure_sensitivities, run_grid
+from lostjax.sweep.table import format_markdown, make_tables, render_sweep
 from lostjax.train.build.model import build_model
 from lostjax.train.config.schema import ModelConfig, StabilityConfig, TrainConfig
 from lostjax.train.config.widths import at_width
@@ -98,12 +99,15 @@ def test_sensitivity_and_growth_are_by_width_and_by_rate(trials, tmp_path):
     growths = fit_growths(grid)
     assert set(growths) == set(RATES)
     assert growths[1e-2].exponent == pytest.approx(1.0)
-    table = tabulate(grid, larger=2**20)
+    tables = make_tables(grid, larger=2**20)
+    table = format_markdown(tables)
     assert "| sensitivity | 0.667 | 1.320 |" in table
     assert f"| 0.01 | 163.8 | 655.4 | 1.00 | {0.01 * 2**20:,.0f} |" in table
     assert "not a number" in table
-    drawing = draw(grid).decode()
-    assert drawing.count("width 256") == 1 and "learning rate" in drawing
+    page = render_sweep(grid, tables, config=BASE)
+    assert page.count("<svg") == 3 and page.count("\N{BULLET} width 256") == 2
+    assert page.count(">0.01</text>") == 3, "ticks of both axes and of the map"
+    assert "<td>0.667</td><td>1.320</td>" in page
 
 
 def test_one_width_and_one_rate_have_neither(trials, tmp_path):
@@ -111,8 +115,10 @@ def test_one_width_and_one_rate_have_neither(trials, tmp_path):
         TrainConfig(), rates=[0.1], widths=[128], directory=tmp_path, say=print
     )
     assert measure_sensitivities(grid) == {} == fit_growths(grid)
-    assert "sensitivity" not in tabulate(grid, larger=None)
-    assert "sweep" not in draw(grid).decode()
+    tables = make_tables(grid, larger=None)
+    page = render_sweep(grid, tables, config=BASE)
+    assert "sensitivity" not in format_markdown(tables) + page
+    assert page.count("<svg") == 3
 
 
 def test_a_width_scales_all_that_lies_inside_a_layer():
@@ -149,7 +155,9 @@ def test_mistakes_are_one_line_and_exit_code_2(words, message, capsys):
     assert message in said and said.count("\n") == 1
 
 
-def test_the_program_trains_tabulates_and_draws(text_file, cache_dir, tmp_path, capsys):
+def test_the_program_trains_tabulates_and_draws(
+    text_file, cache_dir, tmp_path, capsys, read_page
+):
     words = [
         "--preset=smoke",
         "--mesh=data:1",
@@ -169,4 +177,6 @@ def test_the_program_trains_tabulates_and_draws(text_file, cache_dir, tmp_path, 
     assert "1/2  width 16  learning rate 0.001" in out
     table = (tmp_path / "sweep.md").read_text()
     assert table in out and "at 201 k parameters" in table
-    assert (tmp_path / "sweep.svg").read_text().startswith("<?xml")
+    assert f"{tmp_path}/sweep.html" in out
+    page = read_page((tmp_path / "sweep.html").read_text()).text
+    assert "at 201 k parameters" in page and "batch_size" in page

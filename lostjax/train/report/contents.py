@@ -1,4 +1,4 @@
-"""What a run came to, as plain data: its report and its last lines say the same."""
+"""The contents of a report, as plain data: page and terminal show the same facts."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,24 +8,36 @@ from typing import Literal
 from lostjax.train.log.readings import LoggedReadings
 from lostjax.train.report.figures import Lines
 from lostjax.view.numbers import (
+    MISSING,
+    format_bytes,
     format_count,
+    format_flops,
     format_loss,
     format_perplexity,
     format_seconds,
 )
+
+_FORMATS = {"count": format_count, "bytes": format_bytes, "flops": format_flops}
 
 
 @dataclass(frozen=True)
 class LedgerRow:
     """One quantity of this model beside the dense model of the same shape.
 
-    `dense` is None where there is nothing to compare with.
+    `dense` is None if there is nothing to compare with.
     """
 
     name: str
     model: float | int
     dense: float | int | None = None
     unit: Literal["count", "bytes", "flops"] = "bytes"
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Return name, this model, dense model and their ratio as text."""
+        form = _FORMATS[self.unit]
+        dense = MISSING if self.dense is None else form(self.dense)
+        ratio = format_loss(self.model / self.dense) if self.dense else MISSING
+        return self.name, form(self.model), dense, ratio
 
 
 @dataclass(frozen=True)
@@ -38,19 +50,21 @@ class Sample:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds from the command to the first finished step, of it compiling, in all."""
+    """Durations of a run, seconds; None if not measured."""
 
     first_step: float | int | None = None
+    """From the command to the end of the first step."""
     compilation: float | int | None = None
+    """The part of `first_step` that is compiling."""
     total: float | int | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report shows. What is empty or None is left out of the page.
+    """All that a report shows; the page leaves out what is empty or None.
 
     `metrics`, `evaluations` and `stability` are what `read_metrics`, `read_evaluations`
-    and `read_stability` give. All metrics are drawn but those of the clock.
+    and `read_stability` return. All metrics except those of the clock are drawn.
     `parameters` counts this model's; `baselines` are bits per byte on the held-out
     text by the name of a method.
     """
@@ -70,12 +84,12 @@ class Report:
     timings: Timings = Timings()
 
     def held_out(self, name: str) -> float | None:
-        """Give `eval_NAME` of the last evaluation that has it."""
+        """Return `eval_NAME` of the last evaluation that has it."""
         have = [line for line in self.evaluations if f"eval_{name}" in line]
         return float(have[-1][f"eval_{name}"]) if have else None
 
     def headline(self) -> list[tuple[str, str]]:
-        """Give what the run came to as (name, value), most important first."""
+        """Return the results as (name, value), most important first."""
         facts = [
             ("held-out bits per byte", self.held_out("bits_per_byte"), format_loss),
             ("held-out perplexity", self.held_out("perplexity"), format_perplexity),
@@ -95,7 +109,7 @@ class Report:
         return [(name, form(value)) for name, value, form in facts if value is not None]
 
     def compare_baselines(self) -> str:
-        """Say in a sentence where the model stands among the baselines, or ''."""
+        """Describe the model's place among the baselines; '' if there are none."""
         mine = self.held_out("bits_per_byte")
         known = {k: v for k, v in self.baselines.items() if math.isfinite(v)}
         if mine is None or not math.isfinite(mine) or not known:
@@ -112,7 +126,7 @@ class Report:
         return text
 
     def summary(self) -> list[tuple[str, str]]:
-        """Give the lines that the terminal shows at the end, as (name, value)."""
+        """Return the lines that the terminal shows at the end, as (name, value)."""
         comparison = self.compare_baselines()
         rows = [("model", self.title), *self.headline()]
         return rows + ([("comparison", comparison)] if comparison else [])

@@ -1,10 +1,4 @@
-"""What a finished run came to, gathered for its report.
-
-The ledger sets this model beside the dense model of the same shape: parameters, bytes
-of parameters, gradients and optimiser state, activations kept for the backward pass,
-and FLOPs. Activation bytes are those of the traced program, before the compiler fuses
-any away: they are comparable, not measured.
-"""
+"""Gather the contents of a finished run's report from its directory and state."""
 
 import dataclasses
 import json
@@ -34,8 +28,8 @@ from lostjax.train.build.programs import Compiled
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.log.json_lines import read_evaluations, read_metrics
 from lostjax.train.log.readings import read_stability
+from lostjax.train.report.contents import Report, Sample, Timings
 from lostjax.train.report.ledger import build_ledger
-from lostjax.train.report.page import Report, Sample, Timings
 
 SAMPLE_TOKENS = 120
 BASELINE_BYTES = 50_000_000
@@ -43,38 +37,38 @@ BASELINE_BYTES = 50_000_000
 
 
 def summarise(
-    run: Job, compiled: Compiled, state: TrainState, *, command: str, timings: Timings
+    job: Job, compiled: Compiled, state: TrainState, *, command: str, timings: Timings
 ) -> Report:
     """Gather the report of a finished run.
 
     Args:
-      run: the run.
-      compiled: its programs, for the compiler's figures.
+      job: the run.
+      compiled: its programs, which know the compiler's temporary memory.
       state: its final state.
       command: the command line.
-      timings: the clock's story.
+      timings: its durations.
 
     Returns:
-      The report, ready to be written.
+      The report's contents.
     """
-    metrics = read_metrics(run.directory)
+    metrics = read_metrics(job.directory)
     return Report(
-        title=describe_model(run.config, run.model),
+        title=describe_model(job.config, job.model),
         command=command,
-        configuration=dataclasses.asdict(run.config),
+        configuration=dataclasses.asdict(job.config),
         metrics=metrics,
-        evaluations=read_evaluations(run.directory),
+        evaluations=read_evaluations(job.directory),
         stability=read_stability(
-            run.directory,
-            optim=run.config.optim,
+            job.directory,
+            optim=job.config.optim,
             gradient_norms={int(x["step"]): x["gradient_norm"] for x in metrics},
         ),
-        parameters=count_parameters(run.model).total,
+        parameters=count_parameters(job.model).total,
         tokens_seen=round(sum(line["tokens"] for line in metrics)),
-        ledger=build_ledger(run, compiled),
-        baselines=measure_baselines(run),
-        sample=draw_sample(run, state),
-        environment=describe_environment(run),
+        ledger=build_ledger(job, compiled),
+        baselines=measure_baselines(job),
+        sample=draw_sample(job, state),
+        environment=describe_environment(job),
         timings=timings,
     )
 
@@ -85,8 +79,8 @@ def describe_model(config: TrainConfig, model: Transformer) -> str:
     return f"{config.preset}: {config.model.linear}, {shape}"
 
 
-def measure_baselines(run: Job) -> dict[str, float]:
-    """Measure what compressors and n-grams make of the held-out text.
+def measure_baselines(job: Job) -> dict[str, float]:
+    """Measure the bits per byte of compressors and n-grams on the held-out text.
 
     They take seconds, so they are kept in the cache under the text's hash. Token files
     hold no text, and a text above `BASELINE_BYTES` would take minutes: neither has
@@ -95,14 +89,14 @@ def measure_baselines(run: Job) -> dict[str, float]:
     Returns:
       Bits per byte by method.
     """
-    data = run.data
+    data = job.data
     parts = (*data.train.sources, *data.heldout.sources)
     tokens_only = any(
         isinstance(part.documents, TokenFiles) for part in data.corpus.parts
     )
     if tokens_only or data.train_bytes > BASELINE_BYTES:
         return {}
-    root = Path(run.config.data.cache_dir or default_cache_dir())
+    root = Path(job.config.data.cache_dir or default_cache_dir())
     key = hash_parts(*(rows.content_hash for rows in parts))
     path = cached(root / "baselines" / f"{key}.json", partial(_score, data))
     baselines: dict[str, float] = json.loads(path.read_text())
@@ -127,29 +121,29 @@ def _score(data: Data, path: Path) -> None:
     path.write_text(json.dumps(baselines, indent=1) + "\n")
 
 
-def draw_sample(run: Job, state: TrainState) -> Sample:
-    """Let the model go on from the configuration's prompt, on one device."""
-    tokenizer, prompt = run.data.tokenizer, run.config.sample_prompt
+def draw_sample(job: Job, state: TrainState) -> Sample:
+    """Sample a continuation of the configuration's prompt, on one device."""
+    tokenizer, prompt = job.data.tokenizer, job.config.sample_prompt
     variables = jax.device_get(evaluation_variables(state))
     ids = [tokenizer.eos_id, *tokenizer.encode_batch([prompt])[0].tolist()]
     tokens_BT = sample_tokens(
-        run.model,
+        job.model,
         variables,
         prompt_BT=jnp.asarray([ids], jnp.int32),
         n_tokens=SAMPLE_TOKENS,
-        key=jax.random.key(run.config.seed),
+        key=jax.random.key(job.config.seed),
         temperature=0.8,
     )
     return Sample(prompt, tokenizer.decode(np.asarray(tokens_BT[0, len(ids) :])))
 
 
-def describe_environment(run: Job) -> dict[str, object]:
-    """Say what the run ran on."""
-    device = run.mesh.devices.flat[0]
-    shape = ", ".join(f"{axis} {size}" for axis, size in run.mesh.shape.items())
+def describe_environment(job: Job) -> dict[str, object]:
+    """Describe the machine and the libraries of a run."""
+    device = job.mesh.devices.flat[0]
+    shape = ", ".join(f"{axis} {size}" for axis, size in job.mesh.shape.items())
     libraries = ("lostjax", "jax", "flax", "optax", "orbax-checkpoint")
     return {
-        "devices": f"{run.mesh.size} x {device.device_kind} ({shape})",
+        "devices": f"{job.mesh.size} x {device.device_kind} ({shape})",
         "processes": jax.process_count(),
         "host": f"{platform.machine()}, {os.cpu_count()} CPU cores",
         "Python": platform.python_version(),

@@ -1,7 +1,7 @@
-"""The ledger sets a model beside the dense model of the same shape.
+"""The ledger compares a model with the dense model of the same shape.
 
-It has parameters, bytes of parameters, gradients and optimiser state, activations kept
-for the backward pass, and FLOPs. Activation bytes are those of the traced program,
+It counts parameters, bytes of parameters, gradients and optimiser state, activations
+kept for the backward pass, and FLOPs. Activation bytes are those of the traced program,
 before the compiler fuses any away: they are comparable, not measured.
 """
 
@@ -20,28 +20,28 @@ from lostjax.train.report.contents import LedgerRow
 from lostjax.trees import count_bytes
 
 
-def build_ledger(run: Job, compiled: Compiled | None = None) -> list[LedgerRow]:
+def build_ledger(job: Job, compiled: Compiled | None = None) -> list[LedgerRow]:
     """Count this run's bytes and FLOPs beside AdamW's on the dense model of its shape.
 
     Args:
-      run: the run.
-      compiled: adds the compiler's temporary memory, where given.
+      job: the run.
+      compiled: its programs; if given, the compiler's temporary memory is a row.
     """
-    config = run.config
+    config = job.config
     dense_config = dataclasses.replace(config.model, linear="dense")
-    dense = build_model(dense_config, vocab_size=run.model.vocab_size)
+    dense = build_model(dense_config, vocab_size=job.model.vocab_size)
     adamw = dataclasses.replace(config.optim, name="adamw")
     dense_tx, _ = build_optimizer(adamw, steps=config.steps)
     dense_state = abstract_state(dense, dense_tx, key=jax.random.key(0))
-    states = [run.abstract, dense_state]
+    states = [job.abstract, dense_state]
     length = config.data.seq_len
-    rows = config.batch_size // count_micro_batches(config, mesh=run.mesh)
-    counts = [count_parameters(model) for model in (run.model, dense)]
-    flops = [count_flops(model, length=length) for model in (run.model, dense)]
-    attend = xla_attention(run.mesh)
+    rows = config.batch_size // count_micro_batches(config, mesh=job.mesh)
+    counts = [count_parameters(model) for model in (job.model, dense)]
+    flops = [count_flops(model, length=length) for model in (job.model, dense)]
+    attend = xla_attention(job.mesh)
     kept = [
         activation_bytes(model.clone(attend=attend), batch_size=rows, length=length)
-        for model in (run.model, dense)
+        for model in (job.model, dense)
     ]
     parameter_bytes = [count_bytes(state.params) for state in states]
     optimizer_bytes = [count_bytes(state.opt_state) for state in states]
@@ -63,8 +63,8 @@ def build_ledger(run: Job, compiled: Compiled | None = None) -> list[LedgerRow]:
         LedgerRow("activations kept for the backward pass", kept[0], kept[1]),
         LedgerRow("training FLOPs per token", flops[0].train, flops[1].train, "flops"),
     ]
-    if run.abstract.memory is not None:
-        memory_bytes = count_bytes(run.abstract.memory)
+    if job.abstract.memory is not None:
+        memory_bytes = count_bytes(job.abstract.memory)
         ledger.append(LedgerRow("past outputs by row (SAF)", memory_bytes))
     if compiled is not None and compiled.temporary_bytes is not None:
         name = "compiler's temporary memory, per device"

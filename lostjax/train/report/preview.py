@@ -1,4 +1,4 @@
-"""`--dry-run`: the resolved configuration and what the run would cost, in a table."""
+"""What a run would cost (`--dry-run`) and what it came to, in the terminal."""
 
 from rich.console import Console
 from rich.table import Table
@@ -8,14 +8,7 @@ from lostjax.train.config.fields import flat_fields
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.report.contents import Report
 from lostjax.train.report.ledger import build_ledger
-from lostjax.view.numbers import (
-    MISSING,
-    format_bytes,
-    format_count,
-    format_flops,
-)
-
-_FORMATS = {"count": format_count, "bytes": format_bytes, "flops": format_flops}
+from lostjax.view.numbers import format_count
 
 
 def print_preview(config: TrainConfig) -> None:
@@ -24,22 +17,18 @@ def print_preview(config: TrainConfig) -> None:
     Raises:
       ConfigError, DataError: as the run itself would.
     """
-    run = prepare_job(config)
+    job = prepare_job(config)
     console = Console()
     for name, value in flat_fields(config).items():
         console.print(f"{name} = {value}", markup=False, highlight=False)
     table = Table("", "this model", "dense model", "ratio", box=None)
     for column in table.columns[1:]:
         column.justify = "right"
-    for row in build_ledger(run):
-        form = _FORMATS[row.unit]
-        dense, ratio = MISSING, MISSING
-        if row.dense:
-            dense, ratio = form(row.dense), f"{row.model / row.dense:.3f}"
-        table.add_row(row.name, form(row.model), dense, ratio)
+    for row in build_ledger(job):
+        table.add_row(*row.cells())
     console.print()
     console.print(table)
-    tokens = run.data.train_tokens
+    tokens = job.data.train_tokens
     per_step = config.batch_size * config.data.seq_len
     console.print(
         f"\n{format_count(tokens)} training tokens; {config.steps} steps of "
@@ -49,12 +38,12 @@ def print_preview(config: TrainConfig) -> None:
 
 
 def print_summary(report: Report, *, path: str, console: Console | None = None) -> None:
-    """Print what a run came to: some ten lines, the same facts as the report's head.
+    """Print the results of a run: some ten lines, the same facts as the page's head.
 
     Args:
-        report: The finished run.
-        path: Where its report was written.
-        console: Where to print; standard output by default.
+      report: of the finished run.
+      path: of the report's page.
+      console: to print on; standard output by default.
     """
     console = console or Console()
     rows = [("", ""), *report.summary(), ("report", path)]

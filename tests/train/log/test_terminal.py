@@ -9,7 +9,7 @@ import sys
 from rich.console import Console
 
 from lostjax.train.log.terminal import Progress
-from lostjax.train.report.page import Report, Timings
+from lostjax.train.report.contents import Report, Timings
 from lostjax.train.report.preview import print_summary
 
 
