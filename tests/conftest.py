@@ -1,5 +1,6 @@
 """One process, eight CPU devices, no network: what every test may rely on."""
 
+import functools
 import math
 import os
 import re
@@ -139,3 +140,22 @@ def read_page() -> Callable[[str], Page]:
         return page
 
     return read
+
+
+@pytest.fixture(scope="session")
+def start() -> Any:
+    """Start a model over 32 tokens with SGD on one device: (model, tx, state)."""
+    import optax
+
+    from lostjax.train.build.model import build_model
+    from lostjax.train.build.state import init_state
+    from lostjax.train.devices.mesh import make_mesh
+
+    @functools.cache
+    def begin(config: Any, *, rate: float, seed: int = 0) -> Any:
+        model = build_model(config, vocab_size=32)
+        tx = optax.sgd(rate)
+        key = jax.random.key(seed)
+        return model, tx, init_state(model, tx, mesh=make_mesh("data:1"), key=key)
+
+    return begin

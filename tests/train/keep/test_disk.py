@@ -11,7 +11,7 @@ import pytest
 
 from lostjax.disk.lines import AppendingFile
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def new_namespace() -> list[str]:
