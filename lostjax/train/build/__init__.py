@@ -1,0 +1,1 @@
+"""Build what runs from a configuration: model, optimiser, objective, programs."""

@@ -1,0 +1,66 @@
+"""A run with its text and its directory: what the trainer needs before its first step."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from lostjax.data import Data, prepare_data
+from lostjax.errors import ConfigError
+from lostjax.train.build.run import Run, build_run, check_batch
+from lostjax.train.config.checks import check_config
+from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.compilation_cache import keep_programs
+from lostjax.train.devices.hosts import join_hosts
+from lostjax.train.devices.mesh import make_mesh
+from lostjax.train.devices.provide import provide_devices
+from lostjax.train.keep.directory import check_same_data, choose_run_dir
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(Run):
+    """A run, its text and its directory."""
+
+    data: Data
+    directory: Path
+    """The run's directory; it may not exist yet."""
+
+
+def prepare_job(config: TrainConfig) -> Job:
+    """Check and build everything a run needs. Only caches are written.
+
+    Raises:
+      ConfigError, DataError: naming what is wrong and what would be right.
+    """
+    check_config(config)
+    provide_devices(config)
+    join_hosts(config.hosts)
+    mesh = make_mesh(config.mesh)
+    keep_programs()
+    check_batch(config, mesh)  # before the text is read
+    if jax.process_count() > 1 and config.run_dir is None:
+        raise ConfigError("--run-dir: several processes need one, the same for all")
+    directory = choose_run_dir(config)
+    data = prepare_text(config)
+    check_same_data(directory, data.identity)
+    run = build_run(config, mesh=mesh, vocab_size=data.vocab_size, rows=data.train)
+    parts = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    return Job(**parts, data=data, directory=directory)
+
+
+def prepare_text(config: TrainConfig) -> Data:
+    """Read, tokenize and pack a configuration's text, or find it in the cache.
+
+    Raises:
+      DataError: naming what is wrong with the text.
+    """
+    data = config.data
+    return prepare_data(
+        data.source,
+        heldout=data.heldout,
+        tokenizer=data.tokenizer,
+        seq_len=data.seq_len,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        cache_dir=data.cache_dir,
+    )
