@@ -25,7 +25,7 @@ from lostjax.train.keep.step_directories import list_steps
 from lostjax.train.log.json_lines import read_metrics
 from lostjax.train.recorder import Recorder
 from lostjax.train.report.contents import Sample
-from lostjax.train.report.page import gather as summary
+from lostjax.train.report import gather
 from lostjax.train.watch.diagnosis import STOPPED_FILE
 
 SPIKES = (10, 11, 17, 24, 36)
@@ -46,8 +46,8 @@ def words(flags):
 @pytest.fixture(autouse=True)
 def plain_report(monkeypatch):
     """Leave out what a report compiles."""
-    monkeypatch.setattr(summary, "draw_sample", lambda run, state: Sample("", ""))
-    monkeypatch.setattr(summary, "build_ledger", lambda run, compiled: ())
+    monkeypatch.setattr(gather, "draw_sample", lambda run, state: Sample("", ""))
+    monkeypatch.setattr(gather, "build_ledger", lambda run, compiled: ())
 
 
 @pytest.fixture(scope="module")
