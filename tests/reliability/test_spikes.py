@@ -24,8 +24,8 @@ from lostjax.train.__main__ import main
 from lostjax.train.keep.step_directories import list_steps
 from lostjax.train.log.json_lines import read_metrics
 from lostjax.train.recorder import Recorder
-from lostjax.train.report.contents import Sample
 from lostjax.train.report import gather
+from lostjax.train.report.contents import Sample
 from lostjax.train.watch.diagnosis import STOPPED_FILE
 
 SPIKES = (10, 11, 17, 24, 36)

@@ -6,18 +6,12 @@ from collections import Counter
 from functools import lru_cache
 from typing import NamedTuple
 
-import jax
 import pytest
 
+from lostjax.train.build.programs import compile_steps
 from lostjax.train.build.run import build_run
 from lostjax.train.config.schema import DataConfig, ModelConfig, TrainConfig
 from lostjax.train.devices.mesh import make_mesh, place_shapes
-from lostjax.train.build.model import build_model
-from lostjax.train.build.optimizer import build_optimizer
-from lostjax.train.build.programs import compile_steps
-from lostjax.train.build.run import build_run
-from lostjax.train.build.state import abstract_state
-from lostjax.train.build.trajectory import Trajectory
 
 D, F, R, T, BATCH = 48, 80, 8, 22, 8
 ROWS = BATCH * T  # no product of other sizes

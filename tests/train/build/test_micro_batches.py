@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from lostjax.train.config.schema import ReweightConfig
-from lostjax.train.config.schema import DataConfig, ObjectiveConfig, TrainConfig
-from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.build.micro_batches import count_micro_batches
+from lostjax.train.config.schema import (
+    DataConfig,
+    ObjectiveConfig,
+    ReweightConfig,
+    TrainConfig,
+)
+from lostjax.train.devices.mesh import make_mesh
 
 
 class Tpu:

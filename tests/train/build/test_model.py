@@ -12,14 +12,14 @@ from jax.experimental.pallas import tpu as pltpu
 
 from lostjax.nn import activation_bytes
 from lostjax.nn.attention.blocked import blocked_attention
-from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.nn.kernels.attention import splash_attention
-from lostjax.nn.kernels.tpu.products import mosaic_products, on_tpu
+from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.nn.kernels.tpu.blocks import V5E
+from lostjax.nn.kernels.tpu.products import mosaic_products, on_tpu
 from lostjax.train.build import model as models
+from lostjax.train.build.model import build_model, place_model
 from lostjax.train.config.schema import ModelConfig
 from lostjax.train.devices.mesh import make_mesh
-from lostjax.train.build.model import build_model, place_model
 
 BASE = ModelConfig(
     d_model=16, n_layers=1, n_heads=2, d_hidden=24, rank=4, delta=0.25, remat="none"

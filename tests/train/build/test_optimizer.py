@@ -9,14 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from lostjax.train.config.schema import FrugalConfig
-from lostjax.train.config.schema import (
-    LinearName,
-    ModelConfig,
-    OptimConfig,
-    OptimizerName,
-    SubspaceName,
-)
+from lostjax.steps.state import TrainState
 from lostjax.train.build.model import build_model
 from lostjax.train.build.optimizer import (
     GALORE_SCALE,
@@ -24,8 +17,15 @@ from lostjax.train.build.optimizer import (
     evaluation_variables,
     find_layer_matrices,
 )
-from lostjax.steps.state import TrainState
 from lostjax.train.build.state import abstract_variables
+from lostjax.train.config.schema import (
+    FrugalConfig,
+    LinearName,
+    ModelConfig,
+    OptimConfig,
+    OptimizerName,
+    SubspaceName,
+)
 
 NAMES = typing.get_args(OptimizerName)
 SUBSPACES = typing.get_args(SubspaceName)

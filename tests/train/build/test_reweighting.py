@@ -8,15 +8,14 @@ import numpy as np
 import optax
 import pytest
 
-from lostjax.train.config.schema import ReweightConfig
 from lostjax.data import Batch
 from lostjax.losses import next_token_loss
-from lostjax.train.config.schema import ModelConfig, ObjectiveConfig, ReweightConfig
 from lostjax.steps.gradient import make_gradient
-from lostjax.steps.terms import log_partition_term
-from lostjax.train.config.presets import get_preset
-from lostjax.train.build.reweighting import SHAPES, build_reweighting
 from lostjax.steps.step import make_train_step
+from lostjax.steps.terms import log_partition_term
+from lostjax.train.build.reweighting import SHAPES, build_reweighting
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.schema import ModelConfig, ObjectiveConfig, ReweightConfig
 from lostjax.train.trial import run_trial
 
 MODEL = ModelConfig(d_model=32, n_layers=1, n_heads=2, d_hidden=64, linear="dense")
@@ -140,7 +139,11 @@ def test_meshes_and_accumulation_compute_what_one_device_does(text_file, cache_d
         preset.data, source=str(text_file), cache_dir=str(cache_dir), seq_len=32
     )
     config = dataclasses.replace(
-        preset, model=MODEL, data=data, mesh="data:1", steps=10,
+        preset,
+        model=MODEL,
+        data=data,
+        mesh="data:1",
+        steps=10,
         objective=ObjectiveConfig(reweight=LIN_UPPER),
     )
     alone = run_trial(config)

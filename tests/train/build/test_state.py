@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from lostjax.train.config.schema import ModelConfig, OptimConfig
-from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.build.model import build_model
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.state import init_state
+from lostjax.train.config.schema import ModelConfig, OptimConfig
+from lostjax.train.devices.mesh import make_mesh
 
 CONFIG = ModelConfig(
     d_model=32, n_layers=2, n_heads=2, d_hidden=64, rank=8, delta=0.25,

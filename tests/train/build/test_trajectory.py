@@ -7,24 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lostjax.train.config.schema import FrugalConfig, TrajectoryConfig
-from lostjax.losses import trajectory_loss
-from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.errors import ConfigError
-from lostjax.train.config.schema import FrugalConfig, ModelConfig, ObjectiveConfig, TrajectoryConfig
-from lostjax.train.loop import train
-from lostjax.train.devices.mesh import place_batch
-from lostjax.train.log.json_lines import read_evaluations, read_metrics
+from lostjax.losses import trajectory_loss
+from lostjax.train.build.job import prepare_job
+from lostjax.train.build.programs import compile_steps
+from lostjax.train.build.run import start_state
+from lostjax.train.build.trajectory import past_variables
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.presets import get_preset
-from lostjax.train.build.programs import compile_steps
+from lostjax.train.config.schema import (
+    FrugalConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    TrajectoryConfig,
+)
+from lostjax.train.devices.mesh import place_batch
+from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.keep.directory import hold_run_dir
-from lostjax.trees import count_bytes
-from lostjax.train.build.job import prepare_job
-from lostjax.train.build.run import start_state
+from lostjax.train.log.json_lines import read_evaluations, read_metrics
+from lostjax.train.loop import train
 from lostjax.train.report.ledger import build_ledger
-from lostjax.train.build.trajectory import past_variables
 from lostjax.train.trial import run_trial
+from lostjax.trees import count_bytes
 
 STEPS, BATCH = 14, 8
 SAF = ObjectiveConfig(
