@@ -1,4 +1,4 @@
-"""A run with its text and its directory: what the trainer needs before its first step."""
+"""A run with its text and its directory: all that the trainer needs to start."""
 
 import dataclasses
 from pathlib import Path

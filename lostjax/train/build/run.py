@@ -1,4 +1,4 @@
-"""Everything of a run that follows from its configuration: one builder for all programs.
+"""The parts of a run that follow from its configuration: one builder for all programs.
 
 The trainer, the plan, generation and the benchmarks build a run here, so that they mean
 the same model, optimiser and objective. Nothing is compiled and no array is made.
