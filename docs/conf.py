@@ -21,6 +21,7 @@ version = release = lostjax.__version__
 extensions = ["myst_parser", "sphinx.ext.napoleon", "docstrings"]
 exclude_patterns = ["_build", "_ext"]
 default_role = "code"
+highlight_language = "text"
 nitpicky = True
 # Other libraries' types have no page here: a build needs no network for them.
 nitpick_ignore_regex = [(r"py:.*", r".*")]

@@ -74,7 +74,7 @@ def document_examples(lines: list[str]) -> list[str]:
             body = next((x.strip() for x in lines[i + 1 :] if x.strip()), "")
             if not body.startswith(">>>"):
                 indent = " " * (len(line) - len(line.lstrip()) + 2)
-                out += [f"{indent}::", ""]
+                out += [f"{indent}.. code-block:: python", ""]
                 body_lines = lines[i + 1 :]
                 return out + ["  " + x if x.strip() else x for x in body_lines]
     return out
@@ -97,12 +97,15 @@ def process_docstring(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]
 ) -> None:
     """Adapt a docstring before napoleon reads it."""
-    del app, obj, options
+    del app, options
     if what == "data":
         room, _, short = name.rpartition(".")
         lines[:] = find_attribute_doc(room, short) or []
     if lines and lines[0].startswith("Alias for field number"):
         lines[:] = []
+    if what == "class" and dataclasses.is_dataclass(obj):
+        # The attributes of a module are the arguments of its constructor.
+        lines[:] = ["Args:" if x == "Attributes:" else x for x in lines]
     lines[:] = document_examples(mark_literal_blocks(lines))
     _ATTRIBUTES[name] = lines.copy()
 
