@@ -12,6 +12,7 @@ Both name public names only, so that a module can move without touching a page.
 
 import dataclasses
 import importlib
+import itertools
 import pkgutil
 import re
 import sys
@@ -36,6 +37,7 @@ SECTIONS = frozenset(
 
 def mark_literal_blocks(lines: list[str]) -> list[str]:
     """Put `::` before indented blocks that stand apart from any section."""
+    lines = _indent_equations(lines)
     marked: list[str] = []
     in_block = in_section = False
     for i, line in enumerate(lines):
@@ -58,6 +60,22 @@ def escape_markup(line: str) -> str:
     parts = line.split("`")
     parts[::2] = [re.sub(r"([|*])", r"\\\1", part) for part in parts[::2]]
     return "`".join(parts)
+
+
+def _indent_equations(lines: list[str]) -> list[str]:
+    """Indent paragraphs that begin at the margin and go on far from it: equations."""
+    out: list[str] = []
+    for is_blank, group in itertools.groupby(lines, key=lambda line: not line.strip()):
+        paragraph = list(group)
+        first, *rest = paragraph
+        is_equation = (
+            not is_blank
+            and not first.startswith((" ", ">>>", "- ", "* "))
+            and first.strip() not in SECTIONS
+            and any(line.startswith("    ") for line in rest)
+        )
+        out += ["    " + line for line in paragraph] if is_equation else paragraph
+    return out
 
 
 def _opens_literal(lines: list[str]) -> bool:
