@@ -18,7 +18,7 @@ author = "the lostjax authors"
 copyright = f"{author}, Apache-2.0"
 version = release = lostjax.__version__
 
-extensions = ["myst_parser", "sphinx.ext.napoleon", "docstrings"]
+extensions = ["myst_parser", "sphinx.ext.napoleon", "docstrings", "offline"]
 exclude_patterns = ["_build", "_ext"]
 default_role = "code"
 highlight_language = "text"

@@ -1,6 +1,6 @@
 """Nothing is missing from the site: public names, result pages, promises' tests."""
 
-import importlib
+import importlib.util
 import re
 from pathlib import Path
 
@@ -75,6 +75,20 @@ def test_every_file_of_figures_says_what_it_is():
         )
         assert all(f"**{word}" in text for word in ("Versions", "Date")), path
         assert "python " in text, f"{path}: no command"
+
+
+def test_a_page_that_would_fetch_something_is_found(tmp_path):
+    pytest.importorskip("sphinx")
+    source = ROOT / "docs" / "_ext" / "offline.py"
+    spec = importlib.util.spec_from_file_location("offline", source)
+    offline = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(offline)
+    page = tmp_path / "page.html"
+    page.write_text('<a href="https://arxiv.org">a link</a><img src="local.png">')
+    assert offline.find_remote_assets(tmp_path) == []
+    page.write_text('<script async src="https://cdn.example/x.js"></script>')
+    (tmp_path / "style.css").write_text("@import url(//fonts.example/css);")
+    assert len(offline.find_remote_assets(tmp_path)) == 2
 
 
 def test_the_tests_behind_the_promises_exist():

@@ -158,7 +158,9 @@ def write_signature(
     app: Sphinx, what: str, name: str, obj: Any, options: Any, *signature: str | None
 ) -> tuple[str, str | None] | None:
     """Write the fields of a dataclass or tuple without types: they stand below."""
-    del app, name, options, signature
+    del app, name, options
+    if what == "function" and signature[0] is not None:
+        return _shorten_types(signature[0]), _shorten_types(signature[1] or "") or None
     if what != "class":
         return None
     if issubclass(obj, tuple) and hasattr(obj, "_fields"):
@@ -170,6 +172,23 @@ def write_signature(
     fields = [field for field in dataclasses.fields(obj) if field.init]
     shown = [_show_field(f) for f in fields if f.name not in ("parent", "name")]
     return f"({', '.join(shown)})", None
+
+
+def _shorten_types(signature: str) -> str:
+    """Write the long unions of optax and JAX by the names of their aliases."""
+    words = re.sub(r"~?\b(?:[A-Za-z_]\w*\.)+(?=\w)", "", signature)
+    array = r"Array \| ndarray \| bool \| number \| bool \| int \| float \| complex"
+    for union, alias in (
+        (
+            rf"{array} \| Iterable\[ArrayTree\] \| Mapping\[Any, ArrayTree\]",
+            "ArrayTree",
+        ),
+        (array, "ArrayLike"),
+        (r"str \| type\[Any\] \| dtype \| SupportsDType", "DTypeLike"),
+    ):
+        shorter = re.sub(union, alias, words)
+        words, signature = shorter, shorter if shorter != words else signature
+    return signature
 
 
 def _show_field(field: dataclasses.Field[Any]) -> str:
@@ -219,7 +238,7 @@ class Room(_Nested):
         if not Path(lostjax.__path__[0], folder).is_dir():
             return self.parse(["This version has no such room."], "room")
         room = importlib.import_module(self.arguments[0])
-        lines = mark_literal_blocks((room.__doc__ or "").splitlines())
+        lines: list[str] = []  # the page has an introduction of its own
         if not hasattr(room, "__all__"):
             names = [info.name for info in pkgutil.iter_modules(room.__path__)]
             modules = [importlib.import_module(f"{room.__name__}.{n}") for n in names]
