@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make train` and `make test`.
-# Each makes its own virtual environment under .venv.
+# Each makes its own virtual environment under .venv. `make docs` builds the site.
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +23,7 @@ COMPILED := tests/nn/kernels/tpu/test_products_compiled.py \
 	tests/nn/kernels/test_attention_compiled.py \
 	tests/plan/test_command.py::test_a_tpus_compiler_plans_a_step
 
-.PHONY: train test slow torture compiled kernels lint newest clean
+.PHONY: train test docs slow torture compiled kernels lint newest clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m lostjax.train --mesh=data:8
@@ -32,6 +32,11 @@ test: lint
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torture"
 	$(MAKE) compiled
 	$(MAKE) newest
+
+# The documentation site; without a network, and a warning is an error.
+docs: $(VENV)/.installed-docs
+	$(VENV)/bin/python -m sphinx -W --keep-going -n -q docs build/docs
+	@echo build/docs/index.html
 
 slow: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m slow
@@ -85,6 +90,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install -q -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: setup.cfg pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install -q -e '.[docs]'
 	touch $@ $(VENV)/.installed
 
 clean:
