@@ -69,7 +69,7 @@ def random_channels(key: Key, initial: InitialMatrix) -> Float[Array, "M"]:
 
 
 def count_channels(n_inputs: int, delta: float) -> int:
-    """Count the channels that a share `delta` of `n_inputs` amounts to.
+    """Return the number of channels in a share `delta` of all input channels.
 
     Args:
         n_inputs: number of input channels M.

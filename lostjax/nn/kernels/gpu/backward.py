@@ -1,4 +1,4 @@
-"""The backward GPU kernel of a narrow product, and XLA's products of its sums.
+"""The backward GPU kernel of a narrow product; XLA computes the weight gradients.
 
 With [h | x_I] from the forward pass and the gradient g of the output:
 
