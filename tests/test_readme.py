@@ -110,7 +110,7 @@ def test_names_exist(page):
     )
     missing = [
         f"{room}.{name}"
-        for room, name in named - {("data", "json")}  # a file of a run
+        for room, name in named - {("data", "json"), ("metrics", "jsonl")}  # files
         if (ROOT / "lostjax" / room).is_dir()
         and not hasattr(importlib.import_module(f"lostjax.{room}"), name)
         and not list((ROOT / "lostjax" / room).glob(f"{name}*"))
