@@ -76,14 +76,14 @@ def generate(flags: Flags) -> str:
     check_seed(flags.seed)
     directory = find_run(flags.run)
     config = load_config(directory / "config.json")
-    tokenizer = load_saved_tokenizer(directory)
-    settle_platform()
-    run = build_run(config, mesh=make_mesh("data:1"), vocab_size=tokenizer.vocab_size)
-    if flags.average and run.trajectory.average is None:
+    if flags.average and not config.objective.trajectory.keeps_average:
         raise ConfigError(
             f"--average: {directory} keeps no moving average of its parameters; only "
             "runs with --objective.trajectory=mesa do"
         )
+    tokenizer = load_saved_tokenizer(directory)
+    settle_platform()
+    run = build_run(config, mesh=make_mesh("data:1"), vocab_size=tokenizer.vocab_size)
     with open_checkpoints(directory / CHECKPOINTS) as checkpoints:
         step = _choose_step(checkpoints, flags, directory=directory)
         variables = _read_variables(checkpoints, run, flags, step=step)

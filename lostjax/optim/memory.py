@@ -78,9 +78,8 @@ def recall_outputs(
       epoch: present epoch of each example, (B,) or one for all, from 0.
 
     Returns:
-      (outputs, known): leaves (B, ...) of outputs, zeros for unknown examples; known
-        (B,),
-      True if the example's outputs were written in epoch - lag.
+      (outputs, known): leaves (B, ...) of outputs, zeros for unknown examples, and
+      known (B,), True if the example's outputs were written in epoch - lag.
     """
     n_examples, lag = memory.written_XS.shape
     epoch_B = jnp.broadcast_to(jnp.asarray(epoch, jnp.int32), ids.shape)

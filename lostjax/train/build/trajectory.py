@@ -136,7 +136,7 @@ def _build_track(
     past: TrajectoryConfig,
 ) -> tuple[optax.GradientTransformation, ...]:
     """Build the transforms that track past parameters; () without any."""
-    if past.name == "mesa":
+    if past.keeps_average:
         return (track_past_params(past.decay),)
     if past.name == "lagged":
         return (track_lagged_params(past.lag_steps),)
@@ -144,7 +144,7 @@ def _build_track(
 
 
 def _find_average(past: TrajectoryConfig) -> Callable[[TrainState], Variables] | None:
-    return past_variables if past.name == "mesa" else None
+    return past_variables if past.keeps_average else None
 
 
 def _compare_with_past_params(past: TrajectoryConfig) -> Trajectory:

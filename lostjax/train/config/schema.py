@@ -201,6 +201,11 @@ class TrajectoryConfig:
     """lagged: steps between copies."""
 
     @property
+    def keeps_average(self) -> bool:
+        """Whether the optimiser keeps a moving average of the parameters."""
+        return self.name == "mesa"
+
+    @property
     def remembers_rows(self) -> bool:
         """Whether past answers are stored by row."""
         return self.name == "saf"
