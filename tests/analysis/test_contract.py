@@ -15,6 +15,7 @@ import pytest
 
 from lostjax import analysis
 
+pytestmark = pytest.mark.newest
 CONSTANTS = {"LOGIT_LIMIT"}
 
 
