@@ -42,7 +42,7 @@ def imported_names(path: Path) -> set[str]:
     "path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.name
 )
 def test_published_peaks_of_chips_have_one_source(path):
-    """They stand in train/devices/chips.py: a second table says something else one day."""
+    """They stand in devices/chips.py: a second table says something else one day."""
     numbers = [
         node.value
         for node in ast.walk(ast.parse(path.read_text()))

@@ -76,9 +76,13 @@ class Started:
 
 
 @pytest.fixture(scope="session")
-def environment():
-    """All that is compiled is kept, so that a run that is started again is quick."""
+def environment(tmp_path_factory):
+    """JAX keeps what it compiled, so that a run that is started again is quick.
+
+    In a place of their own: a process that is killed may leave half an entry.
+    """
     return os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONUNBUFFERED": "1",
