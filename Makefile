@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 NEWEST := .venv-newest
 PLAN := .venv-plan
-# Two processes share the tests, by files: what a file compiles it compiles once.
-PARALLEL := -n 2 --dist loadfile
+# Two processes share the tests, each the half of the files and then what is left.
+PARALLEL := -n 2 --dist worksteal
 
 # A Python 3.12 or 3.13 that really runs (a shim on the path may not), other than the
 # default one: there the newest jax is installed and tried.
@@ -23,14 +23,15 @@ COMPILED := tests/nn/kernels/tpu/test_products_compiled.py \
 	tests/nn/kernels/test_attention_compiled.py \
 	tests/plan/test_command.py::test_a_tpus_compiler_plans_a_step
 
-.PHONY: train test docs slow torture compiled kernels lint newest clean
+.PHONY: train test docs slow torture mutants compiled kernels lint newest clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m lostjax.train --mesh=data:8
 
-test: lint
+# Linters and the vendors' compilers mostly keep one core busy each: side by side.
+test: $(VENV)/.installed-test
+	$(MAKE) -j 2 lint compiled
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torture"
-	$(MAKE) compiled
 	$(MAKE) newest
 
 # The documentation site; without a network, and a warning is an error.
@@ -44,6 +45,10 @@ slow: $(VENV)/.installed-test
 # Breaks what promises to hold, many times over: see RELIABILITY.md.
 torture: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m torture
+
+# Breaks the code a line at a time: what no test notices is a hole in the tests.
+mutants: $(VENV)/.installed-test
+	$(VENV)/bin/python tests/mutants.py
 
 # The kernels by the TPU's and NVIDIA's own compilers, no hardware needed; in an
 # environment of its own, for an installed libtpu or CUDA changes how JAX starts.

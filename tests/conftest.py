@@ -12,26 +12,28 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests compile much and run little: XLA's expensive passes cost three times the time.
+# Tests compile much and run little: XLA's expensive passes cost three times the time,
+# and its newer code generator for fused loops twice.
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false"
 )
 # Eight devices wait for each other on this pool; with fewer threads some wait for ever.
 os.environ["NPROC"] = "16"
-# What several processes compile, such as resumed runs; nothing outlives the session.
+# What several tests and the processes that they start compile, such as resumed runs;
+# nothing outlives the session.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="programs-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
-# This process compiles for itself: tests read programs that a cache would not give.
-jax.config.update("jax_enable_compilation_cache", False)
 jax.devices()  # made now: a run on one device that came first would make only one
 
 
 def pytest_sessionfinish() -> None:
-    """Remove what subprocesses compiled."""
+    """Remove what was compiled."""
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 

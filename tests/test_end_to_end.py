@@ -24,14 +24,15 @@ from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.log.json_lines import CLOCK_FIELDS, read_metrics
 from lostjax.verify import main as verify
 
-pytestmark = pytest.mark.newest
+# What a newer jax or Python may break; bad input is refused by the same lines.
+newest = pytest.mark.newest
 ROOT = Path(__file__).parents[1]
 
 
-def start(*words, before=()):
+def start(*words):
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100"}
     return subprocess.Popen(
-        [sys.executable, *before, "-m", *words],
+        [sys.executable, "-m", *words],
         cwd=ROOT,
         env=environment,
         text=True,
@@ -40,9 +41,21 @@ def start(*words, before=()):
     )
 
 
-def finish(process, timeout=240):
+def finish(process, timeout=600):
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
+
+
+@pytest.fixture
+def say(capsys):
+    """Call a program's main in this process; gives what `finish` gives."""
+
+    def run(main, *words):
+        capsys.readouterr()
+        code = main(list(words))
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +93,7 @@ def without_clock(directory):
     ]
 
 
+@newest
 def test_a_run_leaves_what_it_promises(run):
     directory, out = run
     lines = read_metrics(directory)
@@ -96,7 +110,8 @@ def test_a_run_leaves_what_it_promises(run):
         assert checkpoints.all_steps() == [10, 20]
 
 
-def test_a_stopped_and_resumed_run_is_the_same_run(run, flags, tmp_path):
+@newest
+def test_a_stopped_and_resumed_run_is_the_same_run(run, flags, say, tmp_path):
     whole, _ = run
     directory = tmp_path / "stopped"
     words = ["lostjax.train", "--mesh=data:8", f"--run-dir={directory}", *flags]
@@ -107,7 +122,7 @@ def test_a_stopped_and_resumed_run_is_the_same_run(run, flags, tmp_path):
     assert code == 143, err
     done = len(losses(directory))
     assert 3 <= done < 20
-    code, out, err = finish(start("lostjax.train", f"--resume={directory}"))
+    code, out, err = say(main, f"--resume={directory}")
     assert code == 0, err
     assert f"going on at step {done}" in out
     assert without_clock(directory) == without_clock(whole)
@@ -115,7 +130,7 @@ def test_a_stopped_and_resumed_run_is_the_same_run(run, flags, tmp_path):
         assert stored_bits(directory, name) == stored_bits(whole, name)
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(run, flags, tmp_path):
+def test_a_killed_run_goes_on_from_its_checkpoint(run, flags, say, tmp_path):
     whole, _ = run
     directory = tmp_path / "killed"
     words = ["lostjax.train", "--mesh=data:8", f"--run-dir={directory}", *flags]
@@ -123,19 +138,19 @@ def test_a_killed_run_goes_on_from_its_checkpoint(run, flags, tmp_path):
     wait_for_step(directory, 12)
     process.kill()
     finish(process)
-    code, _, err = finish(start(*words))
+    code, _, err = say(main, *words[1:])
     assert code == 0, err
     assert without_clock(directory) == without_clock(whole)
     assert stored_bits(directory, "model") == stored_bits(whole, "model")
 
 
-def test_a_run_goes_on_from_before_a_damaged_checkpoint(run, tmp_path):
+def test_a_run_goes_on_from_before_a_damaged_checkpoint(run, say, tmp_path):
     whole, _ = run
     directory = shutil.copytree(whole, tmp_path / "damaged")
     parts = directory.glob("checkpoints/20/model/ocdbt.process_0/d/*")
     flip_bit(max(parts, key=lambda part: part.stat().st_size))
     assert verify([str(directory)]) == 1
-    code, out, err = finish(start("lostjax.train", f"--resume={directory}"))
+    code, out, err = say(main, f"--resume={directory}")
     assert code == 0, err
     assert "checkpoint 20 is damaged (model/" in err and "going on at step 10" in out
     assert without_clock(directory) == without_clock(whole)
@@ -193,7 +208,7 @@ def test_a_text_that_changed_is_refused_and_harmless_changes_are_taken(
 
 
 def wait_for_step(directory, step):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not directory.exists() or len(read_metrics(directory)) < step:
         assert time.monotonic() < deadline, "the run does not step"
         time.sleep(0.02)
@@ -218,15 +233,16 @@ def test_a_finished_run_says_so_and_cannot_grow(run, flags, capsys):
     assert "20 steps and cannot become 30" in said and "--run-dir NEW" in said
 
 
-def test_generate_continues_a_prompt(run):
+@newest
+def test_generate_continues_a_prompt(run, say):
     directory, _ = run
-    words = ["lostjax.generate", str(directory), "--prompt", "You may", "--tokens=12"]
-    code, out, err = finish(start(*words))
+    words = [str(directory), "--prompt", "You may", "--tokens=12"]
+    code, out, err = finish(start("lostjax.generate", *words))
     assert code == 0, err
     assert out.startswith("You may") and len(out) > len("You may\n")
-    again = finish(start(*words, "--step=20"))[1]
+    again = say(generate, *words, "--step=20")[1]
     assert again == out, "the newest checkpoint is step 20, and the seed is fixed"
-    code, _, err = finish(start(*words, "--step=15"))
+    code, _, err = say(generate, *words, "--step=15")
     assert code == 2 and "has checkpoints of steps 10, 20" in err
     assert err.count("\n") == 1, err
 
@@ -269,6 +285,7 @@ def test_bad_input_to_generate_is_one_line(run, words, message, tmp_path, capsys
     assert message in said.err and said.err.count("\n") == 1 and not said.out
 
 
+@newest
 def test_two_processes_are_one_run(run, flags, tmp_path):
     whole, _ = run
     directory = tmp_path / "two"
@@ -428,46 +445,65 @@ def test_a_disk_that_fills_up_in_the_cache_is_one_line(
 
 
 OBEY_PERMISSIONS = """
-import ctypes, os, sys
+import contextlib, ctypes, io, json, os, sys
 if os.geteuid() == 0:  # root reads and writes everything: take that right from it
     PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
     for right in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
         assert ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, right, 0, 0, 0) == 0
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+if sys.argv[1] == "first":  # the right is gone once the process is another program
+    os.execv(sys.executable, [*sys.orig_argv[:3], "then", *sys.argv[2:]])
+from lostjax.train.__main__ import main
+said = []
+for words in map(json.loads, sys.argv[2:]):
+    with (
+        contextlib.redirect_stdout(io.StringIO()) as out,
+        contextlib.redirect_stderr(io.StringIO()) as err,
+    ):
+        code = main(words)
+    said.append((code, out.getvalue(), err.getvalue()))
+print(json.dumps(said))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="capabilities")
-@pytest.mark.parametrize(
-    "extra, message",
-    [
-        ("--run-dir={locked}/run", "no permission to write in {locked}"),
-        ("--run-dir={shut}/run", "no permission to read {shut}/run"),
-        ("--resume={shut}", "{shut}: no permission to read it"),
-        ("--data.source={secret}", "{secret}: cannot be read: Permission denied"),
-        ("--data.cache-dir={locked}/cache", "cannot be written (Permission denied)"),
-    ],
-)
-def test_no_permission_is_one_line_and_leaves_nothing(extra, message, flags, tmp_path):
+def test_no_permission_is_one_line_and_leaves_nothing(flags, tmp_path):
+    messages = {
+        "--run-dir={locked}/run": "no permission to write in {locked}",
+        "--run-dir={shut}/run": "no permission to read {shut}/run",
+        "--resume={shut}": "{shut}: no permission to read it",
+        "--data.source={secret}": "{secret}: cannot be read: Permission denied",
+        "--data.cache-dir={locked}/cache": "cannot be written (Permission denied)",
+    }
     places = {name: tmp_path / name for name in ("locked", "shut", "secret")}
     for name, mode in {"locked": 0o500, "shut": 0o000}.items():
         places[name].mkdir()
         places[name].chmod(mode)
     places["secret"].write_text("x")
     places["secret"].chmod(0o000)
-    word = extra.format(**places)
-    name = word.partition("=")[0]
-    words = [] if name == "--resume" else [f"--run-dir={tmp_path / 'run'}", *flags]
-    kept = [other for other in words if not other.startswith(name + "=")]
-    process = start("lostjax.train", word, *kept, before=["-c", OBEY_PERMISSIONS])
-    code, out, err = finish(process)
+    commands = []
+    for extra in messages:
+        name = extra.partition("=")[0]
+        words = [] if name == "--resume" else [f"--run-dir={tmp_path / 'run'}", *flags]
+        kept = [other for other in words if not other.startswith(name + "=")]
+        commands.append(json.dumps([extra.format(**places), *kept]))
+    done = subprocess.run(
+        [sys.executable, "-c", OBEY_PERMISSIONS, "first", *commands],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "COLUMNS": "100"},
+        capture_output=True,
+        text=True,
+    )
     for name in ("locked", "shut"):
         places[name].chmod(0o700)
-    assert code == 2 and message.format(**places) in err, err
-    assert err.count("\n") == 1 and not out
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    for message, (code, out, err) in zip(messages.values(), said, strict=True):
+        assert code == 2 and message.format(**places) in err, err
+        assert err.count("\n") == 1 and not out
     assert sorted(tmp_path.rglob("*")) == sorted(places.values())
 
 
+@newest
 def test_dry_run_prints_the_configuration_and_the_budget(flags, tmp_path, capsys):
     assert main([*flags, "--dry-run", f"--run-dir={tmp_path / 'run'}"]) == 0
     said = capsys.readouterr().out
@@ -475,9 +511,9 @@ def test_dry_run_prints_the_configuration_and_the_budget(flags, tmp_path, capsys
     assert not (tmp_path / "run").exists()
 
 
+@newest
 def test_a_profile_is_written(flags, tmp_path):
     directory = tmp_path / "profiled"
-    words = ["lostjax.train", f"--run-dir={directory}", *flags, "--profile=3:5"]
-    code, _, err = finish(start(*words, "--mesh=data:1", "--steps=8"))
-    assert code == 0, err
+    words = [f"--run-dir={directory}", *flags, "--profile=3:5"]
+    assert main([*words, "--mesh=data:1", "--steps=8"]) == 0
     assert list((directory / "profile").rglob("*.xplane.pb"))

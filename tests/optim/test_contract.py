@@ -18,6 +18,8 @@ from jax.sharding import AxisType
 
 from lostjax import optim
 
+pytestmark = pytest.mark.newest
+
 
 class Row(NamedTuple):
     """A transformation under contract."""

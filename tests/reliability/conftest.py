@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from lostjax.train.__main__ import main
 from lostjax.train.log.json_lines import CLOCK_FIELDS, read_evaluations, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -50,14 +51,14 @@ class Started:
         what = os.WSTOPPED | os.WEXITED | os.WNOWAIT
         return os.waitid(os.P_PID, self.process.pid, what).si_code == os.CLD_STOPPED
 
-    def finish(self, timeout=240):
+    def finish(self, timeout=600):
         """Give the exit code, negative where a signal ended it."""
         try:
             return self.process.wait(timeout)
         finally:
             self.process.kill()
 
-    def wait_until(self, true, timeout=240):
+    def wait_until(self, true, timeout=600):
         """Wait for something while the process lives; say whether it came."""
         deadline = time.monotonic() + timeout
         while not true():
@@ -76,15 +77,29 @@ class Started:
 
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory):
-    """JAX keeps what it compiled, so that a run that is started again is quick."""
+    """JAX keeps what it compiled, so that a run that is started again is quick.
+
+    In a place of their own: a process that is killed may leave half an entry.
+    """
     return os.environ | {
-        "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
+
+
+@pytest.fixture
+def train_here(capsys):
+    """Run the command line in this process: its exit code, and what it said."""
+
+    def run(*words):
+        capsys.readouterr()
+        code = main(list(words))
+        return code, "".join(capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def test_a_crash_is_not_taken_for_an_end(start, tmp_path):
 
 
 def test_four_kills_leave_the_run_that_nothing_happened_to(
-    uninterrupted, outcome, flags, start, tmp_path
+    uninterrupted, outcome, flags, start, train_here, tmp_path
 ):
     rng = random.Random(4)
     words = [f"--run-dir={tmp_path / 'run'}", "--mesh=data:1", *flags]
@@ -100,8 +100,8 @@ def test_four_kills_leave_the_run_that_nothing_happened_to(
             run = start(*words)
         kill(run)
         print(f"killed in {hit}; {ends} runs came to their end before")
-    last = start(*words)
-    assert last.finish() == 0, last.said()
+    code, said = train_here(*words)
+    assert code == 0, said
     assert outcome(tmp_path / "run") == outcome(uninterrupted)
 
 
@@ -142,7 +142,7 @@ def test_kills_in_every_phase_leave_the_run_that_nothing_happened_to(
 
 @pytest.mark.parametrize("step, lines", [(24, 7), (18, 5)])
 def test_a_run_that_died_between_its_checkpoint_and_what_follows_makes_up_for_it(
-    uninterrupted, outcome, flags, start, tmp_path, step, lines
+    uninterrupted, outcome, flags, train_here, tmp_path, step, lines
 ):
     directory = shutil.copytree(uninterrupted, tmp_path / "run")
     (directory / "report.html").unlink()
@@ -151,11 +151,9 @@ def test_a_run_that_died_between_its_checkpoint_and_what_follows_makes_up_for_it
     evaluations = directory / "evaluations.jsonl"
     written = evaluations.read_text().splitlines(keepends=True)
     evaluations.write_text("".join(written[:lines]))
-    run = start(f"--run-dir={directory}", "--mesh=data:1", *flags)
-    assert run.finish() == 0, run.said()
-    assert f"going on at step {step}" in run.said()
+    code, said = train_here(f"--run-dir={directory}", "--mesh=data:1", *flags)
+    assert code == 0, said
+    assert f"going on at step {step}" in said
     assert "held-out bits per byte" in (directory / "report.html").read_text()
     assert outcome(directory) == outcome(uninterrupted)
-    assert run.said().endswith(f"finished, all {STEPS} steps are done\n") == (
-        step == STEPS
-    )
+    assert said.endswith(f"finished, all {STEPS} steps are done\n") == (step == STEPS)

@@ -38,7 +38,7 @@ def ask_while(true, run, number):
 
 
 def test_ctrl_c_in_an_evaluation_saves_and_goes_on_where_it_was(
-    uninterrupted, outcome, flags, start, tmp_path
+    uninterrupted, outcome, flags, start, train_here, tmp_path
 ):
     words = [f"--run-dir={tmp_path / 'run'}", "--mesh=data:1", *flags]
     run = start(*words)
@@ -48,8 +48,8 @@ def test_ctrl_c_in_an_evaluation_saves_and_goes_on_where_it_was(
     assert "SIGINT: saving and stopping; a second signal exits at once" in run.said()
     assert list_steps(run.directory / "checkpoints")[-1] == run.steps_done()
     assert run.steps_done() <= at + 1
-    again = start(*words)
-    assert again.finish() == 0, again.said()
+    code, said = train_here(*words)
+    assert code == 0, said
     assert outcome(run.directory) == outcome(uninterrupted)
 
 

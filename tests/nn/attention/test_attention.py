@@ -1,5 +1,7 @@
 """Rotation, hiding and the attention built on them, against plain numpy."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,10 +63,10 @@ def test_attention_equals_a_loop_over_queries():
     rotation = rotary_angles(jnp.arange(T)[None], d_head=K)
     seen = Seen(causal_bias(T, segments_BT=segments_BT), segments_BT)
     inputs = (x_BTD, rotation, seen, None)
-    variables = attention.init(jax.random.key(1), *inputs)
+    variables = jax.jit(attention.init)(jax.random.key(1), *inputs)
     # Scores of order one, or every attention would be uniform.
     variables = jax.tree.map(lambda kernel: 10 * kernel, variables)
-    got = attention.apply(variables, *inputs)
+    got = jax.jit(attention.apply)(variables, *inputs)
 
     w = {name: variables["params"][name]["kernel"] for name in "qkvo"}
     heads = (B, T, H, K)
@@ -96,11 +98,13 @@ def test_parts_of_the_queries_attend_as_all_at_once(length):
     def at_once(q, k, v, seen):
         return jax.nn.dot_product_attention(q, k, v, bias=seen.bias)
 
-    def train(attend):
+    @partial(jax.jit, static_argnums=0)
+    def train(attend, q, k, v, g):
         y, pull = jax.vjp(lambda q, k, v: attend(q, k, v, seen), q, k, v)
         return y, *pull(g)
 
-    for ours, meant in zip(train(plain_attention), train(at_once), strict=True):
+    both = (train(attend, q, k, v, g) for attend in (plain_attention, at_once))
+    for ours, meant in zip(*both, strict=True):
         np.testing.assert_allclose(ours, meant, atol=1e-5, rtol=1e-5)
 
 

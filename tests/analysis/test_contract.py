@@ -1,0 +1,174 @@
+"""What a reader of a measurement expects, for each of ours.
+
+One row a function, with a planted truth that it must find: to add one, add a row.
+`test_every_public_name_has_a_row` fails until it has one.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lostjax import analysis
+
+pytestmark = pytest.mark.newest
+CONSTANTS = {"LOGIT_LIMIT"}
+
+
+class Row(NamedTuple):
+    """A measurement, its arguments, and what is planted in them."""
+
+    of: Callable[..., Any]
+    given: Any
+    truth: Any
+    """What it must come to, as arrays or numbers of its result's structure."""
+    bad: dict[str, Any]
+    """One argument out of range; the error names it."""
+    rtol: float = 1e-5
+    covers: tuple[str, ...] = ()
+
+
+def bowl(params):
+    """A quadratic of curvature 2 a direction, with its minimum at 0."""
+    return sum(jnp.sum(x**2) for x in jax.tree.leaves(params))
+
+
+def params():
+    return {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
+
+
+RATES = [1e-3, 1e-2, 1e-1, 1.0]
+GROWTH = analysis.LogitGrowth(0.5, math.log(2.0), 0.0)
+COUNTED = np.array([0, 1, 2, 0, 1, 2, 0])
+ROWS = {
+    # |g| = 10: r |g| + r^2, of a curvature of 2.
+    "ascent_rise": Row(
+        lambda radius, **rest: analysis.ascent_rise(bowl, radius=radius, **rest),
+        {"params": params(), "radius": 0.5},
+        0.5 * 10 + 0.25,
+        {"radius": 0.0},
+        covers=("ascent_rise",),
+    ),
+    "random_rise": Row(
+        lambda radius, **rest: analysis.random_rise(bowl, radius=radius, **rest),
+        {"params": params(), "radius": 0.5, "key": jax.random.key(0)},
+        0.25,
+        {"radius": -1.0},
+        rtol=1e-3,  # differences of losses of 25
+        covers=("random_rise",),
+    ),
+    "sensitivity": Row(
+        analysis.learning_rate_sensitivity,
+        {
+            "learning_rates": RATES,
+            "losses": [2.0, 1.0, 3.0, math.nan],
+            "initial_loss": 5,
+        },
+        analysis.Sensitivity((1 + 0 + 2 + 4) / 4, 1.0, 1e-2),
+        {"learning_rates": [1e-3, -1.0, 1e-1, 1.0]},
+        covers=("learning_rate_sensitivity", "Sensitivity"),
+    ),
+    "growth": Row(
+        analysis.fit_logit_growth,
+        {"n_parameters": [1e4, 1e6, 1e8], "max_logits": [200.0, 2e3, 2e4]},
+        GROWTH,
+        {"max_logits": [1.0, 0.0, 2.0]},
+        covers=("fit_logit_growth", "LogitGrowth"),
+    ),
+    "max logit": Row(
+        analysis.predict_max_logit,
+        {"growth": GROWTH, "n_parameters": 1e6},
+        2e3,
+        {"n_parameters": 0.0},
+        covers=("predict_max_logit",),
+    ),
+    # Each id is followed by one other: a bigram's discount alone goes to the rest.
+    "ngram": Row(
+        analysis.predict_ngram,
+        {
+            "train_tokens": COUNTED,
+            "heldout_tokens": np.array([0, 1, 2]),
+            "order": 2,
+            "vocab_size": 3,
+            "discount": 0.5,
+        },
+        np.full(2, 0.75 + 0.25 / 3),
+        {"discount": 1.0},
+        covers=("predict_ngram",),
+    ),
+    "text": Row(
+        lambda **given: analysis.score_text(["abc"], ["ab"], **given)[:1],
+        {
+            "train_tokens": np.array([3, 0, 1, 2, 3]),
+            "heldout_tokens": np.array([3, 0, 1, 3]),
+            "vocab_size": 4,
+        },
+        (2 * 3 / 2,),  # log2 4 bits for three tokens, over two bytes
+        {"vocab_size": 3},
+        covers=("score_text", "TextBaselines"),
+    ),
+    "ascend": Row(
+        analysis.ascend,
+        {"params": params(), "gradients": params(), "radius": 1.0},
+        {"a": np.array([3.6, 0.0]), "b": np.array([[4.8]])},
+        {},
+        covers=("ascend",),
+    ),
+    "tensor_rms": Row(
+        analysis.tensor_rms,
+        {"tree": params(), "leading_axes": 0},
+        {"a": math.sqrt(9 / 2), "b": 4.0},
+        {"leading_axes": 3},
+        covers=("tensor_rms",),
+    ),
+}
+every_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+
+
+def test_every_public_name_has_a_row():
+    covered = {name for row in ROWS.values() for name in row.covers}
+    assert covered == set(analysis.__all__) - CONSTANTS
+
+
+@every_row
+def test_the_planted_truth_is_found(row):
+    got = row.of(**row.given)
+    jax.tree.map(
+        lambda found, truth: np.testing.assert_allclose(
+            found, truth, rtol=row.rtol, atol=1e-9
+        ),
+        jax.tree.leaves(got),
+        jax.tree.leaves(row.truth),
+    )
+
+
+@every_row
+def test_a_measurement_changes_nothing_that_it_is_given(row):
+    before = jax.tree.map(
+        np.array, [x for x in jax.tree.leaves(row.given) if is_read(x)]
+    )
+    first = jax.tree.leaves(row.of(**row.given))
+    after = [x for x in jax.tree.leaves(row.given) if is_read(x)]
+    jax.tree.map(np.testing.assert_array_equal, before, after)
+    again = jax.tree.leaves(row.of(**row.given))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+
+
+def is_read(leaf):
+    return not (
+        isinstance(leaf, jax.Array)
+        and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.bad])
+def test_an_argument_out_of_range_is_named(name):
+    row = ROWS[name]
+    (name,) = row.bad
+    name = "heldout_tokens|train_tokens|vocab_size" if name == "vocab_size" else name
+    with pytest.raises(ValueError, match=name):
+        row.of(**row.given | row.bad)

@@ -1,0 +1,270 @@
+"""What the step expects of a loss, of weights and of a reduction, for each of ours.
+
+One row a function: to add one, add a row. `test_every_public_name_has_a_row` fails
+until it has one.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lostjax import losses
+
+pytestmark = pytest.mark.newest
+B, T, V = 3, 4, 7
+TYPES_ONLY = {"Shape"}
+
+
+class Loss(NamedTuple):
+    """A value per example of logits (B, T, V), targets given."""
+
+    of: Callable[..., jax.Array]
+    """From logits and targets to values."""
+    covers: tuple[str, ...]
+
+
+class Weights(NamedTuple):
+    """A weight per example of losses (B,) and a prior."""
+
+    of: Callable[..., jax.Array]
+    """From losses and a prior to weights that sum to one."""
+    covers: tuple[str, ...]
+
+
+class Reduction(NamedTuple):
+    """One number of values (B, T) and weights, or one a row."""
+
+    of: Callable[..., jax.Array]
+    covers: tuple[str, ...]
+    rows: bool = False
+    """Whether it reduces each row alone."""
+
+
+def past_of(logits, targets):
+    """Logits of another model: of the same rows, and of no row beside them."""
+    return jnp.cos(3 * logits.astype(jnp.float32)) + jax.nn.one_hot(targets, V)
+
+
+def against_the_past(logits, targets):
+    return losses.trajectory_loss(logits, past_of(logits, targets))
+
+
+def against_the_top(logits, targets):
+    past = losses.compress_outputs(past_of(logits, targets), k=2)
+    assert isinstance(past, losses.TopOutputs)
+    return losses.compressed_trajectory_loss(logits, past)
+
+
+LOSSES = {
+    "next_token": Loss(losses.next_token_loss, ("next_token_loss",)),
+    "log_partition": Loss(
+        lambda logits, targets: losses.log_partition_penalty(logits),
+        ("log_partition_penalty",),
+    ),
+    "smoothing": Loss(losses.smoothing_penalty, ("smoothing_penalty",)),
+    "trajectory": Loss(against_the_past, ("trajectory_loss",)),
+    "compressed trajectory": Loss(
+        against_the_top,
+        ("compressed_trajectory_loss", "compress_outputs", "TopOutputs"),
+    ),
+}
+
+
+def weights_of(shape, *, temperature=0.4):
+    return lambda values, prior: losses.sample_weights(
+        values, shape=shape, temperature=temperature, prior_B=prior
+    )
+
+
+WEIGHTS = {
+    name: Weights(weights_of(getattr(losses, name)), ("sample_weights", name))
+    for name in ("lin_upper", "quadratic", "extremes", "upper")
+} | {
+    "after warmup": Weights(
+        lambda values, prior: losses.sample_weights(
+            values,
+            temperature=losses.temperature_schedule(0.4, uniform_steps=5)(5),
+            prior_B=prior,
+        ),
+        ("temperature_schedule",),
+    )
+}
+REDUCTIONS = {
+    "mean": Reduction(losses.weighted_mean, ("weighted_mean",)),
+    "sums": Reduction(lambda v, w: losses.weighted_sums(v, w)[0], ("weighted_sums",)),
+    "rows": Reduction(losses.sequence_means, ("sequence_means",), rows=True),
+}
+every_loss = pytest.mark.parametrize("row", LOSSES.values(), ids=LOSSES)
+every_weights = pytest.mark.parametrize("row", WEIGHTS.values(), ids=WEIGHTS)
+every_reduction = pytest.mark.parametrize("row", REDUCTIONS.values(), ids=REDUCTIONS)
+
+
+def logits_and_targets(dtype=jnp.float32):
+    rng = np.random.default_rng(0)
+    logits = jnp.asarray(4 * rng.normal(size=(B, T, V)), dtype)
+    return logits, jnp.asarray(rng.integers(0, V, (B, T)))
+
+
+def losses_and_prior():
+    return jnp.array([0.5, 3.0, 1.0, 2.5, 0.1]), jnp.array([1.0, 2.0, 0.0, 1.0, 3.0])
+
+
+def values_and_weights():
+    rng = np.random.default_rng(1)
+    weights = rng.uniform(size=(B, T)).astype(np.float32)
+    weights[1, 2] = 0
+    return jnp.asarray(rng.normal(size=(B, T)), jnp.float32), jnp.asarray(weights)
+
+
+def close(got: Any, expected: Any) -> None:
+    """Equal except for what two programs round differently."""
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@cache
+def compiled(of):
+    """One program a row and shape: op by op, each would compile."""
+    return jax.jit(of)
+
+
+@cache
+def pulled(of):
+    """The values, and the gradient by the first argument of their sum in shares.
+
+    In equal shares the gradient of what sums to one would be zero anyway.
+    """
+
+    def run(first, second):
+        values, pull = jax.vjp(lambda first: of(first, second), first)
+        shares = jnp.arange(1.0, values.size + 1).reshape(values.shape)
+        return values, pull(shares)[0]
+
+    return jax.jit(run)
+
+
+def test_every_public_name_has_a_row():
+    rows = [*LOSSES.values(), *WEIGHTS.values(), *REDUCTIONS.values()]
+    assert {name for row in rows for name in row.covers} == (
+        set(losses.__all__) - TYPES_ONLY
+    )
+
+
+@every_loss
+def test_a_loss_has_a_value_per_example_and_jit_and_vmap_change_nothing(row):
+    logits, targets = logits_and_targets()
+    values = row.of(logits, targets)
+    assert values.shape == targets.shape and values.dtype == jnp.float32
+    close(compiled(row.of)(logits, targets), values)
+    close(jax.vmap(row.of)(logits, targets), values)
+
+
+@every_loss
+def test_a_loss_of_bfloat16_is_computed_in_float32(row):
+    low, targets = logits_and_targets(jnp.bfloat16)
+    values, gradient = pulled(row.of)(low, targets)
+    assert values.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
+    close(values, compiled(row.of)(low.astype(jnp.float32), targets))
+
+
+@every_loss
+def test_a_weight_of_zero_removes_an_example_from_a_loss(row):
+    logits, targets = logits_and_targets()
+    weights = jnp.ones((B, T)).at[1].set(0.0)
+
+    @jax.jit
+    @jax.value_and_grad
+    def mean(logits):
+        return losses.weighted_mean(row.of(logits, targets), weights)
+
+    value, gradient = mean(logits)
+    there = np.asarray(compiled(row.of)(logits, targets))[[0, 2]]
+    close(value, there.mean())
+    np.testing.assert_array_equal(gradient[1], 0)
+    assert np.any(gradient[0] != 0) and np.any(gradient[2] != 0)
+    broken, _ = mean(logits.at[1].set(jnp.nan))
+    np.testing.assert_array_equal(broken, value)
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_loss_has_a_finite_gradient_at_the_edges(row, dtype):
+    edges = np.zeros((B, T, V))
+    edges[0, 1:] = -1e4
+    edges[1, :, 0] = 1e4
+    edges[2, :, 1] = -1e4
+    targets = jnp.ones((B, T), jnp.int32)
+    values, gradient = pulled(row.of)(jnp.asarray(edges, dtype), targets)
+    assert np.all(np.isfinite(values)) and np.all(np.isfinite(gradient))
+
+
+@every_weights
+def test_weights_sum_to_one_and_jit_and_vmap_change_nothing(row):
+    values, prior = losses_and_prior()
+    weights = row.of(values, prior)
+    assert weights.shape == values.shape and weights.dtype == jnp.float32
+    close(np.sum(weights), 1)
+    assert np.ptp(weights[prior > 0] / prior[prior > 0]) > 0.05, "not uniform"
+    close(compiled(row.of)(values, prior), weights)
+    pair = jnp.stack([values, values[::-1]]), jnp.stack([prior, prior[::-1]])
+    close(jax.vmap(row.of)(*pair), jnp.stack([weights, weights[::-1]]))
+
+
+@every_weights
+def test_weights_of_bfloat16_are_computed_in_float32(row):
+    values, prior = losses_and_prior()
+    low = values.astype(jnp.bfloat16)
+    of = compiled(row.of)
+    close(of(low, prior), of(low.astype(jnp.float32), prior))
+
+
+@every_weights
+def test_weights_leave_out_what_the_prior_leaves_out_and_have_no_gradient(row):
+    values, prior = losses_and_prior()
+    there = np.flatnonzero(prior)
+    weights, gradient = pulled(row.of)(values.at[2].set(1e6), prior)
+    assert weights[2] == 0
+    close(weights[there], compiled(row.of)(values[there], prior[there]))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@every_weights
+def test_weights_of_equal_losses_are_the_prior(row):
+    _, prior = losses_and_prior()
+    of = compiled(row.of)
+    close(of(jnp.full(5, 2.0), prior), prior / prior.sum())
+    np.testing.assert_array_equal(of(jnp.ones(5), jnp.zeros(5)), 0)
+
+
+@every_reduction
+def test_a_reduction_is_float32_and_jit_and_vmap_change_nothing(row):
+    values, weights = values_and_weights()
+    low = [x.astype(jnp.bfloat16) for x in (values, weights)]
+    assert jax.eval_shape(row.of, *low).dtype == jnp.float32
+    got = row.of(values, weights)
+    assert got.shape == ((B,) if row.rows else ())
+    close(compiled(row.of)(values, weights), got)
+    both = jnp.stack([values, 2 * values]), jnp.stack([weights, weights])
+    close(jax.vmap(row.of)(*both), jnp.stack([got, 2 * got]))
+
+
+@every_reduction
+def test_a_weight_of_zero_removes_a_value_from_a_reduction(row):
+    values, weights = values_and_weights()
+    got, gradient = pulled(row.of)(values, weights)
+    assert gradient[1, 2] == 0 and np.count_nonzero(gradient) == B * T - 1
+    for other in (jnp.nan, 1e6):
+        changed, _ = pulled(row.of)(values.at[1, 2].set(other), weights)
+        np.testing.assert_array_equal(changed, got)
+
+
+@every_reduction
+def test_a_reduction_over_no_weight_is_zero_with_a_finite_gradient(row):
+    values, weights = values_and_weights()
+    got, gradient = pulled(row.of)(values, jnp.zeros_like(weights))
+    np.testing.assert_array_equal(got, jnp.zeros_like(got))
+    assert np.all(np.isfinite(gradient))
