@@ -19,7 +19,7 @@ DOORS = {
     "grain": ("data/",),
     "tensorflow_datasets": ("data/",),
     "tyro": ("train/flags.py",),
-    "matplotlib": ("view/", "sweep/__main__.py", "repro/"),
+    "matplotlib": ("view/", "sweep/__main__.py"),
     "rich": ("train/log/", "train/report/", "generate.py", "plan/"),
     "tensorflow": (),
     "torch": (),

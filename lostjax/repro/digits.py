@@ -4,6 +4,7 @@ SGD with momentum and a cosine schedule. The past is that of `repro.papers.saf_d
 answers of some epochs ago in a dense memory, or a moving average of the parameters.
 """
 
+import dataclasses
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,24 +25,20 @@ BATCH, START, LAG, DECAY, TEMPERATURE, MOMENTUM = 32, 5, 3, 0.98, 5.0, 0.9
 the divergence; of SGD."""
 
 
-class DigitsScale(NamedTuple):
-    """How much is trained."""
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How much is trained, what is added to the cross entropy, what the model is."""
 
-    name: str
     rows: int = 512
     """Trained on; all others of the 1797 are held out."""
     hidden: int = 128
     epochs: int = 100
-
-
-class Method(NamedTuple):
-    """What is added to the cross entropy, and which parameters are the model."""
-
     smoothing: float = 0.0
     sam_radius: float = 0.0
     saf: float = 0.0
     mesa: float = 0.0
     averaged: bool = False
+    """The moving average of the parameters is the model."""
 
 
 class Digits(NamedTuple):
@@ -60,7 +57,7 @@ class Split(NamedTuple):
 
 
 class Carry(NamedTuple):
-    """What training goes on from."""
+    """State of training."""
 
     params: PyTree
     opt_state: PyTree
@@ -71,7 +68,7 @@ def load_digits() -> Digits:
     """Load scikit-learn's digits.
 
     Raises:
-      ConfigError: where it is not installed.
+      ConfigError: if it is not installed.
     """
     try:
         from sklearn.datasets import load_digits as load
@@ -115,40 +112,37 @@ def classify(params: PyTree, x_BM: Float[Array, "B M"]) -> Float[Array, "B V"]:
     return logits_BV
 
 
-def train(
-    split: Split, key: jax.Array, rate: Any, *, method: Method, scale: DigitsScale
-) -> PyTree:
+def train(split: Split, key: jax.Array, rate: Any, *, training: Training) -> PyTree:
     """Train a perceptron.
 
     Args:
       split: its data.
       key: of its initialisation and the order of rows.
       rate: peak of the learning rate.
-      method: what is added to the cross entropy.
-      scale: sizes.
+      training: sizes, and what is added to the cross entropy.
 
     Returns:
       The parameters that are the model: the last, or their average.
     """
-    n_steps = scale.rows // BATCH
-    schedule = optax.cosine_decay_schedule(rate, scale.epochs * n_steps)
+    n_steps = training.rows // BATCH
+    schedule = optax.cosine_decay_schedule(rate, training.epochs * n_steps)
     tx = optax.chain(
         optax.sgd(schedule, momentum=MOMENTUM), optim.track_past_params(DECAY)
     )
     key_init, key_order = jax.random.split(key)
-    params = init_params(key_init, hidden=scale.hidden)
+    params = init_params(key_init, hidden=training.hidden)
     outputs = jax.ShapeDtypeStruct((CLASSES,), jnp.float32)
     carry = Carry(
-        params, tx.init(params), optim.init_memory(scale.rows, outputs, lag=LAG)
+        params, tx.init(params), optim.init_memory(training.rows, outputs, lag=LAG)
     )
 
     def step(carry: Carry, place: tuple[jax.Array, jax.Array]) -> tuple[Carry, None]:
         rows_B, epoch = place
         batch = jax.tree.map(lambda leaf: leaf[rows_B], split.train)
-        loss = partial(_objective, method, carry, batch, rows_B, epoch)
+        loss = partial(_objective, training, carry, batch, rows_B, epoch)
         grads, logits_BV = jax.grad(loss, has_aux=True)(carry.params)
-        if method.sam_radius:
-            moved = ascend(carry.params, grads, radius=method.sam_radius)
+        if training.sam_radius:
+            moved = ascend(carry.params, grads, radius=training.sam_radius)
             grads, _ = jax.grad(loss, has_aux=True)(moved)
         memory = optim.write_outputs(carry.memory, rows_B, logits_BV, epoch=epoch)
         updates, opt_state = tx.update(grads, carry.opt_state, carry.params)
@@ -156,16 +150,18 @@ def train(
         return Carry(params, opt_state, memory), None
 
     def train_epoch(carry: Carry, epoch: jax.Array) -> tuple[Carry, None]:
-        order = jax.random.permutation(jax.random.fold_in(key_order, epoch), scale.rows)
+        order = jax.random.permutation(
+            jax.random.fold_in(key_order, epoch), training.rows
+        )
         rows_SB = order[: n_steps * BATCH].reshape(n_steps, BATCH)
         return jax.lax.scan(step, carry, (rows_SB, jnp.full(n_steps, epoch)))
 
-    carry, _ = jax.lax.scan(train_epoch, carry, jnp.arange(scale.epochs))
-    return optim.get_past_params(carry.opt_state) if method.averaged else carry.params
+    carry, _ = jax.lax.scan(train_epoch, carry, jnp.arange(training.epochs))
+    return optim.get_past_params(carry.opt_state) if training.averaged else carry.params
 
 
 def _objective(
-    method: Method,
+    training: Training,
     carry: Carry,
     batch: Digits,
     rows_B: jax.Array,
@@ -175,16 +171,16 @@ def _objective(
     """Compute the mean loss of a batch, and its logits."""
     logits_BV = classify(params, batch.x_BM)
     values_B = losses.next_token_loss(logits_BV, batch.labels_B)
-    if method.smoothing:
-        values_B += method.smoothing * losses.smoothing_penalty(
+    if training.smoothing:
+        values_B += training.smoothing * losses.smoothing_penalty(
             logits_BV, batch.labels_B
         )
     diverge = partial(losses.trajectory_loss, logits_BV, temperature=TEMPERATURE)
     has_begun = epoch >= START
-    if method.saf:
+    if training.saf:
         past_BV, known_B = optim.recall_outputs(carry.memory, rows_B, epoch=epoch)
-        values_B += jnp.where(has_begun & known_B, method.saf * diverge(past_BV), 0.0)
-    if method.mesa:
+        values_B += jnp.where(has_begun & known_B, training.saf * diverge(past_BV), 0.0)
+    if training.mesa:
         past_BV = classify(optim.get_past_params(carry.opt_state), batch.x_BM)
-        values_B += jnp.where(has_begun, method.mesa * diverge(past_BV), 0.0)
+        values_B += jnp.where(has_begun, training.mesa * diverge(past_BV), 0.0)
     return jnp.mean(values_B), logits_BV

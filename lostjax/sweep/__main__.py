@@ -2,10 +2,10 @@
 
     python -m lostjax.sweep --preset=smoke --rates=3e-3,3e-2,3e-1 --widths=32,64
 
-Every cell is a short run in memory, kept as JSON under OUT/cells: a sweep that was
-stopped goes on where it was. Cells of another configuration are trained again, and it
-is said why. At the end OUT/sweep.md and OUT/sweep.svg show the losses, each width's
-sensitivity to the learning rate, and the growth of attention logits.
+Every cell is a short run in memory, kept as a line of OUT/cells.jsonl: a sweep that
+was stopped continues there. Cells of another configuration are trained again, and the
+reason is printed. At the end OUT/sweep.md and OUT/sweep.svg show the losses, each
+width's sensitivity to the learning rate, and the growth of attention logits.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from lostjax.data import DataError
 from lostjax.disk.files import replace_file
 from lostjax.errors import ConfigError
 from lostjax.nn import count_parameters
+from lostjax.sweep.cells import LOSS, PARAMETERS
 from lostjax.sweep.grid import (
     MAX_LOGIT,
     Grid,
@@ -89,7 +90,7 @@ def sweep(flags: Flags) -> str:
         config,
         rates=rates,
         widths=widths or [config.model.d_model],
-        directory=out / "cells",
+        path=out / "cells.jsonl",
         say=lambda line: print(line, flush=True),
     )
     table = tabulate(grid, larger=larger)
@@ -146,13 +147,17 @@ def draw(grid: Grid) -> bytes:
 
 def _losses(grid: Grid) -> list[list[str]]:
     return [
-        [f"{rate:g}", *(format_loss(cells[rate].loss) for cells in grid.values())]
+        [
+            f"{rate:g}",
+            *(format_loss(cells[rate].measures[LOSS]) for cells in grid.values()),
+        ]
         for rate in next(iter(grid.values()))
     ]
 
 
 def _by_width(grid: Grid) -> list[list[str]]:
-    sizes = [next(iter(cells.values())).parameters for cells in grid.values()]
+    first = [next(iter(cells.values())) for cells in grid.values()]
+    sizes = [int(cell.measures[PARAMETERS]) for cell in first]
     rows = [["parameters outside embedding and head", *map(format_count, sizes)]]
     if found := measure_sensitivities(grid).values():
         rows.append(["sensitivity", *(format_loss(each.value) for each in found)])

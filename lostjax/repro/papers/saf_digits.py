@@ -16,16 +16,14 @@ The authors' settings where they fit, settled before anything was measured:
     SAM's radius   .05, and smoothing .1: the usual ones
 
 A seed is a split of the data, an initialisation and an order of examples, the same for
-every method. A rate is as good as its mean held-out loss over all seeds; errors are
-those at the rate that has the fewest, for where the loss rises at last by
-overconfidence the errors do not.
+every method. A rate is as good as its mean held-out loss over all seeds. Errors are
+those at the rate that has the fewest: at last the loss rises by overconfidence, and the
+errors do not.
 """
 
-import math
-import time
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,7 +31,7 @@ import jax.numpy as jnp
 
 from lostjax import losses
 from lostjax.analysis import ascent_rise, random_rise
-from lostjax.repro.claims import Claim, Comparison, Cost, Row, judge
+from lostjax.repro.claims import Comparison
 from lostjax.repro.digits import (
     BATCH,
     DECAY,
@@ -41,43 +39,22 @@ from lostjax.repro.digits import (
     MOMENTUM,
     START,
     TEMPERATURE,
-    DigitsScale,
-    Method,
     Split,
+    Training,
     classify,
     load_digits,
     split_digits,
     train,
 )
+from lostjax.repro.experiment import Experiment, Scale
 from lostjax.repro.papers.saf import ASCENT, RADIUS, RANDOM, RANDOM_RADIUS
-from lostjax.repro.tune import tune_by_mean
-from lostjax.sweep.cells import describe_machine
+from lostjax.repro.tune import tune_apart
 from lostjax.typing import Array, Float, PyTree
 
 LOSS, ERROR = "held-out loss, mnats", "held-out error, %"
-MEASURES = (LOSS, ERROR, ASCENT, RANDOM)
-"""Names of the measures; the rises are those of `repro.papers.saf`."""
+"""Names of measures; the rises are those of `repro.papers.saf`."""
 
 DIRECTIONS = 16
-
-RATES = (0.02, 0.04, 0.08)
-"""Grid of peak learning rates, widened where the best lies at its edge."""
-
-
-SCALES = {
-    "smoke": DigitsScale("smoke", rows=128, hidden=16, epochs=12),
-    "small": DigitsScale("small"),
-}
-
-
-METHODS = {
-    "SGD": Method(),
-    "SGD, averaged": Method(averaged=True),
-    "label smoothing": Method(smoothing=0.1),
-    "SAM": Method(sam_radius=0.05),
-    "SAF": Method(saf=0.3),
-    "MESA": Method(mesa=0.8),
-}
 
 
 def _compare(first: str, second: str, measure: str = LOSS) -> Comparison:
@@ -104,93 +81,45 @@ COMPARISONS = (
 )
 
 
-def run(scale: DigitsScale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
-    """Measure the claim, in a minute or two.
+def build_methods(scale: Scale[Training]) -> dict[str, Training]:
+    """Derive every method from plain SGD."""
+    change = partial(dataclasses.replace, scale.config)
+    return {
+        "SGD": scale.config,
+        "SGD, averaged": change(averaged=True),
+        "label smoothing": change(smoothing=0.1),
+        "SAM": change(sam_radius=0.05),
+        "SAF": change(saf=0.3),
+        "MESA": change(mesa=0.8),
+    }
 
-    Args:
-      scale: one of `SCALES`.
-      seeds: how many splits a row, at least 2.
-      directory: not used, for no run is worth keeping.
-      workers: not used: all seeds are trained at once.
 
-    Returns:
-      The claim with its rows and findings.
+def train_seeds(
+    config: Training, *, learning_rate: float | None, seeds: Sequence[int]
+) -> dict[str, list[float]]:
+    """Train on every split at once; NaN if a run diverged."""
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds))
+    splits = _split(config.rows, tuple(seeds))
+    found = _train_and_judge(splits, keys, learning_rate, training=config)
+    return {name: list(map(float, values)) for name, values in found.items()}
 
-    Raises:
-      SweepError: where some method's best rate was not found.
-      ConfigError: where scikit-learn, which brings the digits, is not installed.
-    """
-    began = time.monotonic()
+
+@cache
+def _split(rows: int, seeds: tuple[int, ...]) -> Split:
     digits = load_digits()
-    splits = [split_digits(digits, rows=scale.rows, seed=seed) for seed in range(seeds)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *splits)
-    keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
-    rows, tried = [], 0
-    for name, method in METHODS.items():
-        measure = cache(partial(_measure, stacked, keys, method=method, scale=scale))
-        rows.append(_tune(name, measure))
-        tried += measure.cache_info().misses
-    return Claim(
-        name=f"saf_digits-{scale.name}",
-        paper="SAF and MESA on digits (arXiv:2205.14083)",
-        setting=f"Every run: a perceptron of 64, {scale.hidden}, {scale.hidden} and 10 "
-        f"units on {scale.rows} of scikit-learn's 1797 digits, {scale.epochs} epochs "
-        f"of SGD with momentum {MOMENTUM:g} and a cosine schedule, {BATCH} rows a "
-        "step; all other digits are held out. The peak rate of each method is the best "
-        "of a grid that doubles and is refined once around its best, by the mean "
-        "held-out loss over all seeds, with worse ones on either side; errors are at "
-        f"the rate that is best for them, found alike. The divergence has "
-        f"temperature {TEMPERATURE:g} and weight {METHODS['SAF'].saf:g} (SAF, "
-        f"{LAG} epochs back) or {METHODS['MESA'].mesa:g} (MESA, decay {DECAY:g}), from "
-        f"epoch {START} on. Rises are of the training loss, at a distance of "
-        f"{RADIUS:g} up the gradient and of {RANDOM_RADIUS:g} at random, in "
-        "thousandths of a nat (mnats).",
-        rows=tuple(rows),
-        findings=judge(rows, COMPARISONS),
-        cost=Cost(
-            runs=tried * seeds,
-            tokens=0,
-            seconds=math.ceil(time.monotonic() - began),
-            machines=(f"{describe_machine()}, jax {jax.__version__}",),
-        ),
-        swept=LOSS,
-    )
+    splits = [split_digits(digits, rows=rows, seed=seed) for seed in seeds]
+    stacked: Split = jax.tree.map(lambda *leaves: jnp.stack(leaves), *splits)
+    return stacked
 
 
-def _tune(
-    name: str, measure: Callable[[float], Mapping[str, tuple[float, ...]]]
-) -> Row:
-    """Tune a method by its loss, and once more by its errors for these alone."""
-
-    def measure_errors(rate: float) -> Mapping[str, tuple[float, ...]]:
-        return {ERROR: measure(rate)[ERROR]}
-
-    row = tune_by_mean(name, measure, rates=RATES)
-    fewest = tune_by_mean(name, measure_errors, rates=RATES)
-    return row._replace(measures=row.measures | fewest.measures)
-
-
-def _measure(
-    splits: Split,
-    keys: jax.Array,
-    rate: float,
-    *,
-    method: Method,
-    scale: DigitsScale,
-) -> Mapping[str, tuple[float, ...]]:
-    """Train a method on every split at a rate; NaN where it diverged."""
-    found = _train_and_judge(splits, keys, rate, method=method, scale=scale)
-    return {name: tuple(map(float, found[name])) for name in MEASURES}
-
-
-@partial(jax.jit, static_argnames=("method", "scale"))
+@partial(jax.jit, static_argnames="training")
 def _train_and_judge(
-    splits: Split, keys: jax.Array, rate: Any, *, method: Method, scale: DigitsScale
+    splits: Split, keys: jax.Array, rate: Any, *, training: Training
 ) -> dict[str, jax.Array]:
-    """Train on every split at once, and measure what came out."""
+    """Train on every split, and measure what came out."""
 
     def train_and_judge(split: Split, key: jax.Array) -> dict[str, jax.Array]:
-        return judge_params(split, train(split, key, rate, method=method, scale=scale))
+        return judge_params(split, train(split, key, rate, training=training))
 
     return jax.vmap(train_and_judge)(splits, keys)
 
@@ -218,3 +147,36 @@ def judge_params(split: Split, params: PyTree) -> dict[str, Float[Array, ""]]:
         ASCENT: 1000 * ascent_rise(loss, params, radius=RADIUS),
         RANDOM: 1000 * random,
     }
+
+
+def describe(scale: Scale[Training]) -> str:
+    """Describe the setting."""
+    config, methods = scale.config, build_methods(scale)
+    return (
+        f"Every run: a perceptron of 64, {config.hidden}, {config.hidden} and 10 units "
+        f"on {config.rows} of scikit-learn's 1797 digits, {config.epochs} epochs of "
+        f"SGD with momentum {MOMENTUM:g} and a cosine schedule, {BATCH} rows a step; "
+        "all other digits are held out. The divergence has temperature "
+        f"{TEMPERATURE:g} and weight {methods['SAF'].saf:g} (SAF, {LAG} epochs back) "
+        f"or {methods['MESA'].mesa:g} (MESA, decay {DECAY:g}), from epoch {START} on. "
+        f"Rises are of the training loss, at a distance of {RADIUS:g} up the gradient "
+        f"and of {RANDOM_RADIUS:g} at random, in thousandths of a nat (mnats)."
+    )
+
+
+RATES = (0.02, 0.04, 0.08)
+
+EXPERIMENT = Experiment(
+    paper="SAF and MESA on digits (arXiv:2205.14083)",
+    scales={
+        "smoke": Scale(Training(rows=128, hidden=16, epochs=12), RATES),
+        "small": Scale(Training(), RATES),
+    },
+    methods=build_methods,
+    comparisons=COMPARISONS,
+    measures=(LOSS, ERROR, ASCENT, RANDOM),
+    train=train_seeds,
+    tuning=tune_apart(ERROR),
+    setting=describe,
+    seeds=10,
+)

@@ -10,6 +10,9 @@ from lostjax.disk.files import replace_file
 from lostjax.errors import ConfigError
 from lostjax.train.config.schema import TrainConfig
 
+RENAMED_FIELDS: dict[str, str] = {}
+"""Today's dotted name of a field, by the one that older configurations have."""
+
 
 def save_config(path: Path, config: TrainConfig) -> None:
     """Write a configuration as JSON."""
