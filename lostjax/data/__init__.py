@@ -1,8 +1,17 @@
 """Text, tokens and batches: `batch_at(step)` is a pure function."""
 
+from lostjax.data.epochs import epoch_rows
 from lostjax.data.prepare import Data, prepare_data
 from lostjax.data.rows.batches import Batch, BatchPlan, EvalPlan
 from lostjax.data.rows.packing import Rows, pack_documents
+from lostjax.data.samples import (
+    Samples,
+    Split,
+    load_digits,
+    load_fashion_mnist,
+    load_mnist,
+    split_samples,
+)
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import (
@@ -22,13 +31,20 @@ __all__ = [
     "DataError",
     "EvalPlan",
     "Rows",
+    "Samples",
+    "Split",
     "TokenFiles",
     "Tokenizer",
     "count_tokens",
+    "epoch_rows",
+    "load_digits",
+    "load_fashion_mnist",
+    "load_mnist",
     "load_saved_tokenizer",
     "load_tokenizer",
     "open_corpus",
     "pack_documents",
     "prepare_data",
     "save_tokenizer",
+    "split_samples",
 ]

@@ -59,6 +59,7 @@ from lostjax.nn.budget import (
 )
 from lostjax.nn.decoding import cut_logits, sample_tokens
 from lostjax.nn.linear.projection import MakeLinear, Ungrouped
+from lostjax.nn.mlp import MLP
 from lostjax.nn.norm import RMSNorm
 from lostjax.nn.transformer import (
     RematPolicy,
@@ -68,6 +69,7 @@ from lostjax.nn.transformer import (
 
 __all__ += [
     "Flops",
+    "MLP",
     "MakeLinear",
     "Memory",
     "Parameters",

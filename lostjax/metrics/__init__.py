@@ -1,0 +1,42 @@
+"""Scores of a whole set of answers, without a gradient."""
+
+from lostjax.metrics.classification import (
+    balanced_accuracy,
+    class_f1,
+    confusion_matrix,
+    macro_f1,
+    matthews_correlation,
+    micro_f1,
+)
+from lostjax.metrics.language import bits_per_byte, perplexity
+from lostjax.metrics.probabilities import (
+    accuracy,
+    brier_score,
+    error_rate,
+    expected_calibration_error,
+    top_k_accuracy,
+)
+from lostjax.metrics.ranking import average_precision, roc_auc
+from lostjax.metrics.representation import alignment, uniformity
+from lostjax.metrics.survival import concordance_index
+
+__all__ = [
+    "accuracy",
+    "alignment",
+    "average_precision",
+    "balanced_accuracy",
+    "bits_per_byte",
+    "brier_score",
+    "class_f1",
+    "concordance_index",
+    "confusion_matrix",
+    "error_rate",
+    "expected_calibration_error",
+    "macro_f1",
+    "matthews_correlation",
+    "micro_f1",
+    "perplexity",
+    "roc_auc",
+    "top_k_accuracy",
+    "uniformity",
+]

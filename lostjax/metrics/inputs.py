@@ -1,0 +1,60 @@
+"""Checks that all scores share.
+
+Values are checked only if they are known: under `jax.jit` a label outside its range
+does not raise, and each score's docstring states what it does instead.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def require_shape(name: str, array: jax.Array, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if an array does not have a shape."""
+    if array.shape != shape:
+        raise ValueError(f"{name}: shape {array.shape}, must be {shape}")
+
+
+def require_examples(name: str, array: jax.Array, *, at_least: int = 1) -> None:
+    """Raise ValueError if an array holds too few examples to score."""
+    if not array.size or len(array) < at_least:
+        raise ValueError(
+            f"{name}: shape {array.shape}, needs {at_least} example(s) or more"
+        )
+
+
+def require_classes(name: str, ids: jax.Array, n_classes: int) -> None:
+    """Raise ValueError if a known class lies outside [0, n_classes)."""
+    if (wrong := _first(ids, lambda known: (known < 0) | (known >= n_classes))) is None:
+        return
+    raise ValueError(f"{name}: holds {wrong}, must lie in [0, {n_classes})")
+
+
+def require_binary(name: str, flags: jax.Array) -> None:
+    """Raise ValueError if a known flag is neither 0 nor 1."""
+    wrong = _first(flags, lambda known: (known != 0) & (known != 1))
+    if wrong is not None:
+        raise ValueError(f"{name}: holds {wrong}, must be 0 or 1")
+
+
+def require_weights(name: str, weights: jax.Array) -> None:
+    """Raise ValueError if a known weight is negative, infinite or NaN."""
+    wrong = _first(weights, lambda known: ~((known >= 0) & (known < np.inf)))
+    if wrong is not None:
+        raise ValueError(f"{name}: holds {wrong}, must be finite and not negative")
+
+
+def nan_if(condition: jax.Array, score: jax.Array) -> jax.Array:
+    """Replace a score by NaN if a condition holds."""
+    return jnp.where(condition, jnp.nan, score)
+
+
+def _first(array: jax.Array, is_wrong: Any) -> Any:
+    """Return the first wrong value; None if there is none or it cannot be known."""
+    if isinstance(array, jax.core.Tracer):
+        return None
+    known = np.asarray(array)
+    wrong = known[is_wrong(known)]
+    return wrong[0] if wrong.size else None
