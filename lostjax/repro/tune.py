@@ -106,7 +106,7 @@ def tune_apart(*apart: str) -> Tuning:
     Args:
       apart: names of measures that are taken at the rate that is best for them.
     """
-    own = f"; {' and '.join(apart)}: each at the rate that is best for it, found alike"
+    own = f"; {' and '.join(apart)}: at the rate that is best for it alone"
     return Tuning(
         partial(_tune_by_mean, apart=apart),
         "The learning rate of each method is the best of a grid that doubles and is "
