@@ -19,7 +19,7 @@ DOORS = {
     "grain": ("data/",),
     "tensorflow_datasets": ("data/",),
     "tyro": ("train/flags.py",),
-    "matplotlib": ("view/", "repro/"),
+    "matplotlib": ("view/",),
     "jinja2": ("view/",),
     "markupsafe": ("view/",),
     "rich": ("train/log/", "train/report/", "generate.py", "plan/"),

@@ -1,133 +1,145 @@
 """`python -m lostjax.repro NAME`: measure a paper's headline claim again.
 
-Prints its verdict and tables, and writes them with a figure. Trained cells are kept, so
-a run that was stopped goes on where it was, and one that is done takes seconds.
+Without a name it lists all papers with their verdicts. With one it prints the paper's
+page and writes it; trained cells are kept, so that a run that was stopped continues
+there, and one that is done takes seconds.
 
 RESULTS/NAME-SCALE.json  rows and findings    RESULTS/NAME-SCALE.md   for readers
-RESULTS/NAME-SCALE.svg   the figure           RESULTS/cells/NAME-SCALE/  single runs
+RESULTS/NAME-SCALE.svg   the figure           RESULTS/README.md       all claims
+RESULTS/cells/NAME-SCALE.jsonl  single runs
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-import tyro
 
 from lostjax.data import DataError
 from lostjax.disk.files import replace_file
 from lostjax.errors import ConfigError
-from lostjax.repro.claims import Claim, save_claim
-from lostjax.repro.figure import draw_claim
-from lostjax.repro.papers import (
-    frugal,
-    lost,
-    reweighting,
-    reweighting_toy,
-    saf,
-    saf_digits,
-    stability,
-)
-from lostjax.repro.tables import replace_block, write_block, write_page
+from lostjax.repro.claims import Claim, Tally, read_tally, save_claim
+from lostjax.repro.experiment import find_scale, measure_claim
+from lostjax.repro.papers import list_papers, load_paper
+from lostjax.repro.tables import draw_claim, list_claims, write_overview, write_page
 from lostjax.repro.tune import SweepError
-from lostjax.train.flags import normalise, parse_flags
+from lostjax.train.flags import parse_flags
 
 PROGRAM = "python -m lostjax.repro"
 
-PAPERS = {
-    "lost": lost,
-    "frugal": frugal,
-    "saf": saf,
-    "saf_digits": saf_digits,
-    "reweighting": reweighting,
-    "reweighting_toy": reweighting_toy,
-    "stability": stability,
-}
+COMMITTED = "small"
+"""Scale of the claims that the overview lists."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """Measure a paper's headline claim again: seeds, spread and a verdict."""
+    """Measure a paper's claim again: `python -m lostjax.repro NAME`.
 
-    name: tyro.conf.Positional[
-        Literal[
-            "lost",
-            "frugal",
-            "saf",
-            "saf_digits",
-            "reweighting",
-            "reweighting_toy",
-            "stability",
-        ]
-    ]
-    """Which paper."""
-    scale: Literal["smoke", "small"] = "small"
-    """smoke: a minute, shows that it works; small: an hour on two cores, but for
-    reweighting_toy and saf_digits, which take seconds to minutes."""
-    seeds: int = 3
-    """Runs of each method at its best learning rate, at least 2."""
-    workers: int = 2
-    """Methods that train at once, each on one CPU core."""
+    Without a name all papers are listed with their verdicts.
+    """
+
+    scale: str = COMMITTED
+    """smoke: a minute, shows that it works; small: what is committed, up to an hour on
+    two cores."""
+    seeds: int | None = None
+    """Runs of each method at its best learning rate, at least 2; default: the paper's
+    own number."""
+    workers: int | None = None
+    """Methods that train at once, each on one CPU core; default: 2 for language models,
+    1 for all else."""
     results: str = "results"
-    """Directory of tables, figures and trained cells."""
-    readme: str | None = None
-    """Also put the verdict between this file's markers for it."""
+    """Directory of pages, figures and trained cells."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        flags = parse_flags(
-            Flags, [normalise(word) for word in words], default=None, program=PROGRAM
-        )
-        print(measure(flags), end="")
-    except (ConfigError, DataError, SweepError) as error:
+        name = _take_name(words)
+        flags = parse_flags(Flags, words, program=PROGRAM)
+        print(measure(name, flags) if name else list_all(flags), end="")
+    except (ConfigError, DataError, SweepError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, SweepError) else 2
+        return 2 if isinstance(error, ConfigError | DataError) else 1
     return 0
 
 
-def measure(flags: Flags) -> str:
-    """Measure a claim and write what came out; gives its page.
+def measure(name: str, flags: Flags) -> str:
+    """Measure a claim, write what came out, and return its page.
 
     Raises:
-      ConfigError, DataError: for a wrong flag, before anything is trained.
-      SweepError: where a method's best learning rate was not found.
+      ConfigError, DataError: for a wrong name or flag, before anything is trained.
+      SweepError: if a method's best learning rate was not found.
+      OSError: if something cannot be written; the cells so far are kept.
     """
-    if flags.seeds < 2:
-        raise ConfigError(f"--seeds={flags.seeds}: a spread needs at least 2")
-    if flags.workers < 1:
-        raise ConfigError(f"--workers={flags.workers}: must be at least 1")
+    experiment = load_paper(name)
+    find_scale(experiment, flags.scale)
+    workers = flags.workers
+    if workers is None:
+        workers = 2 if experiment.train is None else 1
+    if workers < 1:
+        raise ConfigError(f"--workers={workers}: must be at least 1")
+    seeds = experiment.seeds if flags.seeds is None else flags.seeds
+    if seeds < 2:
+        raise ConfigError(f"--seeds={seeds}: a spread needs at least 2")
     results = Path(flags.results)
-    paper = PAPERS[flags.name]
-    scale = paper.SCALES[flags.scale]
-    name = f"{flags.name}-{scale.name}"
-    cells = results / "cells" / name
-    readme = Path(flags.readme) if flags.readme else None
+    cells = results / "cells" / f"{name}-{flags.scale}.jsonl"
     try:
-        if readme:
-            replace_block(readme.read_text("utf-8"), name, "")  # refuse before training
-        cells.mkdir(parents=True, exist_ok=True)
+        cells.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from None
-    claim = paper.run(scale, seeds=flags.seeds, directory=cells, workers=flags.workers)
+    claim = measure_claim(
+        name,
+        experiment,
+        scale=flags.scale,
+        seeds=seeds,
+        cells=cells,
+        workers=workers,
+        load=load_paper,
+    )
     write_claim(results, claim)
-    if readme:
-        block = write_block(claim, folder=os.path.relpath(results, readme.parent))
-        text = replace_block(readme.read_text("utf-8"), name, block)
-        replace_file(readme, text.encode())
     return write_page(claim)
 
 
 def write_claim(results: Path, claim: Claim) -> None:
-    """Write a claim as JSON, Markdown and SVG."""
+    """Write a claim as JSON, Markdown and SVG, and the overview of all claims."""
     stem = results / claim.name
     save_claim(stem.with_suffix(".json"), claim)
     replace_file(stem.with_suffix(".md"), write_page(claim).encode())
     replace_file(stem.with_suffix(".svg"), draw_claim(claim).encode())
+    tallies = {
+        f"{name}-{COMMITTED}": tally for name, tally in read_tallies(results).items()
+    }
+    if tallies:
+        replace_file(results / "README.md", write_overview(tallies).encode())
+
+
+def list_all(flags: Flags) -> str:
+    """List all papers with the verdicts that are in the results' directory."""
+    tallies = read_tallies(Path(flags.results), scale=flags.scale)
+    listed = list_claims(list_papers(), tallies)
+    if not tallies:
+        listed += f"\nNothing has been measured in {flags.results}/ yet.\n"
+    return f"{listed}\n`{PROGRAM} NAME` measures one.\n"
+
+
+def read_tallies(results: Path, *, scale: str = COMMITTED) -> dict[str, Tally]:
+    """Read the verdicts of every paper that was measured at a scale, by name.
+
+    Raises:
+      ConfigError: if a file is not a claim.
+    """
+    paths = {name: results / f"{name}-{scale}.json" for name in list_papers()}
+    return {name: read_tally(path) for name, path in paths.items() if path.exists()}
+
+
+def _take_name(words: list[str]) -> str | None:
+    """Take the paper's name out of the words: the first that belongs to no flag."""
+    for place, word in enumerate(words):
+        before = words[place - 1] if place else ""
+        takes_value = before.startswith("--") and "=" not in before
+        if not word.startswith("-") and (not takes_value or before == "--help"):
+            return words.pop(place)
+    return None
 
 
 if __name__ == "__main__":

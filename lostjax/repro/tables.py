@@ -1,21 +1,42 @@
-"""A claim in words and tables: as a page of its own, and as a block of a README."""
+"""Claims in words, tables and figures: a page a claim, and a list of all."""
 
 import math
-import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from lostjax.errors import ConfigError
-from lostjax.repro.claims import Claim, Finding, Row, Verdict
+from lostjax.repro.claims import Claim, Finding, Row, Tally, Verdict
+from lostjax.view.claims import Method, draw_methods
 from lostjax.view.numbers import format_count, format_seconds
+
+VERDICTS: dict[Verdict, str] = {
+    "holds": "Holds",
+    "does not hold": "Does not hold",
+    "within noise": "Within noise, neither shown nor refuted",
+    "not measured": "Not measured, for a seed diverged",
+}
+"""How a paragraph of findings begins."""
 
 
 def write_page(claim: Claim) -> str:
     """Write a claim's page, which lies beside its JSON and its figure."""
+    first = claim.rows[0]
+    tuned = any(row.learning_rate is not None for row in claim.rows)
+    heads = [
+        "method",
+        *first.facts,
+        *(["best learning rate"] if tuned else []),
+        *first.measures,
+    ]
+    alt = f"{first.main} of each method{', and over its learning rates' * tuned}"
     lines = [
         f"# {claim.paper}",
         "",
-        write_block(claim, folder="."),
+        *_wrap(state_verdict(claim.findings)),
+        f"![{alt}]({claim.name}.svg)",
+        "",
+        *_table(heads, [_cells(row, tuned=tuned) for row in sort_rows(claim.rows)]),
+        "",
+        *_wrap(_describe(claim)),
         *_wrap(
             "Differences of means with their 95 % intervals (Welch's t over the seeds; "
             "negative is better):"
@@ -31,49 +52,84 @@ def write_page(claim: Claim) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_block(claim: Claim, *, folder: str) -> str:
-    """Write a claim's verdict, figure, rows and cost.
+def draw_claim(claim: Claim) -> str:
+    """Draw a claim's rows, the best first, as SVG."""
+    methods = [
+        Method(
+            name=row.method,
+            values=row.measures[row.main],
+            swept=row.swept,
+            learning_rate=row.learning_rate,
+        )
+        for row in sort_rows(claim.rows)
+    ]
+    own = claim.findings[0].first if claim.findings else claim.rows[0].method
+    return draw_methods(
+        methods,
+        name=claim.name,
+        own=own,
+        measure=claim.rows[0].main,
+        swept=claim.swept,
+    )
+
+
+def write_overview(tallies: Mapping[str, Tally]) -> str:
+    """Write the page of all claims.
 
     Args:
-      claim: what was measured.
-      folder: of its figure, as the page that the block stands on sees it.
+      tallies: by claim, such as `lost-small`.
     """
-    first = claim.rows[0]
-    seeds = len(first.measures[first.main])
-    heads = ["method", *first.facts, "best learning rate", *first.measures]
-    lines = [
-        *_wrap(state_verdict(claim.findings)),
-        f"![{first.main} of each method, and over its learning rates]"
-        f"({folder}/{claim.name}.svg)",
-        "",
-        f"| {' | '.join(heads)} |",
-        f"| --- |{' ---: |' * (len(heads) - 1)}",
+    heads = ["paper", "statements", *(verdict for verdict in VERDICTS)]
+    rows = [
+        [f"[{tally.paper}]({name}.md)", *_counts(tally)]
+        for name, tally in tallies.items()
     ]
-    lines += [f"| {' | '.join(_cells(row))} |" for row in sort_rows(claim.rows)]
-    cost = claim.cost
-    machines = " and ".join(cost.machines)
-    tokens = f", on {format_count(cost.tokens)} tokens," if cost.tokens else ""
-    lines += [
+    lines = [
+        "# Papers' claims, measured again",
         "",
         *_wrap(
-            f"± is the standard deviation over {seeds} seeds. {claim.setting} All "
-            f"{cost.runs} runs{tokens} took {format_seconds(cost.seconds)} on one core "
-            f"each, added up ({machines})."
+            "Each statement of a paper, and each control, is a difference between two "
+            "methods in one measure. It holds, or does not hold, if the 95 % interval "
+            "of that difference over the seeds lies on one side of 0; otherwise it is "
+            "within noise. It is not measured if a seed diverged."
+        ),
+        *_table(heads, rows),
+        "",
+        *_wrap(
+            "A paper's page has its figure, its rows, and every difference. Its runs "
+            "are in `cells/`, one JSON line each, with the configuration and the "
+            "machine. `python -m lostjax.repro NAME` measures a paper again and writes "
+            "its page and this one; `python -m lostjax.repro` lists the names."
         ),
     ]
-    return "\n".join(lines)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def list_claims(names: Sequence[str], tallies: Mapping[str, Tally]) -> str:
+    """List papers with their verdicts, as text.
+
+    Args:
+      names: of all papers.
+      tallies: of those that were measured, by name.
+    """
+    rows = [["paper", "statements", *VERDICTS, ""]]
+    for name in names:
+        if name in tallies:
+            rows.append([name, *_counts(tallies[name]), tallies[name].paper])
+        else:
+            rows.append([name, *["-"] * (1 + len(VERDICTS)), "not measured yet"])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *numbers, last in rows:
+        middle = [word.rjust(w) for word, w in zip(numbers, widths[1:], strict=False)]
+        lines.append("  ".join([first.ljust(widths[0]), *middle, last]).rstrip())
+    return "\n".join(lines) + "\n"
 
 
 def state_verdict(findings: Sequence[Finding]) -> str:
-    """Say which parts of a claim hold, which do not, and which are not decided."""
-    groups: dict[Verdict, str] = {
-        "holds": "Holds",
-        "does not hold": "Does not hold",
-        "within noise": "Within noise, neither shown nor refuted",
-        "not measured": "Not measured, for a seed diverged",
-    }
+    """Say which statements hold, which do not, and which are not decided."""
     sentences = []
-    for verdict, words in groups.items():
+    for verdict, words in VERDICTS.items():
         found = [_with_amount(one) for one in findings if one.verdict == verdict]
         if found or verdict != "not measured":
             listed = "; ".join(found) or "nothing"
@@ -84,7 +140,7 @@ def state_verdict(findings: Sequence[Finding]) -> str:
 
 
 def sort_rows(rows: Sequence[Row]) -> list[Row]:
-    """Put the best method first, and last what diverged."""
+    """Sort the best method first, and what diverged last."""
 
     def key(row: Row) -> tuple[bool, float]:
         mean = row.mean(row.main)
@@ -93,25 +149,38 @@ def sort_rows(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=key)
 
 
-def replace_block(text: str, name: str, block: str) -> str:
-    """Put a block between its markers, `<!-- results:NAME -->` and `<!-- end -->`.
+def _describe(claim: Claim) -> str:
+    """Describe seeds, setting and cost."""
+    first, cost = claim.rows[0], claim.cost
+    tokens = f", on {format_count(cost.tokens)} tokens," if cost.tokens else ""
+    return (
+        f"± is the standard deviation over {len(first.measures[first.main])} seeds. "
+        f"{claim.setting} All {cost.runs} runs{tokens} took "
+        f"{format_seconds(cost.seconds)} on one core each, added up "
+        f"({' and '.join(cost.machines)})."
+    )
 
-    Raises:
-      ConfigError: where the text does not have the two markers once.
-    """
-    start, end = f"<!-- results:{name} -->\n", "<!-- end -->\n"
-    pattern = re.compile(f"({re.escape(start)}).*?({re.escape(end)})", re.DOTALL)
-    if len(pattern.findall(text)) != 1:
-        raise ConfigError(f"one {start.strip()} with one {end.strip()} after it needed")
-    return pattern.sub(lambda found: f"{found[1]}{block}{found[2]}", text)
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(heads)} |",
+        f"| --- |{' ---: |' * (len(heads) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
 
 
-def _cells(row: Row) -> list[str]:
-    """Write a row's cells: its name, counts, learning rate, and what was measured."""
+def _counts(tally: Tally) -> list[str]:
+    numbers = [tally.counts.total(), *(tally.counts[verdict] for verdict in VERDICTS)]
+    return [str(number) for number in numbers]
+
+
+def _cells(row: Row, *, tuned: bool) -> list[str]:
+    """Write a row's cells: its name, facts, learning rate, and measures."""
+    rate = "" if row.learning_rate is None else f"{row.learning_rate:g}"
     return [
         row.method,
         *(f"{count:,}" for count in row.facts.values()),
-        f"{row.learning_rate:g}",
+        *([rate] if tuned else []),
         *(f"{row.mean(name):.4f} ± {row.spread(name):.4f}" for name in row.measures),
     ]
 
@@ -127,6 +196,6 @@ def _with_amount(finding: Finding) -> str:
 
 
 def _wrap(text: str) -> list[str]:
-    """Break a paragraph as the README's are, with an empty line after it."""
+    """Break a paragraph into lines, with an empty one after it."""
     lines = textwrap.wrap(text, 88, break_on_hyphens=False, break_long_words=False)
     return [*lines, ""]

@@ -1,116 +1,83 @@
-"""Methods tuned alike: a sweep of the learning rate, then seeds at the best of it.
+"""From runs at learning rates to a method's row: tunings, one of which a paper names.
 
-A sweep trains seed 0 over a grid of learning rates that doubles; where the best lies at
-an edge the grid is widened there until it does not. Then it is refined once around the
-best, by the square root of two.
+A tuned method has the best of a grid of learning rates that doubles. If the best lies
+at an edge the grid is widened there until it does not. Then the grid is refined once
+around the best, by the square root of two.
 """
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from lostjax.repro.claims import BITS, Cost, Row
-from lostjax.repro.workers import map_on_cores
-from lostjax.sweep.cells import Cell, Measure, run_cell, slug
-from lostjax.train.config.fields import replace_in
-from lostjax.train.config.schema import TrainConfig
+from lostjax.repro.claims import Row
+from lostjax.sweep.cell_file import Cell
 
 MAX_WIDENINGS = 6
 
+Run = Callable[[float | None, Sequence[int]], Sequence[Cell]]
+"""From a learning rate (None: there is none) and seeds to a cell a seed."""
+
+Grids = Sequence[Mapping[float, Cell]]
+"""Of every seed, its cells by learning rate, rising."""
+
 
 class SweepError(RuntimeError):
-    """A method whose best learning rate was not found: its row would be void."""
+    """The best learning rate of a method was not found: its row would be void."""
 
 
-class Scale(NamedTuple):
-    """How large an experiment is."""
+@runtime_checkable
+class FindRow(Protocol):
+    """Runs a method until its row is known."""
 
-    name: str
-    config: TrainConfig
-    """The method in question; the others are derived from it."""
-    rates: tuple[float, ...]
-    """Grid of learning rates in rising order."""
-    methods: tuple[str, ...]
-    """Which rows are measured."""
+    def __call__(
+        self,
+        run: Run,
+        *,
+        method: str,
+        rates: Sequence[float],
+        seeds: int,
+        measures: Sequence[str],
+    ) -> Row:
+        """Find a row.
 
+        Args:
+          run: of the method.
+          method: its name.
+          rates: grid of learning rates in rising order.
+          seeds: how many a row has.
+          measures: names of the row's measures, the first to tune by.
 
-class Measured(NamedTuple):
-    """What the methods came to, and what that took."""
+        Returns:
+          The row, without facts.
 
-    rows: tuple[Row, ...]
-    cost: Cost
-
-
-def measure_methods(
-    methods: Mapping[str, TrainConfig],
-    *,
-    rates: tuple[float, ...],
-    seeds: int,
-    directory: Path,
-    workers: int,
-    measures: Mapping[str, Measure] = MappingProxyType({}),
-    own_measures: Mapping[str, Mapping[str, Measure]] = MappingProxyType({}),
-) -> Measured:
-    """Tune every method and repeat it at its best learning rate.
-
-    Args:
-      methods: what is trained, but for learning rate and seed, by name.
-      rates: grid of learning rates in rising order, each twice the one before.
-      seeds: how many a row, at least 2.
-      directory: where cells are kept and found.
-      workers: methods that train at once, each on one CPU core.
-      measures: what a row has besides bits per byte, by name; top-level functions, so
-        that they can be sent to workers.
-      own_measures: by method, what takes the place of measures of that name. For
-        `claims.BITS` it is what learning rates are chosen by, too.
-
-    Returns:
-      A row a method, in their order.
-
-    Raises:
-      SweepError: where some best rate still lies at an edge after widening.
-    """
-    assert len({slug(name) for name in methods}) == len(methods), "names collide"
-    tune = partial(
-        _tune,
-        rates=rates,
-        seeds=seeds,
-        directory=directory,
-        measures={name: {**measures, **own_measures.get(name, {})} for name in methods},
-    )
-    found = map_on_cores(tune, methods.items(), workers=workers)
-    cells = [cell for _, made in found for cell in made]
-    return Measured(rows=tuple(row for row, _ in found), cost=add_costs(cells))
+        Raises:
+          SweepError: if the best rate lies at an edge even after widening.
+        """
 
 
-def add_costs(cells: Sequence[Cell]) -> Cost:
-    """Add up what cells took."""
-    return Cost(
-        runs=len(cells),
-        tokens=sum(_tokens(cell) for cell in cells),
-        seconds=round(sum(cell.made.seconds for cell in cells)),
-        machines=tuple(sorted({_place(cell) for cell in cells})),
-    )
+class Tuning(NamedTuple):
+    """How the learning rate of each method is chosen."""
+
+    find_row: FindRow
+    sentence: str
+    """Says it to readers of the page."""
 
 
 def find_best_rate(
-    measure: Callable[[float], float], *, rates: Sequence[float], name: str
+    measure: Callable[[float], float], *, rates: Sequence[float], method: str
 ) -> float:
     """Find the best learning rate, with a worse one on either side of it.
 
     Args:
-      measure: of a rate, less is better; NaN where it diverges.
+      measure: of a rate, less is better; NaN if it diverges.
       rates: grid in rising order, each twice the one before.
-      name: of the method, for the message.
+      method: its name, for the message.
 
     Raises:
-      SweepError: where the best rate still lies at an edge after widening.
+      SweepError: if the best rate lies at an edge even after widening.
     """
     swept = {rate: measure(rate) for rate in rates}
 
@@ -124,7 +91,8 @@ def find_best_rate(
         swept[new] = measure(new)
     if not min(swept) < best() < max(swept):
         raise SweepError(
-            f"{name}: the best learning rate stays at the edge of its grid ({best():g})"
+            f"{method}: the best learning rate stays at the edge of its grid "
+            f"({best():g})"
         )
     for new in (best() / 2**0.5, best() * 2**0.5):
         short = float(f"{new:.2g}")  # two digits, as a person would write it
@@ -132,127 +100,168 @@ def find_best_rate(
     return best()
 
 
-def tune_by_mean(
-    name: str,
-    measure: Callable[[float], Mapping[str, tuple[float, ...]]],
-    *,
-    rates: Sequence[float],
-) -> Row:
-    """Tune a method whose runs are not worth keeping, over all its seeds at once.
+def tune_apart(*apart: str) -> Tuning:
+    """Tune by the mean over all seeds; some measures each for themselves.
 
     Args:
-      name: of the method.
-      measure: from a learning rate to the row's measures, a value a seed; NaN where
-        one diverged. Rates are compared by the mean of the first.
-      rates: grid in rising order, each twice the one before.
-
-    Returns:
-      The method's row.
-
-    Raises:
-      SweepError: where the best rate still lies at an edge after widening.
+      apart: names of measures that are taken at the rate that is best for them.
     """
-    tried: dict[float, Mapping[str, tuple[float, ...]]] = {}
-
-    def mean(rate: float) -> float:
-        return float(np.mean(next(iter(tried[rate].values()))))
-
-    def try_rate(rate: float) -> float:
-        tried[rate] = measure(rate)
-        return mean(rate)
-
-    best = find_best_rate(try_rate, rates=rates, name=name)
-    return Row(
-        method=name,
-        facts={},
-        learning_rate=best,
-        swept={rate: mean(rate) for rate in sorted(tried)},
-        measures=dict(tried[best]),
+    own = f"; {' and '.join(apart)}: at the rate that is best for it alone"
+    return Tuning(
+        partial(_tune_by_mean, apart=apart),
+        "The learning rate of each method is the best of a grid that doubles and is "
+        "refined once around its best, by the mean over all seeds, with worse ones on "
+        f"either side{own if apart else ''}.",
     )
 
 
-def describe_setting(config: TrainConfig) -> str:
-    """Say what model is trained on what, and how it is tuned."""
-    return (
-        f"{describe_runs(config)} The learning rate of each method is the best "
-        "of a grid that doubles and is refined once around its best, on seed 0, with "
-        "worse ones on either side."
-    )
-
-
-def describe_runs(config: TrainConfig) -> str:
-    """Say what model is trained on what, in a sentence."""
-    model, data = config.model, config.data
-    return (
-        f"Every run: {model.n_layers} layers of width {model.d_model}, text "
-        f"`{data.source}`, tokenizer `{data.tokenizer}`, {count_tokens(config):,} "
-        f"tokens in {config.steps} steps."
-    )
-
-
-def configure_cell(config: TrainConfig, *, rate: float, seed: int) -> TrainConfig:
-    """Give a configuration a learning rate and a seed."""
-    changed = replace_in(config, "optim", learning_rate=rate)
-    return dataclasses.replace(changed, seed=seed)
-
-
-def count_tokens(config: TrainConfig) -> int:
-    """Count the tokens that a run is trained on."""
-    return config.steps * config.batch_size * config.data.seq_len
-
-
-def _tune(
-    method: tuple[str, TrainConfig],
+def use_whole_grid(
+    summarise: Callable[[Grids], Mapping[str, tuple[float, ...]]],
     *,
-    rates: tuple[float, ...],
-    seeds: int,
-    directory: Path,
-    measures: Mapping[str, Mapping[str, Measure]],
-) -> tuple[Row, list[Cell]]:
-    """Give a method's row, and every cell that went into it."""
-    name, config = method
-    others = [measure for measure in measures[name] if measure != BITS]
-    cells: dict[tuple[float, int], Cell] = {}
+    loss: Callable[[Cell], float],
+) -> Tuning:
+    """Tune nothing: run every seed at every rate, and measure whole grids.
 
-    def train(rate: float, seed: int) -> Cell:
-        at = configure_cell(config, rate=rate, seed=seed)
-        if (rate, seed) not in cells:
-            cells[rate, seed] = run_cell(
-                name, at, directory=directory, measures=measures[name]
-            )
-        return cells[rate, seed]
+    Args:
+      summarise: from grids to the row's measures, a value a seed.
+      loss: of a cell; the best rate has the least mean of it.
+    """
+    return Tuning(
+        partial(_use_whole_grid, summarise=summarise, loss=loss),
+        "Every seed is run at every learning rate; the best has the least mean loss.",
+    )
 
-    best = find_best_rate(lambda rate: _bits(train(rate, 0)), rates=rates, name=name)
-    swept = {rate: _bits(cells[rate, 0]) for rate, _ in sorted(cells)}
-    repeated = [train(best, seed) for seed in range(seeds)]
-    row = Row(
-        method=name,
-        facts={"parameters": repeated[0].parameters},
-        learning_rate=best,
-        swept=swept,
-        measures={BITS: tuple(_bits(cell) for cell in repeated)}
-        | {
-            measure: tuple(cell.measures[measure] for cell in repeated)
-            for measure in others
+
+def make_row(
+    method: str,
+    cells: Sequence[Cell],
+    *,
+    measures: Sequence[str],
+    learning_rate: float | None = None,
+    swept: Mapping[float, float] | None = None,
+) -> Row:
+    """Collect the measures of a method's cells, one a seed."""
+    return Row(
+        method=method,
+        facts={},
+        learning_rate=learning_rate,
+        swept=dict(swept or {}),
+        measures={
+            name: tuple(cell.measures[name] for cell in cells) for name in measures
         },
     )
-    return row, list(cells.values())
+
+
+def _tune_on_first_seed(
+    run: Run,
+    *,
+    method: str,
+    rates: Sequence[float],
+    seeds: int,
+    measures: Sequence[str],
+) -> Row:
+    swept: dict[float, float] = {}
+
+    def measure(rate: float) -> float:
+        (cell,) = run(rate, [0])
+        swept[rate] = cell.measures[measures[0]]
+        return swept[rate]
+
+    best = find_best_rate(measure, rates=rates, method=method)
+    return make_row(
+        method,
+        run(best, range(seeds)),
+        measures=measures,
+        learning_rate=best,
+        swept=dict(sorted(swept.items())),
+    )
+
+
+def _tune_by_mean(
+    run: Run,
+    *,
+    method: str,
+    rates: Sequence[float],
+    seeds: int,
+    measures: Sequence[str],
+    apart: Sequence[str],
+) -> Row:
+    def tune(names: Sequence[str]) -> Row:
+        swept: dict[float, float] = {}
+
+        def measure(rate: float) -> float:
+            cells = run(rate, range(seeds))
+            swept[rate] = float(np.mean([cell.measures[names[0]] for cell in cells]))
+            return swept[rate]
+
+        best = find_best_rate(measure, rates=rates, method=method)
+        return make_row(
+            method,
+            run(best, range(seeds)),
+            measures=names,
+            learning_rate=best,
+            swept=dict(sorted(swept.items())),
+        )
+
+    row = tune(measures)
+    own = {name: tune([name]).measures[name] for name in apart}
+    return row._replace(measures=row.measures | own)
+
+
+def _use_whole_grid(
+    run: Run,
+    *,
+    method: str,
+    rates: Sequence[float],
+    seeds: int,
+    measures: Sequence[str],
+    summarise: Callable[[Grids], Mapping[str, tuple[float, ...]]],
+    loss: Callable[[Cell], float],
+) -> Row:
+    by_rate = {rate: run(rate, range(seeds)) for rate in rates}
+    swept = {
+        rate: float(np.mean([loss(cell) for cell in cells]))
+        for rate, cells in by_rate.items()
+    }
+    grids = [
+        {rate: cells[seed] for rate, cells in by_rate.items()} for seed in range(seeds)
+    ]
+    found = summarise(grids)
+    return Row(
+        method=method,
+        facts={},
+        learning_rate=min(swept, key=swept.__getitem__),
+        swept=swept,
+        measures={name: found[name] for name in measures},
+    )
+
+
+def _run_once(
+    run: Run,
+    *,
+    method: str,
+    rates: Sequence[float],
+    seeds: int,
+    measures: Sequence[str],
+) -> Row:
+    if rates:
+        raise ValueError(f"{method}: learning rates, but a tuning without any")
+    return make_row(method, run(None, range(seeds)), measures=measures)
 
 
 def _worst_if_nan(value: float) -> float:
     return math.inf if math.isnan(value) else value
 
 
-def _bits(cell: Cell) -> float:
-    """Give what a cell is judged by."""
-    return cell.measures.get(BITS, cell.bits_per_byte)
+TUNE_ON_FIRST_SEED = Tuning(
+    _tune_on_first_seed,
+    "The learning rate of each method is the best of a grid that doubles and is "
+    "refined once around its best, on seed 0, with worse ones on either side.",
+)
+"""For runs of minutes: the other seeds are run at the best rate alone."""
 
+TUNE_BY_MEAN = tune_apart()
+"""For runs of seconds: every seed is run at every rate."""
 
-def _tokens(cell: Cell) -> int:
-    fields = cell.configuration
-    tokens: int = fields["steps"] * fields["batch_size"] * fields["data.seq_len"]
-    return tokens
-
-
-def _place(cell: Cell) -> str:
-    return f"{cell.made.machine}, jax {cell.made.jax}"
+WITHOUT_RATE = Tuning(_run_once, "")
+"""For what has no learning rate: closed forms, fits, simulations."""

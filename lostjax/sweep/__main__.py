@@ -2,10 +2,10 @@
 
     python -m lostjax.sweep --preset=smoke --rates=3e-3,3e-2,3e-1 --widths=32,64
 
-Every cell is a short run in memory, kept as JSON under OUT/cells, so that a stopped
-sweep resumes. A cell of another configuration is trained again, and the reason is
-logged. OUT/sweep.md and OUT/sweep.html show the losses, each width's sensitivity to the
-learning rate, and the growth of attention logits.
+Every cell is a short run in memory, kept as a line of OUT/cells.jsonl, so that a
+stopped sweep resumes. A cell of another configuration is trained again, and the reason
+is logged. OUT/sweep.md and OUT/sweep.html show the losses, each width's sensitivity to
+the learning rate, and the growth of attention logits.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ def sweep(flags: Flags) -> str:
         config,
         rates=rates,
         widths=widths or [config.model.d_model],
-        directory=out / "cells",
+        path=out / "cells.jsonl",
         say=lambda line: print(line, flush=True),
     )
     tables = make_tables(grid, larger=larger)

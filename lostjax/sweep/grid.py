@@ -16,7 +16,8 @@ from lostjax.analysis import (
     fit_logit_growth,
     learning_rate_sensitivity,
 )
-from lostjax.sweep.cells import Cell, run_cell
+from lostjax.sweep.cell_file import Cell, CellFile
+from lostjax.sweep.cells import LOSS, PARAMETERS, run_cell
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.widths import at_width
@@ -36,7 +37,7 @@ def run_grid(
     *,
     rates: Sequence[float],
     widths: Sequence[int],
-    directory: Path,
+    path: Path,
     say: Callable[[str], None],
 ) -> Grid:
     """Train every cell, or read it if it was trained before.
@@ -45,7 +46,7 @@ def run_grid(
       config: the configuration whose width and learning rate are varied.
       rates: peak learning rates.
       widths: widths of the residual stream.
-      directory: the directory of the cells.
+      path: the file of the cells.
       say: called with a line of text for each finished cell.
 
     Returns:
@@ -61,14 +62,17 @@ def run_grid(
     }
     for cell in configs.values():
         check_config(cell)
+    cells = CellFile(path)
+    for line in cells.damage:
+        say(line)
     grid: dict[int, dict[float, Cell]] = {width: {} for width, _ in configs}
     for number, ((width, rate), cell) in enumerate(configs.items(), 1):
         grid[width][rate] = made = run_cell(
-            f"width{width}", cell, directory=directory, measures=MEASURES
+            f"width{width}", cell, cells=cells, measures=MEASURES
         )
         say(
             f"{number}/{len(configs)}  width {width}  learning rate {rate:g}  "
-            f"held-out loss {made.loss:.3f}"
+            f"held-out loss {made.measures[LOSS]:.3f}"
         )
     return grid
 
@@ -100,16 +104,16 @@ def measure_sensitivity(cells: Mapping[float, Cell]) -> Sensitivity:
     """
     return learning_rate_sensitivity(
         list(cells),
-        [cell.loss for cell in cells.values()],
+        [cell.measures[LOSS] for cell in cells.values()],
         initial_loss=next(iter(cells.values())).measures[INITIAL_LOSS],
     )
 
 
 def cap_loss(cell: Cell) -> float:
     """Return a cell's loss, limited to its initial loss, as the sensitivity uses it."""
-    initial = cell.measures[INITIAL_LOSS]
+    loss, initial = cell.measures[LOSS], cell.measures[INITIAL_LOSS]
     # Not min(): this returns the initial loss for NaN too.
-    return cell.loss if cell.loss < initial else initial
+    return loss if loss < initial else initial
 
 
 def measure_initial_loss(trial: Trial) -> float:
@@ -139,6 +143,6 @@ def fit_growths(grid: Grid) -> dict[float, LogitGrowth]:
         column = [cells[rate] for cells in grid.values()]
         logits = [cell.measures[MAX_LOGIT] for cell in column]
         if len(column) > 1 and all(0 < logit < math.inf for logit in logits):
-            sizes = [cell.parameters for cell in column]
+            sizes = [int(cell.measures[PARAMETERS]) for cell in column]
             growths[rate] = fit_logit_growth(sizes, logits)
     return growths

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lostjax.analysis import predict_max_logit
+from lostjax.sweep.cells import LOSS, PARAMETERS
 from lostjax.sweep.grid import (
     MAX_LOGIT,
     Grid,
@@ -39,7 +40,10 @@ def make_tables(grid: Grid, *, larger: int | None) -> list[Table]:
     """
     widths = [f"width {width}" for width in grid]
     losses = [
-        [f"{rate:g}", *(format_loss(cells[rate].loss) for cells in grid.values())]
+        [
+            f"{rate:g}",
+            *(format_loss(cells[rate].measures[LOSS]) for cells in grid.values()),
+        ]
         for rate in _rates(grid)
     ]
     return [
@@ -87,7 +91,8 @@ def _rates(grid: Grid) -> list[float]:
 
 
 def _describe_widths(grid: Grid) -> list[list[str]]:
-    sizes = [next(iter(cells.values())).parameters for cells in grid.values()]
+    first = [next(iter(cells.values())) for cells in grid.values()]
+    sizes = [int(cell.measures[PARAMETERS]) for cell in first]
     rows = [["parameters outside embedding and head", *map(format_count, sizes)]]
     if found := measure_sensitivities(grid).values():
         rows.append(["sensitivity", *(format_loss(each.value) for each in found)])
@@ -134,7 +139,12 @@ def _map_losses(grid: Grid) -> Drawing:
     rates = _rates(grid)
     return Drawing(
         draw_heat_map(
-            np.array([[cells[rate].loss for rate in rates] for cells in grid.values()]),
+            np.array(
+                [
+                    [cells[rate].measures[LOSS] for rate in rates]
+                    for cells in grid.values()
+                ]
+            ),
             name="loss-map",
             description="Held-out loss in each cell; the table holds the same values.",
             x_label="learning rate",

@@ -23,13 +23,6 @@ from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.stepping import Stepping
 
 
-class Finished(NamedTuple):
-    """A run and its final state."""
-
-    job: Job
-    state: TrainState
-
-
 class Trial(NamedTuple):
     """The results of a run in memory."""
 
@@ -53,8 +46,10 @@ class Trial(NamedTuple):
     step."""
     past_evaluations: Mapping[int, Evaluation] = MappingProxyType({})
     """Evaluations of the moving average by step; empty unless the run keeps one."""
-    finished: Finished | None = None
-    """The run and its final state, for further measurements."""
+    job: Job | None = None
+    """The run, to look at more of it."""
+    state: TrainState | None = None
+    """Its final state."""
 
 
 def run_trial(config: TrainConfig) -> Trial:
@@ -117,5 +112,6 @@ def run_trial(config: TrainConfig) -> Trial:
         past_evaluation=past_evaluations.get(config.steps),
         evaluations=evaluations,
         past_evaluations=past_evaluations,
-        finished=Finished(job, steps.state),
+        job=job,
+        state=steps.state,
     )

@@ -10,14 +10,24 @@ import pytest
 from scipy import stats
 
 from lostjax.errors import ConfigError
-from lostjax.repro.claims import BITS, Claim, Cost, Row, compare_rows, save_claim
-from lostjax.repro.figure import draw_claim
+from lostjax.repro.claims import (
+    Claim,
+    Comparison,
+    Cost,
+    Row,
+    compare_rows,
+    judge,
+    read_tally,
+    save_claim,
+)
 from lostjax.repro.tables import (
-    replace_block,
+    draw_claim,
+    list_claims,
     state_verdict,
-    write_block,
+    write_overview,
     write_page,
 )
+from lostjax.sweep.cells import BITS
 
 
 def make_row(name, values):
@@ -38,6 +48,7 @@ def make_claim(*others):
             for row in rows
         ),
         cost=Cost(12, 48_000, 7_500, ("a machine, jax 1",)),
+        swept=BITS,
     )
 
 
@@ -110,17 +121,45 @@ def test_a_page_has_a_line_for_each_row_and_finding_the_best_first():
     assert max(map(len, prose)) <= 88
 
 
-def test_a_block_stands_between_its_markers():
-    text = "# x\n<!-- results:lost-toy -->\nold\n<!-- end -->\nrest\n<!-- end -->\n"
-    block = write_block(CLAIM, folder="results")
-    new = replace_block(text, "lost-toy", block)
-    assert new.startswith("# x\n<!-- results:lost-toy -->\n**Holds")
-    assert new.endswith("(a machine, jax 1).\n<!-- end -->\nrest\n<!-- end -->\n")
-    assert "](results/lost-toy.svg)" in new
-    assert replace_block(new, "lost-toy", block) == new
-    for wrong in ("", text.replace("toy", "other"), text + text):
-        with pytest.raises(ConfigError, match="<!-- results:lost-toy -->"):
-            replace_block(wrong, "lost-toy", block)
+def test_a_number_in_the_second_rows_place_has_no_spread():
+    values = (1.0, 1.3, 0.8)
+    finding = compare_rows(make_row("a", values), 2.0, statement="a is below 2")
+    theirs = stats.ttest_1samp(values, 2.0).confidence_interval(0.95)
+    low, high = finding.difference - finding.margin, finding.difference + finding.margin
+    np.testing.assert_allclose((low + 2, high + 2), theirs, rtol=1e-9)
+    assert finding.verdict == "holds" and finding.second == 2.0
+
+
+def test_only_measured_rows_are_judged():
+    rows = [make_row("a", (2.0, 2.0)), make_row("b", (3.0, 3.0))]
+    found = judge(
+        rows,
+        [
+            Comparison("a", "b", "a is better than b"),
+            Comparison("a", "c", "a is better than c"),
+            Comparison("c", 1.0, "c is below 1"),
+            Comparison("b", 4.0, "b is below 4"),
+        ],
+    )
+    assert [one.statement for one in found] == ["a is better than b", "b is below 4"]
+
+
+def test_claims_are_listed_by_their_verdicts(tmp_path):
+    save_claim(tmp_path / "x.json", CLAIM)
+    tally = read_tally(tmp_path / "x.json")
+    assert tally.paper == "A paper" and tally.counts.total() == 4
+    assert "| [A paper](x.md) | 4 | 1 | 1 | 1 | 1 |" in write_overview({"x": tally})
+    head, known, unknown = list_claims(["x", "yy"], {"x": tally}).splitlines()
+    assert head.split()[:3] == ["paper", "statements", "holds"]
+    assert known.split() == ["x", "4", "1", "1", "1", "1", "A", "paper"]
+    assert unknown.split() == ["yy", "-", "-", "-", "-", "-", "not", "measured", "yet"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"paper": "x", "findings": [1]}'])
+def test_a_file_that_is_no_claim_is_named(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ConfigError, match="x.json: not a claim"):
+        read_tally(tmp_path / "x.json")
 
 
 def test_a_figure_names_every_method_and_is_the_same_each_time():

@@ -1,68 +1,73 @@
-"""What is committed in results/ and in the README is what its cells come to."""
+"""What is committed in results/ is what its cells come to."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from lostjax.repro.__main__ import PAPERS
+from lostjax.repro.__main__ import read_tallies
 from lostjax.repro.claims import claim_values
-from lostjax.repro.papers.lost import STATEMENTS
-from lostjax.repro.tables import replace_block, write_block, write_page
+from lostjax.repro.experiment import measure_claim
+from lostjax.repro.papers import list_papers, load_paper
+from lostjax.repro.tables import write_overview, write_page
+from lostjax.repro.tune import TUNE_BY_MEAN, TUNE_ON_FIRST_SEED
 from lostjax.sweep import cells
 
-ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "results"
-ONE_GRID = ("stability",)
-"""Claims of a fixed grid of learning rates; all others are tuned."""
-
-KEPT = sorted(set(PAPERS) - {"reweighting_toy", "saf_digits"})
-"""Claims whose runs are kept as cells; the others are run anew in seconds."""
+RESULTS = Path(__file__).parents[2] / "results"
 
 
-@pytest.fixture(scope="module", params=KEPT)
+@pytest.fixture(scope="module", params=list_papers())
 def claim(request):
     """A claim of the small scale, from the committed cells alone."""
-    name = request.param
-    stored = json.loads((RESULTS / f"{name}-small.json").read_text())
-    measures = stored["rows"][0]["measures"]
+    experiment = load_paper(request.param)
+    path = RESULTS / "cells" / f"{request.param}-small.jsonl"
+    if experiment.train is not None:
+        experiment = dataclasses.replace(experiment, train=refuse)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cells, "run_trial", lambda config: pytest.fail("it would train"))
-        return PAPERS[name].run(
-            PAPERS[name].SCALES["small"],
-            seeds=len(next(iter(measures.values()))),
-            directory=RESULTS / "cells" / f"{name}-small",
+        patch.setattr(cells, "run_trial", refuse)
+        return measure_claim(
+            request.param,
+            experiment,
+            scale="small",
+            seeds=experiment.seeds,
+            cells=path,
         )
+
+
+def refuse(*_, **__):
+    pytest.fail("it would train")
 
 
 def test_the_committed_claim_follows_from_the_committed_cells(claim):
     stem = RESULTS / claim.name
     assert claim_values(claim) == json.loads(stem.with_suffix(".json").read_text())
     assert stem.with_suffix(".md").read_text() == write_page(claim)
-    stored = list((RESULTS / "cells" / claim.name).iterdir())
-    assert len(stored) == claim.cost.runs, "no cell that the table does not use"
+    lines = (RESULTS / "cells" / f"{claim.name}.jsonl").read_text().splitlines()
+    assert len(lines) == claim.cost.runs, "no cell that the table does not use"
 
 
 def test_the_committed_claim_is_whole(claim):
-    paper = PAPERS[claim.name.removesuffix("-small")]
-    assert [row.method for row in claim.rows] == list(paper.METHODS)
+    experiment = load_paper(claim.name.removesuffix("-small"))
+    methods = experiment.methods(experiment.scales["small"])
+    assert [row.method for row in claim.rows] == list(methods)
+    assert len(claim.findings) == len(experiment.comparisons)
     for row in claim.rows:
-        assert all(len(values) >= 3 for values in row.measures.values())
-        if claim.name.removesuffix("-small") not in ONE_GRID:
+        assert all(len(found) == experiment.seeds for found in row.measures.values())
+        if experiment.tuning in (TUNE_ON_FIRST_SEED, TUNE_BY_MEAN):
             assert min(row.swept) < row.learning_rate < max(row.swept)
     figure = (RESULTS / f"{claim.name}.svg").read_text()
     assert all(f">{row.method}<" in figure for row in claim.rows)
 
 
-def test_every_comparison_was_made(claim):
-    paper = PAPERS[claim.name.removesuffix("-small")]
-    made = getattr(paper, "COMPARISONS", STATEMENTS)
-    assert len(claim.findings) == len(made)
+def test_the_overview_lists_the_committed_claims():
+    tallies = read_tallies(RESULTS)
+    assert list(tallies) == list_papers()
+    named = {f"{name}-small": tally for name, tally in tallies.items()}
+    assert (RESULTS / "README.md").read_text() == write_overview(named)
 
 
-def test_the_readme_says_what_the_committed_claim_says(claim):
-    readme = (ROOT / "README.md").read_text()
-    block = write_block(claim, folder="results")
-    assert replace_block(readme, claim.name, block) == readme, (
-        "made by `python -m lostjax.repro NAME --readme=README.md`, not by hand"
-    )
+def test_no_cells_without_a_paper():
+    found = {path.name for path in (RESULTS / "cells").iterdir()}
+    found = {name for name in found if not name.endswith("-smoke.jsonl")}
+    assert found == {f"{name}-small.jsonl" for name in list_papers()}

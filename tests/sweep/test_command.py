@@ -10,6 +10,8 @@ from lostjax.errors import ConfigError
 from lostjax.nn import count_parameters
 from lostjax.sweep import cells
 from lostjax.sweep.__main__ import main
+from lostjax.sweep.cell_file import CellFile
+from lostjax.sweep.cells import LOSS
 from lostjax.sweep.grid import fit_growths, measure_sensitivities, run_grid
 from lostjax.sweep.table import format_markdown, make_tables, render_sweep
 from lostjax.train.build.model import build_model
@@ -46,26 +48,41 @@ def trials(monkeypatch):
 
 
 def run(directory, config=BASE, widths=(256, 128), say=lambda line: None):
-    return run_grid(
-        config, rates=RATES[::-1], widths=widths, directory=directory, say=say
-    )
+    path = directory / "cells.jsonl"
+    return run_grid(config, rates=RATES[::-1], widths=widths, path=path, say=say)
+
+
+def read(directory):
+    return [json.loads(line) for line in (directory / "cells.jsonl").open()]
 
 
 def test_a_stopped_sweep_goes_on_where_it_was(trials, tmp_path):
     said = []
     first = run(tmp_path, say=said.append)
     assert len(trials) == 6 and said[-1].startswith("6/6  width 256")
-    (tmp_path / "width256-lr0.01-seed0.json").unlink()
+    path = tmp_path / "cells.jsonl"
+    kept = [cell for cell in read(tmp_path) if cell["name"] != "width256-lr0.01-seed0"]
+    assert len(kept) == 5
+    path.write_text("".join(json.dumps(cell) + "\n" for cell in kept))
     again = run(tmp_path)
     assert trials[6:] == [(256, 1e-2)]
     assert str(again) == str(first)  # NaN is no equal of itself
     assert list(again) == [128, 256] and list(again[128]) == RATES
 
 
+def test_cells_of_an_older_version_are_named_and_left_alone(trials, tmp_path):
+    (tmp_path / "cells").mkdir()
+    said = []
+    run(tmp_path, say=said.append)
+    assert "cells of an older version, one a file, are not read" in said[0]
+    assert len(trials) == 6 and (tmp_path / "cells").is_dir()
+
+
 def test_what_diverged_is_null_in_the_file(trials, tmp_path):
     run(tmp_path)
-    cell = json.loads((tmp_path / "width256-lr0.1-seed0.json").read_text())
-    assert cell["loss"] is None and cell["measures"]["initial_loss"] == 5.0
+    by_name = {cell["name"]: cell for cell in read(tmp_path)}
+    cell = by_name["width256-lr0.1-seed0"]
+    assert cell["measures"][LOSS] is None and cell["measures"]["initial_loss"] == 5.0
     assert cell["configuration"]["model.d_model"] == 256
 
 
@@ -112,7 +129,11 @@ def test_sensitivity_and_growth_are_by_width_and_by_rate(trials, tmp_path):
 
 def test_one_width_and_one_rate_have_neither(trials, tmp_path):
     grid = run_grid(
-        TrainConfig(), rates=[0.1], widths=[128], directory=tmp_path, say=print
+        TrainConfig(),
+        rates=[0.1],
+        widths=[128],
+        path=tmp_path / "cells.jsonl",
+        say=print,
     )
     assert measure_sensitivities(grid) == {} == fit_growths(grid)
     tables = make_tables(grid, larger=None)
@@ -180,3 +201,4 @@ def test_the_program_trains_tabulates_and_draws(
     assert f"{tmp_path}/sweep.html" in out
     page = read_page((tmp_path / "sweep.html").read_text()).text
     assert "at 201 k parameters" in page and "batch_size" in page
+    assert len(CellFile(tmp_path / "cells.jsonl")) == 2

@@ -12,14 +12,17 @@ keep Adam's full state. Every method trains the same model on the same tokens in
 same order, with its own learning rate.
 """
 
-from pathlib import Path
+from functools import partial
 
 from lostjax.optim import state_bytes
-from lostjax.repro.claims import BITS, Claim, Comparison, Row, judge
-from lostjax.repro.tune import Scale, describe_setting, measure_methods
+from lostjax.repro.claims import Comparison
+from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.runs import describe_runs
+from lostjax.sweep.cells import BITS
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import (
     DataConfig,
+    FrugalConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
@@ -75,15 +78,10 @@ COMPARISONS = (
         "in LOST, factors with full state are better than projected ones",
     ),
 )
-"""What the paper, or common sense after it, says; measured where both rows are."""
-
-METHODS = tuple(
-    dict.fromkeys(name for pair in COMPARISONS for name in (pair.first, pair.second))
-)
+"""What the paper, or common sense after it, says."""
 
 SCALES = {
     "smoke": Scale(
-        name="smoke",
         config=TrainConfig(
             preset="smoke",
             mesh="data:1",
@@ -93,13 +91,12 @@ SCALES = {
                 linear="dense", d_model=32, n_layers=1, n_heads=2, d_hidden=88
             ),
             data=DataConfig(heldout="0.01", tokenizer="bytes", seq_len=64),
-            optim=OptimConfig(update_gap=10),
+            optim=OptimConfig(frugal=FrugalConfig(update_gap=10)),
         ),
         rates=(4e-3, 8e-3, 1.6e-2, 3.2e-2),
         methods=("AdamW", "FRUGAL"),
     ),
     "small": Scale(
-        name="small",
         config=TrainConfig(
             mesh="data:1",
             steps=500,
@@ -114,107 +111,79 @@ SCALES = {
                 delta=0.0625,
             ),
             data=DataConfig(tokenizer="bpe:1024", seq_len=128),
-            optim=OptimConfig(update_gap=50),
+            optim=OptimConfig(frugal=FrugalConfig(update_gap=50)),
         ),
         rates=(4e-3, 8e-3, 1.6e-2),
-        methods=METHODS,
     ),
 }
 
 
-def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
+def build_methods(scale: Scale[TrainConfig]) -> dict[str, TrainConfig]:
     """Derive every method from the configuration of a dense model.
 
-    All of them have its parameters, but for those that are LOST models or have the
-    large vocabulary.
+    All of them have its parameters, except LOST models and those with the large
+    vocabulary.
     """
+    base = scale.config
     lost = replace_in(base, "model", linear="lost")
     words = replace_in(base, "data", tokenizer="bpe:4096")
+    galore = partial(replace_in, part="optim", name="galore")
+
+    def frugal(config: TrainConfig, **split: object) -> TrainConfig:
+        named = replace_in(config, "optim", name="frugal")
+        return replace_in(named, "optim.frugal", **split)
+
+    by_sign = replace_in(frugal(words, density=0.0), "optim", full_state="embed|norm")
+    full = replace_in(frugal(lost), "optim", full_state="embed|head|norm|/(a|b)$")
     return {
         "AdamW": base,
-        "FRUGAL": replace_in(base, "optim", name="frugal"),
-        "FRUGAL, blocks": replace_in(base, "optim", name="frugal", subspace="blocks"),
-        "FRUGAL, columns": replace_in(base, "optim", name="frugal", subspace="columns"),
-        "FRUGAL, coordinates": replace_in(
-            base, "optim", name="frugal", subspace="coordinates"
-        ),
-        "FRUGAL, orthonormal": replace_in(
-            base, "optim", name="frugal", subspace="orthonormal"
-        ),
-        "FRUGAL, SVD": replace_in(base, "optim", name="frugal", subspace="svd"),
-        "FRUGAL, gap 10": replace_in(base, "optim", name="frugal", update_gap=10),
-        "FRUGAL, gap 250": replace_in(base, "optim", name="frugal", update_gap=250),
-        "FRUGAL, keep": replace_in(base, "optim", name="frugal", on_refresh="keep"),
-        "FRUGAL, density 0": replace_in(base, "optim", name="frugal", density=0.0),
-        "BAdam": replace_in(
-            base, "optim", name="frugal", subspace="blocks", state_free="none"
-        ),
-        "GaLore": replace_in(base, "optim", name="galore"),
+        "FRUGAL": frugal(base),
+        "GaLore": galore(base),
+        "FRUGAL, blocks": frugal(base, subspace="blocks"),
+        "BAdam": frugal(base, subspace="blocks", state_free="none"),
+        "FRUGAL, density 0": frugal(base, density=0.0),
         "sign SGD": replace_in(base, "optim", name="sign_sgd"),
-        "FRUGAL, density 0" + LARGE_VOCABULARY: replace_in(
-            words, "optim", name="frugal", density=0.0
-        ),
-        "FRUGAL, density 0, head by sign" + LARGE_VOCABULARY: replace_in(
-            words, "optim", name="frugal", density=0.0, full_state="embed|norm"
-        ),
+        "FRUGAL, density 0" + LARGE_VOCABULARY: frugal(words, density=0.0),
+        "FRUGAL, density 0, head by sign" + LARGE_VOCABULARY: by_sign,
+        "FRUGAL, SVD": frugal(base, subspace="svd"),
+        "FRUGAL, columns": frugal(base, subspace="columns"),
+        "FRUGAL, coordinates": frugal(base, subspace="coordinates"),
+        "FRUGAL, orthonormal": frugal(base, subspace="orthonormal"),
+        "FRUGAL, gap 10": frugal(base, update_gap=10),
+        "FRUGAL, gap 250": frugal(base, update_gap=250),
+        "FRUGAL, keep": frugal(base, on_refresh="keep"),
         "LOST, AdamW": lost,
-        "LOST, FRUGAL": replace_in(lost, "optim", name="frugal"),
-        "LOST, FRUGAL, full factors": replace_in(
-            lost, "optim", name="frugal", full_state="embed|head|norm|/(a|b)$"
-        ),
-        "LOST, GaLore": replace_in(lost, "optim", name="galore"),
+        "LOST, FRUGAL": frugal(lost),
+        "LOST, GaLore": galore(lost),
+        "LOST, FRUGAL, full factors": full,
     }
-
-
-def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
-    """Measure the claim.
-
-    Args:
-      scale: one of `SCALES`.
-      seeds: how many a row, at least 2.
-      directory: where cells are kept and found.
-      workers: methods that train at once, each on one CPU core.
-
-    Returns:
-      The claim with its rows and findings.
-
-    Raises:
-      SweepError: where some method's best learning rate was not found.
-    """
-    methods = build_methods(scale.config)
-    measured = measure_methods(
-        {name: methods[name] for name in scale.methods},
-        rates=scale.rates,
-        seeds=seeds,
-        directory=directory,
-        workers=workers,
-        measures={STATE: measure_state},
-    )
-    rows = tuple(map(_state_as_fact, measured.rows))
-    optim = scale.config.optim
-    return Claim(
-        name=f"frugal-{scale.name}",
-        paper="FRUGAL: Memory-Efficient Optimization (arXiv:2411.07837)",
-        setting=f"{describe_setting(scale.config)} FRUGAL has density "
-        f"{optim.density:g}, keeps rows (of inputs), chooses anew every "
-        f"{optim.update_gap} steps, and resets moments then, where nothing else is "
-        f"said. LOST has rank {scale.config.model.rank} and delta "
-        f"{scale.config.model.delta:g}.",
-        rows=rows,
-        findings=judge(rows, COMPARISONS),
-        cost=measured.cost,
-    )
 
 
 def measure_state(trial: Trial) -> float:
     """Count the bytes of the optimiser's state, in thousands."""
-    assert trial.finished is not None
-    return state_bytes(trial.finished.state.opt_state) / 1000
+    assert trial.state is not None
+    return state_bytes(trial.state.opt_state) / 1000
 
 
-def _state_as_fact(row: Row) -> Row:
-    """Make the state, which is the same for every seed, a count of the row."""
-    (state, *_) = row.measures[STATE]
-    return row._replace(
-        facts={STATE: round(state)}, measures={BITS: row.measures[BITS]}
+def describe(scale: Scale[TrainConfig]) -> str:
+    """Describe the setting."""
+    split, model = scale.config.optim.frugal, scale.config.model
+    return (
+        f"{describe_runs(scale.config)} FRUGAL has density {split.density:g}, keeps "
+        f"rows (of inputs), chooses anew every {split.update_gap} steps, and resets "
+        f"moments then, unless its name says otherwise. LOST has rank {model.rank} and "
+        f"delta {model.delta:g}."
     )
+
+
+EXPERIMENT = Experiment(
+    paper="FRUGAL: Memory-Efficient Optimization (arXiv:2411.07837)",
+    scales=SCALES,
+    methods=build_methods,
+    comparisons=COMPARISONS,
+    measures=(BITS,),
+    read={STATE: measure_state},
+    facts=(STATE,),
+    setting=describe,
+    seeds=3,
+)

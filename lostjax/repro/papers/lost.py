@@ -11,12 +11,13 @@ The small scale takes an hour on two cores: some 70 runs on a million tokens eac
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 
 from lostjax.nn import count_parameters, rank_for_budget
-from lostjax.repro.claims import Claim, Comparison, Row, judge
-from lostjax.repro.tune import Scale, describe_setting, measure_methods
+from lostjax.repro.claims import Comparison
+from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.runs import describe_runs
+from lostjax.sweep.cells import BITS, PARAMETERS
 from lostjax.train.build.model import build_model
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import (
@@ -26,33 +27,27 @@ from lostjax.train.config.schema import (
     TrainConfig,
 )
 
-METHODS = (
-    "dense, full",
-    "dense, narrow",
-    "low-rank",
-    "CoLA",
-    "SLTrain",
-    "LOST",
-    "LOST, random channels",
-    "LOST, scaled-normal start",
-    "LOST, no activation",
+COMPARISONS = (
+    Comparison(
+        "LOST",
+        "dense, full",
+        "LOST, with about half of the parameters, is no worse than dense",
+    ),
+    Comparison("LOST", "dense, narrow", "LOST is better than dense, narrow"),
+    Comparison("LOST", "low-rank", "LOST is better than low-rank"),
+    Comparison("LOST", "CoLA", "LOST is better than CoLA"),
+    Comparison("LOST", "SLTrain", "LOST is better than SLTrain"),
+    Comparison(
+        "LOST", "LOST, random channels", "choosing channels by residual norm helps"
+    ),
+    Comparison("LOST", "LOST, scaled-normal start", "starting from the SVD helps"),
+    Comparison(
+        "LOST", "LOST, no activation", "the activation between the factors helps"
+    ),
 )
-
-STATEMENTS = {
-    "dense, full": "LOST, with {share:.0%} of the parameters, is no worse than dense",
-    "dense, narrow": "LOST is better than dense, narrow",
-    "low-rank": "LOST is better than low-rank",
-    "CoLA": "LOST is better than CoLA",
-    "SLTrain": "LOST is better than SLTrain",
-    "LOST, random channels": "choosing channels by residual norm helps",
-    "LOST, scaled-normal start": "starting from the SVD helps",
-    "LOST, no activation": "the activation between the factors helps",
-}
-"""What the claim says of LOST beside each other method."""
 
 SCALES = {
     "smoke": Scale(
-        name="smoke",
         config=TrainConfig(
             preset="smoke",
             mesh="data:1",
@@ -67,7 +62,6 @@ SCALES = {
         methods=("dense, full", "LOST"),
     ),
     "small": Scale(
-        name="small",
         config=TrainConfig(
             mesh="data:1",
             steps=500,
@@ -79,18 +73,17 @@ SCALES = {
             optim=OptimConfig(),
         ),
         rates=(2e-3, 4e-3, 8e-3),
-        methods=METHODS,
     ),
 }
 
 
-def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
+def build_methods(scale: Scale[TrainConfig]) -> dict[str, TrainConfig]:
     """Derive every method from LOST's configuration, at LOST's parameters.
 
     The ranks of the other factorised layers, and the width of the narrow dense model,
     are the largest whose parameters outside embedding and head do not exceed LOST's.
     """
-    model = base.model
+    base, model = scale.config, scale.config.model
     target = _inner_parameters(model)
 
     def variant(**values: object) -> TrainConfig:
@@ -136,55 +129,15 @@ def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
     }
 
 
-def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
-    """Measure the claim.
-
-    Args:
-      scale: one of `SCALES`.
-      seeds: how many a row, at least 2.
-      directory: where cells are kept and found.
-      workers: methods that train at once, each on one CPU core.
-
-    Returns:
-      The claim with its rows and findings.
-
-    Raises:
-      SweepError: where some method's best learning rate was not found.
-    """
-    methods = build_methods(scale.config)
-    rows, cost = measure_methods(
-        {name: methods[name] for name in scale.methods},
-        rates=scale.rates,
-        seeds=seeds,
-        directory=directory,
-        workers=workers,
-    )
+def describe(scale: Scale[TrainConfig]) -> str:
+    """Describe the setting."""
     model = scale.config.model
-    return Claim(
-        name=f"lost-{scale.name}",
-        paper="LOST: Low-rank and Sparse Training (arXiv:2508.02668)",
-        setting=f"{describe_setting(scale.config)} Parameters are those outside "
-        f"embedding and head. LOST has rank {model.rank}, delta {model.delta:g} and "
-        f"gamma {model.gamma:g}; the other methods, but for dense, full, have at most "
-        "its parameters.",
-        rows=rows,
-        findings=judge(rows, compare_with_lost(rows)),
-        cost=cost,
+    return (
+        f"{describe_runs(scale.config)} Parameters are those outside embedding and "
+        f"head. LOST has rank {model.rank}, delta {model.delta:g} and gamma "
+        f"{model.gamma:g}; the other methods, except dense, full, have at most its "
+        "parameters."
     )
-
-
-def compare_with_lost(rows: Sequence[Row]) -> list[Comparison]:
-    """Compare LOST with every other row."""
-    parameters = {row.method: row.facts["parameters"] for row in rows}
-    return [
-        Comparison(
-            "LOST",
-            method,
-            STATEMENTS[method].format(share=parameters["LOST"] / count),
-        )
-        for method, count in parameters.items()
-        if method != "LOST"
-    ]
 
 
 def _inner_parameters(model: ModelConfig) -> int:
@@ -195,3 +148,15 @@ def _largest(count: Callable[[int], int], target: int, limit: int) -> int:
     """Find the largest size from 1 to limit whose count does not exceed the target."""
     fitting = [size for size in range(1, limit + 1) if count(size) <= target]
     return max(fitting)
+
+
+EXPERIMENT = Experiment(
+    paper="LOST: Low-rank and Sparse Training (arXiv:2508.02668)",
+    scales=SCALES,
+    methods=build_methods,
+    comparisons=COMPARISONS,
+    measures=(BITS,),
+    facts=(PARAMETERS,),
+    setting=describe,
+    seeds=3,
+)

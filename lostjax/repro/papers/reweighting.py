@@ -16,15 +16,18 @@ seeds could hardly tell a weaker effect from none. It was settled, as everything
 before the first run of the small scale.
 """
 
-from pathlib import Path
+from functools import partial
 
-from lostjax.repro.claims import Claim, Comparison, judge
-from lostjax.repro.tune import Scale, describe_setting, measure_methods
+from lostjax.repro.claims import Comparison
+from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.runs import describe_runs
+from lostjax.sweep.cells import BITS, PARAMETERS
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import (
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
+    ReweightConfig,
     TrainConfig,
 )
 from lostjax.train.trial import Trial
@@ -52,17 +55,12 @@ COMPARISONS = (
         "on fresh text alone, where little is expected, lin_upper is better",
     ),
 )
-"""What the paper, or common sense after it, says; measured where both rows are."""
+"""What the paper, or common sense after it, says."""
 
-METHODS = tuple(
-    dict.fromkeys(name for pair in COMPARISONS for name in (pair.first, pair.second))
-)
-
-OBJECTIVE = ObjectiveConfig(reweight_temperature=0.4, reweight_warmup=0.05)
+OBJECTIVE = ObjectiveConfig(reweight=ReweightConfig(temperature=0.4, warmup=0.05))
 
 SCALES = {
     "smoke": Scale(
-        name="smoke",
         config=TrainConfig(
             preset="smoke",
             mesh="data:1",
@@ -84,7 +82,6 @@ SCALES = {
         methods=("uniform", "lin_upper"),
     ),
     "small": Scale(
-        name="small",
         config=TrainConfig(
             mesh="data:1",
             steps=300,
@@ -102,72 +99,53 @@ SCALES = {
             objective=OBJECTIVE,
         ),
         rates=(4e-3, 8e-3, 1.6e-2),
-        methods=METHODS,
     ),
 }
 
 
-def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
+def build_methods(scale: Scale[TrainConfig]) -> dict[str, TrainConfig]:
     """Derive every method from the configuration of uniform weights on the mixture."""
+    base = scale.config
     alone = replace_in(base, "data", source=FRESH)
+    weigh = partial(replace_in, part="objective.reweight")
     return {
+        "lin_upper": weigh(base, name="lin_upper"),
         "uniform": base,
-        "lin_upper": replace_in(base, "objective", reweight="lin_upper"),
-        "quadratic": replace_in(base, "objective", reweight="quadratic"),
-        "extremes": replace_in(base, "objective", reweight="extremes"),
+        "quadratic": weigh(base, name="quadratic"),
+        "extremes": weigh(base, name="extremes"),
+        "lin_upper" + ALONE: weigh(alone, name="lin_upper"),
         "uniform" + ALONE: alone,
-        "lin_upper" + ALONE: replace_in(alone, "objective", reweight="lin_upper"),
     }
 
 
-def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
-    """Measure the claim.
-
-    Args:
-      scale: one of `SCALES`.
-      seeds: how many a row, at least 2.
-      directory: where cells are kept and found.
-      workers: methods that train at once, each on one CPU core.
-
-    Returns:
-      The claim with its rows and findings.
-
-    Raises:
-      SweepError: where some method's best learning rate was not found.
-    """
-    methods = build_methods(scale.config)
-    rows, cost = measure_methods(
-        {name: methods[name] for name in scale.methods},
-        rates=scale.rates,
-        seeds=seeds,
-        directory=directory,
-        workers=workers,
-        measures={QUARTER: measure_quarter, HALF: measure_half},
-    )
-    objective = scale.config.objective
-    return Claim(
-        name=f"reweighting-{scale.name}",
-        paper="Dynamic Loss-Based Sample Reweighting (arXiv:2502.06733)",
-        setting=f"{describe_setting(scale.config)} It is chosen by the final bits per "
-        f"byte. A step has {scale.config.batch_size} rows, half of them of `{EASY}`; "
-        f"fresh text alone is `{FRESH}`; held out is `{scale.config.data.heldout}`. "
-        f"Weights have the temperature {objective.reweight_temperature:g}, after "
-        f"{objective.reweight_warmup:.0%} of the steps at equal weights.",
-        rows=rows,
-        findings=judge(rows, COMPARISONS),
-        cost=cost,
-    )
-
-
-def measure_quarter(trial: Trial) -> float:
-    """Read the held-out bits per byte after a quarter of the steps."""
-    return _measure_at(trial, 4)
-
-
-def measure_half(trial: Trial) -> float:
-    """Read the held-out bits per byte after half of the steps."""
-    return _measure_at(trial, 2)
-
-
-def _measure_at(trial: Trial, part: int) -> float:
+def measure_at(trial: Trial, *, part: int) -> float:
+    """Read the held-out bits per byte after one `part`th of the steps."""
     return trial.evaluations[len(trial.losses) // part].bits_per_byte
+
+
+def describe(scale: Scale[TrainConfig]) -> str:
+    """Describe the setting."""
+    config, weights = scale.config, scale.config.objective.reweight
+    return (
+        f"{describe_runs(config)} A step has {config.batch_size} rows, half of them of "
+        f"`{EASY}`; fresh text alone is `{FRESH}`; held out is "
+        f"`{config.data.heldout}`. Weights have the temperature "
+        f"{weights.temperature:g}, after {weights.warmup:.0%} of "
+        "the steps at equal weights."
+    )
+
+
+EXPERIMENT = Experiment(
+    paper="Dynamic Loss-Based Sample Reweighting (arXiv:2502.06733)",
+    scales=SCALES,
+    methods=build_methods,
+    comparisons=COMPARISONS,
+    measures=(BITS, QUARTER, HALF),
+    read={
+        QUARTER: partial(measure_at, part=4),
+        HALF: partial(measure_at, part=2),
+    },
+    facts=(PARAMETERS,),
+    setting=describe,
+    seeds=3,
+)

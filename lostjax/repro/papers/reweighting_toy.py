@@ -18,11 +18,9 @@ not diverge on it. The copies are a few steep directions, learnt at once, whose
 curvature bounds s for all others: the less they weigh, the larger it can be.
 """
 
+import dataclasses
 import math
-import time
-from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -30,48 +28,44 @@ import jax.numpy as jnp
 import numpy as np
 
 from lostjax import losses
-from lostjax.repro.claims import Claim, Comparison, Cost, judge
-from lostjax.repro.tune import tune_by_mean
-from lostjax.sweep.cells import describe_machine
+from lostjax.repro.claims import Comparison
+from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.runs import each_seed
+from lostjax.repro.tune import TUNE_BY_MEAN
 from lostjax.typing import Array, Float
 
 LOSS = "log10 of the held-out loss"
 STEPS = "steps to 1 % of the first loss"
 """Names of the measures."""
 
-TEMPERATURE = 1.0
 TOLERANCE = 0.01
 """Share of the held-out loss at the start that `STEPS` counts to."""
 
 
-class ToyScale(NamedTuple):
-    """How large the problem is."""
-
-    name: str
-    dimensions: int = 32
-    rows: int = 1024
-    """Half of them easy."""
-    copied: int = 2
-    """Inputs that the easy half is copies of."""
-    steps: int = 50
-    """After which the held-out loss is taken; counting goes on four times as long."""
-
-
-SCALES = {
-    "smoke": ToyScale("smoke", dimensions=16, rows=256),
-    "small": ToyScale("small"),
-}
-
-METHODS: dict[str, losses.Shape | None] = {
+SHAPES: dict[str, losses.Shape | None] = {
     "lin_upper": losses.lin_upper,
     "uniform": None,
     "quadratic": losses.quadratic,
     "upper": losses.upper,
     "extremes": losses.extremes,
 }
+"""The methods: what weights are a function of losses."""
 
-RATES = (0.0625, 0.125, 0.25)
-"""Grid of step sizes, widened where the best lies at its edge."""
+
+@dataclasses.dataclass(frozen=True)
+class Toy:
+    """A problem and how it is solved."""
+
+    shape: str = "uniform"
+    """One of `SHAPES`."""
+    temperature: float = 1.0
+    dimensions: int = 32
+    rows: int = 1024
+    """Half of them easy."""
+    copied: int = 2
+    """Inputs that the easy half is copies of."""
+    steps: int = 50
+    """After which the held-out loss is taken; counting continues four times as long."""
 
 
 COMPARISONS = (
@@ -94,88 +88,30 @@ class Problem(NamedTuple):
     true_D: Float[Array, "D"]
 
 
-class Descent(NamedTuple):
-    """What came of one run; NaN where it diverged or did not get there."""
-
-    loss: float
-    """log10 of the held-out loss after `ToyScale.steps`."""
-    steps: float
-    """Until the held-out loss is `TOLERANCE` of the first."""
-
-
-def run(scale: ToyScale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
-    """Measure the claim, in seconds.
-
-    Args:
-      scale: one of `SCALES`.
-      seeds: how many data sets a row, at least 2.
-      directory: not used, for no run is worth keeping.
-      workers: not used.
-
-    Returns:
-      The claim with its rows and findings.
-
-    Raises:
-      SweepError: where some method's best step size was not found.
-    """
-    began = time.monotonic()
-    problems = [make_problem(scale, seed=seed) for seed in range(seeds)]
-    rows, runs = [], 0
-    for name, shape in METHODS.items():
-        measure = partial(_measure, problems, shape=shape, steps=scale.steps)
-        row = tune_by_mean(name, measure, rates=RATES)
-        rows.append(row)
-        runs += len(row.swept) * seeds
-    return Claim(
-        name=f"reweighting_toy-{scale.name}",
-        paper="The toy of Dynamic Loss-Based Sample Reweighting (arXiv:2502.06733)",
-        setting=f"Every run: linear regression in {scale.dimensions} dimensions on "
-        f"{scale.rows} rows without noise, half of them copies of {scale.copied} "
-        "inputs, by gradient descent on all rows at once; weights have the temperature "
-        f"{TEMPERATURE:g}. The held-out loss is that after {scale.steps} steps, over "
-        "inputs like those of the other half. A seed is a data set, the same for every "
-        "method. The step size of each method is the best of a grid that doubles and "
-        "is refined once around its best, by the mean over all seeds, with worse ones "
-        "on either side.",
-        rows=tuple(rows),
-        findings=judge(rows, COMPARISONS),
-        cost=Cost(
-            runs=runs,
-            tokens=0,
-            seconds=math.ceil(time.monotonic() - began),
-            machines=(f"{describe_machine()}, jax {jax.__version__}",),
-        ),
-    )
-
-
-def make_problem(scale: ToyScale, *, seed: int) -> Problem:
+def make_problem(toy: Toy, *, seed: int) -> Problem:
     """Draw a data set: the easy half first, copies as equal in number as can be."""
     generator = np.random.default_rng(seed)
-    hard = scale.rows // 2
-    inputs = generator.normal(size=(scale.copied + hard, scale.dimensions))
-    copies = np.arange(scale.rows - hard) % scale.copied
-    true = generator.normal(size=scale.dimensions)
+    hard = toy.rows // 2
+    inputs = generator.normal(size=(toy.copied + hard, toy.dimensions))
+    copies = np.arange(toy.rows - hard) % toy.copied
+    true = generator.normal(size=toy.dimensions)
     return Problem(
         x_BD=jnp.asarray(
-            np.concatenate([inputs[copies], inputs[scale.copied :]]), jnp.float32
+            np.concatenate([inputs[copies], inputs[toy.copied :]]), jnp.float32
         ),
         true_D=jnp.asarray(true / np.linalg.norm(true), jnp.float32),
     )
 
 
-@partial(jax.jit, static_argnames=("shape", "steps"))
+@partial(jax.jit, static_argnames=("toy", "steps"))
 def descend(
-    problem: Problem,
-    *,
-    shape: losses.Shape | None,
-    step_size: float | Float[Array, ""],
-    steps: int,
+    problem: Problem, *, toy: Toy, step_size: float | Float[Array, ""], steps: int
 ) -> Float[Array, "T"]:
-    """Go down from 0.
+    """Descend from 0.
 
     Args:
       problem: what is learnt.
-      shape: of the weights; None for equal ones.
+      toy: names the shape of the weights and their temperature.
       step_size: positive.
       steps: how many.
 
@@ -183,7 +119,7 @@ def descend(
       The held-out loss after 0, 1, ..., steps steps: half the squared distance to the
       true weights, which is its mean over inputs from N(0, I).
     """
-    temperature = math.inf if shape is None else TEMPERATURE
+    shape = SHAPES[toy.shape]
 
     def step(off_D: Array, _: None) -> tuple[Array, Array]:
         """Move what separates the learnt weights from the true ones."""
@@ -191,7 +127,7 @@ def descend(
         weights_B = losses.sample_weights(
             jnp.square(errors_B) / 2,
             shape=shape or losses.lin_upper,
-            temperature=temperature,
+            temperature=toy.temperature if shape else math.inf,
         )
         moved_D = off_D - step_size * ((weights_B * errors_B) @ problem.x_BD)
         return moved_D, jnp.sum(jnp.square(moved_D)) / 2
@@ -202,30 +138,51 @@ def descend(
     return jnp.concatenate([first[None], later])
 
 
-def _descend(
-    problem: Problem, step_size: float, *, shape: losses.Shape | None, steps: int
-) -> Descent:
-    """Read the measures off one run."""
-    found = np.asarray(
-        descend(problem, shape=shape, step_size=step_size, steps=4 * steps), np.float64
-    )
+def train(toy: Toy, step_size: float | None, seed: int) -> dict[str, float]:
+    """Measure one descent; NaN if it diverged or did not get there."""
+    assert step_size is not None
+    problem = make_problem(toy, seed=seed)
+    curve = descend(problem, toy=toy, step_size=step_size, steps=4 * toy.steps)
+    found = np.asarray(curve, np.float64)
     reached = np.flatnonzero(found <= TOLERANCE * found[0])
-    return Descent(
-        loss=math.log10(found[steps]) if found[steps] < found[0] else math.nan,
-        steps=float(reached[0]) if len(reached) else math.nan,
+    last = found[toy.steps]
+    return {
+        LOSS: math.log10(last) if last < found[0] else math.nan,
+        STEPS: float(reached[0]) if len(reached) else math.nan,
+    }
+
+
+def build_methods(scale: Scale[Toy]) -> dict[str, Toy]:
+    """Name every shape."""
+    return {shape: dataclasses.replace(scale.config, shape=shape) for shape in SHAPES}
+
+
+def describe(scale: Scale[Toy]) -> str:
+    """Describe the setting."""
+    toy = scale.config
+    return (
+        f"Every run: linear regression in {toy.dimensions} dimensions on {toy.rows} "
+        f"rows without noise, half of them copies of {toy.copied} inputs, by gradient "
+        f"descent on all rows at once; weights have the temperature "
+        f"{toy.temperature:g}. The held-out loss is that after {toy.steps} steps, over "
+        "inputs like those of the other half. A seed is a data set, the same for every "
+        "method. Learning rates are step sizes."
     )
 
 
-def _measure(
-    problems: Sequence[Problem],
-    step_size: float,
-    *,
-    shape: losses.Shape | None,
-    steps: int,
-) -> Mapping[str, tuple[float, ...]]:
-    """Read the measures off one run a problem."""
-    found = [_descend(one, step_size, shape=shape, steps=steps) for one in problems]
-    return {
-        LOSS: tuple(one.loss for one in found),
-        STEPS: tuple(one.steps for one in found),
-    }
+RATES = (0.0625, 0.125, 0.25)
+
+EXPERIMENT = Experiment(
+    paper="The toy of Dynamic Loss-Based Sample Reweighting (arXiv:2502.06733)",
+    scales={
+        "smoke": Scale(Toy(dimensions=16, rows=256), RATES),
+        "small": Scale(Toy(), RATES),
+    },
+    methods=build_methods,
+    comparisons=COMPARISONS,
+    measures=(LOSS, STEPS),
+    train=each_seed(train),
+    tuning=TUNE_BY_MEAN,
+    setting=describe,
+    seeds=20,
+)

@@ -23,9 +23,8 @@ anything was measured:
     SAM's radius   .05, and smoothing .1: the usual ones
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +32,11 @@ import numpy as np
 
 from lostjax.analysis import ascent_rise, random_rise
 from lostjax.data import BatchPlan
-from lostjax.repro.claims import BITS, Claim, Comparison, judge
-from lostjax.repro.tune import Scale, describe_setting, measure_methods
-from lostjax.steps.state import TrainState
+from lostjax.repro.claims import Comparison
+from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.runs import describe_runs
 from lostjax.steps.step import make_eval_step
-from lostjax.sweep.cells import Measure
+from lostjax.sweep.cells import BITS, PARAMETERS
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.trajectory import past_variables
 from lostjax.train.config.fields import replace_in
@@ -93,21 +92,8 @@ COMPARISONS = (
 )
 """What the paper says, and what must hold for the past to be the reason."""
 
-METHODS = (
-    "AdamW",
-    "AdamW, averaged",
-    "label smoothing",
-    "SAM",
-    "SAF",
-    "MESA",
-)
-
-AVERAGED = ("AdamW, averaged",)
-"""Methods whose model is the moving average of the parameters."""
-
 SCALES = {
     "smoke": Scale(
-        name="smoke",
         config=TrainConfig(
             preset="smoke",
             mesh="data:1",
@@ -128,7 +114,6 @@ SCALES = {
         methods=("AdamW, averaged", "SAF"),
     ),
     "small": Scale(
-        name="small",
         config=TrainConfig(
             mesh="data:1",
             steps=250,
@@ -145,121 +130,80 @@ SCALES = {
             ),
         ),
         rates=(2e-3, 4e-3, 8e-3),
-        methods=METHODS,
     ),
 }
 
 
-def build_methods(base: TrainConfig) -> dict[str, TrainConfig]:
+def build_methods(scale: Scale[TrainConfig]) -> dict[str, TrainConfig]:
     """Derive every method from the configuration of AdamW."""
-    change = partial(replace_in, base, "objective")
-    past = partial(change, trajectory_temperature=5.0, trajectory_start=1.0)
-    average = partial(past, trajectory="mesa", trajectory_decay=0.98)
+    change = partial(replace_in, scale.config, "objective")
+    past = partial(
+        replace_in, scale.config, "objective.trajectory", temperature=5.0, start=1.0
+    )
+    average = partial(past, name="mesa", decay=0.98)
     return {
-        "AdamW": base,
-        "AdamW, averaged": average(trajectory_weight=0.0),
+        "AdamW": scale.config,
+        "AdamW, averaged": average(weight=0.0),
         "label smoothing": change(label_smoothing=0.1),
         "SAM": change(sam_radius=0.05),
-        "SAF": past(trajectory="saf", trajectory_weight=0.3, trajectory_lag_epochs=3),
-        "MESA": average(trajectory_weight=0.8),
+        "SAF": past(name="saf", weight=0.3, lag_epochs=3),
+        "MESA": average(weight=0.8),
     }
 
 
-def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
-    """Measure the claim.
-
-    Args:
-      scale: one of `SCALES`.
-      seeds: how many a row, at least 2.
-      directory: where cells are kept and found.
-      workers: methods that train at once, each on one CPU core.
-
-    Returns:
-      The claim with its rows and findings.
-
-    Raises:
-      SweepError: where some method's best learning rate was not found.
-    """
-    methods = build_methods(scale.config)
-    rows, cost = measure_methods(
-        {name: methods[name] for name in scale.methods},
-        rates=scale.rates,
-        seeds=seeds,
-        directory=directory,
-        workers=workers,
-        measures=OF_PARAMETERS,
-        own_measures=dict.fromkeys(AVERAGED, OF_AVERAGE),
-    )
-    mesa, saf = methods["MESA"].objective, methods["SAF"].objective
-    return Claim(
-        name=f"saf-{scale.name}",
-        paper="SAF and MESA: Sharpness-Aware Training for Free (arXiv:2205.14083)",
-        setting=f"{describe_setting(scale.config)} The divergence has temperature "
-        f"{saf.trajectory_temperature:g}, its square before the loss, and weight "
-        f"{saf.trajectory_weight:g} (SAF, {saf.trajectory_lag_epochs} epochs back) or "
-        f"{mesa.trajectory_weight:g} (MESA, decay {mesa.trajectory_decay:g}). Rises "
-        f"are of the training loss near the final parameters, at a distance of "
-        f"{RADIUS:g} up the gradient and of {RANDOM_RADIUS:g} at random, in "
-        f"thousandths of a nat (mnats); the best along the way is of "
-        f"evaluations every {scale.config.eval_every} steps.",
-        rows=rows,
-        findings=judge(rows, COMPARISONS),
-        cost=cost,
-    )
-
-
-def measure_final_average(trial: Trial) -> float:
-    """Read the held-out bits per byte of the average at the end."""
-    assert trial.past_evaluation is not None
-    return trial.past_evaluation.bits_per_byte
+def is_averaged(trial: Trial) -> bool:
+    """Tell whether the average of the parameters, which does not act on them, is it."""
+    assert trial.job is not None
+    past = trial.job.config.objective.trajectory
+    return past.keeps_average and past.weight == 0
 
 
 def measure_best(trial: Trial) -> float:
-    """Read the best held-out bits per byte along the way; NaN where one is."""
-    return float(np.min([one.bits_per_byte for one in trial.evaluations.values()]))
+    """Read the best held-out bits per byte along the way; NaN if one is."""
+    along = trial.past_evaluations if is_averaged(trial) else trial.evaluations
+    return float(np.min([one.bits_per_byte for one in along.values()]))
 
 
-def measure_best_average(trial: Trial) -> float:
-    """Read the best of the average."""
-    evaluations = trial.past_evaluations.values()
-    return float(np.min([one.bits_per_byte for one in evaluations]))
+def measure_final(trial: Trial) -> float:
+    """Read the held-out bits per byte at the end."""
+    last = trial.past_evaluation if is_averaged(trial) else trial.evaluation
+    assert last is not None
+    return last.bits_per_byte
 
 
-def measure_ascent(trial: Trial, *, find: Callable[[TrainState], Variables]) -> float:
+def measure_ascent(trial: Trial) -> float:
     """Measure how far the loss rises in a step up the gradient, mnats."""
-    params, loss = sample_loss(trial, find=find)
+    params, loss = sample_loss(trial)
     rise = jax.jit(partial(ascent_rise, loss, radius=RADIUS))
     return 1000 * float(rise(params))
 
 
-def measure_random(trial: Trial, *, find: Callable[[TrainState], Variables]) -> float:
+def measure_random(trial: Trial) -> float:
     """Measure how far the loss rises in random directions, mnats."""
-    params, loss = sample_loss(trial, find=find)
+    params, loss = sample_loss(trial)
     rise = jax.jit(
         partial(random_rise, loss, radius=RANDOM_RADIUS, n_directions=DIRECTIONS)
     )
     return 1000 * float(rise(params, key=jax.random.key(0)))
 
 
-def sample_loss(
-    trial: Trial, *, find: Callable[[TrainState], Variables]
-) -> tuple[PyTree, Callable[[PyTree], jax.Array]]:
-    """Give a run's final parameters and their loss on training rows.
+def sample_loss(trial: Trial) -> tuple[PyTree, Callable[[PyTree], jax.Array]]:
+    """Find a run's final parameters and their loss on training rows.
 
     Args:
-      trial: with what it ended with.
-      find: which variables of the final state are looked at.
+      trial: with its final state.
 
     Returns:
       The parameters, and params -> mean cross entropy in nats on `SAMPLE` training
       rows, which are the same for every run on a text.
     """
-    assert trial.finished is not None
-    run, state = trial.finished
-    variables = find(state)
-    plan = BatchPlan(run.data.train.sources, batch_size=SAMPLE, seed=0)
+    job, state = trial.job, trial.state
+    assert job is not None and state is not None
+    find = past_variables if is_averaged(trial) else evaluation_variables
+    variables: Variables = find(state)
+    plan = BatchPlan(job.data.train.sources, batch_size=SAMPLE, seed=0)
     batch = jax.tree.map(jnp.asarray, plan.batch_at(0))
-    evaluate = make_eval_step(run.model)
+    evaluate = make_eval_step(job.model)
 
     def loss(params: PyTree) -> jax.Array:
         total, weight = evaluate({**variables, "params": params}, batch)
@@ -268,17 +212,35 @@ def sample_loss(
     return variables["params"], loss
 
 
-OF_PARAMETERS: Mapping[str, Measure] = {
-    BEST: measure_best,
-    ASCENT: partial(measure_ascent, find=evaluation_variables),
-    RANDOM: partial(measure_random, find=evaluation_variables),
-}
-"""What rows have beside the final bits per byte."""
+def describe(scale: Scale[TrainConfig]) -> str:
+    """Describe the setting."""
+    methods = build_methods(scale)
+    mesa, saf = (methods[name].objective.trajectory for name in ("MESA", "SAF"))
+    return (
+        f"{describe_runs(scale.config)} The divergence has temperature "
+        f"{saf.temperature:g}, its square before the loss, and weight "
+        f"{saf.weight:g} (SAF, {saf.lag_epochs} epochs back) or "
+        f"{mesa.weight:g} (MESA, decay {mesa.decay:g}). Rises "
+        "are of the training loss near the final parameters, at a distance of "
+        f"{RADIUS:g} up the gradient and of {RANDOM_RADIUS:g} at random, in "
+        "thousandths of a nat (mnats); the best along the way is of evaluations every "
+        f"{scale.config.eval_every} steps."
+    )
 
-OF_AVERAGE: Mapping[str, Measure] = {
-    BITS: measure_final_average,
-    BEST: measure_best_average,
-    ASCENT: partial(measure_ascent, find=past_variables),
-    RANDOM: partial(measure_random, find=past_variables),
-}
-"""The same where the model is the average."""
+
+EXPERIMENT = Experiment(
+    paper="SAF and MESA: Sharpness-Aware Training for Free (arXiv:2205.14083)",
+    scales=SCALES,
+    methods=build_methods,
+    comparisons=COMPARISONS,
+    measures=(BITS, BEST, ASCENT, RANDOM),
+    read={
+        BITS: measure_final,
+        BEST: measure_best,
+        ASCENT: measure_ascent,
+        RANDOM: measure_random,
+    },
+    facts=(PARAMETERS,),
+    setting=describe,
+    seeds=3,
+)

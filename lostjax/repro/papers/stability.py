@@ -17,17 +17,15 @@ own. The paper's rates are 3e-4 to 3e-1. Those below 3e-3 are left out: in some 
 steps they end before they learnt, and what is compared here does not differ there.
 """
 
-from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from lostjax.repro.claims import Claim, Comparison, Row, judge
-from lostjax.repro.tune import Scale, add_costs, configure_cell, describe_runs
-from lostjax.repro.workers import map_on_cores
-from lostjax.sweep.cells import Cell, run_cell
+from lostjax.repro.claims import Comparison
+from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.runs import describe_runs
+from lostjax.repro.tune import Grids, use_whole_grid
+from lostjax.sweep.cells import PARAMETERS
 from lostjax.sweep.grid import (
     INITIAL_LOSS,
     cap_loss,
@@ -48,7 +46,9 @@ SENSITIVITY = "sensitivity, nats"
 BEST_LOSS = "best held-out loss, nats"
 LOGIT = "log10 of the largest attention logit, largest rate"
 LOG_Z = "size of mean log Z, largest rate"
-"""Names of a row's measures; all are better where they are less."""
+"""Names of a row's measures."""
+LARGEST_LOGIT, MEAN_LOG_Z = "log10_attention_logit", "mean_log_z"
+"""Names of a cell's measures."""
 
 PENALTY = 1e-4
 """Weight of the squared log-partition, the paper's."""
@@ -75,20 +75,10 @@ COMPARISONS = (
         SENSITIVITY,
     ),
 )
-"""What the paper says; measured where both rows are."""
-
-METHODS = (
-    "plain",
-    "qk-norm",
-    "log-partition penalty",
-    "long warm-up",
-    "independent decay",
-    "ordinary decay",
-)
+"""What the paper says."""
 
 SCALES = {
     "smoke": Scale(
-        name="smoke",
         config=TrainConfig(
             preset="smoke",
             mesh="data:1",
@@ -105,7 +95,6 @@ SCALES = {
         methods=("plain", "qk-norm"),
     ),
     "small": Scale(
-        name="small",
         config=TrainConfig(
             mesh="data:1",
             steps=300,
@@ -118,29 +107,16 @@ SCALES = {
             stability=StabilityConfig(every=15),
         ),
         rates=(3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
-        methods=METHODS,
     ),
 }
 
 
-class Run(NamedTuple):
-    """One cell of the grid."""
-
-    method: str
-    rate: float
-    seed: int
-    config: TrainConfig
-
-
-def build_methods(
-    base: TrainConfig, *, rates: Sequence[float]
-) -> dict[str, TrainConfig]:
+def build_methods(scale: Scale[TrainConfig]) -> dict[str, TrainConfig]:
     """Derive every variant from the plain one.
 
-    Args:
-      base: the plain variant.
-      rates: the grid, rising; both kinds of decay are the same at its middle rate.
+    Both kinds of decay are the same at the middle of the grid of learning rates.
     """
+    base, rates = scale.config, scale.rates
     decay = 1 / (DECAY_TIME * base.steps)
     middle = rates[len(rates) // 2]
     with_optim = partial(replace_in, base, "optim")
@@ -154,119 +130,65 @@ def build_methods(
     }
 
 
-def run(scale: Scale, *, seeds: int, directory: Path, workers: int = 1) -> Claim:
-    """Measure the claim.
+def summarise(grids: Grids) -> dict[str, tuple[float, ...]]:
+    """Measure a variant's grids, one a seed.
 
-    Args:
-      scale: one of `SCALES`.
-      seeds: how many a row, at least 2.
-      directory: where cells are kept and found.
-      workers: runs that train at once, each on one CPU core.
-
-    Returns:
-      The claim with its rows and findings.
-    """
-    methods = build_methods(scale.config, rates=scale.rates)
-    runs = [
-        Run(name, rate, seed, configure_cell(methods[name], rate=rate, seed=seed))
-        for name in scale.methods
-        for rate in scale.rates
-        for seed in range(seeds)
-    ]
-    cells = map_on_cores(partial(_train, directory=directory), runs, workers=workers)
-    made = {
-        (run.method, run.rate, run.seed): cell
-        for run, cell in zip(runs, cells, strict=True)
-    }
-    rows = tuple(
-        summarise(
-            name,
-            [
-                {rate: made[name, rate, seed] for rate in scale.rates}
-                for seed in range(seeds)
-            ],
-        )
-        for name in scale.methods
-    )
-    return Claim(
-        name=f"stability-{scale.name}",
-        paper="Small-scale proxies for Transformer training instabilities "
-        "(arXiv:2309.14322)",
-        setting=_describe(scale),
-        rows=rows,
-        findings=judge(rows, COMPARISONS),
-        cost=add_costs(cells),
-        swept="held-out loss",
-    )
-
-
-def summarise(method: str, grids: Sequence[Mapping[float, Cell]]) -> Row:
-    """Give a variant's row.
-
-    Args:
-      method: the variant's name.
-      grids: of every seed, the cells by learning rate, rising.
-
-    Returns:
-      The row. Its losses over learning rates are means over seeds; a run that diverged
-      counts as the untrained model.
+    A run that diverged counts as the untrained model.
     """
     found = [measure_sensitivity(grid) for grid in grids]
-    largest = [grid[max(grid)] for grid in grids]
-    swept = {
-        rate: float(np.mean([cap_loss(grid[rate]) for grid in grids]))
-        for rate in grids[0]
+    largest = [grid[max(grid)].measures for grid in grids]
+    return {
+        SENSITIVITY: tuple(each.value for each in found),
+        BEST_LOSS: tuple(each.best_loss for each in found),
+        LOGIT: tuple(measures[LARGEST_LOGIT] for measures in largest),
+        LOG_Z: tuple(abs(measures[MEAN_LOG_Z]) for measures in largest),
     }
-    return Row(
-        method=method,
-        facts={"parameters": largest[0].parameters},
-        learning_rate=min(swept, key=swept.__getitem__),
-        swept=swept,
-        measures={
-            SENSITIVITY: tuple(each.value for each in found),
-            BEST_LOSS: tuple(each.best_loss for each in found),
-            LOGIT: tuple(cell.measures["log10_attention_logit"] for cell in largest),
-            LOG_Z: tuple(abs(cell.measures["mean_log_z"]) for cell in largest),
-        },
-    )
 
 
 def measure_logit_size(trial: Trial) -> float:
-    """Give log10 of the largest attention logit of all watched steps."""
+    """Compute log10 of the largest attention logit of all watched steps."""
     assert trial.max_attention_logit is not None
     return float(np.log10(trial.max_attention_logit))
 
 
 def measure_log_z(trial: Trial) -> float:
-    """Give the mean log-partition of the last watched step."""
+    """Read the mean log-partition of the last watched step."""
     assert trial.mean_log_z is not None
     return trial.mean_log_z
 
 
-MEASURES = {
-    INITIAL_LOSS: measure_initial_loss,
-    "log10_attention_logit": measure_logit_size,
-    "mean_log_z": measure_log_z,
-}
-"""What a cell has besides its losses."""
-
-
-def _train(run: Run, *, directory: Path) -> Cell:
-    return run_cell(run.method, run.config, directory=directory, measures=MEASURES)
-
-
-def _describe(scale: Scale) -> str:
+def describe(scale: Scale[TrainConfig]) -> str:
+    """Describe the setting."""
     optim, steps = scale.config.optim, scale.config.steps
     rates = ", ".join(f"{rate:g}" for rate in scale.rates)
     return (
-        f"{describe_runs(scale.config)} AdamW at learning rates {rates}, every seed at "
-        "every rate; a sensitivity is a seed's mean over them of min(loss, untrained "
-        "loss) - least loss. The best learning rate has the least mean loss. Attention "
-        f"logits are the largest of any watched step, log Z that of the last, at "
-        f"{max(scale.rates):g}. Warm-up is {optim.warmup:.0%} of the steps, long "
+        f"{describe_runs(scale.config)} AdamW at learning rates {rates}; a sensitivity "
+        "is a seed's mean over them of min(loss, untrained loss) - least loss. "
+        "Attention logits are the largest of any watched step, log Z that of the last, "
+        f"at {max(scale.rates):g}. Warm-up is {optim.warmup:.0%} of the steps, long "
         f"warm-up {LONG_WARMUP:.0%}; the penalty weighs {PENALTY:g}; independent decay "
         f"is {1 / (DECAY_TIME * steps):.3g} a step at the schedule's peak (the paper's "
         "1e-4, for its number of steps), ordinary decay the same at "
         f"{scale.rates[len(scale.rates) // 2]:g} and in proportion to the rate "
         "elsewhere."
     )
+
+
+EXPERIMENT = Experiment(
+    paper="Small-scale proxies for Transformer training instabilities "
+    "(arXiv:2309.14322)",
+    scales=SCALES,
+    methods=build_methods,
+    comparisons=COMPARISONS,
+    measures=(SENSITIVITY, BEST_LOSS, LOGIT, LOG_Z),
+    read={
+        INITIAL_LOSS: measure_initial_loss,
+        LARGEST_LOGIT: measure_logit_size,
+        MEAN_LOG_Z: measure_log_z,
+    },
+    facts=(PARAMETERS,),
+    tuning=use_whole_grid(summarise, loss=cap_loss),
+    swept="held-out loss",
+    setting=describe,
+    seeds=3,
+)
