@@ -28,7 +28,8 @@ from lostjax.train.config.schema import (
     TrainConfig,
     TrajectoryConfig,
 )
-from lostjax.train.devices.mesh import make_mesh, place_batch
+from lostjax.train.devices.mesh import make_mesh
+from lostjax.train.devices.sharding import place_batch
 
 TABLE_ROWS, STEPS = 64, 1000
 

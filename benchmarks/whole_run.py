@@ -24,7 +24,7 @@ from guarded_step import unguarded
 from step import LENGTH, make_forms
 
 from lostjax.steps.state import TrainState
-from lostjax.train import loop
+from lostjax.train import session
 from lostjax.train.build.programs import Compiled, compile_steps, lower_step
 from lostjax.train.build.run import Run
 from lostjax.train.config.presets import get_preset
@@ -74,8 +74,8 @@ def measure(config: TrainConfig, *, segment: int) -> list[tuple[float, float]]:
         turns.append(InTurn(run, state, segment=segment))
         return turns[0].compiled()
 
-    with mock.patch.object(loop, "compile_steps", compile_both):
-        loop.train(config, command="", started=time.monotonic())
+    with mock.patch.object(session, "compile_steps", compile_both):
+        session.train(config, command="", started=time.monotonic())
     return turns[0].seconds
 
 

@@ -36,7 +36,8 @@ from lostjax.train.build.run import Run, build_run
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.chips import Chip
-from lostjax.train.devices.mesh import count_batch_shards, place_shapes, resolve_mesh
+from lostjax.train.devices.mesh import count_batch_shards, resolve_mesh
+from lostjax.train.devices.sharding import place_shapes
 from lostjax.typing import PyTree
 
 

@@ -33,7 +33,8 @@ from lostjax.train.config.checks import check_config
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import ModelConfig, RematName, TrainConfig
 from lostjax.train.devices.chips import Chip
-from lostjax.train.devices.mesh import AXES, count_batch_shards, place_shapes
+from lostjax.train.devices.mesh import AXES, count_batch_shards
+from lostjax.train.devices.sharding import place_shapes
 from lostjax.trees import count_bytes
 from lostjax.view.numbers import format_bytes
 

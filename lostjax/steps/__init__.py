@@ -2,8 +2,9 @@
 
 from lostjax.steps.ascent import ascend, move
 from lostjax.steps.fit import BatchAt, Fitted, Measure, Step, fit, map_runs
-from lostjax.steps.gradient import Gradient, GradientOf, Term, make_gradient
+from lostjax.steps.gradient import Gradient, GradientOf, make_gradient
 from lostjax.steps.guard import Guard, GuardState, init_guard
+from lostjax.steps.objective import Term
 from lostjax.steps.readings import Readings
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.steps.step import make_eval_step, make_train_step

@@ -15,7 +15,7 @@ import optax
 
 from lostjax.losses import next_token_loss, weighted_sums
 from lostjax.optim import write_outputs
-from lostjax.steps.gradient import GradientOf, final_states, unembed
+from lostjax.steps.gradient import GradientOf
 from lostjax.steps.guard import (
     Guard,
     GuardState,
@@ -26,6 +26,7 @@ from lostjax.steps.guard import (
     update_if,
 )
 from lostjax.steps.head import sum_over_positions
+from lostjax.steps.objective import final_states, unembed
 from lostjax.steps.readings import take_readings
 from lostjax.steps.state import TrainState
 from lostjax.typing import Batch, PyTree, Variables

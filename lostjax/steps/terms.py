@@ -3,7 +3,7 @@
 import optax
 
 from lostjax.losses import log_partition_penalty, smoothing_penalty
-from lostjax.steps.gradient import Term
+from lostjax.steps.objective import Term
 
 
 def log_partition_term(weight: float) -> Term:

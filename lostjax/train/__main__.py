@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse_command(words)
         # Imported late: --help and a mistyped flag answer at once.
         from lostjax.data import DataError
-        from lostjax.train.loop import train
         from lostjax.train.report.preview import print_preview
+        from lostjax.train.session import train
     except ConfigError as error:
         return _refuse(error)
     try:

@@ -21,7 +21,7 @@ from lostjax.data.rows.batches import EvalPlan
 from lostjax.steps.step import EvalStep
 from lostjax.train.build.job import Job
 from lostjax.train.build.programs import Compiled
-from lostjax.train.devices.mesh import place_batch
+from lostjax.train.devices.sharding import place_batch
 from lostjax.train.log.json_lines import read_evaluations
 from lostjax.typing import Variables
 

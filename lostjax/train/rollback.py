@@ -27,7 +27,7 @@ from lostjax.train.build.run import start_state
 from lostjax.train.keep.checkpoints import Checkpoints
 from lostjax.train.keep.directory import refusing_disk_errors
 from lostjax.train.recorder import Recorder
-from lostjax.train.watch.diagnosis import report_spike
+from lostjax.train.watch.stop_report import report_spike
 from lostjax.train.watch.verdict import Spike
 
 

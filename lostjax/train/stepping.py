@@ -12,7 +12,7 @@ from lostjax.steps.state import TrainState
 from lostjax.steps.step import Metrics
 from lostjax.train.build.job import Job
 from lostjax.train.build.programs import Compiled
-from lostjax.train.devices.mesh import place_batch
+from lostjax.train.devices.sharding import place_batch
 
 
 class Stepping:

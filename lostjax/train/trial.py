@@ -64,7 +64,7 @@ def run_trial(config: TrainConfig) -> Trial:
       on.
 
     Raises:
-      ConfigError, DataError: see `train.loop.train`; also ConfigError for
+      ConfigError, DataError: see `train.session.train`; also ConfigError for
         `guard.spike` "rollback".
     """
     if config.guard.spike == "rollback":

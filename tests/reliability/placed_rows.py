@@ -8,7 +8,7 @@ import xxhash
 
 from lostjax.train.__main__ import parse_command
 from lostjax.train.build.job import prepare_job
-from lostjax.train.devices.mesh import place_batch
+from lostjax.train.devices.sharding import place_batch
 
 config = parse_command(sys.argv[1:]).config
 run = prepare_job(config)

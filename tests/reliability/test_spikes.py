@@ -19,14 +19,14 @@ import time
 
 import pytest
 
-from lostjax.train import loop, stepping
+from lostjax.train import session, stepping
 from lostjax.train.__main__ import main
 from lostjax.train.keep.step_directories import list_steps
 from lostjax.train.log.json_lines import read_metrics
 from lostjax.train.recorder import Recorder
 from lostjax.train.report import gather
 from lostjax.train.report.contents import Sample
-from lostjax.train.watch.diagnosis import STOPPED_FILE
+from lostjax.train.watch.stop_report import STOPPED_FILE
 
 SPIKES = (10, 11, 17, 24, 36)
 PASSED_OVER = [0] * 6 + [11] * 6 + [12] * 6 + [18] * 6
@@ -58,7 +58,7 @@ def compiled():
 
 @pytest.fixture(autouse=True)
 def compile_once(monkeypatch, compiled):
-    compile_steps = loop.compile_steps
+    compile_steps = session.compile_steps
 
     def compile_once(run, state):
         key = (run.config.guard, run.config.mesh)
@@ -66,7 +66,7 @@ def compile_once(monkeypatch, compiled):
             compiled[key] = compile_steps(run, state)
         return compiled[key]
 
-    monkeypatch.setattr(loop, "compile_steps", compile_once)
+    monkeypatch.setattr(session, "compile_steps", compile_once)
 
 
 def spike_at(batches):

@@ -12,8 +12,8 @@ import optax
 import pytest
 
 from lostjax.errors import ConfigError
-from lostjax.steps.gradient import Term
 from lostjax.steps.guard import Guard, count_update, init_guard, is_fit, update_if
+from lostjax.steps.objective import Term
 from lostjax.train import rollback
 from lostjax.train.build import programs
 from lostjax.train.build.job import prepare_job
@@ -28,11 +28,11 @@ from lostjax.train.config.schema import (
     OptimConfig,
     TrajectoryConfig,
 )
-from lostjax.train.devices.mesh import place_batch
+from lostjax.train.devices.sharding import place_batch
 from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.log.json_lines import CLOCK_FIELDS, read_metrics
-from lostjax.train.loop import train
-from lostjax.train.watch.diagnosis import EXIT_CODE, STOPPED_FILE
+from lostjax.train.session import train
+from lostjax.train.watch.stop_report import EXIT_CODE, STOPPED_FILE
 
 BATCH = 4
 FAULT = ("nan", "inf", "gradient")

@@ -12,7 +12,8 @@ from lostjax.plan.collectives import find_collectives
 from lostjax.plan.hlo_text import parse_program
 from lostjax.steps import head as positions
 from lostjax.steps.head import count_parts, sum_over_positions
-from lostjax.train.devices.mesh import BATCH_SPEC, make_mesh
+from lostjax.train.devices.mesh import make_mesh
+from lostjax.train.devices.sharding import BATCH_SPEC
 
 B, T, D, V = 8, 12, 5, 7
 

@@ -17,7 +17,7 @@ from lostjax.train.config.schema import ModelConfig, OptimConfig, StabilityConfi
 from lostjax.train.log.alarms import find_alarms
 from lostjax.train.log.json_lines import read_metrics
 from lostjax.train.log.readings import StabilityLog, read_stability
-from lostjax.train.loop import train
+from lostjax.train.session import train
 
 MODEL = ModelConfig(
     d_model=16, n_layers=2, n_heads=2, d_hidden=32, linear="lost", rank=4, delta=0.25

@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from lostjax.train import loop, stepping
+from lostjax.train import session, stepping
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import ModelConfig
 from lostjax.train.log.json_lines import read_metrics
@@ -61,7 +61,7 @@ def test_memory_does_not_grow_with_the_steps(
         return place(*arguments, **options)
 
     monkeypatch.setattr(stepping, "place_batch", look)
-    assert loop.train(config, command="", started=0.0).exit_code == 0
+    assert session.train(config, command="", started=0.0).exit_code == 0
     assert len(read_metrics(tmp_path / "run")) == STEPS
     sizes, arrays = zip(*seen, strict=True)
     with capsys.disabled():

@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lostjax.errors import ConfigError
-from lostjax.steps.gradient import Term, make_gradient
+from lostjax.steps.gradient import make_gradient
 from lostjax.steps.guard import Guard, count_update, init_guard, is_spike
+from lostjax.steps.objective import Term
 from lostjax.steps.state import TrainState
 from lostjax.train import loop, rollback
 from lostjax.train.build.job import prepare_job
@@ -34,8 +35,8 @@ from lostjax.train.log.json_lines import JsonLines, read_metrics
 from lostjax.train.log.sink import FanOut
 from lostjax.train.recorder import Recorder
 from lostjax.train.trial import run_trial
-from lostjax.train.watch.diagnosis import EXIT_CODE
 from lostjax.train.watch.signals import StopRequest
+from lostjax.train.watch.stop_report import EXIT_CODE
 
 STEPS = 12
 SIGNAL = 15
@@ -141,7 +142,7 @@ class NotingStep:
 
 
 def live(run, checkpoints, bad, event=(-1, None)):
-    """Be a process of a run, until its end, a signal or a kill, as `loop.train` is.
+    """Be a process of a run, until its end, a signal or a kill, as `session.train` is.
 
     Args:
       event: (n, what): before its n-th step, from 0, that happens.
@@ -167,7 +168,7 @@ def live(run, checkpoints, bad, event=(-1, None)):
         recorder = Recorder(
             run, FanOut([lines]), log=None, started=0.0, note=lambda text: None
         )
-        stepped = loop._step_to_end(
+        stepped = loop.step_to_end(
             run, compiled, state, recorder=recorder, checkpoints=checkpoints, stop=stop
         )
         is_kept = stepped.exit_code is None and stepped.verdict.roll_back is None

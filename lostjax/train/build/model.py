@@ -33,7 +33,8 @@ from lostjax.optim import width_multipliers
 from lostjax.train.build.state import abstract_variables
 from lostjax.train.config.schema import ModelConfig
 from lostjax.train.config.widths import at_width
-from lostjax.train.devices.mesh import BATCH_AXES, CUT_OUTPUTS, is_on_cpu
+from lostjax.train.devices.mesh import BATCH_AXES, is_on_cpu
+from lostjax.train.devices.sharding import CUT_OUTPUTS
 from lostjax.typing import PyTree
 
 CHANNELS: dict[str, Callable[..., jax.Array]] = {

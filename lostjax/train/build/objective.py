@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import flax.linen as nn
 
-from lostjax.steps.gradient import Term
+from lostjax.steps.objective import Term
 from lostjax.steps.terms import label_smoothing_term, log_partition_term
 from lostjax.train.build.trajectory import Trajectory
 from lostjax.train.config.schema import ObjectiveConfig

@@ -28,7 +28,8 @@ from lostjax.train.build.optimizer import decomposes_gradients
 from lostjax.train.build.reweighting import build_reweighting
 from lostjax.train.build.run import Run
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.devices.mesh import BATCH_SPEC, count_batch_shards, tree_shardings
+from lostjax.train.devices.mesh import count_batch_shards
+from lostjax.train.devices.sharding import BATCH_SPEC, tree_shardings
 
 
 class Compiled(NamedTuple):

@@ -13,7 +13,7 @@ import math
 import jax.numpy as jnp
 
 from lostjax import losses
-from lostjax.steps.gradient import Reweighting
+from lostjax.steps.objective import Reweighting
 from lostjax.train.config.schema import ReweightConfig
 from lostjax.typing import Array, Float, Int
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from lostjax.steps.guard import init_guard
 from lostjax.steps.state import InitMemory, TrainState
-from lostjax.train.devices.mesh import tree_shardings
+from lostjax.train.devices.sharding import tree_shardings
 from lostjax.typing import Key, PyTree, Variables
 
 

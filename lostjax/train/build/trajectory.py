@@ -42,7 +42,7 @@ from lostjax.optim import (
     track_past_params,
     window_schedule,
 )
-from lostjax.steps.gradient import Term, final_states, unembed
+from lostjax.steps.objective import Term, final_states, unembed
 from lostjax.steps.state import InitMemory, TrainState
 from lostjax.train.config.schema import TrainConfig, TrajectoryConfig
 from lostjax.typing import PyTree, Variables

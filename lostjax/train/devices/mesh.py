@@ -1,4 +1,4 @@
-"""Arrange devices in a mesh, and shard every array by one table.
+"""Arrange devices in a mesh.
 
 A mesh has three axes, with the usual names:
 
@@ -6,64 +6,20 @@ A mesh has three axes, with the usual names:
     fsdp      shards the parameters and the rows of the batch
     tensor    shards the matrices within a layer and replicates the batch
 
-Axis types are Auto: the compiler inserts the collectives that the table's shardings
-need.
-
-`PARTITION_RULES` maps patterns of paths to partition specs. The optimiser's state
-repeats the parameters' paths, so the same rules shard its moments. A dimension that
-the axes of a spec do not divide stays whole, and so does an array of lower rank than
-the spec. If several specs match, the one that cuts the array into most pieces is used.
+Axis types are Auto: the compiler inserts the collectives that the shardings of
+`train.devices.sharding` need.
 """
 
 import math
-import re
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh
 
-from lostjax.data import Batch
 from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
-from lostjax.trees import path_text
-from lostjax.typing import PyTree
 
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
-BATCH_SPEC = P(BATCH_AXES)
-"""Rows of a batch are sharded over data and fsdp."""
-
-CUT_OUTPUTS = ("q", "k", "v", "gate", "up")
-"""Matrices whose outputs are sharded over tensor."""
-CUT_INPUTS = ("o", "down")
-"""Matrices whose inputs are sharded over tensor."""
-
-_COLUMN = f"({'|'.join(CUT_OUTPUTS)})"
-_ROW = f"({'|'.join(CUT_INPUTS)})"
-
-PARTITION_RULES: tuple[tuple[str, P], ...] = (
-    # The first axis of stacked layers is L. It stays whole, because layers are scanned.
-    (rf"layers/.*/{_COLUMN}/kernel$", P(None, "fsdp", "tensor")),
-    (rf"layers/.*/{_ROW}/kernel$", P(None, "tensor", "fsdp")),
-    # The rank is not sharded: x a would have to be gathered before it is concatenated
-    # with the kept channels. It is narrow, so every tensor device computes all of it.
-    (rf"layers/.*/{_COLUMN}/a$", P(None, "fsdp", None)),
-    # b and values are concatenated and multiplied as one matrix: with equal shardings
-    # the concatenation needs no communication.
-    (rf"layers/.*/{_COLUMN}/(b|values)$", P(None, None, ("tensor", "fsdp"))),
-    (rf"layers/.*/{_COLUMN}/(b|values)$", P(None, "fsdp", "tensor")),
-    (rf"layers/.*/{_ROW}/(a|b|values)$", P(None, "tensor", "fsdp")),
-    (r"embed/embedding$", P(None, ("tensor", "fsdp"))),
-    (r"head/kernel$", P("fsdp", "tensor")),
-    # Past outputs (example, slot, time, ...) are sharded by time, because every shard
-    # must be able to look up any example.
-    (r"memory/outputs/", P(None, None, ("data", "fsdp"))),
-    (r".*", P()),
-)
-"""(pattern of a leaf's path, spec); of several matches the one with most pieces is
-used, and the first of equals."""
 
 
 def parse_mesh(text: str) -> dict[str, int]:
@@ -165,99 +121,3 @@ def count_batch_shards(mesh: Mesh) -> int:
 def is_on_cpu(mesh: Mesh) -> bool:
     """Return whether the devices of a mesh are CPU devices."""
     return bool(mesh.devices.flat[0].platform == "cpu")
-
-
-def spec_for(path: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> P:
-    """Return the partition spec of an array.
-
-    Args:
-      path: the leaf's path, such as `params/layers/mlp/up/a`.
-      shape: its shape.
-      axes: mesh axis to size.
-
-    Returns:
-      The spec of the matching rule that cuts the array into most pieces; dimensions
-      that its axes do not divide stay whole.
-    """
-    matching = (spec for pattern, spec in PARTITION_RULES if re.search(pattern, path))
-    cuts = [_cut(spec, shape, axes) for spec in matching]
-    return max(cuts, key=lambda cut: cut[1])[0]
-
-
-def _cut(spec: P, shape: tuple[int, ...], axes: Mapping[str, int]) -> tuple[P, int]:
-    """Drop the axes that do not divide; returns the spec and its number of pieces."""
-    if len(spec) > len(shape):
-        return P(), 1
-    names, pieces = [], 1
-    for size, name in zip(shape, spec, strict=False):
-        parts = (name,) if isinstance(name, str) else (name or ())
-        cut = math.prod(axes[part] for part in parts)
-        fits = cut > 1 and size % cut == 0
-        names.append(name if fits else None)
-        pieces *= cut if fits else 1
-    return P(*names), pieces
-
-
-def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Return the shardings of a tree of arrays or shapes, by `PARTITION_RULES`."""
-
-    def of(path: tuple[object, ...], leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, spec_for(path_text(path), leaf.shape, mesh.shape))
-
-    return jax.tree_util.tree_map_with_path(of, tree)
-
-
-def place_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Add shardings to a tree of shapes, by `PARTITION_RULES`; no array is made."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
-        tree,
-        tree_shardings(tree, mesh),
-    )
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """Numbered batches, such as `data.BatchPlan`: a pure function of the number."""
-
-    @property
-    def batch_size(self) -> int: ...
-
-    def batch_at(self, number: int, /, *, rows: slice = ...) -> Batch:
-        """Return a batch, or a slice of its rows."""
-
-
-def place_batch(plan: Batches, number: int, *, mesh: Mesh) -> Batch:
-    """Put a batch on the mesh; each process reads the rows of its own devices only.
-
-    Args:
-      plan: the batches; their size is a multiple of data x fsdp.
-      number: number of the batch, from 0.
-      mesh: the devices.
-
-    Returns:
-      The batch as global arrays, sharded over data and fsdp.
-    """
-    size = plan.batch_size
-    sharding = NamedSharding(mesh, BATCH_SPEC)
-    shards = sharding.addressable_devices_indices_map((size,))
-    parts: dict[tuple[int, int], Batch] = {}
-    for (rows,) in filter(None, shards.values()):
-        start, stop, _ = rows.indices(size)
-        if (start, stop) not in parts:
-            parts[start, stop] = plan.batch_at(number, rows=slice(start, stop))
-
-    def place(field: int, leaf: Any) -> jax.Array:
-        def shard(index: tuple[slice, ...] | None) -> Any:
-            assert index is not None
-            start, stop, _ = index[0].indices(size)
-            return parts[start, stop][field]
-
-        # From a callback, so that no process needs the rows of another one's devices.
-        shape = (size, *leaf.shape[1:])
-        return jax.make_array_from_callback(shape, sharding, shard)
-
-    some = next(iter(parts.values()))
-    return Batch(*(place(field, leaf) for field, leaf in enumerate(some)))

@@ -33,7 +33,7 @@ from lostjax.disk.manifest import find_damage
 from lostjax.errors import ConfigError
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.train.devices.hosts import is_first_host, on_first_host
-from lostjax.train.devices.mesh import place_shapes
+from lostjax.train.devices.sharding import place_shapes
 from lostjax.train.keep import step_directories as step_dirs
 from lostjax.train.keep.recovery import find_whole_step, summarise_damage
 from lostjax.typing import PyTree, Variables

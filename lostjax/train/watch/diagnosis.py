@@ -9,10 +9,7 @@ and every tensor on the way is inspected (`train.watch.first_bad`). This costs t
 compilations and two passes, and nothing while the run steps.
 """
 
-import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,24 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lostjax.data import Batch
-from lostjax.disk.files import replace_file
 from lostjax.steps.guard import spike_limit
 from lostjax.steps.readings import rms_by_path
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.train.build.job import Job
 from lostjax.train.build.model import place_model
 from lostjax.train.build.programs import build_gradient, build_guard
-from lostjax.train.devices.hosts import is_first_host
-from lostjax.train.devices.mesh import place_batch, tree_shardings
+from lostjax.train.devices.sharding import place_batch, tree_shardings
 from lostjax.train.watch.first_bad import Outputs, look_at_outputs, order_backward
-from lostjax.train.watch.verdict import Spike, Streak
-
-STOPPED_FILE = "stopped.json"
-"""Name of the report in the run's directory."""
-EXIT_CODE = 3
-"""Exit code of a run that the guard stopped; a restart would stop again."""
-
-_EXAMPLES_SHOWN = 16
+from lostjax.train.watch.verdict import Streak
 
 
 class Diagnosis(NamedTuple):
@@ -87,94 +75,17 @@ def diagnose(job: Job, state: TrainState, streak: Streak) -> Diagnosis:
         culprit=_name_culprit(
             outputs, means, bad_gradients, _find_bad(updates, outputs)
         )
-        or _describe_spike(job, state, loss),
+        or _name_spike(job, state, loss),
         bad_outputs=outputs.bad,
         bad_gradients=tuple(bad_gradients),
-        examples=_examples(job, number),
+        examples=list_examples(job, number),
     )
 
 
-def report_streak(job: Job, state: TrainState, streak: Streak) -> int:
-    """Diagnose a streak, print and write the report, and return the exit code."""
-    return _report(job, diagnose(job, state, streak))
-
-
-def report_spike(job: Job, spike: Spike, *, offset: int, rollbacks: int) -> int:
-    """Report a spike after which the run does not roll back; return the exit code.
-
-    Args:
-      job: the run.
-      spike: the last spike.
-      offset: number of batches that were passed over before its step.
-      rollbacks: number of earlier rollbacks to the checkpoint before it.
-    """
-    found = Diagnosis(
-        streak=Streak(spike.step, 1),
-        loss=spike.loss,
-        culprit=_say_spike(job, spike.loss, f"up to {spike.limit:.4g}"),
-        bad_outputs=(),
-        bad_gradients=(),
-        examples=_examples(job, spike.step - 1 + offset),
-        rollbacks=rollbacks,
-    )
-    return _report(job, found)
-
-
-def _examples(job: Job, number: int) -> tuple[tuple[int, int], ...]:
+def list_examples(job: Job, number: int) -> tuple[tuple[int, int], ...]:
+    """List the number and the epoch of each row of a batch."""
     whole = job.data.train.batch_at(number)
     return tuple(zip(whole.example_B.tolist(), whole.epoch_B.tolist(), strict=True))
-
-
-def _report(job: Job, found: Diagnosis) -> int:
-    if not is_first_host():
-        return EXIT_CODE
-    path = job.directory / STOPPED_FILE
-    print(describe(found, path=path), file=sys.stderr)
-    try:
-        replace_file(path, (json.dumps(_as_json(found), indent=1) + "\n").encode())
-    except OSError as error:
-        print(f"{path}: cannot be written: {error.strerror}", file=sys.stderr)
-    return EXIT_CODE
-
-
-def describe(found: Diagnosis, *, path: Path) -> str:
-    """Format a diagnosis as a few lines for the terminal."""
-    streak = found.streak
-    shown = found.examples[:_EXAMPLES_SHOWN]
-    rows = ", ".join(f"{number} (epoch {epoch})" for number, epoch in shown)
-    more = len(found.examples) - len(shown)
-    rest = f" and {more} more" if more else ""
-    bad = found.bad_gradients
-    gradients = f"; gradients not finite: {len(bad)}, first {bad[0]}" if bad else ""
-    why = (
-        f"{streak.length} updates in a row were skipped, the first at step "
-        f"{streak.first_step}"
-    )
-    kept = f"the parameters are those of step {streak.first_step - 1}; "
-    if found.rollbacks:
-        again = "once" if found.rollbacks == 1 else f"{found.rollbacks} times"
-        why = f"the loss spiked again after rolling back {again} to one checkpoint"
-        kept = ""
-    return (
-        f"stopped after step {streak.last_step}: {why}\n"
-        f"  first bad value there: {found.culprit}{gradients}\n"
-        f"  examples there: {rows}{rest}\n"
-        f"  {kept}checkpoints are unchanged; details in {path}"
-    )
-
-
-def _as_json(found: Diagnosis) -> dict[str, Any]:
-    return {
-        "first_step": found.streak.first_step,
-        "last_step": found.streak.last_step,
-        "skipped_in_a_row": found.streak.length,
-        "rollbacks": found.rollbacks,
-        "loss": found.loss if np.isfinite(found.loss) else None,
-        "first_to_go_bad": found.culprit,
-        "bad_outputs": list(found.bad_outputs),
-        "bad_gradients": list(found.bad_gradients),
-        "examples": [{"example": i, "epoch": e} for i, e in found.examples],
-    }
 
 
 def _look(job: Job, state: TrainState, batch: Batch) -> tuple[Any, Any, Any]:
@@ -229,14 +140,15 @@ def _name_culprit(
     return ""
 
 
-def _describe_spike(job: Job, state: TrainState, loss: float) -> str:
+def _name_spike(job: Job, state: TrainState, loss: float) -> str:
     limit = float(spike_limit(build_guard(job.config), state.guard))
     if not np.isfinite(limit):
         return "the gradient norm, which overflows float32"
-    return _say_spike(job, loss, f"now up to {limit:.4g}")
+    return describe_spike(job, loss, f"now up to {limit:.4g}")
 
 
-def _say_spike(job: Job, loss: float, up_to: str) -> str:
+def describe_spike(job: Job, loss: float, up_to: str) -> str:
+    """Describe a loss that is a spike, and the loss that would be allowed."""
     return (
         f"the loss, {loss:.4g}, far above the recent ones (allowed: {up_to}, which is "
         f"{job.config.guard.sigma:g} standard deviations above their mean)"

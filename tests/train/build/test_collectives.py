@@ -11,7 +11,8 @@ import pytest
 from lostjax.train.build.programs import compile_steps
 from lostjax.train.build.run import build_run
 from lostjax.train.config.schema import DataConfig, ModelConfig, TrainConfig
-from lostjax.train.devices.mesh import make_mesh, place_shapes
+from lostjax.train.devices.mesh import make_mesh
+from lostjax.train.devices.sharding import place_shapes
 
 D, F, R, T, BATCH = 48, 80, 8, 22, 8
 ROWS = BATCH * T  # no product of other sizes

@@ -21,12 +21,12 @@ from lostjax.train.config.schema import (
     ObjectiveConfig,
     TrajectoryConfig,
 )
-from lostjax.train.devices.mesh import place_batch
+from lostjax.train.devices.sharding import place_batch
 from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.keep.directory import hold_run_dir
 from lostjax.train.log.json_lines import read_evaluations, read_metrics
-from lostjax.train.loop import train
 from lostjax.train.report.ledger import build_ledger
+from lostjax.train.session import train
 from lostjax.train.trial import run_trial
 from lostjax.trees import count_bytes
 

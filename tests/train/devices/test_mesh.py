@@ -7,13 +7,8 @@ from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch
 from lostjax.errors import ConfigError
-from lostjax.train.devices.mesh import (
-    make_mesh,
-    parse_mesh,
-    place_batch,
-    resolve_mesh,
-    spec_for,
-)
+from lostjax.train.devices.mesh import make_mesh, parse_mesh, resolve_mesh
+from lostjax.train.devices.sharding import place_batch, spec_for
 
 
 @pytest.mark.parametrize(
