@@ -63,7 +63,7 @@ def test_reweighting_differs_in_weights_and_the_control_in_its_text():
         shape = name.removesuffix(ALONE)
         differences = []
         if shape != "uniform":
-            differences.append(f"--objective.reweight: none there, {shape} now")
+            differences.append(f"--objective.reweight.name: none there, {shape} now")
         if name.endswith(ALONE):
             mixture = f"0.5*{EASY},0.5*{FRESH}"
             differences.append(f"--data.source: {mixture} there, {FRESH} now")
