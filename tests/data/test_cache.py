@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 
 from lostjax.data import load_tokenizer, pack_documents
-from lostjax.data.cache import cached
+from lostjax.data.cache import cached, hash_parts
 from lostjax.data.text.documents import GivenDocuments
 
 BYTES = load_tokenizer("bytes")
 TEXTS = ["four score and seven years ago", "our fathers"]
+
+
+def test_a_hash_knows_where_a_part_ends():
+    assert hash_parts("ab", "c") != hash_parts("a", "bc") != hash_parts("abc")
+    assert hash_parts("ab", "") != hash_parts("ab") == hash_parts(b"ab")
 
 
 def make_directory(path):

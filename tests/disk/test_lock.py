@@ -58,6 +58,22 @@ def test_a_living_process_is_named_and_a_dead_one_taken_over(tmp_path, other):
         assert json.loads((tmp_path / LOCK).read_text())["process"] == os.getpid()
 
 
+def test_a_file_that_its_owner_removed_meanwhile_is_not_the_lock(tmp_path, monkeypatch):
+    flock = fcntl.flock
+
+    def let_the_owner_remove_it_first(handle, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        (tmp_path / LOCK).unlink()
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", let_the_owner_remove_it_first)
+    with hold_lock(tmp_path):
+        named = json.loads((tmp_path / LOCK).read_text())
+        assert named["process"] == os.getpid()
+        with pytest.raises(ConfigError, match="is writing"), hold_lock(tmp_path):
+            pass
+
+
 def test_a_process_that_ends_lets_go(tmp_path, other):
     other.communicate("")
     assert other.returncode == 0 and not list(tmp_path.iterdir())

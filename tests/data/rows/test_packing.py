@@ -163,3 +163,27 @@ def test_a_broken_cache_is_named(tmp_path):
     seal.write_text(_hash_tree(entry))  # what is damaged by accident is made again
     with pytest.raises(DataError, match="broken cache"):
         pack_documents(documents, BYTES, seq_len=4, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("vocab_size, bytes_each", [(1 << 16, 2), ((1 << 16) + 1, 4)])
+def test_ids_are_kept_in_as_few_bytes_as_hold_the_largest(
+    vocab_size, bytes_each, tmp_path
+):
+    class Wide:
+        eos_id, fingerprint = 0, "wide"
+
+        def encode_batch(self, texts):
+            return [np.array([vocab_size - 1, 7], np.uint32) for _ in texts]
+
+        def decode(self, ids):
+            raise NotImplementedError
+
+        def save(self, path):
+            raise NotImplementedError
+
+    Wide.vocab_size = vocab_size
+    rows = pack_documents(
+        GivenDocuments(("some text",)), Wide(), seq_len=2, cache_dir=tmp_path
+    )
+    assert rows.stream.tolist() == [0, vocab_size - 1, 7, 0]
+    assert rows.stream.dtype.itemsize == bytes_each

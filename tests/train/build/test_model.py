@@ -65,14 +65,19 @@ def test_every_option_is_tried():
 
 def logits(config):
     model = build_model(config, vocab_size=16)
-    variables = model.init(jax.random.key(0), TOKENS)
-    # Larger than at the start, so that no branch is lost in rounding.
-    params = jax.tree.map(lambda x: 4 * x, variables["params"])
-    if config.learn_gamma:
-        for room in ("attention", "mlp"):
-            for name, matrix in params["layers"][room].items():
-                matrix["gamma"] = variables["params"]["layers"][room][name]["gamma"]
-    return model.apply({**variables, "params": params}, TOKENS)
+
+    @jax.jit  # one program: op by op, each would compile
+    def compute(key):
+        variables = model.init(key, TOKENS)
+        # Larger than at the start, so that no branch is lost in rounding.
+        params = jax.tree.map(lambda x: 4 * x, variables["params"])
+        if config.learn_gamma:
+            for room in ("attention", "mlp"):
+                for name, matrix in params["layers"][room].items():
+                    matrix["gamma"] = variables["params"]["layers"][room][name]["gamma"]
+        return model.apply({**variables, "params": params}, TOKENS)
+
+    return compute(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
