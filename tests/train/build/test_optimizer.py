@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from lostjax.steps.state import TrainState
@@ -63,8 +64,10 @@ def optim_config(**fields):
 
 def run(**fields):
     """Take some steps of a least-squares problem; gives parameters and state."""
-    config = optim_config(**fields)
-    tx, _ = build_optimizer(config, steps=STEPS)
+    return descend(build_optimizer(optim_config(**fields), steps=STEPS)[0])
+
+
+def descend(tx):
     target = make_tree(1)
 
     @jax.jit
@@ -194,6 +197,17 @@ def test_others_are_evaluated_as_they_are(frugal):
     params, opt_state = frugal
     state = TrainState(jnp.int32(STEPS), jnp.int32(0), params, {}, opt_state)
     assert evaluation_variables(state)["params"] is params
+
+
+def test_schedule_free_is_optaxs_where_nothing_is_added():
+    params, _ = run(name="schedule_free", warmup=0.0, clip=0.0, weight_decay=0.0)
+    config = OptimConfig()
+    theirs = optax.contrib.schedule_free_adamw(
+        0.05, b1=config.b1, b2=config.b2, eps=config.eps
+    )
+    expected, _ = descend(theirs)
+    for ours, other in zip(*map(jax.tree.leaves, (params, expected)), strict=True):
+        np.testing.assert_allclose(ours, other, rtol=1e-5, atol=1e-6)
 
 
 def test_schedule_free_has_no_falling_schedule():
