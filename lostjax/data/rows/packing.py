@@ -1,10 +1,9 @@
 """Pack documents into one stream of tokens, and cache it on disk.
 
-    e t1 .. tn e u1 .. um e          documents t, u, ..; e: the end-of-text token
+    e t1 .. tn e u1 .. um e          documents t, u, ..; e: end-of-text
 
-Only the stream is stored (2 bytes per token up to a vocabulary of 65,536). It is
-memory-mapped and independent of the row length: `rows.stream` reads it as rows. Each
-opening reads it once to compare it with its hash: see `data.cache`.
+Only the stream is stored: 2 bytes per token up to a vocabulary of 65,536, memory-mapped
+and independent of the row length. `rows.stream` reads it as rows.
 """
 
 import json
