@@ -1,5 +1,6 @@
 """The mask of causal attention: the past within a document.
 
+    y_t = sum_s softmax_s(q_t . k_s / sqrt(K) + bias_ts) v_s
     bias_ts = 0 if s <= t and both are in one document, else -1e30
 
 A row can hold several packed documents, which segment ids tell apart.
