@@ -21,7 +21,7 @@ TOY = '''
 """A toy paper: the error of a rate is the distance to the best one."""
 
 import dataclasses, math
-from lostjax.repro.claims import Comparison
+from lostjax.repro.findings import Comparison
 from lostjax.repro.experiment import Experiment, Scale
 from lostjax.repro.runs import each_seed
 from lostjax.repro.tune import TUNE_BY_MEAN
