@@ -14,7 +14,8 @@ import argparse
 import dataclasses
 from typing import get_args
 
-from lostjax.plan.estimate import Memory, Plan, make_plan
+from lostjax.plan.estimate import make_plan
+from lostjax.plan.needs import Memory, Plan
 from lostjax.plan.targets import find_target
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import AttentionName

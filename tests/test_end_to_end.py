@@ -124,7 +124,7 @@ def test_a_stopped_and_resumed_run_is_the_same_run(run, flags, say, tmp_path):
     assert 3 <= done < 20
     code, out, err = say(main, f"--resume={directory}")
     assert code == 0, err
-    assert f"going on at step {done}" in out
+    assert f"resuming at step {done}" in out
     assert without_clock(directory) == without_clock(whole)
     for name in ("model", "progress"):
         assert stored_bits(directory, name) == stored_bits(whole, name)
@@ -152,7 +152,7 @@ def test_a_run_goes_on_from_before_a_damaged_checkpoint(run, say, tmp_path):
     assert verify([str(directory)]) == 1
     code, out, err = say(main, f"--resume={directory}")
     assert code == 0, err
-    assert "checkpoint 20 is damaged (model/" in err and "going on at step 10" in out
+    assert "checkpoint 20 is damaged (model/" in err and "resuming at step 10" in out
     assert without_clock(directory) == without_clock(whole)
     assert stored_bits(directory, "model") == stored_bits(whole, "model")
     assert stored_bits(directory, "progress") == stored_bits(whole, "progress")

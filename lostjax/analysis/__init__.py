@@ -1,6 +1,7 @@
 """Measurements of parameters, activations, training curves and text."""
 
 from lostjax.analysis.flatness import ascent_rise, random_rise
+from lostjax.analysis.ngrams import predict_ngram
 from lostjax.analysis.stability import (
     LOGIT_LIMIT,
     LogitGrowth,
@@ -9,7 +10,7 @@ from lostjax.analysis.stability import (
     learning_rate_sensitivity,
     predict_max_logit,
 )
-from lostjax.analysis.text_baselines import TextBaselines, predict_ngram, score_text
+from lostjax.analysis.text_baselines import TextBaselines, score_text
 from lostjax.steps.ascent import ascend
 from lostjax.trees import tensor_rms
 

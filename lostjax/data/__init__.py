@@ -3,7 +3,8 @@
 from lostjax.data.epochs import epoch_rows
 from lostjax.data.prepare import Data, prepare_data
 from lostjax.data.rows.batches import BatchPlan, EvalPlan
-from lostjax.data.rows.packing import Rows, pack_documents
+from lostjax.data.rows.packing import pack_documents
+from lostjax.data.rows.stream import Rows
 from lostjax.data.samples import (
     Samples,
     Split,

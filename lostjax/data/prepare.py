@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lostjax.data.cache import hash_parts
 from lostjax.data.rows.batches import BatchPlan, EvalPlan
-from lostjax.data.rows.packing import Rows, pack_documents
+from lostjax.data.rows.packing import pack_documents
+from lostjax.data.rows.stream import Rows
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.tokenizers.tokenizer import Tokenizer, load_tokenizer
 from lostjax.errors import DataError

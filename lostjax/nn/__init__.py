@@ -41,31 +41,18 @@ __all__ = [
 ]
 
 # The model.
-from lostjax.nn.attention.attention import (
-    Rotation,
-    causal_bias,
-    rotary_angles,
-    rotate,
-)
-from lostjax.nn.budget import (
-    Flops,
-    Memory,
-    Parameters,
-    activation_bytes,
-    count_flops,
-    count_memory,
-    count_parameters,
-    rank_for_budget,
-)
+from lostjax.nn.attention.mask import causal_bias
+from lostjax.nn.attention.rotary import Rotation, rotary_angles, rotate
+from lostjax.nn.budget import rank_for_budget
 from lostjax.nn.decoding import cut_logits, sample_tokens
+from lostjax.nn.flops import Flops, count_flops
 from lostjax.nn.linear.projection import MakeLinear, Ungrouped
+from lostjax.nn.memory import Memory, activation_bytes, count_memory
 from lostjax.nn.mlp import MLP
 from lostjax.nn.norm import RMSNorm
-from lostjax.nn.transformer import (
-    RematPolicy,
-    Transformer,
-    save_products,
-)
+from lostjax.nn.parameters import Parameters, count_parameters
+from lostjax.nn.remat import RematPolicy, save_products
+from lostjax.nn.transformer import Transformer
 
 __all__ += [
     "Flops",

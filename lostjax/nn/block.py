@@ -13,7 +13,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from lostjax.nn.attention.attention import Attend, Attention, Rotation, Seen
+from lostjax.nn.attention.attention import Attention
+from lostjax.nn.attention.mask import Seen
+from lostjax.nn.attention.plain import Attend
+from lostjax.nn.attention.rotary import Rotation
 from lostjax.nn.linear.projection import MakeLinear, project
 from lostjax.nn.norm import RMSNorm
 from lostjax.typing import Activation, Array, Float

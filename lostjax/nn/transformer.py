@@ -18,38 +18,20 @@ because XLA's CPU products of (B, T, features) operands take twice as long.
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
-from lostjax.nn.attention.attention import (
-    ATTENDED,
-    Attend,
-    Seen,
-    causal_bias,
-    plain_attention,
-    rotary_angles,
-)
+from lostjax.nn.attention.mask import Seen, causal_bias
+from lostjax.nn.attention.plain import Attend, plain_attention
+from lostjax.nn.attention.rotary import rotary_angles
 from lostjax.nn.block import Block
 from lostjax.nn.linear.plain import Dense
 from lostjax.nn.linear.projection import MakeLinear, Ungrouped
 from lostjax.nn.norm import RMSNorm
+from lostjax.nn.remat import RematPolicy
 from lostjax.typing import Activation, Array, Float, Int
-
-RematPolicy = Callable[..., bool]
-"""A `jax.checkpoint` policy: decides which intermediate values of a block are saved."""
-
-
-save_products: RematPolicy = jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(ATTENDED, "product"),
-)
-"""Save the outputs of the linear maps and of attention; recompute norms, rotations,
-scores and activations. This takes half the memory of saving everything and is no
-slower: on a CPU, writing and reading the other values takes longer than recomputing
-them."""
 
 
 def keep_as_is(x_BTD: Array) -> Array:

@@ -21,7 +21,8 @@ from rich.table import Table
 from lostjax.data import DataError
 from lostjax.disk.files import replace_file
 from lostjax.errors import ConfigError
-from lostjax.plan.estimate import Plan, make_plan
+from lostjax.plan.estimate import make_plan
+from lostjax.plan.needs import Plan
 from lostjax.plan.search import search_plans
 from lostjax.plan.table import compare_plans, note_plans, plan_values, render_plans
 from lostjax.plan.targets import find_target

@@ -17,13 +17,9 @@ from typing import NamedTuple, TypeVar
 
 from lostjax.errors import ConfigError
 from lostjax.nn import activation_bytes, count_flops
-from lostjax.plan.estimate import (
-    Plan,
-    describe_run,
-    lay_mesh,
-    make_plan,
-    shard_bytes,
-)
+from lostjax.plan.estimate import make_plan
+from lostjax.plan.layout import describe_run, lay_mesh, shard_bytes
+from lostjax.plan.needs import Plan
 from lostjax.plan.targets import Target
 from lostjax.steps.head import count_parts
 from lostjax.train.build.model import build_model

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from lostjax.plan.estimate import Plan
+from lostjax.plan.needs import Plan
 from lostjax.train.config.fields import flat_fields
 from lostjax.view.numbers import (
     MISSING,

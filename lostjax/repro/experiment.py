@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from lostjax.errors import ConfigError, nearest_hint
-from lostjax.repro.claims import Claim, Comparison, Cost, Row, judge
+from lostjax.repro.claims import Claim, Cost
+from lostjax.repro.findings import Comparison, judge
+from lostjax.repro.rows import Row
 from lostjax.repro.runs import (
     Train,
     count_tokens,

@@ -4,7 +4,9 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from lostjax.repro.claims import Claim, Finding, Row, Tally, Verdict
+from lostjax.repro.claims import Claim, Tally
+from lostjax.repro.findings import Finding, Verdict
+from lostjax.repro.rows import Row
 from lostjax.view.claims import Method, draw_methods
 from lostjax.view.numbers import format_count, format_seconds
 

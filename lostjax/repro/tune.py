@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from lostjax.repro.claims import Row
+from lostjax.repro.rows import Row
 from lostjax.sweep.cell_file import Cell
 
 MAX_WIDENINGS = 6

@@ -9,7 +9,7 @@ import pytest
 
 from lostjax.analysis import predict_ngram, score_text
 from lostjax.data import prepare_data
-from lostjax.data.rows.packing import join_streams
+from lostjax.data.rows.stream import join_streams
 
 
 def planted_stream(seed, size, vocab_size):

@@ -19,5 +19,5 @@ def test_a_run_whose_clock_is_set_all_the_time_is_the_same_run(
     kept = list_steps(run.directory / "checkpoints")
     again = start(*words, program=[str(SCRIPT)])
     assert again.finish() == 0, again.said()
-    assert f"going on at step {max(kept)}" in again.said()
+    assert f"resuming at step {max(kept)}" in again.said()
     assert outcome(run.directory) == outcome(uninterrupted)

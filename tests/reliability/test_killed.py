@@ -33,7 +33,7 @@ def phases_of(run):
     if not _has_lock(run):
         done = (run.directory / "checkpoints" / str(STEPS)).exists()
         return {"report"} if done and "step" in run.said() else {"start-up"}
-    if not ("going on at step" in run.said() or "starting; " in run.said()):
+    if not ("resuming at step" in run.said() or "starting; " in run.said()):
         return {"compile"}
     phases = set()
     if saving:
@@ -153,7 +153,7 @@ def test_a_run_that_died_between_its_checkpoint_and_what_follows_makes_up_for_it
     evaluations.write_text("".join(written[:lines]))
     code, said = train_here(f"--run-dir={directory}", "--mesh=data:1", *flags)
     assert code == 0, said
-    assert f"going on at step {step}" in said
+    assert f"resuming at step {step}" in said
     assert "held-out bits per byte" in (directory / "report.html").read_text()
     assert outcome(directory) == outcome(uninterrupted)
     assert said.endswith(f"finished, all {STEPS} steps are done\n") == (step == STEPS)

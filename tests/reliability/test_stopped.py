@@ -105,5 +105,5 @@ def test_several_processes_stop_at_the_same_step(
     assert list_steps(directory / "checkpoints")[-1] == done
     group = [start(*words, *extra) for extra in host_flags(processes)]
     assert [run.finish() for run in group] == [0] * processes, group[0].said()
-    assert f"going on at step {done}" in group[0].said()
+    assert f"resuming at step {done}" in group[0].said()
     assert group[0].steps_done() == 24 and (directory / "report.html").exists()

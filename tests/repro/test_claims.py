@@ -10,16 +10,9 @@ import pytest
 from scipy import stats
 
 from lostjax.errors import ConfigError
-from lostjax.repro.claims import (
-    Claim,
-    Comparison,
-    Cost,
-    Row,
-    compare_rows,
-    judge,
-    read_tally,
-    save_claim,
-)
+from lostjax.repro.claims import Claim, Cost, read_tally, save_claim
+from lostjax.repro.findings import Comparison, compare_rows, judge
+from lostjax.repro.rows import Row
 from lostjax.repro.tables import (
     draw_claim,
     list_claims,

@@ -11,8 +11,8 @@ import pytest
 
 from lostjax.repro import papers
 from lostjax.repro.__main__ import main
-from lostjax.repro.claims import Comparison
 from lostjax.repro.experiment import Experiment, Scale, measure_claim
+from lostjax.repro.findings import Comparison
 from lostjax.repro.runs import each_seed
 from lostjax.repro.tune import TUNE_BY_MEAN, WITHOUT_RATE
 from lostjax.repro.workers import map_on_cores
@@ -21,7 +21,7 @@ TOY = '''
 """A toy paper: the error of a rate is the distance to the best one."""
 
 import dataclasses, math
-from lostjax.repro.claims import Comparison
+from lostjax.repro.findings import Comparison
 from lostjax.repro.experiment import Experiment, Scale
 from lostjax.repro.runs import each_seed
 from lostjax.repro.tune import TUNE_BY_MEAN

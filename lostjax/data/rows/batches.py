@@ -18,8 +18,8 @@ import numpy as np
 import xxhash
 
 from lostjax.data.rows.mixture import Interleave
-from lostjax.data.rows.packing import RowArrays, Rows
 from lostjax.data.rows.shuffle import shuffle_index
+from lostjax.data.rows.stream import RowArrays, Rows
 from lostjax.errors import DataError
 from lostjax.typing import Batch, Int
 

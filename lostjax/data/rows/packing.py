@@ -1,108 +1,27 @@
-"""Pack documents into one stream of tokens, cache it on disk, and read it as rows.
+"""Pack documents into one stream of tokens, and cache it on disk.
 
-Documents t, u, ... are concatenated, with the end-of-text token e before each document
-and after the last:
+    e t1 .. tn e u1 .. um e          documents t, u, ..; e: end-of-text
 
-    e t1 .. tn e u1 .. um e
-
-All tokens except the last are inputs, and all except the first are targets. Every token
-and every boundary is predicted exactly once; the first token of a document is predicted
-from e alone. Row r contains the stream from r T to (r + 1) T. The unused end of the
-last row has weight 0. If a row boundary cuts a document, positions restart at 0 in the
-next row.
-
-Only the stream is stored (2 bytes per token up to a vocabulary of 65,536). It is
-memory-mapped and independent of the row length; segments and positions follow from the
-locations of e. Each opening reads it once to compare it with its hash: see
-`data.cache`.
+Only the stream is stored: 2 bytes per token up to a vocabulary of 65,536, memory-mapped
+and independent of the row length. `rows.stream` reads it as rows.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Integer
 from numpy.typing import NDArray
 
 from lostjax.data.cache import cached, default_cache_dir, hash_parts
+from lostjax.data.rows.stream import Rows
 from lostjax.data.text.documents import TextDocuments
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import Tokenizer
 from lostjax.errors import DataError, first_line
 
 _CHUNK_CHARACTERS = 1 << 22
-
-
-class RowArrays(NamedTuple):
-    """Arrays of some rows of a stream."""
-
-    tokens_BT: Int[np.ndarray, "B T"]
-    targets_BT: Int[np.ndarray, "B T"]
-    weights_BT: Float[np.ndarray, "B T"]
-    segments_BT: Int[np.ndarray, "B T"]
-    positions_BT: Int[np.ndarray, "B T"]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A stream of tokens, read as rows of `seq_len` tokens."""
-
-    stream: NDArray[np.unsignedinteger]
-    """The tokens (N,), with end-of-text tokens between and around the documents."""
-    seq_len: int
-    vocab_size: int
-    eos_id: int
-    n_documents: int
-    n_bytes: int
-    """Number of UTF-8 bytes of the documents."""
-    content_hash: str
-    """Hash of everything that the rows depend on: text, tokenizer and row length. The
-    cache verifies the stream's own bytes."""
-
-    @property
-    def n_predicted(self) -> int:
-        """Number of targets of weight 1: tokens of documents and one boundary each."""
-        return self.stream.size - 1
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows; the last one may contain padding."""
-        # Ceiling division in integers; a float would round for large streams.
-        return -(-self.n_predicted // self.seq_len)
-
-    def take(self, rows: Int[np.ndarray, " B"]) -> RowArrays:
-        """Read rows.
-
-        Args:
-          rows: row numbers (B,) in [0, n_rows); -1 returns a row of padding.
-
-        Returns:
-          Arrays (B, T) of these rows, in the given order.
-        """
-        time = np.arange(self.seq_len + 1)
-        # int64: row number times row length overflows int32 beyond 2^31 tokens.
-        at_BS = rows[:, None].astype(np.int64) * self.seq_len + time
-        real_BT = (at_BS[:, :-1] < self.n_predicted) & (rows[:, None] >= 0)
-        # Clip to valid indices: padding is read from somewhere and then replaced.
-        stream_BS = self.stream[np.clip(at_BS, 0, self.n_predicted)].astype(np.int32)
-        tokens_BT = np.where(real_BT, stream_BS[:, :-1], self.eos_id)
-        starts_BT = (tokens_BT == self.eos_id) & real_BT
-        # A row starts a segment even inside a document: attention does not cross rows.
-        starts_BT[:, 0] = True
-        # A running maximum of the starts gives each token the start of its document.
-        start_BT = np.maximum.accumulate(np.where(starts_BT, time[:-1], 0), axis=1)
-        return RowArrays(
-            tokens_BT=tokens_BT.astype(np.int32),
-            targets_BT=np.where(real_BT, stream_BS[:, 1:], self.eos_id).astype(
-                np.int32
-            ),
-            weights_BT=real_BT.astype(np.float32),
-            segments_BT=np.where(real_BT, starts_BT.cumsum(1), 0).astype(np.int32),
-            positions_BT=np.where(real_BT, time[:-1] - start_BT, 0).astype(np.int32),
-        )
 
 
 def pack_documents(
@@ -153,20 +72,6 @@ def pack_documents(
         n_bytes=counts["bytes"],
         content_hash=hash_parts(key, str(seq_len)),
     )
-
-
-def join_streams(rows: Sequence[Rows]) -> Integer[np.ndarray, " N"]:
-    """Concatenate streams of sources, with one end-of-text token between them.
-
-    Args:
-      rows: at least one source.
-
-    Returns:
-      Token ids (N,).
-    """
-    # A stream ends in the token that the next one starts with.
-    tails = [part.stream[1:] for part in rows[1:]]
-    return np.concatenate([rows[0].stream, *tails])
 
 
 class _Encoded(NamedTuple):

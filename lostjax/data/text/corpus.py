@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lostjax.data.text.documents import Chain, JsonLines, TextDocuments, TextFiles
 from lostjax.data.text.heldout import hold_out
-from lostjax.data.text.sources import Opened, open_part, parse_source
+from lostjax.data.text.parts import Opened, open_part
+from lostjax.data.text.sources import parse_source
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.errors import DataError
 

@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from lostjax.nn.attention.attention import ATTENDED, Seen
+from lostjax.nn.attention.mask import Seen
+from lostjax.nn.attention.plain import ATTENDED
 from lostjax.typing import Array, Float
 
 BLOCKS = 4

@@ -8,7 +8,7 @@ at the cost of one more product.
 
 `cudnn_attention` calls NVIDIA's implementation (Ampere and newer, 16-bit types) through
 `jax.nn.dot_product_attention`; `splash_attention` calls JAX's Pallas kernel for TPUs.
-Both compute the same as `nn.attention.attention.plain_attention`. If they are not
+Both compute the same as `nn.attention.plain.plain_attention`. If they are not
 available, they fall back to it and log the reason. Neither has been run on its
 hardware: the values of splash attention were checked in the interpreter, and cuDNN
 programs were only compiled.
@@ -35,7 +35,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as Spec
 
-from lostjax.nn.attention.attention import ATTENDED, Attend, Seen, plain_attention
+from lostjax.nn.attention.mask import Seen
+from lostjax.nn.attention.plain import ATTENDED, Attend, plain_attention
 from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.typing import Array, Float
 

@@ -41,7 +41,8 @@ import numpy as np
 import optax
 
 from lostjax.optim.splitting.matrices import MatricesOrRule
-from lostjax.optim.splitting.parts import Piece, SplitTree, split_tree
+from lostjax.optim.splitting.parts import SplitTree, split_tree
+from lostjax.optim.splitting.pieces import Piece
 from lostjax.optim.splitting.refresh import (
     RESET,
     Clock,

@@ -15,8 +15,8 @@ same order, with its own learning rate.
 from functools import partial
 
 from lostjax.optim import state_bytes
-from lostjax.repro.claims import Comparison
 from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.findings import Comparison
 from lostjax.repro.runs import describe_runs
 from lostjax.sweep.cells import BITS
 from lostjax.train.config.fields import replace_in

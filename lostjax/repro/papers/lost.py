@@ -14,8 +14,8 @@ import dataclasses
 from collections.abc import Callable
 
 from lostjax.nn import count_parameters, rank_for_budget
-from lostjax.repro.claims import Comparison
 from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.findings import Comparison
 from lostjax.repro.runs import describe_runs
 from lostjax.sweep.cells import BITS, PARAMETERS
 from lostjax.train.build.model import build_model

@@ -18,8 +18,8 @@ before the first run of the small scale.
 
 from functools import partial
 
-from lostjax.repro.claims import Comparison
 from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.findings import Comparison
 from lostjax.repro.runs import describe_runs
 from lostjax.sweep.cells import BITS, PARAMETERS
 from lostjax.train.config.fields import replace_in

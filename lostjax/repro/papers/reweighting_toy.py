@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lostjax import losses
-from lostjax.repro.claims import Comparison
 from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.findings import Comparison
 from lostjax.repro.runs import each_seed
 from lostjax.repro.tune import TUNE_BY_MEAN
 from lostjax.typing import Array, Float

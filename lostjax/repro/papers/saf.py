@@ -32,8 +32,8 @@ import numpy as np
 
 from lostjax.analysis import ascent_rise, random_rise
 from lostjax.data import BatchPlan
-from lostjax.repro.claims import Comparison
 from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.findings import Comparison
 from lostjax.repro.runs import describe_runs
 from lostjax.steps.step import make_eval_step
 from lostjax.sweep.cells import BITS, PARAMETERS

@@ -36,8 +36,8 @@ from lostjax import losses, metrics, optim
 from lostjax.analysis import ascend, ascent_rise, random_rise
 from lostjax.data import Samples, Split, epoch_rows, load_digits
 from lostjax.nn import MLP
-from lostjax.repro.claims import Comparison
 from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.findings import Comparison
 from lostjax.repro.papers.saf import ASCENT, RADIUS, RANDOM, RANDOM_RADIUS
 from lostjax.repro.tune import tune_apart
 from lostjax.steps import fit, map_runs

@@ -21,8 +21,8 @@ from functools import partial
 
 import numpy as np
 
-from lostjax.repro.claims import Comparison
 from lostjax.repro.experiment import Experiment, Scale
+from lostjax.repro.findings import Comparison
 from lostjax.repro.runs import describe_runs
 from lostjax.repro.tune import Grids, use_whole_grid
 from lostjax.sweep.cells import PARAMETERS

@@ -18,8 +18,8 @@ from jax.typing import DTypeLike
 
 from lostjax import nn as layers
 from lostjax.errors import ConfigError
-from lostjax.nn.attention.attention import Attend, plain_attention
 from lostjax.nn.attention.blocked import blocked_attention
+from lostjax.nn.attention.plain import Attend, plain_attention
 from lostjax.nn.kernels.attention import (
     ShardedAttention,
     cudnn_attention,

@@ -15,7 +15,7 @@ import numpy as np
 from lostjax.analysis import score_text
 from lostjax.data import Data, TokenFiles
 from lostjax.data.cache import cached, default_cache_dir, hash_parts
-from lostjax.data.rows.packing import join_streams
+from lostjax.data.rows.stream import join_streams
 from lostjax.nn import (
     Transformer,
     count_parameters,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lostjax.data import DataError, Rows, load_tokenizer, pack_documents
 from lostjax.data.cache import _hash_tree
-from lostjax.data.rows.packing import join_streams
+from lostjax.data.rows.stream import join_streams
 from lostjax.data.text.documents import GivenDocuments
 from lostjax.data.text.token_files import TokenFiles
 

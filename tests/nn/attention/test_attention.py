@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from lostjax.nn import Dense, Ungrouped, causal_bias, rotary_angles, rotate
-from lostjax.nn.attention.attention import Attention, Seen, plain_attention
+from lostjax.nn.attention.attention import Attention
+from lostjax.nn.attention.mask import Seen
+from lostjax.nn.attention.plain import plain_attention
 from lostjax.plan.costs import count_costs
 from lostjax.plan.hlo_text import parse_program
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from lostjax.nn import causal_bias, save_products
-from lostjax.nn.attention.attention import Seen
 from lostjax.nn.attention.blocked import blocked_attention
+from lostjax.nn.attention.mask import Seen
 from lostjax.plan.costs import count_costs
 from lostjax.plan.hlo_text import parse_program
 

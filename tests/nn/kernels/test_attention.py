@@ -11,7 +11,8 @@ import pytest
 from jax.sharding import AxisType
 
 from lostjax.nn import Dense, Transformer, Ungrouped, causal_bias
-from lostjax.nn.attention.attention import Seen, plain_attention
+from lostjax.nn.attention.mask import Seen
+from lostjax.nn.attention.plain import plain_attention
 from lostjax.nn.kernels import attention as fused_attention
 from lostjax.nn.kernels.attention import (
     ShardedAttention,

