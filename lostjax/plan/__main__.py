@@ -46,13 +46,13 @@ class Flags(TrainConfig):
     config: str | None = None
     """JSON file of default values, such as RUN/config.json."""
     topology: str = "here"
-    """Hardware: v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, h100:8, or here:
-    the devices of this machine."""
+    """Hardware: v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, h100:8, or here
+    (this machine)."""
     against: str | None = None
     """Also plan this preset's model and optimiser, with all other values unchanged."""
     search: int = 0
-    """Candidates to compile in a search of meshes, batch sizes and remat policies (0: no
-    search). All are estimated and the most promising ones compiled; those that fit are
+    """Candidates to compile in a search of meshes, batch sizes and remat policies (0:
+    none). All are estimated and the most promising ones compiled; those that fit are
     printed first, in the order of their time per token."""
     out: str = "runs/plan"
     """Directory of plan.json and plan.html."""

@@ -121,7 +121,7 @@ class FrugalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser and its schedule. `--optim=NAME` is short for `--optim.name=NAME`."""
+    """The optimiser. `--optim=NAME` is short for `--optim.name=NAME`."""
 
     name: OptimizerName = "adamw"
     """Optimiser; frugal is Adam in a part of each matrix and signs elsewhere,
@@ -143,7 +143,7 @@ class OptimConfig:
     independent_decay: bool = False
     """Multiply the decay by the schedule alone, not by the peak learning rate."""
     clip: float = 1.0
-    """Largest global gradient norm, to which larger ones are scaled (0: no clipping)."""
+    """Largest global gradient norm, to which larger ones are scaled (0: no limit)."""
     full_state: str | None = None
     """Pattern of arrays that keep Adam's full state with frugal, galore and muon;
     default: embedding, head and norms. 'embed|head|norm|/(a|b)$' adds LOST's factors.
@@ -294,7 +294,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of initialisation and data order."""
     eval_every: int = 0
-    """Steps between held-out evaluations (0: only at the end)."""
+    """Steps between held-out evaluations (0: only at end)."""
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always has one."""
     keep: int = 2
