@@ -45,14 +45,15 @@ class Flags(TrainConfig):
     """
 
     config: str | None = None
-    """Start from the values of this JSON file, such as RUN/config.json."""
+    """JSON file of default values, such as RUN/config.json."""
     topology: str = "here"
-    """v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, h100:8, or here."""
+    """Hardware: v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, h100:8, or here
+    (this machine)."""
     against: str | None = None
     """Also plan this preset's model and optimiser, with all other values unchanged."""
     search: int = 0
-    """Number of candidates to compile, 0 for none. Meshes, batch sizes and remat
-    policies are estimated, and the most promising ones compiled; those that fit are
+    """Candidates to compile in a search of meshes, batch sizes and remat policies (0:
+    none). All are estimated and the most promising ones compiled; those that fit are
     printed first, in the order of their time per token."""
     out: str = "runs/plan"
     """Directory of plan.json and plan.html."""

@@ -29,7 +29,8 @@ from lostjax.train.flags import config_of, parse_run_flags
 PROGRAM = "python -m lostjax.sweep"
 N = TypeVar("N", int, float)
 READINGS = 20
-"""How often a run's attention logits are read, where `--stability.every` is 0."""
+"""Readings of a run's attention logits, if `--stability.every` is 0."""
+_KINDS = {int: "integer", float: "number"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Flags(TrainConfig):
     """
 
     config: str | None = None
-    """Start from the values of this JSON file, such as RUN/config.json."""
+    """JSON file of default values, such as RUN/config.json."""
     rates: str = "3e-4,1e-3,3e-3,1e-2,3e-2,1e-1,3e-1"
     """Peak learning rates, evenly spaced in their logarithm."""
     widths: str = ""
-    """Widths of the residual stream; default: the configuration's alone."""
+    """Widths of the residual stream; default: only --model.d-model."""
     predict_width: int = 0
-    """Extrapolate the largest attention logits to this width; 0: to none."""
+    """Extrapolate the largest attention logits to this width (0: do not)."""
     out: str = "runs/sweep"
     """Directory of the cells, the tables and the page."""
 
@@ -67,7 +68,7 @@ def sweep(flags: Flags) -> str:
         raise ConfigError(f"--run-dir={config.run_dir}: a sweep's directory is --out")
     rates = _numbers("--rates", flags.rates, kind=float)
     if not rates:
-        raise ConfigError("--rates: needs one learning rate at least")
+        raise ConfigError("--rates: needs at least one learning rate")
     widths = _numbers("--widths", flags.widths, kind=int)
     if not config.stability.every:
         every = max(1, config.steps // READINGS)
@@ -106,11 +107,11 @@ def _numbers(flag: str, text: str, *, kind: type[N]) -> list[N]:
             number = kind(0)
         if not 0 < number < math.inf:
             raise ConfigError(
-                f"{flag}={text}: {word!r} is no positive {kind.__name__}; write "
-                "numbers with commas"
+                f"{flag}={text}: {word!r} must be a positive {_KINDS[kind]}; write "
+                "numbers with commas between them"
             )
         if number in numbers:
-            raise ConfigError(f"{flag}={text}: {word} is there twice")
+            raise ConfigError(f"{flag}={text}: {word} is given twice")
         numbers.append(number)
     return numbers
 

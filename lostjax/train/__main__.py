@@ -22,15 +22,15 @@ class Flags(TrainConfig):
 
     Presets: smoke (seconds), tiny (default, minutes), small (an hour), and the
     papers' sizes llama_60m, llama_130m, llama_350m, llama_1b, llama_7b and lost_60m
-    ... lost_7b. `--optim=NAME` is short for `--optim.name=NAME`.
+    ... lost_7b. Other flags override their values.
     """
 
     config: str | None = None
-    """Start from the values of this JSON file, such as RUN/config.json."""
+    """JSON file of default values, such as RUN/config.json."""
     resume: str | None = None
     """Run to resume: its directory, or latest."""
     dry_run: bool = False
-    """Print the resolved configuration and its budget, then exit."""
+    """Print the configuration, its memory and FLOPs; do not train."""
 
 
 class Command(NamedTuple):

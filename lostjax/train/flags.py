@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
@@ -21,7 +21,14 @@ from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_config
 from lostjax.train.keep.directory import find_run
-from lostjax.train.usage import format_usage
+from lostjax.train.usage import (
+    format_full_usage,
+    format_own_usage,
+    format_usage,
+    kind_of,
+    negated_flag,
+    positional_fields,
+)
 
 __all__ = ["Positional", "config_of", "parse_flags", "parse_run_flags"]
 
@@ -54,10 +61,13 @@ def parse_run_flags(flags: type[R], arguments: Sequence[str], *, program: str) -
     known = [*_flag_names(flags), "--help-all"]
     _refuse_unknown_and_repeated(words, known=known)
     default = flags(**_fields_of(_choose_start(words)))
-    if {"-h", "--help"} & set(words):
-        print(format_usage(default, program=program))
-        raise SystemExit(0)
-    words = ["--help" if word == "--help-all" else word for word in words]
+    for asked, formatted in (
+        ({"-h", "--help"}, format_usage),
+        ({"--help-all"}, format_full_usage),
+    ):
+        if asked & set(words):
+            print(formatted(default, program=program))
+            raise SystemExit(0)
     return _parse(flags, words, default=default, program=program)
 
 
@@ -80,6 +90,9 @@ def parse_flags(flags: type[T], arguments: Sequence[str], *, program: str) -> T:
     """
     words = [_normalise(word) for word in arguments]
     _refuse_unknown_and_repeated(words, known=_flag_names(flags))
+    if {"-h", "--help"} & set(words):
+        print(format_own_usage(flags, program=program))
+        raise SystemExit(0)
     return _parse(flags, words, default=None, program=program)
 
 
@@ -88,21 +101,15 @@ def _parse(
 ) -> T:
     import tyro
 
-    _refuse_valued_switches(words, flags)
+    _check_words(words, flags)
     options: dict[str, Any] = {"args": words, "prog": program}
     if default is not None:
         options["default"] = default
-
-    def read() -> T:
-        made: T = tyro.cli(flags, **options)
-        return made
-
-    if {"-h", "--help"} & set(words):
-        return read()
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(printed):
-            return read()
+            made: T = tyro.cli(flags, **options)
+            return made
     except SystemExit:
         raise ConfigError(_one_line(printed.getvalue())) from None
 
@@ -143,16 +150,12 @@ def _normalise(word: str) -> str:
 def _flag_names(flags: type[Any]) -> list[str]:
     names = ["--help"]
     for field, kind in _flag_types(flags).items():
+        if field in positional_fields(flags):
+            continue
         names.append(flag_name(field))
         if kind is bool:
-            names.append(_negated(field))
+            names.append(negated_flag(field))
     return names
-
-
-def _negated(field: str) -> str:
-    """Write the flag that switches a boolean field off."""
-    room, dot, last = field.rpartition(".")
-    return flag_name(f"{room}{dot}no-{last}")
 
 
 def _flag_types(flags: type[Any], prefix: str = "") -> dict[str, Any]:
@@ -186,15 +189,58 @@ def _refuse_unknown_and_repeated(words: Sequence[str], *, known: list[str]) -> N
         seen.add(name)
 
 
-def _refuse_valued_switches(words: Sequence[str], flags: type[Any]) -> None:
+def _check_words(words: Sequence[str], flags: type[Any]) -> None:
+    """Refuse stray words, and flags whose value is missing or of the wrong type."""
+    types = _flag_types(flags)
+    needed = positional_fields(flags)
+    kinds = {flag_name(field): kind for field, kind in types.items()}
+    off = {negated_flag(field): bool for field, kind in types.items() if kind is bool}
+    kinds |= off
+    rest = list(words)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--"):
+            if not needed:
+                word = name + equals + value
+                raise ConfigError(f"{word}: not a flag; write flags as --NAME=VALUE")
+            needed.pop(0)
+        elif kinds[name] is bool:
+            _refuse_valued_switch(name + equals + value, types)
+        else:
+            if not equals and (not rest or rest[0].startswith("--")):
+                raise ConfigError(f"{name}: has no value; write {name}=VALUE")
+            _check_value(name, value if equals else rest.pop(0), kinds[name])
+    if needed:
+        raise ConfigError(f"{needed[0].upper()} is missing; see --help")
+
+
+def _refuse_valued_switch(word: str, types: dict[str, Any]) -> None:
     """Refuse `--dry-run=true`: a switch has two names and no value."""
-    switches = [name for name, kind in _flag_types(flags).items() if kind is bool]
-    for word in words:
-        name, equals, _ = word.partition("=")
-        for switch in switches:
-            on, off = flag_name(switch), _negated(switch)
-            if equals and name in (on, off):
-                raise ConfigError(f"{word}: takes no value; write {on} or {off}")
+    name, equals, _ = word.partition("=")
+    for field in types:
+        on, off = flag_name(field), negated_flag(field)
+        if equals and name in (on, off):
+            raise ConfigError(f"{word}: takes no value; write {on} or {off}")
+
+
+def _check_value(name: str, value: str, hint: Any) -> None:
+    """Refuse a value that is not of the flag's type."""
+    kind = kind_of(hint)
+    if kind is not hint and value == "None":
+        return
+    short = {long: flag for flag, long in SHORT_FLAGS.items()}
+    shown = f"{short.get(name, name)}={value}"
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if value not in choices:
+            near = nearest_hint(value, choices)
+            raise ConfigError(f"{shown}: must be one of {', '.join(choices)}{near}")
+    elif kind in (int, float):
+        try:
+            kind(value)
+        except ValueError:
+            noun = "an integer" if kind is int else "a number"
+            raise ConfigError(f"{shown}: must be {noun}") from None
 
 
 def _value_of(words: Sequence[str], name: str) -> str | None:

@@ -1,12 +1,17 @@
-"""The short help: the flags that people use most, by group, one or two lines each."""
+"""The help of the programs: flags by group, with what they mean and their defaults.
+
+The short help of a run has the flags that people use most, in one or two lines each;
+the full one has every flag and its whole description.
+"""
 
 import ast
 import dataclasses
 import inspect
 import textwrap
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from lostjax.train.config.fields import flag_name, get_field
+from lostjax.train.config.fields import flag_name
 from lostjax.train.config.schema import TrainConfig
 
 COMMON: dict[str, tuple[str, ...]] = {
@@ -38,6 +43,7 @@ SHORT = {
 
 _WIDTH = 88
 _COLUMN = 30
+_NAMES = {int: "N", float: "X", str: "TEXT"}
 
 
 def format_usage(flags: TrainConfig, *, program: str) -> str:
@@ -48,53 +54,138 @@ def format_usage(flags: TrainConfig, *, program: str) -> str:
         program's own and come first.
       program: as it is started.
     """
-    shared = {field.name for field in dataclasses.fields(TrainConfig)}
-    own = [f.name for f in dataclasses.fields(flags) if f.name not in shared]
-    lines = [f"usage: {program} [--FLAG=VALUE ...]"]
-    for paragraph in (inspect.getdoc(type(flags)) or "").split("\n\n"):
-        lines += ["", *_wrap(paragraph, indent=0)]
-    for heading, names in {"this program": tuple(own), **COMMON}.items():
+    lines = _format_head(type(flags), program)
+    for heading, names in {"this program": _own_fields(flags), **COMMON}.items():
         lines += ["", f"{heading}:"]
         for name in names:
-            lines += _format_flag(flags, name)
+            owner, _, field = name.rpartition(".")
+            part = _part(flags, owner)
+            lines += _format_field(type(part), field, part, owner=owner, whole=False)
     lines += ["", "--help-all lists every flag, with its full description."]
     return "\n".join(lines)
 
 
-def _format_flag(flags: TrainConfig, name: str) -> list[str]:
-    owner, _, field = name.rpartition(".")
-    cls = type(get_field(flags, owner)) if owner else type(flags)
-    value = get_field(flags, name)
-    head = f"  {flag_name(SHORT.get(name, name))}{_choices(cls, field)}"
-    text = _first_sentence(_describe_fields(cls)[field])
-    if value not in (None, False, ""):
+def format_full_usage(flags: TrainConfig, *, program: str) -> str:
+    """Write every flag of a program whose flags describe a run.
+
+    Args:
+      flags: the values that would be used.
+      program: as it is started.
+    """
+    own = _own_fields(flags)
+    lines = [*_format_head(type(flags), program), "", "this program:"]
+    for name in own:
+        lines += _format_field(type(flags), name, flags)
+    return "\n".join([*lines, "", "run:", *_format_part(flags, "", without=own)])
+
+
+def format_own_usage(flags: type[Any], *, program: str) -> str:
+    """Write the help of a program with few flags, which describe no run.
+
+    Args:
+      flags: the dataclass of its flags; annotated fields are positional.
+      program: as it is started.
+    """
+    lines = [*_format_head(flags, program), ""]
+    for field in dataclasses.fields(flags):
+        lines += _format_field(flags, field.name, None)
+    return "\n".join(lines)
+
+
+def positional_fields(flags: type[Any]) -> list[str]:
+    """List the fields of a dataclass of flags that are given without a flag."""
+    hints = get_type_hints(flags, include_extras=True)
+    return [name for name, kind in hints.items() if hasattr(kind, "__metadata__")]
+
+
+def kind_of(hint: Any) -> Any:
+    """Return a field's type without `| None`."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType]
+    is_optional = NoneType in get_args(hint)
+    return kinds[0] if is_optional else hint
+
+
+def _own_fields(flags: TrainConfig) -> tuple[str, ...]:
+    shared = {field.name for field in dataclasses.fields(TrainConfig)}
+    names = (field.name for field in dataclasses.fields(flags))
+    return tuple(name for name in names if name not in shared)
+
+
+def _part(flags: object, owner: str) -> Any:
+    for name in filter(None, owner.split(".")):
+        flags = getattr(flags, name)
+    return flags
+
+
+def _format_head(flags: type[Any], program: str) -> list[str]:
+    needed = [name.upper() for name in positional_fields(flags)]
+    lines = ["usage: " + " ".join([program, *needed, "[--FLAG=VALUE ...]"])]
+    for paragraph in (inspect.getdoc(flags) or "").split("\n\n"):
+        lines += ["", *_wrap(paragraph, indent=0)]
+    return lines
+
+
+def _format_part(part: Any, owner: str, *, without: tuple[str, ...] = ()) -> list[str]:
+    """Write a part's own flags, then each part below it under its name."""
+    lines, below = [], []
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if dataclasses.is_dataclass(value):
+            name = f"{owner}.{field.name}".lstrip(".")
+            about = f"{name}: {inspect.getdoc(type(value))}"
+            below += ["", *_wrap(about, indent=0), *_format_part(value, name)]
+        elif field.name not in without:
+            lines += _format_field(type(part), field.name, part, owner=owner)
+    return [*lines, *below]
+
+
+def _format_field(
+    cls: type[Any], field: str, part: object, *, owner: str = "", whole: bool = True
+) -> list[str]:
+    """Write a flag with its description: all of it, or its first clause."""
+    if field in positional_fields(cls):
+        head = f"  {field.upper()}"
+    else:
+        name = f"{owner}.{field}".lstrip(".")
+        kind = kind_of(get_type_hints(cls)[field])
+        head = f"  {flag_name(SHORT.get(name, name))}{_choices(kind)}"
+        if kind is bool and whole:
+            head += f", {negated_flag(name)}"
+    text = _describe_fields(cls)[field]
+    text = text if whole else _first_clause(text)
+    value = getattr(cls if part is None else part, field, None)
+    if value is True:
+        text += " [on]"
+    elif value not in (None, "") and value is not False:
         text += f" [{value}]"
     if len(head) < _COLUMN:
         lines = _wrap(text, indent=_COLUMN)
         return [f"{head:<{_COLUMN}}{lines[0].strip()}", *lines[1:]]
-    return [head, *_wrap(text, indent=_COLUMN)]
+    return [*_wrap(head, indent=2), *_wrap(text, indent=_COLUMN)]
 
 
-def _choices(cls: type[Any], field: str) -> str:
-    kind = get_type_hints(cls)[field]
+def negated_flag(field: str) -> str:
+    """Write the flag that switches a boolean field off."""
+    room, dot, last = field.rpartition(".")
+    return flag_name(f"{room}{dot}no-{last}")
+
+
+def _choices(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return "=" + "|".join(get_args(kind))
     return "" if kind is bool else "=" + _NAMES.get(kind, "TEXT")
 
 
-_NAMES = {int: "N", float: "X"}
-
-
-def _first_sentence(text: str) -> str:
-    """Cut a description at the end of its first clause."""
-    end = min(f"{text} {mark}".index(mark) for mark in (". ", "; ", ": "))
+def _first_clause(text: str) -> str:
+    """Cut a description at its first full stop or semicolon."""
+    end = min(f"{text} {mark}".index(mark) for mark in (". ", "; "))
     return " ".join(text[:end].split()).rstrip(".")
 
 
 def _wrap(text: str, *, indent: int) -> list[str]:
     space = " " * indent
     return textwrap.wrap(
-        text,
+        " ".join(text.split()),
         _WIDTH,
         initial_indent=space,
         subsequent_indent=space,

@@ -160,10 +160,10 @@ def test_a_width_scales_all_that_lies_inside_a_layer():
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("--rates=1e-3,x", "--rates=1e-3,x: 'x' is no positive float"),
-        ("--rates=0.1,1e-1", "--rates=0.1,1e-1: 1e-1 is there twice"),
-        ("--rates=", "--rates: needs one learning rate"),
-        ("--widths=64.5", "--widths=64.5: '64.5' is no positive int"),
+        ("--rates=1e-3,x", "--rates=1e-3,x: 'x' must be a positive number"),
+        ("--rates=0.1,1e-1", "--rates=0.1,1e-1: 1e-1 is given twice"),
+        ("--rates=", "--rates: needs at least one learning rate"),
+        ("--widths=64.5", "--widths=64.5: '64.5' must be a positive integer"),
         ("--widths=33", "width 33: must be a positive multiple"),
         ("--run-dir=x", "--run-dir=x: a sweep's directory is --out"),
         ("--rate=1", "--rate: no such flag; did you mean --rates?"),

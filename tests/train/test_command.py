@@ -45,15 +45,21 @@ def test_a_configuration_file_is_where_values_start(tmp_path):
             "--objective.trajectory-lag_epochs=1",
             "it is called --objective.trajectory.lag-epochs now",
         ),
-        ("--objective.reweight=hard", "'--objective.reweight.name'. Expected one of"),
-        ("--steps=many", "--steps"),
-        ("--model.linear=lots", "'--model.linear'. Expected one of"),
+        (
+            "--objective.reweight=hard",
+            "--objective.reweight=hard: must be one of none, ",
+        ),
+        ("--steps=many", "--steps=many: must be an integer"),
+        ("--steps many", "--steps=many: must be an integer"),
+        ("--optim.b1=half", "--optim.b1=half: must be a number"),
+        ("--model.linear=colla", "sltrain, lost; did you mean cola?"),
         ("--preset=tinny", "did you mean tiny"),
         ("--preset=tiny --config=x", "both say where values start from"),
         ("--config=/no/such.json", "/no/such.json: no such configuration file"),
         ("--resume=/no/such", "not a run's directory"),
-        ("stray", "stray"),
-        ("--steps", "--steps"),
+        ("stray", "stray: not a flag; write flags as --NAME=VALUE"),
+        ("--steps", "--steps: has no value; write --steps=VALUE"),
+        ("--steps --seed=1", "--steps: has no value; write --steps=VALUE"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(words, message, capsys):
@@ -84,10 +90,11 @@ def test_help_fits_a_screen_and_shows_the_chosen_presets_defaults(capsys):
 
 def test_help_all_has_every_flag(capsys):
     said = printed_help("--preset=lost_1b --help-all", capsys)
-    assert "(default: 2048)" in said and "(default: bpe:32000)" in said
+    assert "[2048]" in said and "[bpe:32000]" in said
+    assert max(map(len, said.splitlines())) <= 88
     for name in flat_fields(TrainConfig()):
-        assert flag_name(name).replace(".name", "") in said
-    assert "(default: 0.25)" in said, "density's"
+        assert f"  {flag_name(name).replace('.name', '')}" in said
+    assert "[0.25]" in said, "density's"
 
 
 def test_the_short_help_names_fields_that_exist():

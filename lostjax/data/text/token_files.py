@@ -85,7 +85,10 @@ def open_tokens(path: Path) -> NDArray[np.integer]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{path}: not an array: {first_line(error)}") from error
+        reason = first_line(error)
+        if "pickle" in reason:  # NumPy then recommends to load the file unsafely
+            reason = "it is no .npy file, or one of Python objects"
+        raise DataError(f"{path}: not an array: {reason}") from error
     if not isinstance(tokens, np.ndarray) or tokens.ndim != 1:
         raise DataError(f"{path}: must hold one array with one axis of token ids")
     if not np.issubdtype(tokens.dtype, np.integer):

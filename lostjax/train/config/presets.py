@@ -93,6 +93,7 @@ def get_preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         hint = nearest_hint(name, PRESETS)
         raise ConfigError(
-            f"--preset={name}: no such preset{hint}; there are {', '.join(PRESETS)}"
+            f"--preset={name}: no such preset; the presets are {', '.join(PRESETS)}"
+            f"{hint}"
         )
     return PRESETS[name]

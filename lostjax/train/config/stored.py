@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from lostjax.disk.files import replace_file
-from lostjax.errors import ConfigError
+from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS
 from lostjax.train.config.schema import TrainConfig
 
@@ -70,7 +70,10 @@ def _from_dict(cls: type[Any], values: Any, *, where: str, prefix: str) -> Any:
     hints = get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:
-        raise ConfigError(f"{where}: no field is called {prefix}{_shown(unknown[0])}")
+        hint = nearest_hint(unknown[0][:80], hints, prefix=prefix)
+        raise ConfigError(
+            f"{where}: no field is called {prefix}{_shown(unknown[0])}{hint}"
+        )
     made = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):

@@ -152,7 +152,8 @@ def _check_same_run(directory: Path, config: TrainConfig) -> None:
         )
     raise ConfigError(
         f"{flag}: holds a run of another configuration ({'; '.join(differences)}); "
-        f"resume it with --resume={directory}, or name another directory"
+        f"to resume it, use --resume={directory} without these flags; for a new run, "
+        "name another directory"
     )
 
 
