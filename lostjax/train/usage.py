@@ -151,6 +151,8 @@ def _format_field(
         head = f"  {flag_name(SHORT.get(name, name))}{_choices(kind)}"
         if kind is bool and whole:
             head += f", {negated_flag(name)}"
+        if name in SHORT and whole:
+            head += f", {flag_name(name)}"
     text = _describe_fields(cls)[field]
     text = text if whole else _first_clause(text)
     value = getattr(cls if part is None else part, field, None)
