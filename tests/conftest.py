@@ -1,6 +1,7 @@
 """One process, eight CPU devices, no network: what every test may rely on."""
 
 import functools
+import importlib.util
 import math
 import os
 import re
@@ -11,12 +12,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from jaxlib.version import __version_info__
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: XLA's expensive passes cost three times the time,
-# and its newer code generator for fused loops twice.
+# and its newer code generator for fused loops twice. Later versions, and the compilers
+# of TPUs, end the process for a flag that they do not know.
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+) + (
+    " --xla_cpu_use_fusion_emitters=false"
+    if __version_info__ < (0, 11) and importlib.util.find_spec("libtpu") is None
+    else ""
 )
 # Eight devices wait for each other on this pool; with fewer threads some wait for ever.
 os.environ["NPROC"] = "16"

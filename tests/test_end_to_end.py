@@ -261,7 +261,7 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, message",
     [
-        ([], "Directory of the run"),
+        ([], "RUN is missing; see --help"),
         (["/no/run"], "/no/run: not a run's directory"),
         (["{run}", "--tokens=0"], "n_tokens=0: must be at least 1"),
         (["{run}", "--top-k=999"], "top_k=999: must be 1 to vocab_size=257"),
