@@ -130,6 +130,7 @@ def test_a_stopped_and_resumed_run_is_the_same_run(run, flags, say, tmp_path):
         assert stored_bits(directory, name) == stored_bits(whole, name)
 
 
+@pytest.mark.slow  # tests/reliability/test_killed.py kills a run four times
 def test_a_killed_run_goes_on_from_its_checkpoint(run, flags, say, tmp_path):
     whole, _ = run
     directory = tmp_path / "killed"

@@ -147,6 +147,7 @@ def test_a_run_goes_back_from_its_spikes_and_killed_or_not_ends_the_same(
         assert outcome(killed) == outcome(whole)
 
 
+@pytest.mark.slow  # tests/train/test_rollback.py stops and kills runs at random steps
 def test_a_run_that_is_stopped_goes_back_as_far_as_one_that_is_not(
     words, moments, outcome, tmp_path
 ):

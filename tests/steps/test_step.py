@@ -38,6 +38,11 @@ def smoke(text_file, cache_dir):
     return dataclasses.replace(preset, model=MODEL, data=data, mesh="data:1", steps=20)
 
 
+def also(*values):
+    """A case like one beside it, on which nothing else depends: `make slow` runs it."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def alone(smoke):
     return run_trial(smoke)
@@ -45,7 +50,9 @@ def alone(smoke):
 
 @pytest.mark.newest
 @pytest.mark.parametrize(
-    "mesh", ["data:8", "data:2,fsdp:4", "data:2,fsdp:2,tensor:2", "tensor:2"]
+    "mesh",
+    # All three axes at once, and the one that cuts matrices alone.
+    ["data:2,fsdp:2,tensor:2", "tensor:2", also("data:8"), also("data:2,fsdp:4")],
 )
 def test_every_mesh_computes_what_one_device_does(smoke, alone, mesh):
     trial = run_trial(dataclasses.replace(smoke, mesh=mesh))
@@ -53,7 +60,7 @@ def test_every_mesh_computes_what_one_device_does(smoke, alone, mesh):
     np.testing.assert_allclose(trial.evaluation.loss, alone.evaluation.loss, rtol=1e-5)
 
 
-@pytest.mark.parametrize("subspace", ["rows", "svd"])
+@pytest.mark.parametrize("subspace", ["rows", also("svd")])
 def test_frugal_on_a_mesh_computes_what_it_does_on_one_device(smoke, subspace):
     optim = dataclasses.replace(
         smoke.optim, name="frugal", frugal=FrugalConfig(subspace=subspace, update_gap=3)
@@ -74,7 +81,7 @@ def test_the_loss_falls(alone):
     assert abs(alone.losses[0] - np.log(257)) < 0.2
 
 
-@pytest.mark.parametrize("accumulate", [2, 4])
+@pytest.mark.parametrize("accumulate", [2, also(4)])
 def test_accumulation_equals_the_big_batch(smoke, alone, accumulate):
     trial = run_trial(dataclasses.replace(smoke, accumulate=accumulate))
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
@@ -106,7 +113,7 @@ def test_the_ledger_keeps_one_micro_batch(smoke, monkeypatch):
     assert kept().dense == whole.dense / smoke.batch_size
 
 
-@pytest.mark.parametrize("remat", ["none", "full", "bottleneck"])
+@pytest.mark.parametrize("remat", ["bottleneck", also("full"), also("none")])
 def test_remat_changes_no_loss(smoke, alone, remat):
     model = dataclasses.replace(MODEL, remat=remat)
     trial = run_trial(dataclasses.replace(smoke, model=model))
@@ -116,9 +123,9 @@ def test_remat_changes_no_loss(smoke, alone, remat):
 @pytest.mark.parametrize(
     "mesh, remat",
     [
-        ("data:8", "bottleneck"),
         ("data:2,fsdp:2,tensor:2", "products"),
-        ("data:2,fsdp:4", "none"),
+        also("data:8", "bottleneck"),
+        also("data:2,fsdp:4", "none"),
     ],
 )
 def test_products_by_kernels_change_no_loss_on_any_mesh(smoke, alone, mesh, remat):

@@ -19,8 +19,6 @@ from lostjax.nn import (
     scaled_normal_factors,
 )
 
-pytestmark = pytest.mark.newest
-
 M, N, R = 32, 48, 8
 
 LOST = partial(LowRankSparse, rank=R, delta=0.25, gamma=0.6)
