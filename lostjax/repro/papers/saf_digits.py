@@ -54,7 +54,7 @@ the divergence; of SGD."""
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How much is trained, what is added to the cross entropy, what the model is."""
+    """Size of a run, terms besides cross entropy, and size of the model."""
 
     rows: int = 512
     """Trained on; all others of the 1797 are held out."""
