@@ -29,8 +29,8 @@ from lostjax.optim.splitting.orthonormal import (
     random_orthonormal,
     shorter_side,
 )
+from lostjax.optim.splitting.placement import state_shardings
 from lostjax.optim.splitting.refresh import KEEP, REPROJECT, RESET
-from lostjax.optim.splitting.stacking import stack_layers
 from lostjax.optim.splitting.strata import columns, coordinates, rows
 from lostjax.optim.splitting.subspace import (
     Subspace,
@@ -41,6 +41,7 @@ from lostjax.optim.splitting.subspace import (
     random_order,
 )
 from lostjax.optim.splitting.transform import FrugalState, scale_by_frugal
+from lostjax.optim.stacking import stack_layers
 from lostjax.optim.width_scaling import scale_by_tensor, width_multipliers
 
 __all__ = [
@@ -77,6 +78,7 @@ __all__ = [
     "shorter_side",
     "stack_layers",
     "state_bytes",
+    "state_shardings",
     "track_lagged_params",
     "track_past_params",
     "warmup_cosine_schedule",

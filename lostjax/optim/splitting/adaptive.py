@@ -19,12 +19,13 @@ from typing import Any
 import jax
 import optax
 
+from lostjax.optim.splitting.arguments import check_density
 from lostjax.optim.splitting.matrices import MatricesOrRule
 from lostjax.optim.splitting.parts import split_tree
 from lostjax.optim.splitting.refresh import expire_clock
 from lostjax.optim.splitting.strata import rows
-from lostjax.optim.splitting.subspace import Subspace
-from lostjax.optim.splitting.transform import FrugalState, check_density
+from lostjax.optim.splitting.subspace import Subspace, start_draw
+from lostjax.optim.splitting.transform import FrugalState
 from lostjax.typing import PyTree
 
 
@@ -77,7 +78,8 @@ def active_fraction(
         for i, matrix in group.items():
             # Shapes alone: nothing is allocated, and no SVD runs.
             kept, _ = jax.eval_shape(
-                lambda leaf, m=matrix: m.start(leaf, seed=0), tree.leaves[i]
+                lambda leaf, m=matrix: m.start(leaf, draw=start_draw(0, 0)),
+                tree.leaves[i],
             )
             active += kept.size
     return active / total if total else 0.0
@@ -189,4 +191,5 @@ def _resize(new: Any, old: Any) -> Any:
         count=old.count,
         clocks=tuple(map(expire_clock, clocks)),
         rest=old.rest,
+        nonfinite=old.nonfinite,
     )

@@ -38,15 +38,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lostjax.optim.splitting.subspace import (
-    Basis,
-    Cut,
-    Draw,
-    Subspace,
-    count_kept,
-    shard_batch,
-    unshard_axis,
-)
+from lostjax.optim.splitting.placement import explicit_spec, free_axis, place
+from lostjax.optim.splitting.subspace import Basis, Cut, Draw, Subspace, count_kept
 
 Side = Callable[[int, int], int]
 """`side(M, N) -> axis`, -2 or -1: the side of a matrix to project."""
@@ -86,8 +79,8 @@ def gradient_svd(*, side: Side = shorter_side, stagger: int = 1) -> Subspace:
     def choose(g: jax.Array, rank: int, axis: int, draw: Draw) -> jax.Array:
         del draw
         # LAPACK and cuSOLVER have no SVD for bfloat16 or float16.
-        g = g.astype(jnp.promote_types(g.dtype, jnp.float32))
-        left, _, right = jnp.linalg.svd(_unshard(g), full_matrices=False)
+        g = _gather(g.astype(jnp.promote_types(g.dtype, jnp.float32)))
+        left, _, right = jnp.linalg.svd(g * _headroom(g), full_matrices=False)
         return left[..., :rank] if axis == -2 else right[..., :rank, :]
 
     cut = partial(_cut, choose=choose, side=side)
@@ -110,9 +103,9 @@ def random_orthonormal(*, side: Side = shorter_side) -> Subspace:
     def choose(g: jax.Array, rank: int, axis: int, draw: Draw) -> jax.Array:
         dtype = jnp.promote_types(g.dtype, jnp.float32)
         size = (*g.shape[:-2], g.shape[axis], rank)
-        normal = jax.random.normal(draw.key(), size, dtype)
+        normal = jax.random.normal(draw.leaf_key(), size, dtype)
         # QR of a Gaussian matrix: the spanned subspace is uniformly distributed.
-        basis = shard_batch(jnp.linalg.qr(normal)[0], g)
+        basis = _follow_batch(jnp.linalg.qr(normal)[0], g)
         return basis if axis == -2 else _t(basis)
 
     return Subspace(partial(_cut, choose=choose, side=side))
@@ -131,33 +124,50 @@ def _cut(
     # Rounding errors of a sum of D products grow like sqrt(D).
     tolerance = 4 * shape[axis] ** 0.5
 
-    def widen(g: jax.Array, basis: Basis) -> jax.Array:
-        return unshard_axis(g, g.ndim + axis, parts=1).astype(basis.dtype)
+    def whole(x: jax.Array) -> jax.Array:
+        # The product needs the projected side whole: shard the other side instead.
+        sides = (x.ndim - 2, x.ndim - 1) if is_left else (x.ndim - 1, x.ndim - 2)
+        return free_axis(x, sides[0], parts=1, onto=sides[1:])
 
-    def restrict(g: jax.Array, basis: Basis) -> jax.Array:
-        g = widen(g, basis)
+    def project(g: jax.Array, basis: Basis) -> jax.Array:
         return _dot(_t(basis), g) if is_left else _dot(g, _t(basis))
 
     def expand(kept: jax.Array, basis: Basis) -> jax.Array:
+        kept = whole(kept)
         return _dot(basis, kept) if is_left else _dot(kept, basis)
+
+    def restrict(g: jax.Array, basis: Basis) -> jax.Array:
+        g = whole(g).astype(basis.dtype)
+        scale = _headroom(g)
+        return _saturate(project(g * scale, basis) / scale)
 
     def residual(g: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
         # A square basis spans everything: the residual is rounding alone.
         if is_whole:
             return jnp.zeros_like(g)
         # Subtract in the type of the basis: bfloat16 would round the residual away.
-        wide = widen(g, basis)
-        rest = wide - expand(kept, basis)
+        wide = whole(g).astype(basis.dtype)
+        scale = _headroom(wide)
+        wide = wide * scale
+        rest = wide - expand(kept * scale, basis)
         noise = tolerance * float(np.finfo(wide.dtype).eps) * _norm(wide, axis)
         # Zero rounding errors: the sign of an error would be a full step.
-        return jnp.where(jnp.abs(rest) <= noise, 0, rest).astype(g.dtype)
+        rest = jnp.where(jnp.abs(rest) <= noise, 0, rest)
+        return _saturate(rest / scale).astype(g.dtype)
 
     def carry_squares(kept: jax.Array, old: Basis, new: Basis) -> jax.Array:
         # The variance of a sum of independent coordinates has squared coefficients:
         # second moments transform with the squares of the cosines between the bases.
+        kept = whole(kept)
         if is_left:
             return _dot(jnp.square(_dot(_t(new), old)), kept).astype(kept.dtype)
         return _dot(kept, jnp.square(_dot(old, _t(new)))).astype(kept.dtype)
+
+    def align(new: Basis, old: Basis) -> Basis:
+        # The sign of a singular vector is arbitrary: with KEEP, a flip would turn the
+        # momentum around. The first basis meets zeros.
+        cosine = jnp.sum(new * old, axis, keepdims=True)
+        return jnp.where(cosine < 0, -new, new)
 
     return Cut(
         lambda g, draw: choose(g, rank, axis, draw),
@@ -165,6 +175,7 @@ def _cut(
         expand,
         residual,
         carry_squares,
+        align,
     )
 
 
@@ -187,8 +198,33 @@ def _norm(x: jax.Array, axis: int) -> jax.Array:
     return norm
 
 
-def _unshard(x: jax.Array) -> jax.Array:
+def _headroom(g: jax.Array) -> jax.Array:
+    """Return a power of two by which each matrix is multiplied before a sum of squares.
+
+    It is 1 unless entries are so large that such a sum would overflow.
+    """
+    peak = jnp.max(jnp.abs(g), (-2, -1), keepdims=True)
+    # From float32's 1e38 to 1e18. A power of two rounds nothing.
+    limit = float(np.finfo(g.dtype).max) ** 0.5 / 2**20
+    return jnp.where(peak > limit, 2.0**-84, 1.0).astype(g.dtype)
+
+
+def _saturate(x: jax.Array) -> jax.Array:
+    """Replace what overflowed by the largest number: Adam would make NaN of inf."""
+    largest = float(np.finfo(x.dtype).max)
+    return jnp.clip(x, -largest, largest)
+
+
+def _gather(x: jax.Array) -> jax.Array:
     """Gather both matrix axes, because an SVD needs whole matrices."""
     for axis in (x.ndim - 2, x.ndim - 1):
-        x = unshard_axis(x, axis, parts=1)
+        x = free_axis(x, axis, parts=1)
     return x
+
+
+def _follow_batch(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Shard the batch axes like another array's, on meshes with explicit axes."""
+    spec = explicit_spec(like)
+    if spec is None or all(names is None for names in spec[:-2]):
+        return x
+    return place(x, jax.P(*spec[:-2], None, None))

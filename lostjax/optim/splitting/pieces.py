@@ -12,9 +12,40 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lostjax.optim.splitting.refresh import Carries, Tick
+from lostjax.optim.splitting.placement import (
+    Spec,
+    explicit_spec,
+    fit_spec,
+    make_zeros,
+    place,
+    zero_of,
+)
+from lostjax.optim.splitting.refresh import Carries
 from lostjax.optim.splitting.subspace import Basis, Cut, Draw, Subspace
-from lostjax.optim.splitting.views import MatrixView, place_like
+from lostjax.optim.splitting.views import MatrixView
+
+
+class Layout(NamedTuple):
+    """Shapes and, on meshes with explicit axes, shardings of a matrix's parts."""
+
+    view: MatrixView
+    leaf: Spec | None
+    """Spec of the leaf, which its state follows."""
+    part: Spec | None
+    """Spec of the kept part while it is cut or expanded."""
+
+    def to_state(self, part: jax.Array) -> jax.Array:
+        """Convert a kept part (*batch, m, n) to the axes and the sharding of state."""
+        x = self.view.to_state(part)
+        if self.leaf is None:
+            return x
+        # The mesh of the part: `place` needs sizes only if the leaf is sharded.
+        sizes = jax.typeof(part).sharding.mesh.shape
+        return place(x, fit_spec(self.leaf, x.shape, sizes))
+
+    def from_state(self, x: jax.Array) -> jax.Array:
+        """Undo `to_state`."""
+        return place(self.view.from_state(x), self.part)
 
 
 class Piece(NamedTuple):
@@ -25,7 +56,11 @@ class Piece(NamedTuple):
     rest: jax.Array
     """The part without state, in the shape of the leaf."""
     basis: Basis
-    """Basis of the subspace; with the rank of the leaf if it is stored."""
+    """Basis of the subspace, as the cut uses it."""
+    saved: Basis
+    """Basis as state, with the rank of the leaf; () if it is not stored."""
+    layout: Layout
+    """Conversion of kept parts to and from state."""
     carries: Carries
     """Functions that move moments from the previous subspace to this one."""
 
@@ -40,30 +75,39 @@ class Matrix(NamedTuple):
     stored: bool
     """Whether its basis is part of the state."""
 
-    def start(self, leaf: Any, *, seed: Any) -> tuple[jax.Array, Basis]:
+    def start(self, leaf: Any, *, draw: Draw) -> tuple[jax.Array, Basis]:
         """Build zeros in the shape of the kept part and, if stored, of the basis."""
-        zeros = self.view.to_matrices(jnp.zeros_like(leaf))
-        draw = Draw(seed, self.number, 0)
+        view = self.view
+        like = jax.ShapeDtypeStruct(view.matrix_shape, leaf.dtype)
         # Only shapes are needed: init must not compute an SVD.
-        shapes = jax.eval_shape(lambda g: self.cut.choose(g, draw), zeros)
-        basis = jax.tree.map(
-            # eval_shape keeps the sharding of explicit meshes; plain zeros would lose
-            # it.
-            lambda x: jnp.zeros(x.shape, x.dtype, out_sharding=x.sharding),
-            shapes,
+        shapes = jax.eval_shape(lambda g: self.cut.choose(g, self._draw(draw)), like)
+        empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        part = jax.eval_shape(
+            lambda g: view.to_state(self.cut.restrict(g, empty)), like
         )
-        # Restrict real zeros instead of building a shape, so that sharding carries
-        # over.
-        kept = jnp.zeros_like(self.view.to_state(self.cut.restrict(zeros, basis)))
-        return kept, self.view.to_state(basis) if self.stored else ()
+        kept = make_zeros(leaf, part.shape, part.dtype)
+        if kept is None:
+            zeros = zero_of(leaf)
+            kept = view.to_state(self.cut.restrict(view.to_matrices(zeros), empty))
+        if not self.stored:
+            return kept, ()
+        shape = jax.eval_shape(view.to_state, shapes).shape
+        basis = make_zeros(leaf, shape, shapes.dtype)
+        if basis is None:
+            basis = jax.lax.slice(zero_of(leaf), (0,) * len(shape), shape)
+            basis = basis.astype(shapes.dtype)
+        return kept, basis
 
-    def split(self, grad: Any, *, seed: Any, tick: Tick, old: Basis) -> Piece:
+    def split(
+        self, grad: Any, *, draw: Draw, before: Draw, due: jax.Array, old: Basis
+    ) -> Piece:
         """Cut a gradient with the subspace of this update.
 
         Args:
           grad: gradient in the shape of the leaf.
-          seed: seed of random choices.
-          tick: tick of the leaf's group.
+          draw: inputs of the present choice.
+          before: inputs of the choice before the last refresh.
+          due: whether the subspace is redrawn at this update.
           old: the basis stored so far, if the basis is stored.
 
         Returns:
@@ -71,53 +115,59 @@ class Matrix(NamedTuple):
         """
         cut, view = self.cut, self.view
         g = view.to_matrices(grad)
+        # A basis is multiplied with whole matrices: only its batch axes are sharded.
+        batch = [*(explicit_spec(g) or ())][: g.ndim - 2]
+        at = Layout(view, explicit_spec(grad), jax.P(*batch) if any(batch) else None)
 
-        def choose(refresh: jax.Array) -> Basis:
-            return cut.choose(g, Draw(seed, self.number, refresh))
+        def choose(draw: Draw) -> Basis:
+            return cut.choose(g, self._draw(draw))
 
         def choose_stored() -> jax.Array:
-            return view.to_state(choose(tick.refresh))
+            new = cut.align(choose(draw), at.from_state(old))
+            return at.to_state(new)
 
         if self.stored:
             # cond, not where: the SVD must run only when a refresh is due.
-            saved = jax.lax.cond(tick.due, choose_stored, lambda: old)
-            basis = view.from_state(saved)
+            saved = jax.lax.cond(due, choose_stored, lambda: old)
+            basis = at.from_state(saved)
         else:
-            saved = basis = choose(tick.refresh)
+            saved, basis = (), choose(draw)
 
         def choose_old() -> Basis:
             # A choice that is not stored is recomputed from its index: it costs no
             # memory.
-            return view.from_state(old) if self.stored else choose(tick.before)
-
-        def carry_moments(moments: jax.Array) -> jax.Array:
-            full = cut.expand(view.from_state(moments), choose_old())
-            return view.to_state(cut.restrict(full, basis))
-
-        def carry_squares(squares: jax.Array) -> jax.Array:
-            part = view.from_state(squares)
-            return view.to_state(cut.carry_squares(part, choose_old(), basis))
+            return at.from_state(old) if self.stored else choose(before)
 
         part = cut.restrict(g, basis)
-        kept = view.to_state(part)
+        layout = at._replace(part=explicit_spec(part))
+
+        def carry_moments(moments: jax.Array) -> jax.Array:
+            full = cut.expand(layout.from_state(moments), choose_old())
+            return layout.to_state(cut.restrict(full, basis))
+
+        def carry_squares(squares: jax.Array) -> jax.Array:
+            moved = cut.carry_squares(layout.from_state(squares), choose_old(), basis)
+            return layout.to_state(moved)
+
+        kept = layout.to_state(part)
         # Reshapes of merged axes may drop the sharding of the gradient: restore it.
-        rest = place_like(view.from_matrices(cut.residual(g, part, basis)), grad)
+        rest = place(view.from_matrices(cut.residual(g, part, basis)), layout.leaf)
         carries = Carries(kept.shape, carry_moments, carry_squares)
-        return Piece(kept, rest, saved, carries)
+        return Piece(kept, rest, basis, saved, layout, carries)
 
     def restrict(self, leaf: jax.Array, piece: Piece) -> jax.Array:
         """Cut an array of the leaf's shape to the part that a piece keeps."""
         whole = self.view.to_matrices(leaf)
-        return self.view.to_state(self.cut.restrict(whole, self._basis(piece)))
+        return piece.layout.to_state(self.cut.restrict(whole, piece.basis))
 
     def expand(self, kept: jax.Array, piece: Piece) -> jax.Array:
         """Expand a kept part to the leaf's shape and type, with zeros elsewhere."""
-        full = self.cut.expand(self.view.from_state(kept), self._basis(piece))
+        full = self.cut.expand(piece.layout.from_state(kept), piece.basis)
         back = self.view.from_matrices(full).astype(piece.rest.dtype)
-        return place_like(back, piece.rest)
+        return place(back, piece.layout.leaf)
 
-    def _basis(self, piece: Piece) -> Basis:
-        return self.view.from_state(piece.basis) if self.stored else piece.basis
+    def _draw(self, draw: Draw) -> Draw:
+        return draw._replace(leaf=self.number)
 
 
 def choose_cut(subspace: Subspace, shape: Sequence[int], density: float) -> Cut:

@@ -51,11 +51,14 @@ class Tick(NamedTuple):
 
 def start_clocks(gap: Scalar, n_groups: int) -> tuple[Clock, ...]:
     """Build one clock per group, with offsets spread evenly over the gap."""
-    zero = jnp.zeros((), jnp.int32)
     return tuple(
-        # Multiply before dividing: gap // n_groups alone is 0 if there are more groups
-        # than steps.
-        Clock(jnp.asarray(group * gap // n_groups, jnp.int32), zero)
+        Clock(
+            # Multiply before dividing: gap // n_groups alone is 0 if there are more
+            # groups than steps.
+            jnp.asarray(group * gap // n_groups, jnp.int32),
+            # Not shared between clocks: a buffer can be donated only once.
+            jnp.zeros((), jnp.int32),
+        )
         for group in range(n_groups)
     )
 

@@ -1,42 +1,55 @@
-"""Stratified subspaces: of every few columns, rows or entries, one is kept.
+"""Stratified subspaces: of every few rows, columns or entries, one is kept.
 
-An axis of size n, of which k = round(density n) entries are kept, is divided into runs
-of neighbours, and the runs into strata whose numbers of runs differ by at most one.
-Each stratum keeps one run or, if k > n/2, omits one; this run is drawn anew at every
-refresh. All entries in strata of the same length are kept equally often. Between the
-two lengths the frequencies differ: 1/l against 1/(l + 1) if one run is kept. Runs are
-as long as the lanes of a TPU if the axis is long enough; this is safe because the
-entries of a matrix axis have no meaningful order. The runs of `coordinates` have length
-1.
+An axis of n entries, of which k = round(density n) are kept, is divided into S equal
+parts of n/S neighbours, and each part into strata whose lengths differ by at most one.
+Each stratum keeps one entry or, if k > n/2, omits one; this entry is drawn anew at
+every refresh. All entries in strata of the same length are kept equally often. Between
+the two lengths the frequencies differ: 1/l against 1/(l + 1) if one entry is kept.
 
-In contrast to a random permutation, strata need no sort, preserve the order of entries,
-and restore them with masks instead of a scatter. The whole computation fuses into the
-optimiser's pass over the gradient and, on a sharded axis, stays on the device that
-holds the stratum.
+    S = the largest power of two that divides n and k, as long as the kept entries of a
+        part fill the vectors of the hardware (`Lanes`); at least 8 if 8 divides both
+
+The parts keep k/S entries each, and lie one after the other in the state. So on any
+number of shards that divides S, a shard's strata and their state are on one device,
+and the choice does not depend on the number of shards. For other numbers the state is
+still sharded (`optim.splitting.placement`), but its entries travel.
+
+A stratum does not consist of neighbours but of entries at a stride,
+
+    part (length, strata): entry j of stratum r is at j strata + r
+
+so all strata of a part are selected by the same vector operations. In contrast to a
+random permutation, strata need no sort, and masks restore them instead of a scatter:
+the whole computation fuses into the optimiser's pass over the gradient.
 
 FRUGAL (Zmushko et al., 2024, arXiv:2411.07837) draws permutations.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lostjax.optim.splitting.subspace import (
-    Cut,
-    Draw,
-    Subspace,
-    count_kept,
-    unshard_axis,
-)
+from lostjax.optim.splitting.placement import free_axis, place_like
+from lostjax.optim.splitting.subspace import Cut, Draw, Subspace, count_kept
 
 Drawn = tuple[jax.Array, ...]
-"""For each segment, the drawn run's index in its stratum, (.., strata, 1, 1, ..)."""
+"""For each segment, the drawn entry's index in its stratum, (.., S, 1, strata, ..)."""
 
-MIN_RUN = 128
-"""Minimum length of a run if the axis is long enough: the lanes of a TPU. Runs of 16
-take twice the time on a CPU."""
+SUBLANES = 8
+"""Rows of a tile of a TPU: fewer kept rows in a part would change the tiling."""
+
+LANES = 128
+"""Columns of a tile of a TPU, and of several vectors of a CPU."""
+
+SHARDS = 8
+"""Number of parts below which vectors are not made longer."""
+
+MAX_CHAIN = 8
+"""Longest strata whose kept entries are selected by a chain of comparisons, which the
+compiler fuses with the optimiser; a reduction would be a pass of its own."""
 
 
 def columns() -> Subspace:
@@ -48,7 +61,7 @@ def columns() -> Subspace:
     Returns:
       The subspace, with k = max(1, round(density N)).
     """
-    return Subspace(partial(_cut, axis=-1, shared=True))
+    return Subspace(partial(_cut, axis=-1, lanes=LANES, shared=True))
 
 
 def rows() -> Subspace:
@@ -59,35 +72,32 @@ def rows() -> Subspace:
     Returns:
       The subspace, with k = max(1, round(density M)).
     """
-    return Subspace(partial(_cut, axis=-2, shared=True))
+    return Subspace(partial(_cut, axis=-2, lanes=SUBLANES, shared=True))
 
 
 def coordinates() -> Subspace:
-    """Build a subspace of random entries, k in each row of each (M, N) matrix.
+    """Build a subspace of random entries, k in each column of each (M, N) matrix.
 
-    The moments have shape (M, k). Each step draws M k random numbers, `columns` only k.
+    The moments have shape (k, N). Each step draws k N random numbers, `rows` only k.
 
     Returns:
-      The subspace, with k = max(1, round(density N)).
+      The subspace, with k = max(1, round(density M)).
     """
-    return Subspace(partial(_cut, axis=-1, shared=False))
+    return Subspace(partial(_cut, axis=-2, lanes=SUBLANES, shared=False))
 
 
 class _Segment(NamedTuple):
-    """Adjacent strata of equal length."""
+    """The strata of equal length in a part."""
 
     start: int
     n_strata: int
     length: int
-    """Number of runs per stratum."""
-    run: int
-    """Number of entries per run."""
     n_kept: int
-    """Runs that a stratum keeps: 1 (the drawn one) or length - 1 (all others)."""
+    """Entries that a stratum keeps: 1 (the drawn one) or length - 1 (all others)."""
 
     @property
     def stop(self) -> int:
-        return self.start + self.n_strata * self.length * self.run
+        return self.start + self.n_strata * self.length
 
 
 class _Strata(NamedTuple):
@@ -96,30 +106,28 @@ class _Strata(NamedTuple):
     shape: tuple[int, ...]
     axis: int
     """Index of the axis, counted from the front."""
+    n_parts: int
     segments: tuple[_Segment, ...]
     """One segment, or two if the strata have two lengths."""
     shared: bool
     """Whether one choice holds for all entries of the matrix's other axis."""
 
     def draw(self, g: jax.Array, draw: Draw) -> Drawn:
-        """Draw one run of every stratum."""
+        """Draw one entry of every stratum."""
         del g
-        shape = list(self.shape)
+        n_strata = sum(segment.n_strata for segment in self.segments)
+        lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
         if self.shared:
             # One draw for the whole matrix: both of its axes broadcast.
-            shape[-2:] = 1, 1
-        shape[self.axis] = sum(segment.n_strata for segment in self.segments)
-        # Raw bits: randint draws twice as many to remove a bias that does not matter
-        # here.
-        bits = jax.random.bits(draw.key(), shape, "uint32")
+            lead = lead[:-1] + (1,) if not trail else lead
+            trail = (1,) * len(trail)
+        bits = draw.bits((*lead, self.n_parts, n_strata, *trail))
         drawn, start = [], 0
         for segment in self.segments:
-            part = jax.lax.slice_in_dim(
-                bits, start, start + segment.n_strata, axis=self.axis
-            )
+            part = self._slice(bits, start, start + segment.n_strata)
             # The bias of the remainder is below length / 2^32.
             places = (part % segment.length).astype(jnp.int32)
-            drawn.append(jnp.expand_dims(places, (self.axis + 1, self.axis + 2)))
+            drawn.append(jnp.expand_dims(places, self.axis + 1))
             start += segment.n_strata
         return tuple(drawn)
 
@@ -127,34 +135,33 @@ class _Strata(NamedTuple):
         """Concatenate the kept entries."""
         parts = []
         for segment, place, x in zip(self.segments, drawn, self._split(g), strict=True):
+            place = place_like(place, x)
             if segment.n_kept == 1:
-                # One run per stratum: a gather whose indices stay within the shard's
-                # own strata.
-                x = jnp.take_along_axis(x, place, self.axis + 1)
+                kept = self._select(x, place)
             else:
-                # All but one: a shift by one after the omitted run, instead of a
-                # gather.
+                # All but one: a shift by one after the omitted entry.
                 is_before = self._places(segment.n_kept) < place
-                x = jnp.where(is_before, self._slice(x, 0, -1), self._slice(x, 1, None))
-            parts.append(x)
+                kept = jnp.where(is_before, self._slice(x, 0, -1), self._slice(x, 1))
+            parts.append(kept)
         return self._join(parts)
 
     def expand(self, kept: jax.Array, drawn: Drawn) -> jax.Array:
         """Put the kept entries back in place, with zeros elsewhere."""
+        x = self._view(kept)
         parts, start = [], 0
         for segment, place in zip(self.segments, drawn, strict=True):
-            size = segment.n_strata * segment.n_kept * segment.run
-            x = jax.lax.slice_in_dim(kept, start, start + size, axis=self.axis)
-            x = self._stack(x, segment._replace(length=segment.n_kept))
-            places = self._places(segment.length)
+            stop = start + segment.n_strata * segment.n_kept
+            part = self._rows(self._slice(x, start, stop), segment.n_kept)
+            places, place = self._places(segment.length), place_like(place, part)
             if segment.n_kept == 1:
-                x = jnp.where(places == place, x, 0)
+                part = jnp.where(places == place, part, 0)
             else:
-                # Shift the entries after the omitted run by one, then zero that run.
-                x = jnp.where(places < place, self._pad(x, 0, 1), self._pad(x, 1, 0))
-                x = jnp.where(places == place, 0, x)
-            parts.append(x)
-            start += size
+                # Shift the entries after the omitted one, then zero that one.
+                before, behind = self._pad(part, 0, 1), self._pad(part, 1, 0)
+                part = jnp.where(places < place, before, behind)
+                part = jnp.where(places == place, 0, part)
+            parts.append(part)
+            start = stop
         return self._join(parts)
 
     def residual(self, g: jax.Array, kept: jax.Array, drawn: Drawn) -> jax.Array:
@@ -162,42 +169,61 @@ class _Strata(NamedTuple):
         del kept
         parts = []
         for segment, place, x in zip(self.segments, drawn, self._split(g), strict=True):
-            is_drawn = self._places(segment.length) == place
+            is_drawn = self._places(segment.length) == place_like(place, x)
             is_kept = is_drawn if segment.n_kept == 1 else ~is_drawn
             # Select zeros instead of subtracting the kept part: exact, and no rounding.
             parts.append(jnp.where(is_kept, 0, x))
         return self._join(parts)
 
-    def _split(self, x: jax.Array) -> list[jax.Array]:
-        """Reshape to runs by segment: (.., n, ..) -> (.., strata, length, run, ..)."""
-        is_one = len(self.segments) == 1
-        # Strata that align with the shards need no communication.
-        parts = self.segments[0].n_strata if is_one else 1
-        x = unshard_axis(x, self.axis, parts=parts)
-        return [
-            self._stack(
-                jax.lax.slice_in_dim(x, part.start, part.stop, axis=self.axis), part
+    def _select(self, x: jax.Array, place: jax.Array) -> jax.Array:
+        """Select one entry of each stratum: (.., length, strata, ..) -> (.., 1, ..)."""
+        length = x.shape[self.axis + 1]
+        if length > MAX_CHAIN:
+            here = self._places(length) == place
+            kept: jax.Array = jnp.sum(
+                jnp.where(here, x, 0), self.axis + 1, keepdims=True, dtype=x.dtype
             )
+            return kept
+        kept = self._slice(x, length - 1)
+        for j in range(length - 1):
+            kept = jnp.where(place == j, self._slice(x, j, j + 1), kept)
+        return kept
+
+    def _split(self, x: jax.Array) -> list[jax.Array]:
+        """Reshape by segment: (.., n, ..) -> (.., S, length, strata, ..)."""
+        x = self._view(x)
+        return [
+            self._rows(self._slice(x, part.start, part.stop), part.length)
             for part in self.segments
         ]
 
     def _join(self, parts: list[jax.Array]) -> jax.Array:
-        """Undo `_split`, for whole strata or for their kept parts."""
+        """Undo `_split`, for whole strata or for their kept entries."""
         lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
-        flat = [part.reshape(*lead, -1, *trail) for part in parts]
+        flat = [part.reshape(*lead, self.n_parts, -1, *trail) for part in parts]
         # A concatenation copies; a single segment needs none.
-        return flat[0] if len(flat) == 1 else jnp.concatenate(flat, self.axis)
+        x = flat[0] if len(flat) == 1 else jnp.concatenate(flat, self.axis + 1)
+        return x.reshape(*lead, -1, *trail)
 
-    def _stack(self, x: jax.Array, segment: _Segment) -> jax.Array:
+    def _view(self, x: jax.Array) -> jax.Array:
+        """Divide the axis in parts: (.., n, ..) -> (.., S, n/S, ..)."""
+        others = [a for a in reversed(range(x.ndim)) if a != self.axis]
+        # Shards that hold whole parts need no communication.
+        x = free_axis(x, self.axis, parts=self.n_parts, onto=others)
         lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
-        return x.reshape(*lead, segment.n_strata, segment.length, segment.run, *trail)
+        return x.reshape(*lead, self.n_parts, -1, *trail)
+
+    def _rows(self, x: jax.Array, length: int) -> jax.Array:
+        """Divide a segment: (.., S, m, ..) -> (.., S, length, m/length, ..)."""
+        at = self.axis + 1
+        return x.reshape(*x.shape[:at], length, -1, *x.shape[at + 1 :])
 
     def _places(self, length: int) -> jax.Array:
-        """Number the runs of a stratum along their axis."""
+        """Number the entries of a stratum along their axis."""
         n_after = len(self.shape) - self.axis
         return jnp.arange(length).reshape(-1, *(1,) * n_after)
 
-    def _slice(self, x: jax.Array, start: int, stop: int | None) -> jax.Array:
+    def _slice(self, x: jax.Array, start: int, stop: int | None = None) -> jax.Array:
         return jax.lax.slice_in_dim(x, start, stop, axis=self.axis + 1)
 
     def _pad(self, x: jax.Array, before: int, behind: int) -> jax.Array:
@@ -206,8 +232,10 @@ class _Strata(NamedTuple):
         return jnp.pad(x, widths)
 
 
-def _cut(shape: tuple[int, ...], density: float, *, axis: int, shared: bool) -> Cut:
-    strata = _divide(shape, density, axis=axis + len(shape), shared=shared)
+def _cut(
+    shape: tuple[int, ...], density: float, *, axis: int, lanes: int, shared: bool
+) -> Cut:
+    strata = _divide(shape, density, axis=axis + len(shape), lanes=lanes, shared=shared)
 
     def carry(kept: jax.Array, old: Drawn, new: Drawn) -> jax.Array:
         return strata.restrict(strata.expand(kept, old), new)
@@ -216,29 +244,41 @@ def _cut(shape: tuple[int, ...], density: float, *, axis: int, shared: bool) -> 
 
 
 def _divide(
-    shape: tuple[int, ...], density: float, *, axis: int, shared: bool
+    shape: tuple[int, ...], density: float, *, axis: int, lanes: int, shared: bool
 ) -> _Strata:
-    size = shape[axis]
-    n_kept = count_kept(size, density)
-    # At most half kept: draw what is kept; else draw what is omitted. n_kept == size
-    # keeps one run of length 1 per stratum, which is everything.
-    keeps_one = n_kept <= size - n_kept or n_kept == size
-    n_drawn = n_kept if keeps_one else size - n_kept
-    # n_long strata have one run more, so that all n entries are covered.
+    others = shape[:axis] + shape[axis + 1 :]
+    n_kept = _round_up(count_kept(shape[axis], density), shape[axis], others)
+    n_parts = _count_parts(shape[axis], n_kept, lanes)
+    size, kept = shape[axis] // n_parts, n_kept // n_parts
+    # At most half kept: draw the kept entries; else the omitted ones. kept == size has
+    # strata of one entry, which is everything.
+    keeps_one = kept <= size - kept or kept == size
+    n_drawn = kept if keeps_one else size - kept
+    # n_long strata have one entry more, so that the whole part is covered.
     length, n_long = divmod(size, n_drawn)
     segments, start = [], 0
-    for drawn, runs in ((n_drawn - n_long, length), (n_long, length + 1)):
-        if drawn:
-            n_strata = _count_strata(drawn) if shared else drawn
-            kept = 1 if keeps_one else runs - 1
-            segments.append(_Segment(start, n_strata, runs, drawn // n_strata, kept))
+    for n_strata, entries in ((n_drawn - n_long, length), (n_long, length + 1)):
+        if n_strata:
+            each = 1 if keeps_one else entries - 1
+            segments.append(_Segment(start, n_strata, entries, each))
             start = segments[-1].stop
-    return _Strata(shape, axis, tuple(segments), shared)
+    return _Strata(shape, axis, n_parts, tuple(segments), shared)
 
 
-def _count_strata(n_drawn: int) -> int:
-    """Return the largest power of two that divides n_drawn into runs >= MIN_RUN."""
-    n_strata = 1
-    while n_drawn % (2 * n_strata) == 0 and n_drawn // (2 * n_strata) >= MIN_RUN:
-        n_strata *= 2
-    return n_strata
+def _count_parts(size: int, n_kept: int, lanes: int) -> int:
+    both = math.gcd(size, n_kept)
+    n_parts = both & -both  # the largest power of two that divides both
+    while n_parts > SHARDS and n_kept // n_parts < lanes:
+        n_parts //= 2
+    return n_parts
+
+
+def _round_up(n_kept: int, size: int, others: tuple[int, ...]) -> int:
+    """Round up to a multiple of up to 8 if no axis could be divided by 8 devices.
+
+    Not below 64 kept entries, of which it would be more than an eighth.
+    """
+    parts = math.gcd(size, SHARDS)
+    if n_kept < SHARDS**2 or any(other % parts == 0 for other in others):
+        return n_kept
+    return -(-n_kept // parts) * parts

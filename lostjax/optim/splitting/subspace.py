@@ -28,7 +28,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from lostjax.optim.splitting.placement import free_axis
 from lostjax.typing import Array, Int, Key, Scalar
 
 Basis = Any
@@ -41,19 +43,37 @@ Order = Callable[..., jax.Array]
 class Draw(NamedTuple):
     """The inputs of a random choice."""
 
-    seed: Scalar
-    leaf: int
-    """A hash of the leaf's path."""
+    key: Key
+    """Key of the seed and the refresh, the same for all leaves."""
+    words: jax.Array
+    """Two random words of that key, uint32 (2,)."""
     refresh: jax.Array | int
     """Number of earlier refreshes."""
+    leaf: int = 0
+    """A hash of the leaf's path."""
 
-    def key(self, *, per_leaf: bool = True) -> Key:
-        """Build the key of this refresh: one per leaf, or one for the whole tree."""
-        # Name the generator: the choice must not depend on the process's default one.
-        key = jax.random.fold_in(
-            jax.random.key(self.seed, impl="threefry2x32"), self.refresh
+    def leaf_key(self) -> Key:
+        """Return a key that differs between leaves."""
+        return jax.random.fold_in(self.key, self.leaf)
+
+    def bits(self, shape: tuple[int, ...]) -> jax.Array:
+        """Draw random words by hashing their index, the leaf and the key; uint32.
+
+        `jax.random.bits` is a program of 300 operations for each leaf of a tree, and
+        stores the words of `coordinates`; these few fuse with what reads them.
+        """
+        start = _hash(
+            _hash(jnp.asarray(self.leaf, jnp.uint32) ^ self.words[0]) ^ self.words[1]
         )
-        return jax.random.fold_in(key, self.leaf) if per_leaf else key
+        index = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+        return _hash(_hash(index ^ start) + self.words[1])
+
+
+def start_draw(seed: Scalar, refresh: jax.Array | int) -> Draw:
+    """Build the inputs of all choices of a refresh; set the leaf with `_replace`."""
+    # Name the generator: the choice must not depend on the process's default one.
+    key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), refresh)
+    return Draw(key, jax.random.key_data(key), refresh)
 
 
 class Cut(NamedTuple):
@@ -70,6 +90,8 @@ class Cut(NamedTuple):
     carry_squares: Callable[[jax.Array, Basis, Basis], jax.Array]
     """(second moments in the old basis, old, new) -> second moments in the new basis.
     """
+    align: Callable[[Basis, Basis], Basis] = lambda new, old: new
+    """(new stored basis, old one) -> the new one with the signs of the old one."""
 
 
 class Subspace(NamedTuple):
@@ -155,23 +177,26 @@ def _cut_layers(shape: tuple[int, ...], density: float, *, order: Order) -> Cut:
 
     def choose(g: jax.Array, draw: Draw) -> tuple[jax.Array, jax.Array, jax.Array]:
         del g
-        key = draw.key(per_leaf=False)
-        chosen = order(key, refresh=draw.refresh, n_layers=n_layers, n_active=n_active)
+        chosen = order(
+            draw.key, refresh=draw.refresh, n_layers=n_layers, n_active=n_active
+        )
         # A mask of L booleans: small enough to scatter.
         active = jnp.zeros(n_layers, bool).at[chosen].set(True)
         # Kept layers are stored in ascending order: layer l has slot rank(l).
         return jnp.sort(chosen), jnp.cumsum(active) - 1, active
 
+    def whole_layers(x: jax.Array) -> jax.Array:
+        # The chosen layers may be on other shards: shard the matrices instead.
+        return free_axis(x, 0, parts=1, onto=range(x.ndim - 1, 0, -1))
+
     def restrict(g: jax.Array, basis: Basis) -> jax.Array:
         layers, _, _ = basis
-        # The chosen layers may be on other shards: gather the layer axis first.
-        g = unshard_axis(g, 0, parts=1)
-        return jnp.take(g, layers, axis=0, mode="clip")
+        return jnp.take(whole_layers(g), layers, axis=0, mode="clip")
 
     def expand(kept: jax.Array, basis: Basis) -> jax.Array:
         _, slots, active = basis
         # A gather and a mask instead of a scatter: they fuse with what follows.
-        spread = jnp.take(kept, slots, axis=0, mode="clip")
+        spread = jnp.take(whole_layers(kept), slots, axis=0, mode="clip")
         return jnp.where(active.reshape(flat), spread, 0)
 
     def residual(g: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
@@ -185,32 +210,8 @@ def _cut_layers(shape: tuple[int, ...], density: float, *, order: Order) -> Cut:
     return Cut(choose, restrict, expand, residual, carry)
 
 
-def unshard_axis(x: jax.Array, axis: int, *, parts: int) -> jax.Array:
-    """Gather an axis whose explicit sharding does not divide its parts evenly.
-
-    Only meshes with explicit axes expose the sharding of a traced array. On other
-    meshes the compiler places the data, and this function returns its input.
-    """
-    sharding = jax.typeof(x).sharding
-    spec = sharding.spec
-    names = spec[axis] if axis < len(spec) else None
-    if names is None:
-        return x
-    sizes = sharding.mesh.shape
-    n_shards = math.prod(
-        sizes[n] for n in ((names,) if isinstance(names, str) else names)
-    )
-    if parts % n_shards == 0:
-        return x
-    whole = jax.P(*spec[:axis], None, *spec[axis + 1 :])
-    moved: jax.Array = jax.sharding.reshard(x, whole)
-    return moved
-
-
-def shard_batch(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Shard the batch axes like another array's, on meshes with explicit axes."""
-    spec = jax.typeof(like).sharding.spec
-    if all(names is None for names in spec[:-2]):
-        return x
-    moved: jax.Array = jax.sharding.reshard(x, jax.P(*spec[:-2], None, None))
-    return moved
+def _hash(x: jax.Array) -> jax.Array:
+    """Mix 32 bits: Chris Wellons's `lowbias32`, a bijection with little bias."""
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)

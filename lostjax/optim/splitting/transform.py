@@ -37,12 +37,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from lostjax.optim.splitting.arguments import (
+    check_density,
+    check_gap,
+    check_rule,
+    check_rule_or_tree,
+    check_scale,
+    check_subspace,
+    check_transformation,
+)
 from lostjax.optim.splitting.matrices import MatricesOrRule
+from lostjax.optim.splitting.nonfinite import count_nonfinite, zero_nonfinite
 from lostjax.optim.splitting.parts import SplitTree, split_tree
 from lostjax.optim.splitting.pieces import Piece
+from lostjax.optim.splitting.placement import follow_params
 from lostjax.optim.splitting.refresh import (
     RESET,
     Clock,
@@ -53,7 +63,7 @@ from lostjax.optim.splitting.refresh import (
     start_clocks,
 )
 from lostjax.optim.splitting.strata import rows
-from lostjax.optim.splitting.subspace import Subspace
+from lostjax.optim.splitting.subspace import Subspace, start_draw
 from lostjax.typing import PyTree, Scalar
 
 
@@ -70,6 +80,9 @@ class FrugalState(NamedTuple):
     """State of `state_full` for the arrays that are not split."""
     basis: PyTree
     """Bases of a stored subspace (`gradient_svd`); () for other subspaces."""
+    nonfinite: jax.Array
+    """Number of gradient entries that were not finite and counted as 0, so far, int32;
+    stays at the largest int32."""
 
 
 def scale_by_frugal(
@@ -112,35 +125,29 @@ def scale_by_frugal(
       ValueError: if an argument is out of range; from `init`, if an array is not of a
         real float type or a subspace does not fit it (the message names the array).
     """
-    _check_gap(update_gap)
+    check_gap(update_gap)
+    check_scale(free_scale)
+    check_rule_or_tree("matrices", matrices)
     rule = _Frugal(
         density=check_density(density),
         update_gap=update_gap,
-        subspace=rows() if subspace is None else subspace,
-        state_full=optax.with_extra_args_support(state_full or optax.scale_by_adam()),
-        state_free=optax.with_extra_args_support(state_free or optax.scale_by_sign()),
+        subspace=rows() if subspace is None else check_subspace(subspace),
+        state_full=check_transformation(
+            "state_full",
+            optax.scale_by_adam() if state_full is None else state_full,
+            default="optax.scale_by_adam()",
+        ),
+        state_free=check_transformation(
+            "state_free",
+            optax.scale_by_sign() if state_free is None else state_free,
+            default="optax.scale_by_sign()",
+        ),
         free_scale=free_scale,
-        on_refresh=on_refresh,
+        on_refresh=check_rule(on_refresh),
         matrices=matrices,
         seed=seed,
     )
     return optax.GradientTransformationExtraArgs(rule.init, rule.update)
-
-
-def check_density(density: Scalar) -> float:
-    """Return a density as a float.
-
-    Raises:
-      ValueError: if it is not a Python number in [0, 1].
-    """
-    if not isinstance(density, (int, float)):
-        raise ValueError(
-            f"density={density}: must be a Python number because it determines shapes; "
-            "under optax.inject_hyperparams list it in static_args=('density',)"
-        )
-    if not 0 <= density <= 1:
-        raise ValueError(f"density={density}: must lie in [0, 1]")
-    return float(density)
 
 
 class _Frugal(NamedTuple):
@@ -164,17 +171,21 @@ class _Frugal(NamedTuple):
             raise ValueError("state_free: has arrays as state; pass it as state_full")
         # One state per group: groups refresh at different steps.
         full, bases = [], {}
+        draw = start_draw(self.seed, 0)
         for group in tree.groups:
             kept = {}
             for i, matrix in group.items():
-                kept[i], bases[i] = matrix.start(tree.leaves[i], seed=self.seed)
-            full.append(self.state_full.init(tree.build(kept)))
+                kept[i], bases[i] = matrix.start(tree.leaves[i], draw=draw)
+            parts = tree.build(kept)
+            full.append(follow_params(self.state_full.init(parts), parts))
+        others = tree.build(tree.pick(tree.rest))
         return FrugalState(
             count=jnp.zeros((), jnp.int32),
             clocks=start_clocks(self.update_gap, len(tree.groups)),
             full=tuple(full),
-            rest=self.state_full.init(tree.build(tree.pick(tree.rest))),
+            rest=follow_params(self.state_full.init(others), others),
             basis=tree.build(bases) if tree.stores else (),
+            nonfinite=jnp.zeros((), jnp.int32),
         )
 
     def update(
@@ -182,8 +193,7 @@ class _Frugal(NamedTuple):
     ) -> tuple[PyTree, FrugalState]:
         # Entry by entry, before anything else: one NaN in an SVD or a moment would stay
         # for ever.
-        finite = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0), updates)
-        tree = self._split(finite)
+        tree = self._split(zero_nonfinite(updates))
         ticks, clocks = advance_clocks(
             state.clocks, gap=self.update_gap, is_first=state.count == 0
         )
@@ -215,7 +225,7 @@ class _Frugal(NamedTuple):
         for i, free in self._step_free(tree, pieces, extra=extra).items():
             # At density 0 there is no part with state to add to.
             steps[i] = steps[i] + free if i in steps else free
-        bases = {i: piece.basis for i, piece in pieces.items()}
+        bases = {i: piece.saved for i, piece in pieces.items()}
         return tree.build(steps), FrugalState(
             # safe_increment stops at the largest int32 instead of wrapping to a first
             # update.
@@ -224,6 +234,7 @@ class _Frugal(NamedTuple):
             full=tuple(full),
             rest=rest,
             basis=tree.build(bases) if tree.stores else (),
+            nonfinite=count_nonfinite(updates, so_far=state.nonfinite),
         )
 
     def _split(self, tree: PyTree) -> SplitTree:
@@ -236,11 +247,19 @@ class _Frugal(NamedTuple):
     ) -> dict[int, Piece]:
         """Cut the gradient of every matrix that keeps a part."""
         old = tree.read(state.basis, tree.matrices) if tree.stores else {}
-        return {
-            i: matrix.split(tree.leaves[i], seed=self.seed, tick=tick, old=old.get(i))
-            for group, tick in zip(tree.groups, ticks, strict=True)
-            for i, matrix in group.items()
-        }
+        pieces = {}
+        for group, tick in zip(tree.groups, ticks, strict=True):
+            draw = start_draw(self.seed, tick.refresh)
+            before = start_draw(self.seed, tick.before)
+            for i, matrix in group.items():
+                pieces[i] = matrix.split(
+                    tree.leaves[i],
+                    draw=draw,
+                    before=before,
+                    due=tick.due,
+                    old=old.get(i),
+                )
+        return pieces
 
     def _renew(
         self,
@@ -274,16 +293,3 @@ class _Frugal(NamedTuple):
         steps, _ = tree.step(self.state_free, parts, empty, extra=extra)
         # Cast back: a traced float32 scale would widen bfloat16 updates.
         return {i: (self.free_scale * s).astype(s.dtype) for i, s in steps.items()}
-
-
-def _check_gap(update_gap: Scalar) -> None:
-    if callable(update_gap):
-        raise ValueError(
-            f"update_gap={update_gap}: must be a number; wrap the transformation in "
-            "optax.inject_hyperparams to pass a schedule"
-        )
-    if isinstance(update_gap, jax.core.Tracer):
-        return
-    is_number = isinstance(update_gap, (int, float, np.number, np.ndarray, jax.Array))
-    if not is_number or not 1 <= update_gap <= 2**31 - 1:
-        raise ValueError(f"update_gap={update_gap!r}: must be a number in [1, 2^31)")

@@ -123,16 +123,3 @@ def _merge(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(order.index(axis) for axis in range(len(order)))
-
-
-def explicit_sharding(x: jax.Array) -> Any:
-    """Return an array's sharding if its mesh has explicit axes, else None."""
-    sharding = getattr(jax.typeof(x), "sharding", None)
-    names = getattr(sharding, "spec", ())
-    return sharding if any(name is not None for name in names) else None
-
-
-def place_like(x: jax.Array, like: jax.Array) -> jax.Array:
-    """Shard an array like another of its shape, on meshes with explicit axes."""
-    mine, theirs = explicit_sharding(x), explicit_sharding(like)
-    return x if mine == theirs else jax.sharding.reshard(x, jax.typeof(like).sharding)

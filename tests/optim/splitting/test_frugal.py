@@ -35,7 +35,9 @@ def test_an_entry_that_is_not_finite_counts_as_zero():
     expected = update(good, state)
     for bad in (np.nan, np.inf, -np.inf):
         poisoned = {"w": good["w"].at[2, 3].set(bad), "b": good["b"].at[1].set(bad)}
-        got = update(poisoned, state)
+        updates, after = update(poisoned, state)
+        assert after.nonfinite == 2
+        got = updates, after._replace(nonfinite=state.nonfinite)
         jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 

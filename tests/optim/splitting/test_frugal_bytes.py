@@ -70,12 +70,12 @@ def test_bytes_equal_the_formula(name):
     tx = optim.scale_by_frugal(density=0.25, subspace=SUBSPACES[name])
     state = jax.eval_shape(tx.init, params)
     n_split, n_rest = 4 * 16 * 12, 7 * 3 + 5
-    counts = 4 * (1 + 2 + 2)  # updates; a clock's two; each Adam's
+    counts = 4 * (2 + 2 + 2)  # updates, bad entries; a clock's two; each Adam's
     basis = 4 * 4 * 12 * 3 if name == "svd" else 0  # of the shorter side
     expected = 8 * (n_rest + n_split // 4) + counts + basis
     assert optim.state_bytes(state) == expected
     # Nothing else is state: no masks, no indices, no keys.
-    assert len(jax.tree.leaves(state)) == 5 + 2 * 3 + (name == "svd")
+    assert len(jax.tree.leaves(state)) == 6 + 2 * 3 + (name == "svd")
 
 
 def test_first_moment_may_be_bfloat16():
