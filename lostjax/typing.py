@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 PyTree = Any
@@ -24,8 +25,8 @@ Variables = Mapping[str, Any]
 Key = PRNGKeyArray | jax.Array
 """A JAX random key: a typed one (`jax.random.key`) or a raw array of the old kind."""
 
-Scalar = jax.Array | float | int
-"""A Python number, or a traced scalar as `optax.inject_hyperparams` passes it."""
+Scalar = jax.Array | np.number | float | int
+"""A number of Python or NumPy, or a traced one, as `optax.inject_hyperparams` passes."""
 
 Activation = Callable[[jax.Array], jax.Array]
 """An elementwise function such as `flax.linen.silu`."""

@@ -5,7 +5,6 @@ bytes on a device = sum over arrays of (shape of its shard) x (bytes of its dtyp
 
 import math
 
-import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
@@ -15,7 +14,6 @@ from lostjax.train.build.job import prepare_text
 from lostjax.train.build.run import Run, build_run
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.mesh import resolve_mesh
-from lostjax.typing import PyTree
 
 
 def describe_run(config: TrainConfig, mesh: Mesh) -> Run:
@@ -52,12 +50,3 @@ def lay_mesh(config: TrainConfig, target: Target) -> Mesh:
     sizes = tuple(axes.values())
     devices = np.array(target.devices[: math.prod(sizes)]).reshape(sizes)
     return Mesh(devices, tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
-
-
-def shard_bytes(tree: PyTree) -> float:
-    """Sum the bytes of a tree of sharded shapes on each device."""
-    total = 0.0
-    for leaf in jax.tree.leaves(tree):
-        shard = leaf.sharding.shard_shape(leaf.shape)
-        total += math.prod(shard) * leaf.dtype.itemsize
-    return total

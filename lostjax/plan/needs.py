@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lostjax.plan.costs import Costs
-from lostjax.plan.layout import shard_bytes
 from lostjax.steps.state import TrainState
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.sharding import shard_bytes
 
 
 class Memory(NamedTuple):

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 from lostjax.errors import ConfigError
 from lostjax.nn import activation_bytes, count_flops
 from lostjax.plan.estimate import make_plan
-from lostjax.plan.layout import describe_run, lay_mesh, shard_bytes
+from lostjax.plan.layout import describe_run, lay_mesh
 from lostjax.plan.needs import Plan
 from lostjax.plan.targets import Target
 from lostjax.steps.head import count_parts
@@ -30,7 +30,7 @@ from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import ModelConfig, RematName, TrainConfig
 from lostjax.train.devices.chips import Chip
 from lostjax.train.devices.mesh import AXES, count_batch_shards
-from lostjax.train.devices.sharding import place_shapes
+from lostjax.train.devices.sharding import place_shapes, shard_bytes
 from lostjax.trees import count_bytes
 from lostjax.view.numbers import format_bytes
 

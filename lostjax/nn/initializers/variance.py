@@ -40,6 +40,17 @@ def matching_scale(
     # Replicated, so that a sharded sum cannot change the bits of the weights.
     dense_MN, weights = jax.tree.map(replicated, (dense_MN, weights))
     y_PN = bottleneck_products(x_PM, [weights], activation=activation)[0]
-    ratio = jnp.var(replicated(x_PM @ dense_MN)) / jnp.var(replicated(y_PN))
-    scale: jax.Array = replicated(jnp.sqrt(ratio))
+    target, own = jnp.var(replicated(x_PM @ dense_MN)), jnp.var(replicated(y_PN))
+    _require_outputs(own)
+    scale: jax.Array = replicated(jnp.sqrt(target / own))
     return scale
+
+
+def _require_outputs(variance: jax.Array) -> None:
+    """Refuse a layer whose outputs are all 0, if the variance is known already."""
+    # 0 / 0 would make NaN parameters. Inside a compiled `init` no value is known.
+    if not isinstance(variance, jax.core.Tracer) and variance == 0:
+        raise ValueError(
+            "correct_variance=True: the initial outputs are all 0, and no scale can "
+            "restore their variance; use a kernel_init that is not zero"
+        )

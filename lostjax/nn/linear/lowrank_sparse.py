@@ -155,6 +155,11 @@ class LowRankSparse(nn.Module):
         if not 0 <= self.gamma <= 1:
             raise ValueError(f"gamma={self.gamma} is not within 0 to 1")
         n_kept = count_channels(in_features, self.delta)
+        if self.gamma == 0 and not n_kept and not self.learn_gamma:
+            raise ValueError(
+                f"gamma=0 and delta={self.delta} keep neither the low-rank nor the "
+                "sparse part; the outputs would be 0: raise one of them"
+            )
         if n_kept:
             require_groups(self.channel_groups, n_inputs=in_features, n_channels=n_kept)
             if self.rank % self.channel_groups:

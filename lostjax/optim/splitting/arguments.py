@@ -32,8 +32,8 @@ def check_density(density: Scalar) -> float:
     is_number = isinstance(density, (int, float, np.number))
     if not is_number or isinstance(density, bool):
         raise ValueError(
-            f"density={density}: must be a Python number because it determines shapes; "
-            "under optax.inject_hyperparams list it in static_args=('density',)"
+            f"density={density!r}: must be a Python number, because it determines "
+            "shapes; under optax.inject_hyperparams list it in static_args=('density',)"
         )
     if not 0 <= density <= 1:
         raise ValueError(f"density={density}: must lie in [0, 1]")
@@ -45,19 +45,23 @@ def check_gap(update_gap: Scalar) -> None:
     _refuse_schedule("update_gap", update_gap)
     if isinstance(update_gap, jax.core.Tracer):
         return
-    is_number = isinstance(update_gap, (int, float, np.number, np.ndarray, jax.Array))
-    if not is_number or not 1 <= update_gap <= 2**31 - 1:
+    if not _is_number(update_gap) or not 1 <= update_gap <= 2**31 - 1:
         raise ValueError(f"update_gap={update_gap!r}: must be a number in [1, 2^31)")
 
 
-def check_scale(free_scale: Scalar) -> None:
-    """Raise a ValueError unless the scale is traced, or a finite number."""
-    _refuse_schedule("free_scale", free_scale)
-    if isinstance(free_scale, jax.core.Tracer):
+def check_number(name: str, value: Scalar) -> None:
+    """Raise a ValueError unless a value is traced, or a finite number."""
+    _refuse_schedule(name, value)
+    if isinstance(value, jax.core.Tracer):
         return
-    is_number = isinstance(free_scale, (int, float, np.number, np.ndarray, jax.Array))
-    if not is_number or not math.isfinite(float(free_scale)):
-        raise ValueError(f"free_scale={free_scale!r}: must be a finite number")
+    if not _is_number(value) or not math.isfinite(float(value)):
+        raise ValueError(f"{name}={value!r}: must be a finite number")
+
+
+def check_rate(learning_rate: optax.ScalarOrSchedule) -> None:
+    """Raise a ValueError unless the rate is a number or a function of the step."""
+    if not callable(learning_rate):
+        check_number("learning_rate", learning_rate)
 
 
 def check_subspace(subspace: Any) -> Subspace:
@@ -118,12 +122,12 @@ def check_rule_or_tree(name: str, value: Any) -> None:
     number, such as False.
 
     Raises:
-      ValueError: if the value is an array, or False for the whole tree.
+      ValueError: if the value is an array or text, or False for the whole tree.
     """
-    if value is False or isinstance(value, (jax.Array, np.ndarray, np.bool_)):
+    if value is False or isinstance(value, (str, jax.Array, np.ndarray, np.bool_)):
         raise ValueError(
-            f"{name}={value}: must be a function of the parameters or a tree of their "
-            "structure; under optax.inject_hyperparams, which takes functions for "
+            f"{name}={value!r}: must be a function of the parameters or a tree like "
+            "theirs; under optax.inject_hyperparams, which takes functions for "
             f"schedules, list it in static_args=('density', {name!r})"
         )
 
@@ -134,6 +138,13 @@ def _refuse_schedule(name: str, value: Any) -> None:
             f"{name}={value}: must be a number; wrap the transformation in "
             "optax.inject_hyperparams to pass a schedule"
         )
+
+
+def _is_number(value: Any) -> bool:
+    kinds = (int, float, np.number, np.ndarray, jax.Array)
+    return (
+        isinstance(value, kinds) and not isinstance(value, bool) and not np.ndim(value)
+    )
 
 
 def _name_of(value: Any) -> str:

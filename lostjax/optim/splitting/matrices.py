@@ -68,6 +68,11 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
     Raises:
       ValueError: if a pattern is given and matches nothing.
     """
+    if hasattr(params, "dtype") and np.ndim(params) == 0:
+        raise ValueError(
+            "params: is a number, the step that optax.inject_hyperparams passes to "
+            "functions; list the argument in static_args=('density', 'matrices')"
+        )
     pattern = re.compile(FULL_STATE_NAMES if full_state is None else full_state)
     # Masked nodes count as leaves here, because the pattern may match one of them.
     found = jax.tree.leaves_with_path(params, is_leaf=_is_masked)
@@ -76,6 +81,8 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
         raise ValueError(
             f"full_state={full_state!r}: matches none of the {len(paths)} arrays, "
             f"such as {paths[0]!r}"
+            if paths[0]
+            else f"full_state={full_state!r}: params is one array, which has no name"
         )
 
     def label(path: tuple[Any, ...], leaf: Any) -> MuonDimensionNumbers | None:

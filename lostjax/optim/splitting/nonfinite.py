@@ -2,12 +2,17 @@
 
 One NaN in an SVD or in a moment would stay for ever. The count makes visible what is
 otherwise silent: behind `optax.clip_by_global_norm`, one NaN makes every entry NaN.
+
+A count of every entry at every update would take as long as the rest of the update. A
+dot product of each gradient with itself is fast on all hardware, and finite only if all
+entries are; the entries are counted if it is not.
 """
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from lostjax.optim.splitting.placement import explicit_spec
 from lostjax.typing import PyTree
 
 LARGEST = 2**31 - 1
@@ -20,14 +25,33 @@ def zero_nonfinite(tree: PyTree) -> PyTree:
 
 def count_nonfinite(tree: PyTree, *, so_far: jax.Array) -> jax.Array:
     """Add the number of entries of a tree that are not finite to a count, int32."""
-    counts = [_count(leaf) for leaf in jax.tree.leaves(tree)]
-    new = jnp.minimum(optax.tree.sum(counts), 2.0**30).astype(jnp.int32)
+    leaves = jax.tree.leaves(tree)
+    if not leaves:
+        return so_far
+    squares = optax.tree.sum([_square(leaf) for leaf in leaves])
+    # Large entries overflow too: then the count may be 0.
+    total = jax.lax.cond(
+        jnp.isfinite(squares),
+        lambda: jnp.zeros_like(squares),
+        lambda: optax.tree.sum([_count(leaf) for leaf in leaves]),
+    )
+    # Inside `jax.shard_map` every device has counted its own shards.
+    axes = tuple(jax.typeof(total).manual_axis_type.varying)
+    total = jax.lax.psum(total, axes) if axes else total
+    new = jnp.minimum(total, 2.0**30).astype(jnp.int32)
     return jnp.where(so_far > LARGEST - new, LARGEST, so_far + new)
+
+
+@jax.jit
+def _square(x: jax.Array) -> jax.Array:
+    axes = tuple(range(x.ndim))
+    if explicit_spec(x) is not None:  # a product would need the whole array
+        return jnp.sum(jnp.square(x.astype(jnp.float32)))
+    return jax.lax.dot_general(
+        x, x, ((axes, axes), ((), ())), preferred_element_type=jnp.float32
+    )
 
 
 def _count(x: jax.Array) -> jax.Array:
     # float32: an int32 would overflow for an embedding of 2^31 entries.
-    n = jnp.sum(~jnp.isfinite(x), dtype=jnp.float32)
-    # Inside `jax.shard_map` every device counts its own shard.
-    axes = tuple(getattr(jax.typeof(n), "vma", ()))
-    return jax.lax.psum(n, axes) if axes else n
+    return jnp.sum(~jnp.isfinite(x), dtype=jnp.float32)

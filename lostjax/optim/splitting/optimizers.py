@@ -8,6 +8,11 @@ from collections.abc import Callable
 import optax
 from jax.typing import DTypeLike
 
+from lostjax.optim.splitting.arguments import (
+    check_number,
+    check_rate,
+    check_rule_or_tree,
+)
 from lostjax.optim.splitting.matrices import MatricesOrRule
 from lostjax.optim.splitting.refresh import RESET, RefreshRule
 from lostjax.optim.splitting.subspace import Subspace
@@ -67,6 +72,9 @@ def frugal(
       >>> tx = optax.chain(optax.clip_by_global_norm(1.0), lostjax.optim.frugal())
       >>> state = tx.init(params)
     """
+    check_rate(learning_rate)
+    check_number("weight_decay", weight_decay)
+    check_rule_or_tree("mask", mask)
     adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps, mu_dtype=mu_dtype)
     return optax.chain(
         scale_by_frugal(

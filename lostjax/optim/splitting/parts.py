@@ -121,8 +121,14 @@ def _read_leaves(tree: PyTree) -> tuple[list[str], list[Any]]:
     names, leaves = [], []
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = path_text(path) or "the array"
-        # Python numbers have no dtype to check.
-        leaf = leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
+        if isinstance(leaf, (bool, int, float)):
+            leaf = jnp.asarray(leaf)
+        if not hasattr(leaf, "dtype"):
+            raise ValueError(
+                f"params: {name} is {leaf!r}, not an array; pass the arrays of a model "
+                "alone: eqx.filter(model, eqx.is_inexact_array) in equinox, "
+                "nnx.state(model, nnx.Param) in flax"
+            )
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
                 f"params: {name} is of type {leaf.dtype}: only real floating-point "

@@ -6,7 +6,7 @@ The working parts of `optim.splitting.transform` for one leaf: `Matrix` chooses 
 restores the basis of its subspace, cuts arrays with it and expands them again.
 """
 
-from collections.abc import Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -167,14 +167,19 @@ class Matrix(NamedTuple):
         return place(back, piece.layout.leaf)
 
     def _draw(self, draw: Draw) -> Draw:
-        return draw._replace(leaf=self.number)
+        return draw.at_leaf(self.number)
 
 
-def choose_cut(subspace: Subspace, shape: Sequence[int], density: float) -> Cut:
-    """Build the cut of a shape; at density 1 everything is kept without a basis."""
+@functools.lru_cache(maxsize=256)
+def choose_cut(subspace: Subspace, shape: tuple[int, ...], density: float) -> Cut:
+    """Build the cut of a shape; at density 1 everything is kept without a basis.
+
+    Leaves of one shape share the cut, and each of its functions is traced once.
+    """
     if density < 1:
         # At density 0 the cut is only checked against the shape and never used.
-        return subspace.cut(tuple(shape), density or 1 / max(shape))
+        cut = subspace.cut(shape, density or 1 / max(shape))
+        return Cut(*(jax.jit(function) for function in cut))
     return Cut(
         choose=lambda g, draw: (),
         restrict=lambda g, basis: g,

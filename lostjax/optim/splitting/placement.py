@@ -86,6 +86,8 @@ def fit_spec(spec: Spec, shape: Sequence[int], sizes: Mapping[str, int]) -> Spec
     def put(name: str, axis: int) -> bool:
         if local[axis] % sizes[name]:
             return False
+        if sizes[name] == 1:
+            return True
         placed[axis].append(name)
         local[axis] //= sizes[name]
         return True
@@ -132,7 +134,7 @@ def match_params(f: Any, state: PyTree, params: PyTree) -> PyTree:
 
 def explicit_spec(x: Any) -> Spec | None:
     """Return the spec of an array on a mesh with explicit axes, else None."""
-    spec = getattr(getattr(jax.typeof(x), "sharding", None), "spec", ())
+    spec: Any = getattr(getattr(jax.typeof(x), "sharding", None), "spec", ())
     return spec if any(entry is not None for entry in spec) else None
 
 

@@ -47,10 +47,6 @@ LANES = 128
 SHARDS = 8
 """Number of parts below which vectors are not made longer."""
 
-MAX_CHAIN = 8
-"""Longest strata whose kept entries are selected by a chain of comparisons, which the
-compiler fuses with the optimiser; a reduction would be a pass of its own."""
-
 
 def columns() -> Subspace:
     """Build a subspace of random columns (outputs) of each (M, N) matrix.
@@ -177,17 +173,15 @@ class _Strata(NamedTuple):
 
     def _select(self, x: jax.Array, place: jax.Array) -> jax.Array:
         """Select one entry of each stratum: (.., length, strata, ..) -> (.., 1, ..)."""
-        length = x.shape[self.axis + 1]
-        if length > MAX_CHAIN:
-            here = self._places(length) == place
-            kept: jax.Array = jnp.sum(
-                jnp.where(here, x, 0), self.axis + 1, keepdims=True, dtype=x.dtype
-            )
-            return kept
-        kept = self._slice(x, length - 1)
-        for j in range(length - 1):
-            kept = jnp.where(place == j, self._slice(x, j, j + 1), kept)
-        return kept
+        here = self._places(x.shape[self.axis + 1]) == place
+        # A sum of integers, of which one is not 0: exact for -0 too, and XLA's CPU
+        # backend calls a library for floats, which stores the masked array first.
+        word = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+        wide = jnp.promote_types(word, jnp.uint32)
+        bits = jax.lax.bitcast_convert_type(x, word).astype(wide)
+        bits = jnp.where(here, bits, wide.type(0))
+        kept = jnp.sum(bits, self.axis + 1, keepdims=True, dtype=wide)
+        return jax.lax.bitcast_convert_type(kept.astype(word), x.dtype)
 
     def _split(self, x: jax.Array) -> list[jax.Array]:
         """Reshape by segment: (.., n, ..) -> (.., S, length, strata, ..)."""

@@ -49,12 +49,19 @@ class Draw(NamedTuple):
     """Two random words of that key, uint32 (2,)."""
     refresh: jax.Array | int
     """Number of earlier refreshes."""
-    leaf: int = 0
-    """A hash of the leaf's path."""
+    leaf: jax.Array
+    """A hash of the leaf's path, and its complement; uint32 (2,)."""
+
+    def at_leaf(self, number: jax.Array | int) -> "Draw":
+        """Return the inputs of the choice of one leaf, by a hash of its path."""
+        # A pair of two numbers: the compiler writes a scalar constant into the code,
+        # and would compile the same code again for every leaf.
+        word = jnp.asarray(number, jnp.uint32)
+        return self._replace(leaf=jnp.stack([word, ~word]))
 
     def leaf_key(self) -> Key:
         """Return a key that differs between leaves."""
-        return jax.random.fold_in(self.key, self.leaf)
+        return jax.random.fold_in(self.key, self.leaf[0])
 
     def bits(self, shape: tuple[int, ...]) -> jax.Array:
         """Draw random words by hashing their index, the leaf and the key; uint32.
@@ -62,18 +69,19 @@ class Draw(NamedTuple):
         `jax.random.bits` is a program of 300 operations for each leaf of a tree, and
         stores the words of `coordinates`; these few fuse with what reads them.
         """
-        start = _hash(
-            _hash(jnp.asarray(self.leaf, jnp.uint32) ^ self.words[0]) ^ self.words[1]
-        )
+        start = _hash(_hash(self.leaf) ^ self.words).reshape(2, *(1,) * len(shape))
         index = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
-        return _hash(_hash(index ^ start) + self.words[1])
+        # A reduction is computed once; the compiler would repeat a hash in each reader.
+        pair = _hash(index ^ start)
+        return jnp.sum(pair, 0, dtype=jnp.uint32)
 
 
 def start_draw(seed: Scalar, refresh: jax.Array | int) -> Draw:
-    """Build the inputs of all choices of a refresh; set the leaf with `_replace`."""
+    """Build the inputs of all choices of a refresh; choose a leaf with `at_leaf`."""
     # Name the generator: the choice must not depend on the process's default one.
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), refresh)
-    return Draw(key, jax.random.key_data(key), refresh)
+    words = jax.random.key_data(key)
+    return Draw(key, words, refresh, jnp.zeros_like(words))
 
 
 class Cut(NamedTuple):

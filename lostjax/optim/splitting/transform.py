@@ -42,9 +42,9 @@ import optax
 from lostjax.optim.splitting.arguments import (
     check_density,
     check_gap,
+    check_number,
     check_rule,
     check_rule_or_tree,
-    check_scale,
     check_subspace,
     check_transformation,
 )
@@ -126,7 +126,8 @@ def scale_by_frugal(
         real float type or a subspace does not fit it (the message names the array).
     """
     check_gap(update_gap)
-    check_scale(free_scale)
+    check_number("free_scale", free_scale)
+    check_number("seed", seed)
     check_rule_or_tree("matrices", matrices)
     rule = _Frugal(
         density=check_density(density),

@@ -3,8 +3,6 @@
 `lostjax.steps.state.TrainState` lists the parts of a state.
 """
 
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 
 from lostjax.steps.guard import init_guard
-from lostjax.steps.state import InitMemory, TrainState
+from lostjax.steps.state import InitMemory, TrainState, model_variables
 from lostjax.train.devices.sharding import tree_shardings
 from lostjax.typing import Key, PyTree, Variables
 
@@ -41,11 +39,20 @@ def init_state(
     Returns:
       The state at step 0, sharded by the table of `train.devices.mesh`.
     """
-    make = _make_init(model, tx, init_memory)
-    shardings = tree_shardings(jax.eval_shape(make, key), mesh)
-    # Jitted with shardings, so that no device ever holds a whole array.
-    init = jax.jit(make, out_shardings=shardings)
-    made: TrainState = init(key)
+    shapes = abstract_state(model, tx, key=key, init_memory=init_memory)
+    shardings = tree_shardings(shapes, mesh)
+    # Jitted with shardings, so that no device ever holds a whole array. Two programs,
+    # so that the optimiser's state cannot change the rounding of the parameters.
+    start = jax.jit(
+        lambda key: _init_variables(model, key),
+        out_shardings=model_variables(shardings),
+    )
+    finish = jax.jit(
+        lambda variables: _start_state(variables, tx, init_memory),
+        out_shardings=shardings._replace(params=None, channels=None),
+    )
+    variables = start(key)
+    made: TrainState = finish(variables)._replace(**variables)
     return made
 
 
@@ -67,7 +74,12 @@ def abstract_state(
     Returns:
       A `TrainState` of `jax.ShapeDtypeStruct`.
     """
-    shapes: TrainState = jax.eval_shape(_make_init(model, tx, init_memory), key)
+
+    def make(key: Key) -> TrainState:
+        variables = _init_variables(model, key)
+        return _start_state(variables, tx, init_memory)._replace(**variables)
+
+    shapes: TrainState = jax.eval_shape(make, key)
     return shapes
 
 
@@ -79,22 +91,19 @@ def abstract_variables(model: nn.Module) -> Variables:
     return variables
 
 
-def _make_init(
-    model: nn.Module, tx: optax.GradientTransformation, init_memory: InitMemory
-) -> Callable[[Key], TrainState]:
-    def init(key: Key) -> TrainState:
-        variables = _init_variables(model, key)
-        return TrainState(
-            step=jnp.zeros((), jnp.int32),
-            offset=jnp.zeros((), jnp.int32),
-            params=variables["params"],
-            channels=variables["channels"],
-            opt_state=tx.init(variables["params"]),
-            memory=init_memory(),
-            guard=init_guard(),
-        )
-
-    return init
+def _start_state(
+    variables: Variables, tx: optax.GradientTransformation, init_memory: InitMemory
+) -> TrainState:
+    """Make a state without its variables."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        offset=jnp.zeros((), jnp.int32),
+        params=None,
+        channels=None,
+        opt_state=tx.init(variables["params"]),
+        memory=init_memory(),
+        guard=init_guard(),
+    )
 
 
 def _init_variables(model: nn.Module, key: Key) -> dict[str, PyTree]:

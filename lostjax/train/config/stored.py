@@ -11,8 +11,11 @@ from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS
 from lostjax.train.config.schema import TrainConfig
 
-VERSION = 1
-"""Of the stored form. Version 0, which has no number, had methods' fields flat."""
+VERSION = 2
+"""Of the stored form. Version 0, which has no number, had methods' fields flat. Until
+version 1, FRUGAL's state had other entries."""
+
+KNOWN = range(VERSION + 1)
 
 
 def save_config(path: Path, config: TrainConfig) -> None:
@@ -41,15 +44,35 @@ def load_config(path: Path) -> TrainConfig:
     return made
 
 
+def check_resumable(path: Path) -> None:
+    """Refuse to resume a run whose optimiser's state cannot be read any more.
+
+    Args:
+      path: a configuration that `load_config` reads.
+
+    Raises:
+      ConfigError: if the run trains with FRUGAL or GaLore and is of version 0 or 1.
+    """
+    values = json.loads(path.read_text("utf-8"))
+    config = load_config(path)
+    name = config.optim.name
+    if name in ("frugal", "galore") and values.get("version", 0) < 2:
+        raise ConfigError(
+            f"{path.parent}: the {name} of an earlier lostjax, which wrote this run, "
+            "kept other entries of each matrix; the model can be used, but training "
+            "cannot resume: start a new run"
+        )
+
+
 def _upgrade(values: dict[str, Any], *, where: str) -> dict[str, Any]:
     """Bring stored values to today's form."""
     version = values.pop("version", 0)
-    if isinstance(version, bool) or version not in (0, VERSION):
+    if isinstance(version, bool) or version not in KNOWN:
         raise ConfigError(
-            f"{where}: version {version!r} is not known; this lostjax reads 0 and "
+            f"{where}: version {version!r} is not known; this lostjax reads 0 to "
             f"{VERSION}"
         )
-    if version == VERSION:
+    if version:
         return values
     for old, new in RENAMED_FIELDS.items():
         part, _, name = old.partition(".")

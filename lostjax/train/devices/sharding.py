@@ -3,7 +3,9 @@
 `PARTITION_RULES` maps patterns of paths to partition specs. The optimiser's state
 repeats the parameters' paths, so the same rules shard its moments. A dimension that
 the axes of a spec do not divide stays whole, and so does an array of lower rank than
-the spec. If several specs match, the one that cuts the array into most pieces is used.
+the spec; in FRUGAL's state, whose arrays are smaller than the parameters, the axes move
+to another dimension. If several specs match, the one that cuts the array into
+most pieces is used.
 """
 
 import math
@@ -15,6 +17,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lostjax.optim.splitting.placement import fit_spec, mesh_axes
 from lostjax.train.devices.mesh import BATCH_AXES
 from lostjax.trees import path_text
 from lostjax.typing import Batch, PyTree
@@ -35,6 +38,10 @@ _COLUMN = f"({'|'.join(CUT_OUTPUTS)})"
 
 
 _ROW = f"({'|'.join(CUT_INPUTS)})"
+
+
+KEPT_PARTS = r"(^|/)opt_state/.*(^|/)(full|basis)/"
+"""Arrays of FRUGAL's state, whose axes are shorter than the parameters'."""
 
 
 PARTITION_RULES: tuple[tuple[str, P], ...] = (
@@ -78,6 +85,15 @@ def place_shapes(tree: PyTree, mesh: Mesh) -> PyTree:
         tree,
         tree_shardings(tree, mesh),
     )
+
+
+def shard_bytes(tree: PyTree) -> int:
+    """Sum the bytes of a tree of sharded shapes on each device."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        shard = leaf.sharding.shard_shape(leaf.shape)
+        total += math.prod(shard) * leaf.dtype.itemsize
+    return total
 
 
 @runtime_checkable
@@ -138,14 +154,20 @@ def spec_for(path: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> P:
       that its axes do not divide stay whole.
     """
     matching = (spec for pattern, spec in PARTITION_RULES if re.search(pattern, path))
-    cuts = [_cut(spec, shape, axes) for spec in matching]
+    moves = re.search(KEPT_PARTS, path) is not None
+    cuts = [_cut(spec, shape, axes, moves=moves) for spec in matching]
     return max(cuts, key=lambda cut: cut[1])[0]
 
 
-def _cut(spec: P, shape: tuple[int, ...], axes: Mapping[str, int]) -> tuple[P, int]:
-    """Drop the axes that do not divide; returns the spec and its number of pieces."""
+def _cut(
+    spec: P, shape: tuple[int, ...], axes: Mapping[str, int], *, moves: bool
+) -> tuple[P, int]:
+    """Drop or move the axes that do not divide; returns the spec and its pieces."""
     if len(spec) > len(shape):
         return P(), 1
+    if moves:
+        fitted = fit_spec(spec, shape, axes)
+        return fitted, math.prod(axes[name] for e in fitted for name in mesh_axes(e))
     names, pieces = [], 1
     for size, name in zip(shape, spec, strict=False):
         parts = (name,) if isinstance(name, str) else (name or ())

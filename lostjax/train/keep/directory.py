@@ -26,7 +26,7 @@ from lostjax.disk.lock import LOCK, hold_lock
 from lostjax.errors import ConfigError
 from lostjax.train.config.fields import diff_configs
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.config.stored import load_config, save_config
+from lostjax.train.config.stored import check_resumable, load_config, save_config
 from lostjax.train.keep.step_directories import list_steps, step_dir
 from lostjax.view.numbers import format_bytes
 
@@ -139,6 +139,7 @@ def _check_place(directory: Path, config: TrainConfig) -> None:
 
 
 def _check_same_run(directory: Path, config: TrainConfig) -> None:
+    check_resumable(directory / "config.json")
     stored = load_config(directory / "config.json")
     differences = diff_configs(stored, config)
     if not differences:

@@ -16,6 +16,7 @@ from lostjax.train.build.model import build_model, xla_attention
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.programs import Compiled
 from lostjax.train.build.state import abstract_state
+from lostjax.train.devices.sharding import place_shapes, shard_bytes
 from lostjax.train.report.contents import LedgerRow
 from lostjax.trees import count_bytes
 
@@ -45,6 +46,8 @@ def build_ledger(job: Job, compiled: Compiled | None = None) -> list[LedgerRow]:
     ]
     parameter_bytes = [count_bytes(state.params) for state in states]
     optimizer_bytes = [count_bytes(state.opt_state) for state in states]
+    placed = [place_shapes(state, job.mesh) for state in states]
+    device_bytes = [shard_bytes(state.opt_state) for state in placed]
     ledger = [
         LedgerRow("parameters", counts[0].total, counts[1].total, "count"),
         LedgerRow(
@@ -60,6 +63,7 @@ def build_ledger(job: Job, compiled: Compiled | None = None) -> list[LedgerRow]:
             optimizer_bytes[0],
             optimizer_bytes[1],
         ),
+        LedgerRow("optimiser state per device", device_bytes[0], device_bytes[1]),
         LedgerRow("activations kept for the backward pass", kept[0], kept[1]),
         LedgerRow("training FLOPs per token", flops[0].train, flops[1].train, "flops"),
     ]

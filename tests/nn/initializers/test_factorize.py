@@ -173,3 +173,13 @@ def test_replicated_is_the_identity_under_jit_and_vmap():
     scores = jax.vmap(lambda w: residual_norm_channels(KEY, InitialMatrix(w, 2)))(x)
     one = residual_norm_channels(KEY, InitialMatrix(x[1], 2))
     np.testing.assert_allclose(scores[1], one, atol=1e-8)
+
+
+def test_layers_without_outputs_are_refused():
+    """Their variance cannot be restored: 0 / 0 would be NaN in every parameter."""
+    x = jnp.ones((2, 16))
+    zeros = jax.nn.initializers.zeros
+    with pytest.raises(ValueError, match="correct_variance=True: .*kernel_init"):
+        LowRankSparse(8, 4, correct_variance=True, kernel_init=zeros).init(KEY, x)
+    with pytest.raises(ValueError, match="gamma=0 and delta=0.0 keep neither"):
+        LowRankSparse(8, 4, gamma=0.0, delta=0.0).init(KEY, x)

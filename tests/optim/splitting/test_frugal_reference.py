@@ -156,7 +156,7 @@ def choices(name):
 
     def choose(leaf, g, refresh):
         cut = subspace.cut(g.shape, density)
-        draw = start_draw(SEED, refresh)._replace(leaf=zlib.crc32(leaf.encode()))
+        draw = start_draw(SEED, refresh).at_leaf(zlib.crc32(leaf.encode()))
         basis = cut.choose(g, draw)
         if axis is None:
             return basis

@@ -25,7 +25,7 @@ SHAPE = 8, 7, 10
 
 
 def make_draw(seed, leaf, refresh):
-    return start_draw(seed, refresh)._replace(leaf=leaf)
+    return start_draw(seed, refresh).at_leaf(leaf)
 
 
 def make_gradient(shape=SHAPE, seed=0):

@@ -253,16 +253,16 @@ def test_a_mesh_and_micro_batches_compute_the_same(run):
 def test_past_passes_and_bytes_are_counted(run, plain):
     kind = run.job.config.objective.trajectory.name
     passes = 1 if kind == "saf" else 4 / 3
-    ratio = run.job.flops_per_token / plain.setup.flops_per_token
+    ratio = run.job.flops_per_token / plain.job.flops_per_token
     assert ratio == pytest.approx(passes)
     rows = {row.name: row.model for row in build_ledger(run.job)}
     memory = rows.get("past outputs by row (SAF)")
     n_rows, width = run.job.data.train.n_rows, 257 * 6 + 4
     assert memory == (n_rows * 2 * (24 * width + 4) if kind == "saf" else None)
     copied = count_bytes(run.job.abstract.opt_state) - count_bytes(
-        plain.setup.abstract.opt_state
+        plain.job.abstract.opt_state
     )
-    params = count_bytes(plain.setup.abstract.params)
+    params = count_bytes(plain.job.abstract.params)
     assert copied == (0 if kind == "saf" else params + 4)
 
 

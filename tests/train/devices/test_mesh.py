@@ -80,6 +80,17 @@ AXES = {"data": 2, "fsdp": 2, "tensor": 2}
         ("params/layers/mlp/up/kernel", (2, 7, 16), P(None, None, "tensor")),
         ("params/layers/mlp_norm/scale", (2, 8), P()),
         ("opt_state/1/count", (), P()),
+        # Kept rows that the axis does not divide are cut along the columns.
+        (
+            "opt_state/1/full/0/mu/layers/mlp/up/kernel",
+            (2, 3, 16),
+            P(None, None, ("tensor", "fsdp")),
+        ),
+        (
+            "opt_state/1/full/0/mu/layers/mlp/up/kernel",
+            (2, 2, 16),
+            P(None, "fsdp", "tensor"),
+        ),
         ("params/head/kernel", (8, 16), P("fsdp", "tensor")),
         ("opt_state/1/past/head/kernel", (8, 16), P("fsdp", "tensor")),
         ("memory/outputs/ids", (9, 2, 8, 5), P(None, None, ("data", "fsdp"))),
