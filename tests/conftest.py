@@ -30,9 +30,11 @@ os.environ["XLA_FLAGS"] = (
 os.environ["NPROC"] = "16"
 # What the tests and the processes that they start compile, each program once; nothing
 # outlives the session. The processes that share the tests inherit the first one's.
-OWN_PROGRAMS = "PYTEST_XDIST_WORKER" not in os.environ
-if OWN_PROGRAMS:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="programs-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = (
+    os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "PYTEST_XDIST_WORKER" in os.environ
+    else tempfile.mkdtemp(prefix="programs-")
+)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -55,7 +57,7 @@ def pytest_collection_finish() -> None:
 
 def pytest_sessionfinish() -> None:
     """Remove what was compiled."""
-    if OWN_PROGRAMS:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
