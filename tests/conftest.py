@@ -1,5 +1,6 @@
 """One process, eight CPU devices, no network: what every test may rely on."""
 
+import dataclasses
 import functools
 import gc
 import importlib.util
@@ -100,6 +101,42 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> Any:
         return trained
 
     return start
+
+
+@pytest.fixture
+def plain_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what a report of a run in this process traces and compiles."""
+    from lostjax.train.report import gather
+    from lostjax.train.report.contents import Sample
+
+    monkeypatch.setattr(gather, "draw_sample", lambda job, state: Sample("", ""))
+    monkeypatch.setattr(gather, "build_ledger", lambda job, compiled: ())
+
+
+@pytest.fixture(scope="session")
+def compiled_steps() -> dict[Any, Any]:
+    """Training and evaluation programs, by what they were compiled for."""
+    return {}
+
+
+@pytest.fixture
+def compile_once(
+    monkeypatch: pytest.MonkeyPatch, compiled_steps: dict[Any, Any]
+) -> None:
+    """Share the programs of runs in this process that differ in their files alone."""
+    from lostjax.train import session
+
+    compile_steps = session.compile_steps
+
+    def compile_once(job: Any, state: Any) -> Any:
+        key = dataclasses.replace(
+            job.config, run_dir=None, keep=1, checkpoint_every=0, eval_every=0
+        )
+        if key not in compiled_steps:
+            compiled_steps[key] = compile_steps(job, state)
+        return compiled_steps[key]
+
+    monkeypatch.setattr(session, "compile_steps", compile_once)
 
 
 class Page(HTMLParser):
