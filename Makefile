@@ -83,7 +83,8 @@ else ifeq ($(NEWEST_PYTHON),)
 else
 	test -x $(NEWEST)/bin/python || $(NEWEST_PYTHON) -m venv $(NEWEST)
 	$(NEWEST)/bin/python -m pip install -q -e '.[test]'
-	$(NEWEST)/bin/python -m pytest $(PARALLEL) -m "newest and not slow and not torture"
+	$(NEWEST)/bin/python -m pytest $(PARALLEL) -m "newest and not slow and not torture" \
+		$$(grep -rl "mark.newest" --include="test_*.py" tests)
 endif
 
 $(VENV)/bin/python:

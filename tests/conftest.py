@@ -1,6 +1,8 @@
 """One process, eight CPU devices, no network: what every test may rely on."""
 
+import dataclasses
 import functools
+import gc
 import importlib.util
 import math
 import os
@@ -27,21 +29,69 @@ os.environ["XLA_FLAGS"] = (
 )
 # Eight devices wait for each other on this pool; with fewer threads some wait for ever.
 os.environ["NPROC"] = "16"
-# What several tests and the processes that they start compile, such as resumed runs;
-# nothing outlives the session.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="programs-")
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+# What the tests and the processes that they start compile, each program once; nothing
+# outlives the session. The processes that share the tests inherit the first one's.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = (
+    os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "PYTEST_XDIST_WORKER" in os.environ
+    else tempfile.mkdtemp(prefix="programs-")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.devices()  # made now: a run on one device that came first would make only one
 
 
+_check = jaxtyping.jaxtyped
+
+
+def _check_outer(*, typechecker: Any) -> Callable[[Any], Any]:
+    """Check the types of functions and classes of modules, not of those inside them.
+
+    A function inside of another is made, and so checked, anew at every call of that
+    one: milliseconds each, a quarter of the time of a run.
+    """
+    check = _check(typechecker=typechecker)
+    return lambda made: made if "<locals>" in made.__qualname__ else check(made)
+
+
+jaxtyping.jaxtyped = _check_outer
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Of the tests for the newest jax take the first case each: one row a table."""
+    if "newest" not in config.option.markexpr:
+        return
+    seen = set()
+    for item in list(items):
+        test = item.nodeid.partition("[")[0]
+        if test in seen:
+            items.remove(item)
+        seen.add(test)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage rarely, and never look through what was imported.
+
+    Tracing makes so many objects that the collector takes a tenth of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)
+
+
 def pytest_sessionfinish() -> None:
     """Remove what was compiled."""
-    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -83,6 +133,42 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> Any:
         return trained
 
     return start
+
+
+@pytest.fixture
+def plain_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what a report of a run in this process traces and compiles."""
+    from lostjax.train.report import gather
+    from lostjax.train.report.contents import Sample
+
+    monkeypatch.setattr(gather, "draw_sample", lambda job, state: Sample("", ""))
+    monkeypatch.setattr(gather, "build_ledger", lambda job, compiled: ())
+
+
+@pytest.fixture(scope="session")
+def compiled_steps() -> dict[Any, Any]:
+    """Training and evaluation programs, by what they were compiled for."""
+    return {}
+
+
+@pytest.fixture
+def compile_once(
+    monkeypatch: pytest.MonkeyPatch, compiled_steps: dict[Any, Any]
+) -> None:
+    """Share the programs of runs in this process that differ in their files alone."""
+    from lostjax.train import session
+
+    compile_steps = session.compile_steps
+
+    def compile_once(job: Any, state: Any) -> Any:
+        key = dataclasses.replace(
+            job.config, run_dir=None, keep=1, checkpoint_every=0, eval_every=0
+        )
+        if key not in compiled_steps:
+            compiled_steps[key] = compile_steps(job, state)
+        return compiled_steps[key]
+
+    monkeypatch.setattr(session, "compile_steps", compile_once)
 
 
 class Page(HTMLParser):

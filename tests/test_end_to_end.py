@@ -111,6 +111,7 @@ def test_a_run_leaves_what_it_promises(run):
 
 
 @newest
+@pytest.mark.usefixtures("plain_report", "compile_once")
 def test_a_stopped_and_resumed_run_is_the_same_run(run, flags, say, tmp_path):
     whole, _ = run
     directory = tmp_path / "stopped"
@@ -145,6 +146,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(run, flags, say, tmp_path):
     assert stored_bits(directory, "model") == stored_bits(whole, "model")
 
 
+@pytest.mark.usefixtures("plain_report", "compile_once")
 def test_a_run_goes_on_from_before_a_damaged_checkpoint(run, say, tmp_path):
     whole, _ = run
     directory = shutil.copytree(whole, tmp_path / "damaged")
@@ -286,7 +288,6 @@ def test_bad_input_to_generate_is_one_line(run, words, message, tmp_path, capsys
     assert message in said.err and said.err.count("\n") == 1 and not said.out
 
 
-@newest
 def test_two_processes_are_one_run(run, flags, tmp_path):
     whole, _ = run
     directory = tmp_path / "two"
@@ -513,6 +514,7 @@ def test_dry_run_prints_the_configuration_and_the_budget(flags, tmp_path, capsys
 
 
 @newest
+@pytest.mark.usefixtures("plain_report")
 def test_a_profile_is_written(flags, tmp_path):
     directory = tmp_path / "profiled"
     words = [f"--run-dir={directory}", *flags, "--profile=3:5"]

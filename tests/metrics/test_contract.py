@@ -4,6 +4,7 @@ To add a score, add a row. scikit-learn is the oracle and never imported by the 
 """
 
 import contextlib
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -232,6 +233,13 @@ def unchecked_types():
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
+def compiled(score, *arrays, **options):
+    """Score in one program: op by op, each operation would compile."""
+    given = {k: v for k, v in options.items() if isinstance(v, np.ndarray)}
+    fixed = {k: v for k, v in options.items() if k not in given}
+    return jax.jit(functools.partial(score, **fixed))(*arrays, **given)
+
+
 def draw(name, seed=0):
     return ROWS[name].draw(np.random.default_rng(seed))
 
@@ -305,12 +313,14 @@ def test_an_example_of_weight_0_is_not_there(name):
     logits, labels = draw(name)
     kept = np.arange(60) < 45
     broken = np.where(kept[:, None], logits, np.nan)
-    found = score(broken, labels, weights=kept.astype(np.float32))
-    np.testing.assert_allclose(found, score(logits[kept], labels[kept]), rtol=1e-6)
-    assert np.isnan(score(logits, labels, weights=np.zeros(60)))
-    doubled = score(logits, labels, weights=1.0 + kept)
+    weighted = jax.jit(score)
+    found = weighted(broken, labels, weights=kept.astype(np.float32))
+    there = compiled(score, logits[kept], labels[kept])
+    np.testing.assert_allclose(found, there, rtol=1e-6)
+    assert np.isnan(weighted(logits, labels, weights=np.zeros(60, np.float32)))
+    doubled = weighted(logits, labels, weights=np.float32(1.0 + kept))
     both = [np.concatenate([each, each[kept]]) for each in (logits, labels)]
-    np.testing.assert_allclose(doubled, score(*both), rtol=1e-6)
+    np.testing.assert_allclose(doubled, compiled(score, *both), rtol=1e-6)
     for bad in (-1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match=f"weights: holds {bad}"):
             score(logits, labels, weights=np.full(60, bad))
@@ -320,9 +330,10 @@ def test_an_example_of_weight_0_is_not_there(name):
 def test_tokens_are_examples(name):
     score = getattr(metrics, name)
     logits, labels = draw(name)
-    text = score(logits.reshape(6, 10, CLASSES), labels.reshape(6, 10))
+    text = compiled(score, logits.reshape(6, 10, CLASSES), labels.reshape(6, 10))
     np.testing.assert_allclose(text, score(logits, labels), rtol=1e-6)
-    assert score(logits[0], labels[0]) == score(logits[:1], labels[:1])
+    one = compiled(score, logits[0], labels[0])
+    assert one == compiled(score, logits[:1], labels[:1])
 
 
 def test_ties_of_logits_go_to_the_lower_class():
@@ -451,7 +462,7 @@ def test_auc_keeps_its_digits_with_few_negatives():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=50_000).astype(np.float32)
     labels = np.arange(50_000) >= 10
-    found = metrics.roc_auc(scores, labels)
+    found = compiled(metrics.roc_auc, scores, labels)
     np.testing.assert_allclose(found, sk.roc_auc_score(labels, scores), rtol=1e-6)
 
 
@@ -479,7 +490,7 @@ def test_concordance_with_censoring_and_ties_of_times(n):
     risks = rng.integers(0, 6, size=n).astype(np.float32)
     times = rng.integers(1, 9, size=n)
     events = rng.random(n) < 0.5
-    found = concordance(risks, times, events)
+    found = compiled(concordance, risks, times, events)
     np.testing.assert_allclose(
         found, naive_concordance(risks, times, events), rtol=1e-6
     )
@@ -487,7 +498,7 @@ def test_concordance_with_censoring_and_ties_of_times(n):
 
 def test_concordance_of_two_times_is_the_auc():
     scores, labels = draw("roc_auc")
-    found = concordance(scores, np.where(labels, 1.0, 2.0), labels)
+    found = compiled(concordance, scores, np.where(labels, 1.0, 2.0), labels)
     np.testing.assert_allclose(found, metrics.roc_auc(scores, labels), rtol=1e-6)
 
 

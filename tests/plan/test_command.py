@@ -1,6 +1,7 @@
 """`python -m lostjax.plan`, as a user calls it."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 
@@ -38,6 +39,30 @@ def here(*, chip=None):
 def with_layers(n_layers, **values):
     model = dataclasses.replace(SMOKE.model, n_layers=n_layers, **values)
     return dataclasses.replace(SMOKE, mesh="data:1", model=model)
+
+
+class Once:
+    """A lowered program that is compiled once."""
+
+    def __init__(self, lowered):
+        self.compile = functools.cache(lowered.compile)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lowered_once():
+    """Share the programs of plans of one configuration and mesh."""
+    lower_step, made = estimate.lower_step, {}
+
+    def lower_once(run, state):
+        parts = micro_batches.count_micro_batches(run.config, mesh=run.mesh)
+        key = run.config, run.mesh, parts
+        if key not in made:
+            made[key] = Once(lower_step(run, state))
+        return made[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimate, "lower_step", lower_once)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -106,11 +131,11 @@ def test_memory_is_that_of_the_state(plans):
     assert memory.fits and memory.peak > memory.parameters + memory.optimizer
 
 
-def test_micro_batches_are_those_of_the_run(monkeypatch):
-    whole = make_plan(with_layers(1), here())
+def test_micro_batches_are_those_of_the_run(monkeypatch, plans):
+    whole = plans[2]
     assert plan_values(whole)["micro_batches"] == 1
     monkeypatch.setattr(micro_batches, "POSITIONS", SMOKE.data.seq_len)
-    parts = make_plan(with_layers(1), here())
+    parts = make_plan(with_layers(2, remat="none"), here())
     assert plan_values(parts)["micro_batches"] == SMOKE.batch_size
     assert parts.memory.activations == whole.memory.activations / SMOKE.batch_size
 

@@ -91,7 +91,7 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture
-def train_here(capsys):
+def train_here(capsys, plain_report, compile_once):
     """Run the command line in this process: its exit code, and what it said."""
 
     def run(*words):

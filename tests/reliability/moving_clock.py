@@ -29,9 +29,9 @@ def set_clock(directory):
     offset = random.choice([other for other in OFFSETS if other != offset])
 
 
-if __name__ == "__main__":
+def move(replace):
+    """Move the clock of this process, by a function as `setattr`."""
     from lostjax.train import recorder
-    from lostjax.train.__main__ import main
     from lostjax.train.keep.checkpoints import Checkpoints
 
     save = Checkpoints.save
@@ -41,9 +41,16 @@ if __name__ == "__main__":
         set_clock(self.directory.parent)
         save(self, state, step=step, also=also)
 
-    Checkpoints.save = set_clock_and_save
-    time.time = moved_time
-    time.time_ns = lambda: int(moved_time() * 1e9)
     still = time.monotonic()
-    recorder.time = types.SimpleNamespace(time=moved_time, monotonic=lambda: still)
+    clock = types.SimpleNamespace(time=moved_time, monotonic=lambda: still)
+    replace(Checkpoints, "save", set_clock_and_save)
+    replace(time, "time", moved_time)
+    replace(time, "time_ns", lambda: int(moved_time() * 1e9))
+    replace(recorder, "time", clock)
+
+
+if __name__ == "__main__":
+    from lostjax.train.__main__ import main
+
+    move(setattr)
     sys.exit(main(sys.argv[1:]))

@@ -19,6 +19,7 @@ STEPS, BATCH = 44, 8
 SCRIPT = Path(__file__).with_name("placed_rows.py")
 
 
+@pytest.mark.usefixtures("plain_report", "compile_once")
 def test_every_example_comes_once_an_epoch_over_restarts_and_meshes(
     text_file, cache_dir, tmp_path, monkeypatch
 ):
@@ -36,7 +37,7 @@ def test_every_example_comes_once_an_epoch_over_restarts_and_meshes(
     words = [
         "--preset=smoke", f"--data.source={text_file}", f"--data.cache-dir={cache_dir}",
         "--data.seq-len=256", f"--run-dir={tmp_path / 'run'}", f"--steps={STEPS}",
-        f"--batch-size={BATCH}",
+        f"--batch-size={BATCH}", "--model.n-layers=1", "--model.linear=dense",
     ]  # fmt: skip
     for mesh in ("data:1", "data:1", "data:2,fsdp:2,tensor:2"):
         code = main([*words, f"--mesh={mesh}"])

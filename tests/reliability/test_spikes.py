@@ -19,15 +19,14 @@ import time
 
 import pytest
 
-from lostjax.train import session, stepping
+from lostjax.train import stepping
 from lostjax.train.__main__ import main
 from lostjax.train.keep.step_directories import list_steps
 from lostjax.train.log.json_lines import read_metrics
 from lostjax.train.recorder import Recorder
-from lostjax.train.report import gather
-from lostjax.train.report.contents import Sample
 from lostjax.train.watch.stop_report import STOPPED_FILE
 
+pytestmark = pytest.mark.usefixtures("plain_report", "compile_once")
 SPIKES = (10, 11, 17, 24, 36)
 PASSED_OVER = [0] * 6 + [11] * 6 + [12] * 6 + [18] * 6
 GUARD = ["--guard.spike=rollback", "--guard.window=4", "--guard.sigma=40"]
@@ -41,32 +40,6 @@ SPIKE_LINE = re.compile(
 @pytest.fixture(scope="module")
 def words(flags):
     return [*flags, *GUARD, "--mesh=data:1"]
-
-
-@pytest.fixture(autouse=True)
-def plain_report(monkeypatch):
-    """Leave out what a report compiles."""
-    monkeypatch.setattr(gather, "draw_sample", lambda run, state: Sample("", ""))
-    monkeypatch.setattr(gather, "build_ledger", lambda run, compiled: ())
-
-
-@pytest.fixture(scope="module")
-def compiled():
-    """Programs by what they were compiled for, once for all runs that need them."""
-    return {}
-
-
-@pytest.fixture(autouse=True)
-def compile_once(monkeypatch, compiled):
-    compile_steps = session.compile_steps
-
-    def compile_once(run, state):
-        key = (run.config.guard, run.config.mesh)
-        if key not in compiled:
-            compiled[key] = compile_steps(run, state)
-        return compiled[key]
-
-    monkeypatch.setattr(session, "compile_steps", compile_once)
 
 
 def spike_at(batches):

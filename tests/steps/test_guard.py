@@ -59,7 +59,7 @@ def fault_term(bad_steps, kind):
 
 
 @pytest.fixture
-def inject(monkeypatch):
+def inject(monkeypatch, plain_report):
     """Let training steps fail: inject(steps from 0, kind)."""
     build = programs.build_terms
 

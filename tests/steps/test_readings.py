@@ -137,7 +137,7 @@ def test_attention_logits_and_log_z_equal_numpy(start):
     np.testing.assert_allclose(
         metrics["readings"].attention_logits, [largest], rtol=1e-4
     )
-    logits_BTV = model.apply(
+    logits_BTV = jax.jit(model.apply)(
         {"params": params},
         batch.tokens_BT,
         segments_BT=batch.segments_BT,
@@ -228,6 +228,7 @@ def test_clipping_is_counted_in_the_alarm(tmp_path):
     log.close()
 
 
+@pytest.mark.usefixtures("plain_report")
 def test_a_run_writes_its_readings(text_file, cache_dir, tmp_path, capsys):
     preset = get_preset("smoke")
     config = dataclasses.replace(

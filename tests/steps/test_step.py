@@ -1,6 +1,7 @@
 """The training step on real models: accumulation, meshes, remat, and what it learns."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +52,12 @@ def alone(smoke):
 @pytest.mark.newest
 @pytest.mark.parametrize(
     "mesh",
-    # All three axes at once, and the one that cuts matrices alone.
-    ["data:2,fsdp:2,tensor:2", "tensor:2", also("data:8"), also("data:2,fsdp:4")],
+    [  # All three axes at once.
+        "data:2,fsdp:2,tensor:2",
+        also("tensor:2"),
+        also("data:8"),
+        also("data:2,fsdp:4"),
+    ],
 )
 def test_every_mesh_computes_what_one_device_does(smoke, alone, mesh):
     trial = run_trial(dataclasses.replace(smoke, mesh=mesh))
@@ -81,7 +86,8 @@ def test_the_loss_falls(alone):
     assert abs(alone.losses[0] - np.log(257)) < 0.2
 
 
-@pytest.mark.parametrize("accumulate", [2, also(4)])
+@pytest.mark.slow  # as the two tests after it: of the trainer, and of a step
+@pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_equals_the_big_batch(smoke, alone, accumulate):
     trial = run_trial(dataclasses.replace(smoke, accumulate=accumulate))
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
@@ -103,8 +109,10 @@ def test_the_parts_that_a_cpu_likes_change_no_loss(smoke, alone, monkeypatch):
 
 
 def test_the_ledger_keeps_one_micro_batch(smoke, monkeypatch):
+    job = prepare_job(smoke)
+
     def kept():
-        ledger = build_ledger(prepare_job(smoke))
+        ledger = build_ledger(job)
         return next(row for row in ledger if row.name.startswith("activations kept"))
 
     whole = kept()
@@ -135,11 +143,18 @@ def test_products_by_kernels_change_no_loss_on_any_mesh(smoke, alone, mesh, rema
     np.testing.assert_allclose(trial.losses, alone.losses, rtol=1e-5)
 
 
+@functools.cache
+def started():
+    """A model, its optimiser, and its first state."""
+    model, tx = build_model(MODEL, vocab_size=32), optax.sgd(1.0)
+    mesh = make_mesh("data:1")
+    return model, tx, init_state(model, tx, mesh=mesh, key=jax.random.key(0))
+
+
+@functools.cache
 def weighted_step(accumulate, log_partition=0.0):
     """One step on rows with very different numbers of tokens."""
-    model = build_model(MODEL, vocab_size=32)
-    tx = optax.sgd(1.0)
-    state = init_state(model, tx, mesh=make_mesh("data:1"), key=jax.random.key(0))
+    model, tx, state = started()
     tokens_BT = jax.random.randint(jax.random.key(1), (8, 17), 0, 32)
     lengths_B = jnp.array([16, 1, 9, 2, 16, 3, 5, 0])
     ones_BT = jnp.ones((8, 16), jnp.int32)
@@ -181,10 +196,7 @@ def test_the_log_partition_penalty_enters_the_gradient_and_not_the_loss():
 
 def test_kept_channels_never_move():
     state, _ = weighted_step(1)
-    model = build_model(MODEL, vocab_size=32)
-    start = init_state(
-        model, optax.sgd(1.0), mesh=make_mesh("data:1"), key=jax.random.key(0)
-    )
+    _, _, start = started()
     before, after = (jax.tree.leaves(s.channels) for s in (start, state))
     for ours, theirs in zip(before, after, strict=True):
         np.testing.assert_array_equal(ours, theirs)

@@ -1,6 +1,7 @@
 """Kept channels and sparse supports: what they are for any scores and any sizes."""
 
 from collections import Counter
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,9 @@ from lostjax.nn import (
 from lostjax.nn.initializers.support import sample_support
 
 KEY = jax.random.key(0)
+# One program a case: op by op, each operation would compile.
+select = jax.jit(select_channels, static_argnames=("n_channels", "groups"))
+supported = partial(jax.jit, static_argnames=("size", "n_entries"))(sample_support)
 
 
 @st.composite
@@ -37,7 +41,7 @@ def choices(draw):
 @given(choices())
 def test_selected_channels_are_the_best_of_each_group(choice):
     scores, n_channels, groups = choice
-    kept = select_channels(jnp.asarray(scores), n_channels=n_channels, groups=groups)
+    kept = select(scores, n_channels=n_channels, groups=groups)
     assert kept.dtype == jnp.int32
     kept = np.asarray(kept)
     assert kept.shape == (n_channels,)
@@ -77,19 +81,26 @@ def test_count_of_channels(n_inputs, delta, expected):
 def test_scores_are_what_their_names_say():
     dense = jax.random.normal(KEY, (24, 40))
     dense = dense.at[5].multiply(4.0)
-    initial = InitialMatrix(dense, 6)
-    norms = jnp.linalg.norm(dense, axis=1)
-    np.testing.assert_allclose(largest_channels(KEY, initial), norms**2, rtol=1e-5)
+
+    @jax.jit
+    def score_all(key, dense):
+        initial = InitialMatrix(dense, 6)
+        scores = largest_channels, residual_norm_channels, random_channels
+        return [score(key, initial) for score in scores]
+
+    largest, residual, one = score_all(KEY, dense)
+    norms = np.linalg.norm(dense, axis=1)
+    np.testing.assert_allclose(largest, norms**2, rtol=1e-5)
     # The largest channel is what the low-rank part takes first.
-    assert jnp.argmax(largest_channels(KEY, initial)) == 5
-    assert jnp.argmax(residual_norm_channels(KEY, initial)) != 5
-    one, other = (random_channels(jax.random.key(s), initial) for s in (0, 1))
-    assert one.shape == (24,) and not jnp.allclose(one, other)
+    assert np.argmax(largest) == 5
+    assert np.argmax(residual) != 5
+    _, _, other = score_all(jax.random.key(1), dense)
+    assert one.shape == (24,) and not np.allclose(one, other)
 
 
 @pytest.mark.parametrize("n_entries", [0, 1, 30, 50, 51, 99, 100])
 def test_supports_are_sorted_and_unique(n_entries):
-    support = sample_support(KEY, size=100, n_entries=n_entries)
+    support = supported(KEY, size=100, n_entries=n_entries)
     assert support.dtype == jnp.int32 and support.shape == (n_entries,)
     assert np.all(np.diff(support) > 0)
     assert np.all((support >= 0) & (support < 100))
@@ -98,7 +109,9 @@ def test_supports_are_sorted_and_unique(n_entries):
 @pytest.mark.parametrize("n_entries", [2, 4])
 def test_every_support_is_equally_likely(n_entries):
     keys = jax.random.split(KEY, 6000)
-    draw = jax.vmap(lambda key: sample_support(key, size=6, n_entries=n_entries))
+    draw = jax.jit(
+        jax.vmap(lambda key: sample_support(key, size=6, n_entries=n_entries))
+    )
     counts = Counter(map(tuple, np.asarray(draw(keys)).tolist()))
     assert len(counts) == 15
     chi_squared = sum((count - 400) ** 2 / 400 for count in counts.values())

@@ -50,9 +50,24 @@ def train(attend):
     return jax.jit(run)
 
 
-@pytest.mark.parametrize("length", [128, 768])
-@pytest.mark.parametrize("d_head", [64, 128])
-@pytest.mark.parametrize("packed", [True, False])
+def also(*values):
+    """A case like one beside it: `make slow` and `make kernels` run it."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    "length, d_head, packed",
+    [
+        (128, 64, True),
+        (128, 128, False),
+        (768, 64, True),  # in blocks of several sizes
+        also(128, 64, False),
+        also(128, 128, True),
+        also(768, 64, False),
+        also(768, 128, True),
+        also(768, 128, False),
+    ],
+)
 def test_splash_attention_is_attention(length, d_head, packed):
     given = draw(length, d_head=d_head, packed=packed)
     for ours, meant in zip(
@@ -70,8 +85,15 @@ def test_splash_attention_in_bfloat16_is_as_near_as_its_type():
         np.testing.assert_allclose(ours.astype(jnp.float32), each, atol=0.05, rtol=0.05)
 
 
-@pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("sizes", [(2, 2, 1), (2, 1, 2)])
+@pytest.mark.parametrize(
+    "sizes, packed",
+    [
+        ((2, 1, 2), True),
+        ((2, 1, 2), False),
+        also((2, 2, 1), True),
+        also((2, 2, 1), False),
+    ],
+)
 def test_on_a_mesh_devices_attend_to_their_rows_and_heads(sizes, packed):
     axes = ("data", "fsdp", "tensor")
     mesh = jax.make_mesh(sizes, axes, axis_types=(AxisType.Auto,) * 3)
@@ -187,11 +209,12 @@ def test_a_model_attends_by_what_it_is_given_but_for_its_cache():
     )
     fused = plain.clone(attend=lambda q, k, v, seen: 2 * plain_attention(q, k, v, seen))
     tokens_BT = jnp.arange(10).reshape(2, 5)
-    params = plain.init(jax.random.key(0), tokens_BT)
-    apart = plain.apply(params, tokens_BT) - fused.apply(params, tokens_BT)
-    assert jnp.max(jnp.abs(apart)) > 1e-3
+    params = jax.jit(plain.init)(jax.random.key(0), tokens_BT)
+    ours, meant = (jax.jit(each.apply)(params, tokens_BT) for each in (fused, plain))
+    assert np.max(np.abs(np.subtract(ours, meant))) > 1e-3
     cached = [each.clone(cache_length=5) for each in (plain, fused)]
     ours, meant = (
-        model.apply(params, tokens_BT, mutable=["cache"])[0] for model in cached
+        jax.jit(partial(model.apply, mutable=["cache"]))(params, tokens_BT)[0]
+        for model in cached
     )
     np.testing.assert_array_equal(ours, meant)

@@ -46,17 +46,34 @@ def x():
     return jax.random.normal(jax.random.key(1), (2, 5, M))
 
 
+# One program a layer and shape: op by op, each operation would compile.
+
+
+@partial(jax.jit, static_argnums=0)
+def start(layer, key, x):
+    return layer.init(key, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def apply(layer, variables, x):
+    return layer.apply(variables, x)
+
+
+@partial(jax.jit, static_argnums=0)
+def start_and_apply(layer, key, x):
+    return layer.init_with_output(key, x)[0]
+
+
 @lru_cache
 def variables_of(layer, seed=0):
     """Starting variables moved off their start, where SLTrain's b is zero."""
-    variables = layer.init(jax.random.key(seed), jnp.zeros((1, M)))
-    leaves, treedef = jax.tree.flatten(variables["params"])
-    keys = jax.random.split(jax.random.key(seed + 100), len(leaves))
-    moved = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return {**variables, "params": treedef.unflatten(moved)}
+    variables = start(layer, jax.random.key(seed), jnp.zeros((1, M)))
+    rng = np.random.default_rng(seed)
+    moved = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype),
+        variables["params"],
+    )
+    return {**variables, "params": moved}
 
 
 def reference(layer, variables, x):
@@ -132,28 +149,32 @@ def test_sizes_of_the_papers_layer():
 def test_leading_axes_are_free(make, x):
     layer = make(features=N)
     variables = variables_of(layer)
-    y = layer.apply(variables, x)
+    y = apply(layer, variables, x)
     assert y.shape == (2, 5, N)
-    flat = layer.apply(variables, x.reshape(10, M))
+    flat = apply(layer, variables, x.reshape(10, M))
     np.testing.assert_allclose(y.reshape(10, N), flat, atol=1e-6)
-    np.testing.assert_allclose(layer.apply(variables, x[1, 2]), y[1, 2], atol=2e-6)
-    assert layer.apply(variables, x[:, :0]).shape == (2, 0, N)
+    np.testing.assert_allclose(apply(layer, variables, x[1, 2]), y[1, 2], atol=2e-6)
+    empty = jax.eval_shape(layer.apply, variables, x[:, :0])
+    assert empty.shape == (2, 0, N)
 
 
 @family
 def test_bfloat16(make, x):
     layer = make(features=N, dtype=jnp.bfloat16)
-    variables = variables_of(layer)
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {
+    variables = variables_of(make(features=N))
+    own = jax.eval_shape(layer.init, jax.random.key(0), x)
+    assert jax.tree.map(jnp.shape, own) == jax.tree.map(jnp.shape, variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(own["params"])} == {
         jnp.dtype("float32")
     }
-    y = layer.apply(variables, x.astype(jnp.bfloat16))
+    low = x.astype(jnp.bfloat16)
+    y = apply(layer, variables, low)
     assert y.dtype == jnp.bfloat16
-    exact = make(features=N).apply(variables, x)
+    exact = apply(make(features=N), variables, x)
     assert exact.dtype == jnp.float32
-    error = jnp.linalg.norm(y.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+    error = np.linalg.norm(np.float32(y) - exact) / np.linalg.norm(exact)
     assert 1e-4 < error < 2e-2
-    mixed = make(features=N).apply(variables, x.astype(jnp.bfloat16))
+    mixed = jax.eval_shape(make(features=N).apply, variables, low)
     assert mixed.dtype == jnp.float32
 
 
@@ -172,22 +193,25 @@ def test_siblings_together_equal_each_alone(make, x):
     layers = [make(features=features) for features in (N, 16, N)]
     each = [variables_of(layer, seed) for seed, layer in enumerate(layers)]
 
-    def together(each, x):
+    def together(x):
         return project([la.bind(v) for la, v in zip(layers, each, strict=True)], x)
 
-    def alone(each, x):
+    def alone(x):
         return tuple(la.apply(v, x) for la, v in zip(layers, each, strict=True))
 
-    def grads(apply):
+    def both(apply):
         def loss(x):
-            return sum(jnp.sum(jnp.sin(y)) for y in apply(each, x))
+            ys = apply(x)
+            return sum(jnp.sum(jnp.sin(y)) for y in ys), ys
 
-        return jax.jit(jax.grad(loss))(x)
+        gradient, ys = jax.jit(jax.grad(loss, has_aux=True))(x)
+        return ys, gradient
 
-    for got, want in zip(together(each, x), alone(each, x), strict=True):
-        assert got.shape == want.shape
-        np.testing.assert_allclose(got, want, atol=2e-6)
-    np.testing.assert_allclose(grads(together), grads(alone), atol=2e-5)
+    (got, gradient), (want, expected) = both(together), both(alone)
+    for one, other in zip(got, want, strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, atol=2e-6)
+    np.testing.assert_allclose(gradient, expected, atol=2e-5)
 
 
 def test_siblings_share_one_down_product_and_one_gather(x):
@@ -214,11 +238,10 @@ def test_what_are_no_siblings_is_refused(x):
 @pytest.mark.parametrize("name", ["dense", "cola", "sltrain", "lost"])
 def test_one_seed_one_start_and_another_another(name, x):
     layer = FAMILY[name](features=N)
-    one, same, other = (layer.init(jax.random.key(s), x) for s in (0, 0, 1))
-    equal = jax.tree.map(lambda a, b: bool(jnp.array_equal(a, b)), one, same)
-    assert all(jax.tree.leaves(equal))
+    one, same, other = (start(layer, jax.random.key(s), x) for s in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, one, same)
     first = "kernel" if "kernel" in one["params"] else "a"
-    assert not jnp.allclose(one["params"][first], other["params"][first])
+    assert not np.allclose(one["params"][first], other["params"][first])
 
 
 OPTIONS = {
@@ -238,11 +261,9 @@ OPTIONS = {
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS.keys())
 def test_every_option_of_lost_changes_the_output(option, x):
-    plain, changed = LOST(features=N), LOST(features=N, **option)
-    y, z = (
-        layer.init_with_output(jax.random.key(0), x)[0] for layer in (plain, changed)
-    )
-    assert jnp.max(jnp.abs(y - z)) > 1e-2 * jnp.max(jnp.abs(y))
+    layers = LOST(features=N), LOST(features=N, **option)
+    y, z = (np.asarray(start_and_apply(la, jax.random.key(0), x)) for la in layers)
+    assert np.max(np.abs(y - z)) > 1e-2 * np.max(np.abs(y))
 
 
 @pytest.mark.parametrize(
@@ -254,18 +275,22 @@ def test_every_option_of_lost_changes_the_output(option, x):
 )  # fmt: skip
 def test_every_option_of_low_rank_changes_the_output(option, x):
     layers = LowRank(N, R), LowRank(**({"features": N, "rank": R} | option))
-    y, z = (layer.init_with_output(jax.random.key(0), x)[0] for layer in layers)
-    assert jnp.max(jnp.abs(y - z)) > 1e-2 * jnp.max(jnp.abs(y))
+    y, z = (np.asarray(start_and_apply(la, jax.random.key(0), x)) for la in layers)
+    assert np.max(np.abs(y - z)) > 1e-2 * np.max(np.abs(y))
 
 
 def test_a_learnt_gamma_is_a_parameter_with_a_gradient(x):
     layer = LOST(features=N, learn_gamma=True)
-    variables = layer.init(jax.random.key(0), x)
-    fixed, _ = LOST(features=N).init_with_output(jax.random.key(0), x)
-    np.testing.assert_allclose(layer.apply(variables, x), fixed, atol=1e-7)
-    grad = jax.grad(lambda p: jnp.sum(layer.apply(variables | {"params": p}, x) ** 2))(
-        variables["params"]
-    )
+    variables = start(layer, jax.random.key(0), x)
+    fixed = start_and_apply(LOST(features=N), jax.random.key(0), x)
+    np.testing.assert_allclose(apply(layer, variables, x), fixed, atol=1e-7)
+
+    @jax.jit
+    @jax.grad
+    def slope(params):
+        return jnp.sum(layer.apply(variables | {"params": params}, x) ** 2)
+
+    grad = slope(variables["params"])
     assert grad["gamma"].shape == () and abs(grad["gamma"]) > 0
 
 

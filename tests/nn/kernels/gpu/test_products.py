@@ -120,6 +120,18 @@ CASES = {
 }
 
 
+@partial(jax.jit, static_argnums=3)
+def terms_of_gamma(x_PM, g_PN, weights, activation):
+    """The norm of the terms that gamma's gradient sums."""
+    full, none = (
+        bottleneck_products(x_PM, [weights._replace(gamma=at)], activation=activation)[
+            0
+        ]
+        for at in (1.0, 0.0)
+    )
+    return jnp.linalg.norm(g_PN * (full - none))
+
+
 def assert_same(sizes, *, tiles=None, mode=STRICT, **options):
     case = {"gamma": 0.7, "activation": nn.silu} | options
     x_PM, g_PN, weights = draw(sizes)
@@ -132,15 +144,9 @@ def assert_same(sizes, *, tiles=None, mode=STRICT, **options):
     )
     want = value_and_gradients(bottleneck_products, *wide, **case)
     # Gamma's gradient is one sum over all outputs, of terms of either sign.
-    full, none = (
-        bottleneck_products(
-            wide[0], [wide[2]._replace(gamma=at)], activation=case["activation"]
-        )[0]
-        for at in (1.0, 0.0)
-    )
     *arrays, _ = jax.tree.leaves(want)
-    scales = [max(float(jnp.abs(array).max()), 1e-3) for array in arrays]
-    scales.append(float(jnp.linalg.norm(wide[1] * (full - none))))
+    scales = [max(float(np.abs(array).max()), 1e-3) for array in arrays]
+    scales.append(float(terms_of_gamma(*wide, case["activation"])))
     for one, other, scale in zip(
         jax.tree.leaves(got), jax.tree.leaves(want), scales, strict=True
     ):
@@ -198,7 +204,7 @@ def test_a_layer_multiplies_with_the_function_that_it_is_given():
     kernel = layer.clone(product=interpreted)
     with interpreter.force_gpu_interpret_mode(STRICT):
         got = jax.jit(kernel.apply)(variables, x_PM)
-    want = layer.apply(variables, x_PM)
+    want = jax.jit(layer.apply)(variables, x_PM)
     np.testing.assert_allclose(
         *(np.asarray(y, np.float32) for y in (got, want)), atol=0.02
     )
@@ -238,7 +244,8 @@ def test_a_fall_back_is_logged_once_with_its_reason(reason, caplog):
     log_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            (y_PN,) = mosaic_products(x_PM, [weights], activation=nn.silu, **case)
+            products = partial(mosaic_products, activation=nn.silu, **case)
+            (y_PN,) = jax.eval_shape(products, x_PM, [weights])
     assert y_PN.shape == (sizes[0], sizes[2])
     (record,) = caplog.records
     assert reason in record.message
@@ -311,9 +318,10 @@ def test_copies_that_fill_widths_up_are_too_many_bytes_to_pay(ends):
 
 @pytest.mark.parametrize("activation", [nn.silu, nn.gelu, nn.relu, jnp.tanh])
 def test_a_derivative_without_add_any_is_the_derivative(activation):
-    x, gradient = jnp.linspace(-3, 3, 12), jnp.linspace(1, 2, 12)
-    want = gradient * jax.vmap(jax.grad(activation))(x)
-    got = pull_through(activation, x, gradient)
+    x = np.linspace(-3, 3, 12, dtype=np.float32)
+    gradient = np.linspace(1, 2, 12, dtype=np.float32)
+    want = gradient * jax.jit(jax.vmap(jax.grad(activation)))(x)
+    got = jax.jit(partial(pull_through, activation))(x, gradient)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     program = str(jax.make_jaxpr(partial(pull_through, activation))(x, gradient))
     assert "add_any" not in program
