@@ -26,7 +26,7 @@ Key = PRNGKeyArray | jax.Array
 """A JAX random key: a typed one (`jax.random.key`) or a raw array of the old kind."""
 
 Scalar = jax.Array | np.number | float | int
-"""A number of Python or NumPy, or a traced one, as `optax.inject_hyperparams` passes."""
+"""A number of Python or NumPy, or a traced one as `optax.inject_hyperparams` passes."""
 
 Activation = Callable[[jax.Array], jax.Array]
 """An elementwise function such as `flax.linen.silu`."""

@@ -51,7 +51,12 @@ def shorter_side(m: int, n: int) -> int:
 
 
 def longer_side(m: int, n: int) -> int:
-    """Select the longer side, or inputs if both are equal: optax's rule."""
+    """Select the longer side, or inputs if both are equal: optax's rule.
+
+    FRUGAL's own `reverse_std` projects this side too, but onto round(density max(M, N))
+    directions, which keep the density's share of the entries. Here the rank is
+    round(density min(M, N)) for both sides, so this side keeps fewer entries.
+    """
     return -2 if m >= n else -1
 
 

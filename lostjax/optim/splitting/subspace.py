@@ -17,6 +17,10 @@ arXiv:2411.07837) differs: it draws permutations whose generator is not saved in
 checkpoints, stores index arrays (for coordinates twice the bytes of the moments that
 they address), and counts tensors where `blocks` counts layers.
 
+Temporary memory of one compiled update on a CPU, for a stack of 32 MiB: `blocks`,
+`rows`, `columns` and `coordinates` 32 MiB, `random_orthonormal` 112, `gradient_svd` 160,
+and 64 for `optax.adamw`.
+
 Kernels are (inputs, outputs): what papers that write W as (out, in) call columns are
 rows here.
 """
@@ -160,7 +164,11 @@ def descending_order(
 def mirror_order(
     key: Key, *, refresh: Int[Array, ""] | int, n_layers: int, n_active: int
 ) -> Int[Array, " K"]:
-    """Cycle from both ends to the middle, in pairs: first, last, second, ...."""
+    """Cycle from both ends to the middle, in pairs: first, last, second, ....
+
+    At an odd depth the middle layer has one turn in a cycle, like any other. FRUGAL's
+    own code cycles through the pairs alone, so the middle layer never has state.
+    """
     del key
     place = (refresh * n_active + jnp.arange(n_active)) % n_layers
     half = place // 2
@@ -168,7 +176,11 @@ def mirror_order(
 
 
 def count_kept(size: int, density: float) -> int:
-    """Count the entries kept of an axis: round(density x size), at least 1."""
+    """Count the entries kept of an axis: round(density x size), at least 1.
+
+    So an axis of few entries saves little: of two, one is kept at every density below
+    0.75. FRUGAL's own code rounds columns down, to none for a short axis.
+    """
     return min(size, max(1, round(density * size)))
 
 

@@ -24,6 +24,8 @@ operation. It is equal bit for bit if operations run one by one; under a compile
 preceding operations such as the check for finite gradients change the fusion of Adam's.
 Density 0 is sign descent, and stores no array.
 
+The state is sharded like the parameters (`optim.splitting.placement`).
+
 Clipping by the global norm before this transformation scales only the part with state,
 because a sign has no length. A gradient entry that is not finite counts as 0 and
 reaches no state. `optax.MultiSteps` around this transformation stores a whole gradient,
