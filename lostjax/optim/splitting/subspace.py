@@ -17,9 +17,9 @@ arXiv:2411.07837) differs: it draws permutations whose generator is not saved in
 checkpoints, stores index arrays (for coordinates twice the bytes of the moments that
 they address), and counts tensors where `blocks` counts layers.
 
-Temporary memory of one compiled update on a CPU, for a stack of 32 MiB: `blocks`,
-`rows`, `columns` and `coordinates` 32 MiB, `random_orthonormal` 112, `gradient_svd` 160,
-and 64 for `optax.adamw`.
+Temporary memory of one compiled update of a stack of 32 MiB on a CPU: 32 MiB for
+`blocks`, `rows`, `columns` and `coordinates`, 112 for `random_orthonormal`, 160 for
+`gradient_svd`, and 64 for `optax.adamw`.
 
 Kernels are (inputs, outputs): what papers that write W as (out, in) call columns are
 rows here.
