@@ -53,5 +53,5 @@ def _square(x: jax.Array) -> jax.Array:
 
 
 def _count(x: jax.Array) -> jax.Array:
-    # float32: an int32 would overflow for an embedding of 2^31 entries.
-    return jnp.sum(~jnp.isfinite(x), dtype=jnp.float32)
+    # Up to 2^32 entries. A sum of floats would be a call of a library on a CPU.
+    return jnp.sum(~jnp.isfinite(x), dtype=jnp.uint32).astype(jnp.float32)

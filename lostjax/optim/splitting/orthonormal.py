@@ -180,7 +180,7 @@ def _cut(
         expand,
         residual,
         carry_squares,
-        align,
+        align=align,
     )
 
 

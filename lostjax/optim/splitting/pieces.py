@@ -80,7 +80,9 @@ class Matrix(NamedTuple):
         view = self.view
         like = jax.ShapeDtypeStruct(view.matrix_shape, leaf.dtype)
         # Only shapes are needed: init must not compute an SVD.
-        shapes = jax.eval_shape(lambda g: self.cut.choose(g, self._draw(draw)), like)
+        shapes = jax.eval_shape(
+            lambda g: self.cut.choose(g, draw.at_leaf(self.number)), like
+        )
         empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         part = jax.eval_shape(
             lambda g: view.to_state(self.cut.restrict(g, empty)), like
@@ -120,7 +122,7 @@ class Matrix(NamedTuple):
         at = Layout(view, explicit_spec(grad), jax.P(*batch) if any(batch) else None)
 
         def choose(draw: Draw) -> Basis:
-            return cut.choose(g, self._draw(draw))
+            return cut.choose(g, draw.at_leaf(self.number, table=draw.table))
 
         def choose_stored() -> jax.Array:
             new = cut.align(choose(draw), at.from_state(old))
@@ -166,9 +168,6 @@ class Matrix(NamedTuple):
         back = self.view.from_matrices(full).astype(piece.rest.dtype)
         return place(back, piece.layout.leaf)
 
-    def _draw(self, draw: Draw) -> Draw:
-        return draw.at_leaf(self.number)
-
 
 @functools.lru_cache(maxsize=256)
 def choose_cut(subspace: Subspace, shape: tuple[int, ...], density: float) -> Cut:
@@ -179,7 +178,15 @@ def choose_cut(subspace: Subspace, shape: tuple[int, ...], density: float) -> Cu
     if density < 1:
         # At density 0 the cut is only checked against the shape and never used.
         cut = subspace.cut(shape, density or 1 / max(shape))
-        return Cut(*(jax.jit(function) for function in cut))
+        return Cut(
+            choose=jax.jit(cut.choose),
+            restrict=jax.jit(cut.restrict),
+            expand=jax.jit(cut.expand),
+            residual=jax.jit(cut.residual),
+            carry_squares=jax.jit(cut.carry_squares),
+            table=cut.table,
+            align=jax.jit(cut.align),
+        )
     return Cut(
         choose=lambda g, draw: (),
         restrict=lambda g, basis: g,

@@ -26,6 +26,7 @@ FRUGAL (Zmushko et al., 2024, arXiv:2411.07837) draws permutations.
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -35,8 +36,9 @@ import jax.numpy as jnp
 from lostjax.optim.splitting.placement import free_axis, place_like
 from lostjax.optim.splitting.subspace import Cut, Draw, Subspace, count_kept
 
-Drawn = tuple[jax.Array, ...]
-"""For each segment, the drawn entry's index in its stratum, (.., S, 1, strata, ..)."""
+Drawn = tuple[tuple[jax.Array, jax.Array], ...]
+"""For each segment, the drawn entry's index in its stratum, uint32 (.., S, 1, strata,
+..), and whether an entry is drawn, (.., S, length, strata, ..)."""
 
 SUBLANES = 8
 """Rows of a tile of a TPU: fewer kept rows in a part would change the tiling."""
@@ -108,72 +110,83 @@ class _Strata(NamedTuple):
     shared: bool
     """Whether one choice holds for all entries of the matrix's other axis."""
 
-    def draw(self, g: jax.Array, draw: Draw) -> Drawn:
-        """Draw one entry of every stratum."""
-        del g
+    @property
+    def table(self) -> tuple[int, ...]:
+        """Shape of the random words of a choice, one for each stratum."""
         n_strata = sum(segment.n_strata for segment in self.segments)
         lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
         if self.shared:
             # One draw for the whole matrix: both of its axes broadcast.
             lead = lead[:-1] + (1,) if not trail else lead
             trail = (1,) * len(trail)
-        bits = draw.bits((*lead, self.n_parts, n_strata, *trail))
+        return (*lead, self.n_parts, n_strata, *trail)
+
+    def draw(self, g: jax.Array, draw: Draw) -> Drawn:
+        """Draw one entry of every stratum."""
+        del g
+        # Only the upper bits are random. A range of them is scaled, not divided: the
+        # frequencies differ by at most length / 2^16.
+        bits = draw.bits(self.table) >> 16
         drawn, start = [], 0
         for segment in self.segments:
             part = self._slice(bits, start, start + segment.n_strata)
-            # The bias of the remainder is below length / 2^32.
-            places = (part % segment.length).astype(jnp.int32)
-            drawn.append(jnp.expand_dims(places, self.axis + 1))
+            place = jnp.expand_dims(part * segment.length >> 16, self.axis + 1)
+            places = self._places(segment.length)
+            drawn.append((place, places == place))
             start += segment.n_strata
         return tuple(drawn)
 
     def restrict(self, g: jax.Array, drawn: Drawn) -> jax.Array:
         """Concatenate the kept entries."""
         parts = []
-        for segment, place, x in zip(self.segments, drawn, self._split(g), strict=True):
-            place = place_like(place, x)
+        for segment, (place, is_drawn), x in self._zip(drawn, self._split(g)):
             if segment.n_kept == 1:
-                kept = self._select(x, place)
+                kept = self._select(x, is_drawn)
             else:
                 # All but one: a shift by one after the omitted entry.
-                is_before = self._places(segment.n_kept) < place
+                is_before = self._places(segment.n_kept) < place_like(place, x)
                 kept = jnp.where(is_before, self._slice(x, 0, -1), self._slice(x, 1))
             parts.append(kept)
         return self._join(parts)
 
     def expand(self, kept: jax.Array, drawn: Drawn) -> jax.Array:
         """Put the kept entries back in place, with zeros elsewhere."""
-        x = self._view(kept)
-        parts, start = [], 0
-        for segment, place in zip(self.segments, drawn, strict=True):
+        x, given, start = self._view(kept), [], 0
+        for segment in self.segments:
             stop = start + segment.n_strata * segment.n_kept
-            part = self._rows(self._slice(x, start, stop), segment.n_kept)
-            places, place = self._places(segment.length), place_like(place, part)
-            if segment.n_kept == 1:
-                part = jnp.where(places == place, part, 0)
-            else:
-                # Shift the entries after the omitted one, then zero that one.
-                before, behind = self._pad(part, 0, 1), self._pad(part, 1, 0)
-                part = jnp.where(places < place, before, behind)
-                part = jnp.where(places == place, 0, part)
-            parts.append(part)
+            given.append(self._rows(self._slice(x, start, stop), segment.n_kept))
             start = stop
+        parts = []
+        for segment, (place, is_drawn), part in self._zip(drawn, given):
+            if segment.n_kept == 1:
+                parts.append(jnp.where(place_like(is_drawn, part), part, 0))
+                continue
+            # Shift the entries after the omitted one, then zero that one.
+            before, behind = self._pad(part, 0, 1), self._pad(part, 1, 0)
+            is_before = self._places(segment.length) < place_like(place, part)
+            part = jnp.where(is_before, before, behind)
+            parts.append(jnp.where(place_like(is_drawn, part), 0, part))
         return self._join(parts)
 
     def residual(self, g: jax.Array, kept: jax.Array, drawn: Drawn) -> jax.Array:
         """Set the kept entries to zero."""
         del kept
         parts = []
-        for segment, place, x in zip(self.segments, drawn, self._split(g), strict=True):
-            is_drawn = self._places(segment.length) == place_like(place, x)
+        for segment, (_, is_drawn), x in self._zip(drawn, self._split(g)):
+            is_drawn = place_like(is_drawn, x)
             is_kept = is_drawn if segment.n_kept == 1 else ~is_drawn
             # Select zeros instead of subtracting the kept part: exact, and no rounding.
             parts.append(jnp.where(is_kept, 0, x))
         return self._join(parts)
 
-    def _select(self, x: jax.Array, place: jax.Array) -> jax.Array:
+    def _zip(
+        self, drawn: Drawn, parts: list[jax.Array]
+    ) -> Iterator[tuple[_Segment, tuple[jax.Array, jax.Array], jax.Array]]:
+        yield from zip(self.segments, drawn, parts, strict=True)
+
+    def _select(self, x: jax.Array, is_drawn: jax.Array) -> jax.Array:
         """Select one entry of each stratum: (.., length, strata, ..) -> (.., 1, ..)."""
-        here = self._places(x.shape[self.axis + 1]) == place
+        here = place_like(is_drawn, x)
         # A sum of integers, of which one is not 0: exact for -0 too, and XLA's CPU
         # backend calls a library for floats, which stores the masked array first.
         word = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
@@ -214,8 +227,8 @@ class _Strata(NamedTuple):
 
     def _places(self, length: int) -> jax.Array:
         """Number the entries of a stratum along their axis."""
-        n_after = len(self.shape) - self.axis
-        return jnp.arange(length).reshape(-1, *(1,) * n_after)
+        shape = (length, *(1,) * (len(self.shape) - self.axis))
+        return jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
 
     def _slice(self, x: jax.Array, start: int, stop: int | None = None) -> jax.Array:
         return jax.lax.slice_in_dim(x, start, stop, axis=self.axis + 1)
@@ -234,7 +247,8 @@ def _cut(
     def carry(kept: jax.Array, old: Drawn, new: Drawn) -> jax.Array:
         return strata.restrict(strata.expand(kept, old), new)
 
-    return Cut(strata.draw, strata.restrict, strata.expand, strata.residual, carry)
+    functions = strata.draw, strata.restrict, strata.expand, strata.residual, carry
+    return Cut(*functions, table=strata.table)
 
 
 def _divide(

@@ -55,29 +55,39 @@ class Draw(NamedTuple):
     """Number of earlier refreshes."""
     leaf: jax.Array
     """A hash of the leaf's path, and its complement; uint32 (2,)."""
+    table: jax.Array | None = None
+    """Random words that all leaves of a shape share, see `make_table`."""
 
-    def at_leaf(self, number: jax.Array | int) -> "Draw":
+    def at_leaf(
+        self, number: jax.Array | int, *, table: jax.Array | None = None
+    ) -> "Draw":
         """Return the inputs of the choice of one leaf, by a hash of its path."""
         # A pair of two numbers: the compiler writes a scalar constant into the code,
         # and would compile the same code again for every leaf.
         word = jnp.asarray(number, jnp.uint32)
-        return self._replace(leaf=jnp.stack([word, ~word]))
+        return self._replace(leaf=jnp.stack([word, ~word]), table=table)
 
     def leaf_key(self) -> Key:
         """Return a key that differs between leaves."""
         return jax.random.fold_in(self.key, self.leaf[0])
 
-    def bits(self, shape: tuple[int, ...]) -> jax.Array:
-        """Draw random words by hashing their index, the leaf and the key; uint32.
-
-        `jax.random.bits` is a program of 300 operations for each leaf of a tree, and
-        stores the words of `coordinates`; these few fuse with what reads them.
-        """
-        start = _hash(_hash(self.leaf) ^ self.words).reshape(2, *(1,) * len(shape))
+    def make_table(self, shape: tuple[int, ...]) -> jax.Array:
+        """Hash the index of each entry and the key to random words, uint32."""
+        start = _hash(self.words).reshape(2, *(1,) * len(shape))
         index = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
         # A reduction is computed once; the compiler would repeat a hash in each reader.
-        pair = _hash(index ^ start)
-        return jnp.sum(pair, 0, dtype=jnp.uint32)
+        return jnp.sum(_hash(index ^ start), 0, dtype=jnp.uint32)
+
+    def bits(self, shape: tuple[int, ...]) -> jax.Array:
+        """Draw random words whose upper 16 bits differ between leaves, uint32.
+
+        Each is an odd multiple, by leaf, of a word of the table: multiply-shift hashing
+        (Dietzfelbinger et al., 1997). `jax.random.bits` would be a program of 300
+        operations for each leaf of a tree; this is one of 6.
+        """
+        table = self.make_table(shape) if self.table is None else self.table
+        odd = (self.leaf ^ self.words)[0] | np.uint32(1)
+        return table * odd
 
 
 def start_draw(seed: Scalar, refresh: jax.Array | int) -> Draw:
@@ -102,6 +112,8 @@ class Cut(NamedTuple):
     carry_squares: Callable[[jax.Array, Basis, Basis], jax.Array]
     """(second moments in the old basis, old, new) -> second moments in the new basis.
     """
+    table: tuple[int, ...] | None = None
+    """Shape of the random words that a choice reads; None for none."""
     align: Callable[[Basis, Basis], Basis] = lambda new, old: new
     """(new stored basis, old one) -> the new one with the signs of the old one."""
 

@@ -254,10 +254,15 @@ class _Frugal(NamedTuple):
         for group, tick in zip(tree.groups, ticks, strict=True):
             draw = start_draw(self.seed, tick.refresh)
             before = start_draw(self.seed, tick.before)
+            # Drawn once for all leaves of a shape.
+            tables: dict[Any, jax.Array | None] = {None: None}
+            for shape in dict.fromkeys(m.cut.table for m in group.values()):
+                tables[shape] = None if shape is None else draw.make_table(shape)
             for i, matrix in group.items():
+                table = tables[matrix.cut.table]
                 pieces[i] = matrix.split(
                     tree.leaves[i],
-                    draw=draw,
+                    draw=draw._replace(table=table),
                     before=before,
                     due=tick.due,
                     old=old.get(i),
