@@ -8,6 +8,7 @@ to another dimension. If several specs match, the one that cuts the array into
 most pieces is used.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping
@@ -70,8 +71,18 @@ used, and the first of equals."""
 def tree_shardings(tree: PyTree, mesh: Mesh) -> PyTree:
     """Return the shardings of a tree of arrays or shapes, by `PARTITION_RULES`."""
 
+    fine = functools.cache(lambda: _split_axes(mesh))
+
     def of(path: tuple[object, ...], leaf: Any) -> NamedSharding:
-        return NamedSharding(mesh, spec_for(path_text(path), leaf.shape, mesh.shape))
+        name = path_text(path)
+        spec = spec_for(name, leaf.shape, mesh.shape)
+        if re.search(KEPT_PARTS, name) and _count_pieces(spec, mesh.shape) < mesh.size:
+            # Of a mesh whose axes are products of small ones, some of these may divide
+            # what the whole axis does not.
+            split = spec_for(name, leaf.shape, fine().shape, split=True)
+            if _count_pieces(split, fine().shape) > _count_pieces(spec, mesh.shape):
+                return NamedSharding(fine(), split)
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(of, tree)
 
@@ -141,19 +152,24 @@ def place_batch(plan: Batches, number: int, *, mesh: Mesh) -> Batch:
     return Batch(*(place(field, leaf) for field, leaf in enumerate(some)))
 
 
-def spec_for(path: str, shape: tuple[int, ...], axes: Mapping[str, int]) -> P:
+def spec_for(
+    path: str, shape: tuple[int, ...], axes: Mapping[str, int], *, split: bool = False
+) -> P:
     """Return the partition spec of an array.
 
     Args:
       path: the leaf's path, such as `params/layers/mlp/up/a`.
       shape: its shape.
       axes: mesh axis to size.
+      split: whether these are the prime factors of the mesh's axes, from `_split_axes`.
 
     Returns:
       The spec of the matching rule that cuts the array into most pieces; dimensions
       that its axes do not divide stay whole.
     """
     matching = (spec for pattern, spec in PARTITION_RULES if re.search(pattern, path))
+    if split:
+        matching = (_split_names(spec, axes) for spec in matching)
     moves = re.search(KEPT_PARTS, path) is not None
     cuts = [_cut(spec, shape, axes, moves=moves) for spec in matching]
     return max(cuts, key=lambda cut: cut[1])[0]
@@ -167,7 +183,7 @@ def _cut(
         return P(), 1
     if moves:
         fitted = fit_spec(spec, shape, axes)
-        return fitted, math.prod(axes[name] for e in fitted for name in mesh_axes(e))
+        return fitted, _count_pieces(fitted, axes)
     names, pieces = [], 1
     for size, name in zip(shape, spec, strict=False):
         parts = (name,) if isinstance(name, str) else (name or ())
@@ -176,3 +192,41 @@ def _cut(
         names.append(name if fits else None)
         pieces *= cut if fits else 1
     return P(*names), pieces
+
+
+def _count_pieces(spec: P, axes: Mapping[str, int]) -> int:
+    return math.prod(axes[name] for entry in spec for name in mesh_axes(entry))
+
+
+def _split_axes(mesh: Mesh) -> Mesh:
+    """Divide each axis of a mesh into axes of prime size: fsdp of 6 into fsdp.0, .1."""
+    sizes = {
+        f"{name}.{i}": factor
+        for name, size in mesh.shape.items()
+        for i, factor in enumerate(_prime_factors(size))
+    }
+    return Mesh(mesh.devices.reshape(*sizes.values()), tuple(sizes))
+
+
+def _split_names(spec: P, axes: Mapping[str, int]) -> P:
+    """Name all factors of each axis of a spec, in order."""
+
+    def factors(entry: Any) -> tuple[str, ...]:
+        return tuple(
+            axis
+            for name in mesh_axes(entry)
+            for axis in axes
+            if axis.rpartition(".")[0] == name
+        )
+
+    return P(*(factors(entry) or None for entry in spec))
+
+
+def _prime_factors(size: int) -> list[int]:
+    factors, divisor = [], 2
+    while size > 1:
+        while size % divisor == 0:
+            factors.append(divisor)
+            size //= divisor
+        divisor += 1
+    return factors

@@ -1,14 +1,19 @@
 """Meshes, the sharding table and the placing of batches."""
 
+import functools
+import math
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch
 from lostjax.errors import ConfigError
 from lostjax.train.devices.mesh import make_mesh, parse_mesh, resolve_mesh
-from lostjax.train.devices.sharding import place_batch, spec_for
+from lostjax.train.devices.sharding import place_batch, spec_for, tree_shardings
 
 
 @pytest.mark.parametrize(
@@ -128,3 +133,28 @@ def test_a_placed_batch_is_the_batch(mesh):
         np.testing.assert_array_equal(ours, theirs)
         assert len(ours.addressable_shards) == jax.device_count()
     assert len(reads) == len(set(reads)), "no row is read twice"
+
+
+def test_kept_parts_are_cut_by_factors_of_an_axis():
+    """Eight devices divide neither 10 rows nor 12 columns, but two and four do."""
+    mesh = make_mesh("fsdp:8")
+    kept = jax.ShapeDtypeStruct((1, 10, 12), jnp.float32)
+    whole = jax.ShapeDtypeStruct((1, 40, 12), jnp.float32)
+
+    def tree(leaf):
+        return {"layers": {"mlp": {"up": {"kernel": leaf}}}}
+
+    state = {"opt_state": {"1": {"full": tree(kept)}}, "params": tree(whole)}
+    shardings = tree_shardings(state, mesh)
+    (cut,), (plain,) = (jax.tree.leaves(shardings[k]) for k in ("opt_state", "params"))
+    assert plain == NamedSharding(mesh, P(None, "fsdp", None))
+    assert math.prod(cut.shard_shape(kept.shape)) * 8 == 10 * 12
+
+    @functools.partial(jax.jit, out_shardings=cut)
+    def step(kept, whole):
+        return kept + whole.reshape(1, 10, 4, 12)[:, :, 0]
+
+    held = jax.device_put(jnp.ones(kept.shape), cut)
+    made = step(held, jax.device_put(jnp.ones(whole.shape), plain))
+    assert made.sharding == cut
+    np.testing.assert_array_equal(made, 2)
