@@ -1,8 +1,24 @@
 """What optax expects of a transformation, checked for each of ours.
 
 One row a transformation: to add one, add a row. The checks are those that optax runs on
-its own (`optax/contrib/_common_test.py`, `optax/_src/sharding_test.py`), and what users
-compose: MultiSteps, apply_if_finite, masked, partition, meshes with explicit axes.
+its own, and what users compose: apply_if_finite, masked, partition, more meshes. Where
+each question of optax 0.2.8 is asked here, or why it is not:
+
+    contrib/_common_test.py and _src/alias_test.py
+      accept_extra_args, no recompilation   test_extra_arguments_pass_..
+      optimizers (minima)                   test_minima_are_found
+      can_be_wrapped_in_inject_hyperparams  test_hyperparameters_are_injected
+      preserve_dtype                        test_types_are_stable_.., test_bfloat16_..
+      gradient_accumulation                 test_accumulation_updates_every_fourth_step
+      state_shape_dtype_shard_stability     test_types_are_stable_under_cond
+      accept_learning_rate_schedule         test_a_constant_schedule_is_a_number
+      explicit_dtype                        splitting/test_frugal_bytes.py (mu_dtype)
+      complex arrays                        refused: test_complex_arrays_are_refused
+    _src/sharding_test.py
+      init_with_abstract_input              test_state_is_made_from_shapes
+      state_sharding_type_init_match_update test_types_are_stable_on_explicit_meshes
+      .._type_preserved_with_jit            test_eager_and_compiled_types_agree
+      microbatch_with_explicit_sharding     of optax.microbatching, no transformation
 """
 
 import functools
@@ -322,6 +338,36 @@ def test_types_are_stable_on_explicit_meshes(name, spec):
         updates, new = jax.eval_shape(tx.update, params, state, params)
     assert layout(new) == layout(state)
     assert layout(updates) == layout(jax.eval_shape(lambda: params))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("frugal rows", "past params")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in ROWS
+    ],
+)
+def test_eager_and_compiled_types_agree(name):
+    """On a mesh with explicit axes, operation by operation."""
+    tx = make(name)
+    with jax.set_mesh(explicit_mesh(8)):
+        params = jnp.zeros((2, 8, 4), jnp.float16, out_sharding=jax.P(None, "x"))
+        state = tx.init(params)
+        _, new = tx.update(params, state, params)
+        assert types(new) == types(state)
+        made, (_, updated) = jax.eval_shape(
+            lambda p, s: (tx.init(p), tx.update(p, s, p)), params, state
+        )
+    assert layout(made) == layout(state)
+    assert layout(updated) == layout(state)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if "params" not in name])
+def test_complex_arrays_are_refused(name):
+    with pytest.raises(ValueError, match="complex64: only real"):
+        make(name).init({"w": jnp.ones((2, 2, 2), jnp.complex64)})
 
 
 @every_row

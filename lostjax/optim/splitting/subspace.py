@@ -64,8 +64,12 @@ class Draw(NamedTuple):
         """Return the inputs of the choice of one leaf, by a hash of its path."""
         # A pair of two numbers: the compiler writes a scalar constant into the code,
         # and would compile the same code again for every leaf.
-        word = jnp.asarray(number, jnp.uint32)
-        return self._replace(leaf=jnp.stack([word, ~word]), table=table)
+        if isinstance(number, int):
+            pair = jnp.asarray(np.array([number, ~number & 0xFFFFFFFF], np.uint32))
+        else:
+            word = number.astype(jnp.uint32)
+            pair = jnp.stack([word, ~word])
+        return self._replace(leaf=pair, table=table)
 
     def leaf_key(self) -> Key:
         """Return a key that differs between leaves."""

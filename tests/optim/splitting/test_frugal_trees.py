@@ -9,6 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 from optax.contrib import MuonDimensionNumbers
 
 from lostjax import optim
@@ -230,3 +231,27 @@ def test_labels_are_a_tree_under_map_params():
 def test_trees_that_do_not_fit_are_named(arguments, params, message):
     with pytest.raises(ValueError, match=message):
         optim.scale_by_frugal(**arguments).init(params)
+
+
+def count_operations(tx, n_leaves):
+    """Operations of a compiler's input for a tree of equal matrices, calls inlined."""
+    params = {f"layers_{i}": jnp.ones((32, 32)) for i in range(n_leaves)}
+    state = jax.eval_shape(tx.init, params)
+    jaxpr = jax.make_jaxpr(tx.update)(params, state)
+
+    def count(jaxpr):
+        inner = (jaxprs_in_params(eqn.params) for eqn in jaxpr.eqns)
+        return sum(sum(map(count, found)) or 1 for found in map(list, inner))
+
+    return count(jaxpr.jaxpr)
+
+
+@pytest.mark.parametrize("name", ["rows", "columns", "coordinates"])
+def test_a_further_leaf_adds_few_operations(name):
+    """Its random numbers are those of the others: a draw of its own would be 300."""
+    frugal = optim.frugal(subspace=getattr(optim, name)())
+    added, adams = (
+        count_operations(tx, 6) - count_operations(tx, 5)
+        for tx in (frugal, optax.adam(1e-3))
+    )
+    assert added <= 6 * adams
