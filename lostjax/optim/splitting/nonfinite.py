@@ -53,5 +53,10 @@ def _square(x: jax.Array) -> jax.Array:
 
 
 def _count(x: jax.Array) -> jax.Array:
-    # Up to 2^32 entries. A sum of floats would be a call of a library on a CPU.
-    return jnp.sum(~jnp.isfinite(x), dtype=jnp.uint32).astype(jnp.float32)
+    bad = (~jnp.isfinite(x)).astype(jnp.uint32)  # up to 2^32 entries
+    # XLA's CPU backend stores what it sums: let that be an eighth of the array.
+    for _ in range(3):
+        half, odd = divmod(bad.shape[-1] if x.ndim else 1, 2)
+        if not odd and explicit_spec(x) is None:
+            bad = bad[..., :half] + bad[..., half:]
+    return jnp.sum(bad, dtype=jnp.uint32).astype(jnp.float32)
