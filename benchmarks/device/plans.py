@@ -28,9 +28,7 @@ PREFIXES = {
 def read_plans(device_kind: str) -> dict[str, Any]:
     """Return the committed estimates for a device by row; {} if there are none."""
     found = [name for kind, name in PREFIXES.items() if device_kind.startswith(kind)]
-    if not FILE.exists() or not found:
-        return {}
-    plans: dict[str, Any] = json.loads(FILE.read_text()).get(found[0], {})
+    plans: dict[str, Any] = _read().get(found[0], {}) if found else {}
     return plans
 
 
@@ -57,9 +55,7 @@ def make_plans(topologies: list[str]) -> None:
 
 def _add(topology: str, name: str, configs: list[Any], *, first: int = 0) -> None:
     """Write the plan of the last configuration that fits, from `first` up or down."""
-    everything = json.loads(FILE.read_text()) if FILE.exists() else {}
-    entries = everything.setdefault(topology, {})
-    if name in entries:
+    if name in _read().get(topology, {}):
         return
     place, best = first, None
     while 0 <= place < len(configs):
@@ -73,12 +69,21 @@ def _add(topology: str, name: str, configs: list[Any], *, first: int = 0) -> Non
             place -= 1
         if len(configs) == 1:
             best = plan
+    # Read again: another process may have written meanwhile.
+    everything = _read()
+    entries = everything.setdefault(topology, {})
     entries[name] = best
     entries["made"] = {
         "date": datetime.date.today().isoformat(),
         "jax": importlib.metadata.version("jax"),
     }
     FILE.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+def _read() -> dict[str, Any]:
+    """Read all that is written so far."""
+    everything: dict[str, Any] = json.loads(FILE.read_text()) if FILE.exists() else {}
+    return everything
 
 
 def _plan(config: Any, topology: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""NVIDIA's compiler takes the programs of the check: on any x86 Linux, without a GPU."""
+"""NVIDIA's compiler takes the programs of the check, and needs no GPU for it."""
 
 import importlib.util
 import warnings
