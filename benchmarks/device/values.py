@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from kernel_forms import Layer, list_layers, run
 from kernel_forms import arguments as layer_arguments
@@ -28,12 +28,17 @@ from device.programs import DOCUMENTS, count_kernels, one_device
 from device.workers import Event, first_line
 from lostjax.nn.attention.mask import Seen, causal_bias
 from lostjax.nn.attention.plain import plain_attention
-from lostjax.nn.kernels.attention import cudnn_attention, splash_attention
+from lostjax.nn.kernels.attention import (
+    ShardedAttention,
+    cudnn_attention,
+    splash_attention,
+)
 from lostjax.nn.kernels.bottleneck import bottleneck_products
 from lostjax.nn.kernels.gpu.blocks import choose_tiles
 from lostjax.nn.kernels.gpu.products import mosaic_products as gpu_products
 from lostjax.nn.kernels.tpu.products import mosaic_products as tpu_products
 from lostjax.train.config.presets import get_preset
+from lostjax.train.devices.mesh import BATCH_AXES
 
 SIZES = ("350m", "60m", "1b", "130m", "7b")
 ALIKE = 2.0
@@ -73,7 +78,10 @@ def compare(names: list[str], *, kind: str, toy: bool = False) -> Iterator[Event
     with ThreadPoolExecutor() as pool:
         jobs = {
             name: pool.submit(
-                compile_case, find_case(name, kind, toy=toy), mesh, kernel=on_device
+                compile_case,
+                find_case(name, mesh, kind=kind, toy=toy),
+                mesh,
+                kernel=on_device,
             )
             for name in names
         }
@@ -85,15 +93,17 @@ def compare(names: list[str], *, kind: str, toy: bool = False) -> Iterator[Event
                 yield Event(row=name, status="error", note=first_line(error))
 
 
-def find_case(name: str, kind: str, *, toy: bool = False) -> Case:
-    """Build the case of a name."""
+def find_case(name: str, mesh: Mesh, *, kind: str, toy: bool = False) -> Case:
+    """Build the case of a name, for the one device of a mesh."""
     size, _, part = name.partition(" ")
     model = get_preset(f"lost_{size}").model
     model = shrink(model) if toy else model
     if part.endswith("attention"):
         head = (model.n_heads, model.d_model // model.n_heads)
         batch = (2, 32) if toy else (BATCH, LENGTH)
-        return _attention(batch + head, ATTENTION[kind])
+        # As the trainer does: a kernel asks the mesh which device it is for.
+        attend = ShardedAttention(ATTENTION[kind], mesh, BATCH_AXES, "tensor")
+        return _attention(batch + head, attend)
     (layer,) = (each for each in list_layers(size, rows=ROWS) if each.name == name)
     if toy:
         layer = Layer(name, 64, model.d_model, model.d_hidden, model.rank, 3)

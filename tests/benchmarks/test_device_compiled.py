@@ -38,14 +38,15 @@ def gpu():
 
 @pytest.mark.parametrize("name", values.list_cases("gpu"))
 def test_values_and_gradients_are_those_of_a_kernel(name):
-    case = values.find_case(name, "gpu")
-    _, (xla, kernel) = values.compile_case(case, gpu(), kernel=True)
+    mesh = gpu()
+    case = values.find_case(name, mesh, kind="gpu")
+    _, (xla, kernel) = values.compile_case(case, mesh, kernel=True)
     assert not count_kernels(xla.as_text())
     # Forward and backward.
     assert sum(count_kernels(kernel.as_text()).values()) >= 2
 
 
-@pytest.mark.parametrize("size, name", STEPS, ids=" ".join)
+@pytest.mark.parametrize("size, name", STEPS, ids=map(" ".join, STEPS))
 def test_a_step_and_its_layer_compile_with_their_kernels(size, name):
     form = FORMS[name]
     config = configure(size, form, kind="gpu")
