@@ -23,7 +23,7 @@ COMPILED := tests/nn/kernels/tpu/test_products_compiled.py \
 	tests/nn/kernels/test_attention_compiled.py \
 	tests/plan/test_command.py::test_a_tpus_compiler_plans_a_step
 
-.PHONY: train test docs slow torture mutants compiled kernels lint newest clean
+.PHONY: train test docs slow torture mutants compiled kernels gpu tpu lint newest clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m lostjax.train --mesh=data:8
@@ -60,9 +60,13 @@ else
 	@echo "no compiler of TPUs and H100s for $(shell uname -sm): no kernel is compiled"
 endif
 
-# Every paper shape.
+# Every paper shape, and every program of the check below.
 kernels: $(PLAN)/.installed
-	$(PLAN)/bin/python -m pytest tests/nn/kernels
+	$(PLAN)/bin/python -m pytest tests/nn/kernels tests/benchmarks/test_device_compiled.py
+
+# What one accelerator says, in eight minutes; python3 has jax for it, flax and optax.
+gpu tpu:
+	$(PYTHON) benchmarks/$@.py --json=check_$@.json --markdown=check_$@.md
 
 $(PLAN)/.installed: setup.cfg pyproject.toml
 	test -x $(PLAN)/bin/python || $(PYTHON) -m venv $(PLAN)

@@ -2,10 +2,11 @@
 
     v5e:16x16    a TPU slice by generation and shape: v4, v5e, v5p, v6e, tpu7x
     h100:8       a number of H100s (SXM, 80 GB) in one host
+    h200:8       a number of H200s (SXM, 141 GB) in one host
     here         the devices of this machine
 
 The hardware need not be present: `libtpu` compiles for TPUs on any Linux machine, and
-the CUDA wheels compile for H100s. Nothing is run.
+the CUDA wheels compile for both GPUs. Nothing is run.
 """
 
 import importlib.util
@@ -27,23 +28,42 @@ TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 LONGEST = 64
 """Most chips along a dimension; no pod has more."""
 
-EXAMPLES = "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1, v4:2x2x1, h100:8, here"
+EXAMPLES = "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1, v4:2x2x1, h100:8, h200:8, here"
 
 _NEEDED = {
     "libtpu": "pip install libtpu",
     "jax_cuda12_plugin": "pip install 'jax[cuda12]'",
 }
 
-# XLA's description of an H100 (SXM5), which it would otherwise ask the driver for: from
-# NVIDIA's data sheet and CUDA's limits for compute capability 9.0.
-_H100 = """
-gpu_device_info {
-  cuda_compute_capability { major: 9 }
+
+class _Gpu(NamedTuple):
+    """What XLA would ask a GPU's driver for, apart from Hopper's limits."""
+
+    name: str
+    """JAX's `device_kind`."""
+    bandwidth: int
+    """Bytes/s of its memory."""
+    memory: int
+    """Bytes that the driver reports."""
+
+
+# NVIDIA's data sheets of the SXM modules: their processors are the same, with HBM3 at
+# 3.35 TB/s or HBM3e at 4.8 TB/s. A driver reports less than 80 GiB and 141 GiB.
+_GPUS = {
+    "h100": _Gpu("NVIDIA H100 80GB HBM3", 3_352_320_000_000, 84_929_347_584),
+    "h200": _Gpu("NVIDIA H200", 4_800_000_000_000, 151_397_597_184),
+}
+
+# XLA's description of a Hopper GPU (SXM5), from NVIDIA's data sheet and CUDA's limits
+# for compute capability 9.0.
+_HOPPER = """
+gpu_device_info {{
+  cuda_compute_capability {{ major: 9 }}
   core_count: 132
   fpus_per_core: 128
   clock_rate_ghz: 1.98
-  memory_bandwidth: 3352320000000
-  device_memory_size: 84929347584
+  memory_bandwidth: {gpu.bandwidth}
+  device_memory_size: {gpu.memory}
   l2_cache_size: 52428800
   threads_per_warp: 32
   threads_per_block_limit: 1024
@@ -56,10 +76,10 @@ gpu_device_info {
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
-}
+}}
 platform_name: "CUDA"
-dnn_version_info { major: 9 minor: 8 }
-device_description_str: "NVIDIA H100 80GB HBM3"
+dnn_version_info {{ major: 9 minor: 8 }}
+device_description_str: "{gpu.name}"
 """
 
 
@@ -83,7 +103,7 @@ def find_target(name: str) -> Target:
     """Find hardware by its name.
 
     Args:
-      name: GENERATION:SHAPE, h100:NUMBER or here, such as `v5e:4x4`.
+      name: GENERATION:SHAPE, h100:NUMBER, h200:NUMBER or here, such as `v5e:4x4`.
 
     Returns:
       The hardware.
@@ -96,8 +116,8 @@ def find_target(name: str) -> Target:
     if name == "here":
         devices = tuple(jax.devices())
         return Target(name, devices, find_chip(devices[0].device_kind))
-    if kind == "h100" and re.fullmatch(r"[1-8]", shape):
-        return _find_h100(name, int(shape))
+    if kind in _GPUS and re.fullmatch(r"[1-8]", shape):
+        return _find_gpu(name, kind, int(shape))
     # Checked here, because libtpu crashes for a dimension of 0.
     dims = [read_whole(size, least=1, most=LONGEST) for size in shape.split("x")]
     sizes = [size for size in dims if size is not None]
@@ -135,19 +155,19 @@ def _find_tpu(name: str, kind: str, sizes: Sequence[int]) -> Target:
     return Target(name, devices, chip)
 
 
-def _find_h100(name: str, n_devices: int) -> Target:
+def _find_gpu(name: str, kind: str, n_devices: int) -> Target:
     _need("jax_cuda12_plugin", name)
     importlib.import_module("jax_cuda12_plugin")  # registers the platform
     from jax.experimental import topologies
 
     found = topologies.get_topology_desc(
-        topology_name="h100",
+        topology_name=kind,
         platform="cuda",
         topology=f"1x1x{n_devices}",
-        target_config=_H100,
+        target_config=_HOPPER.format(gpu=_GPUS[kind]),
     )
     devices = tuple(found.devices)
-    return Target(name, devices, find_chip("NVIDIA H100"))
+    return Target(name, devices, find_chip(_GPUS[kind].name))
 
 
 def _need(module: str, name: str) -> None:

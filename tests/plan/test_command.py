@@ -364,11 +364,12 @@ def test_search_says_once_why_some_candidates_cannot_be(monkeypatch):
 @pytest.mark.parametrize(
     "name",
     ["v9:2x2", "v5e", "v5e:4", "v5p:4x4", "v5e:4xx4", "v5e:4xb", "h100:9", "h100", ""]
+    + ["h200:0"]
     + ["v5e:0x4", "v5e:²x2", "v5e:65x1", "v5p:2x2x0", "v5e:" + "9" * 5000 + "x1"],
 )
 def test_an_unknown_topology_lists_those_that_there_are(name):
     with pytest.raises(
-        ConfigError, match=f"--topology={name}: not known.*v5e:4x4.*h100:8"
+        ConfigError, match=f"--topology={name}: not known.*v5e:4x4.*h100:8, h200:8"
     ):
         find_target(name)
 
@@ -378,6 +379,7 @@ def test_an_unknown_topology_lists_those_that_there_are(name):
     [
         ("v5e:2x2", "libtpu", "pip install libtpu"),
         ("h100:8", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
+        ("h200:8", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
     ],
 )
 def test_a_missing_compiler_is_one_line(name, module, command, monkeypatch):

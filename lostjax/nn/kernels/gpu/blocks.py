@@ -28,9 +28,11 @@ A warpgroup accumulates a tile of 64 x W in float32 and, in the first product, o
 with one.
 
 According to the model of `choose_paying_tiles`, the kernel is faster if HBM bounds
-XLA's products, which holds up to 350m (R 256, about 250 FLOPs per byte; an H100
-balances at 295). At 1b and 7b, products bound both, and rounding K up costs time: XLA
-is used. The same holds with few rows, or if the last wave of blocks is nearly empty.
+XLA's products. On an H100, which balances at 295 FLOPs per byte, that holds up to 350m
+(R 256, about 250 FLOPs per byte). An H200 balances at 206: there it holds for 60m, and
+for the square matrices of 130m. In all other cases, products bound both, and rounding K
+up costs time: XLA is used. The same holds with few rows, or if the last wave of blocks
+is nearly empty.
 
 Copies and tensor cores need rows of 128, 64 or 32 bytes in shared memory, and arrays
 that divide into such pieces. Widths that 64 divides use 128 bytes, 1376 uses 64 and
@@ -60,9 +62,12 @@ FEEDER_REGISTERS = 40
 STAGES = 2
 """Stages of the ring of rows."""
 
+BANDWIDTHS = {"NVIDIA H100": 3350e9, "NVIDIA H200": 4800e9}
+"""Bytes/s of HBM3 and HBM3e, by prefix of JAX's `device_kind` (NVIDIA's data sheets of
+the SXM modules). Everything else that the model of time needs is equal on both."""
+
 _REGISTERS = 65536  # per multiprocessor
 _FLOPS = 989e12  # per second, dense bfloat16
-_BYTES = 3350e9  # per second, HBM3
 _REGISTERS_BESIDE_SUMS = 40  # per thread, for everything except sums
 _STAGES = 4  # maximum of the ring of weights
 _BARRIER_BYTES = 1024  # reserve for barriers
@@ -156,12 +161,19 @@ def shared_bytes(sizes: Sizes, tiles: Tiles) -> int:
     return _BARRIER_BYTES + 2 * (narrow + BLOCK * passing + BLOCK * tiles.rows)
 
 
-def choose_paying_tiles(sizes: Sizes) -> Tiles | None:
+def choose_paying_tiles(
+    sizes: Sizes, *, device_kind: str = "NVIDIA H100"
+) -> Tiles | None:
     """Choose tiles like `choose_tiles`; None if XLA is estimated to be as fast.
 
     The estimate is the maximum of arithmetic time and HBM time at the published rates
-    of an H100, without kept channels (about a hundredth). It has not been measured.
+    of the device, without kept channels (about a hundredth). It has not been measured.
+    Devices that `BANDWIDTHS` does not list count as an H100.
     """
+    bandwidth = next(
+        (rate for kind, rate in BANDWIDTHS.items() if device_kind.startswith(kind)),
+        BANDWIDTHS["NVIDIA H100"],
+    )
     tiles = choose_tiles(sizes)
     ends = (sizes.inputs, sizes.outputs)
     weights = sizes.rank * sum(ends)
@@ -170,7 +182,7 @@ def choose_paying_tiles(sizes: Sizes) -> Tiles | None:
     filled = sum(width + fill_up(width) for width in ends if width != fill_up(width))
 
     def byte_seconds(columns: int) -> float:
-        return 2 * (sizes.rows * (sum(ends) + columns) + weights) / _BYTES
+        return 2 * (sizes.rows * (sum(ends) + columns) + weights) / bandwidth
 
     xla = max(2 * sizes.rows * weights / _FLOPS, byte_seconds(there_and_back))
     if tiles and max(matrix_seconds(sizes, tiles), byte_seconds(filled)) < xla:
@@ -179,7 +191,7 @@ def choose_paying_tiles(sizes: Sizes) -> Tiles | None:
 
 
 def matrix_seconds(sizes: Sizes, tiles: Tiles) -> float:
-    """Estimate the seconds of products on the busiest multiprocessor of an H100."""
+    """Estimate the seconds of products on a Hopper GPU's busiest multiprocessor."""
     # Tensor cores compute whole tiles, including padding.
     steps_up = sizes.narrow // BLOCK
     columns = math.ceil(sizes.inputs / BLOCK) * sizes.narrow

@@ -23,10 +23,11 @@ recomputes y also recomputes x A, because one kernel computes both. Rank and kep
 channels are each padded to a multiple of 64 (350m: 266 to 320), and every block of 128
 or 64 rows reads all weights from L2. A number of inputs or outputs that 16 does not
 divide (1b: 5461) is padded with zeros, usually by a copy. The kernel requires bfloat16
-and at least 64 rows. By default it is used only if a model of its time predicts a gain
-(60m to 350m, from about 8192 rows on; see `lostjax.nn.kernels.gpu.blocks`). Otherwise
-XLA computes the product and the reason is logged. A program must run on one device or
-call this within `jax.shard_map`, because XLA cannot partition a kernel.
+and at least 64 rows. By default it is used only if a model of its time on the device
+predicts a gain (from about 8192 rows on: 60m to 350m on an H100, 60m and parts of 130m
+on an H200; see `lostjax.nn.kernels.gpu.blocks`). Otherwise XLA computes the product and
+the reason is logged. A program must run on one device or call this within
+`jax.shard_map`, because XLA cannot partition a kernel.
 
 XLA is the default because nothing was run on a GPU. The values were checked in the
 interpreter on a CPU, NVIDIA's compiler accepts the kernels, and `benchmarks/kernels.py
@@ -36,6 +37,7 @@ interpreter on a CPU, NVIDIA's compiler accepts the kernels, and `benchmarks/ker
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -83,7 +85,7 @@ def mosaic_products(
     activation: Activation | None,
     channel_groups: int = 1,
     dtype: DTypeLike | None = None,
-    cut: Cut = choose_paying_tiles,
+    cut: Cut | None = None,
     choose: Choose = on_gpu,
 ) -> tuple[jax.Array, ...]:
     """Multiply the same rows by sibling matrices, like `bottleneck_products`.
@@ -95,9 +97,10 @@ def mosaic_products(
         channel_groups: number of groups of inputs with equal numbers of kept channels;
             used only by the fallback to XLA.
         dtype: computation dtype; None promotes the dtypes of rows and weights.
-        cut: function that chooses the tiles of a pass. The default returns None if a
-            model predicts no gain; `lostjax.nn.kernels.gpu.blocks.choose_tiles` returns
-            tiles whenever they fit.
+        cut: function that chooses the tiles of a pass. None stands for
+            `lostjax.nn.kernels.gpu.blocks.choose_paying_tiles` of the device, which
+            returns no tiles if a model predicts no gain; `choose_tiles` of the same
+            module returns tiles whenever they fit.
         choose: function that chooses between the kernel and its reference.
 
     Returns:
@@ -105,6 +108,8 @@ def mosaic_products(
         reason is logged once.
     """
     dtype = jnp.result_type(x_PM, siblings[0].a_MR) if dtype is None else dtype
+    if cut is None:
+        cut = partial(choose_paying_tiles, device_kind=_device().device_kind)
     passes = [_measure(x_PM, own) for own in siblings]
     if reason := _unfit(x_PM, dtype, passes, cut):
         log_once(f"low-rank product uses XLA, not the GPU kernel: {reason}")
@@ -204,8 +209,7 @@ def _unfit(
     # Rows are padded to a multiple of 8, so that 57 rows fill a tile of 64.
     if n_rows <= BLOCK - 8:
         return f"{n_rows} rows are fewer than a tile of {BLOCK}"
-    # Ahead-of-time compilation sets an abstract device, which is not in this process.
-    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    device = _device()
     if device.platform == "gpu" and not any(h in device.device_kind for h in HOPPER):
         return f"it needs a Hopper GPU, not {device.device_kind}"
     sizes = list(itertools.chain.from_iterable(passes))
@@ -214,6 +218,11 @@ def _unfit(
     if None in map(cut, sizes):
         return f"XLA is estimated to be as fast for {n_rows} rows of {n_inputs} inputs"
     return None
+
+
+def _device() -> Any:
+    # Ahead-of-time compilation sets an abstract device, which is not in this process.
+    return jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
 
 
 def _fill_up(weights: BottleneckWeights) -> BottleneckWeights:

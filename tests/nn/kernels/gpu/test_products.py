@@ -7,6 +7,7 @@ and what runs at the same time: `test_mosaic_gpu_compiled` has the real compiler
 
 import dataclasses
 import logging
+import types
 from functools import partial
 
 import flax.linen as nn
@@ -263,6 +264,22 @@ def test_another_gpu_gets_the_meaning(caplog):
     assert "A100" in caplog.records[0].message
 
 
+def test_an_h200s_own_bandwidth_decides(caplog):
+    """Its memory is faster, so XLA's products of 350m are not bound by it."""
+    x_PM, _, weights = draw((8192, 1024, 1024, 256, 10))
+    for kind, falls_back in (("NVIDIA H100 80GB HBM3", False), ("NVIDIA H200", True)):
+        device = types.SimpleNamespace(platform="gpu", device_kind=kind)
+        log_once.cache_clear()
+        caplog.clear()
+        with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING):
+            patch.setattr(jax, "devices", lambda device=device: [device])
+            jax.eval_shape(
+                lambda x: mosaic_products(x, [weights], activation=nn.silu), x_PM
+            )
+        assert bool(caplog.records) == falls_back
+    assert "estimated to be as fast" in caplog.records[0].message
+
+
 @settings(deadline=None, derandomize=True)
 @given(
     sizes=st.builds(
@@ -305,6 +322,10 @@ def test_paper_layers_have_tiles_and_pay_where_bytes_bind(size):
         sizes = Sizes(8192, inputs, outputs, rank, kept)
         assert choose_tiles(sizes)
         assert (choose_paying_tiles(sizes) is not None) == (rank <= 256)
+        on_h200 = choose_paying_tiles(sizes, device_kind="NVIDIA H200")
+        assert (on_h200 is not None) == (
+            size == "60m" or (size == "130m" and inputs == outputs)
+        )
         few = dataclasses.replace(sizes, rows=1024)
         assert choose_paying_tiles(few) is None
 
