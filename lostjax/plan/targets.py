@@ -47,8 +47,8 @@ class _Gpu(NamedTuple):
     """Bytes that the driver reports."""
 
 
-# NVIDIA's data sheets of the SXM modules: their processors are the same, with HBM3 at
-# 3.35 TB/s or HBM3e at 4.8 TB/s. A driver reports less than 80 GiB and 141 GiB.
+# The SXM modules: their processors are the same, with HBM3 at 3.35 TB/s or HBM3e at 4.8
+# TB/s (NVIDIA's data sheets). Bytes of memory as XLA's own descriptions of them state.
 _GPUS = {
     "h100": _Gpu("NVIDIA H100 80GB HBM3", 3_352_320_000_000, 84_929_347_584),
     "h200": _Gpu("NVIDIA H200", 4_800_000_000_000, 151_397_597_184),
