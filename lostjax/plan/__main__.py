@@ -74,7 +74,7 @@ def plan(flags: Flags, *, console: Console) -> list[Plan]:
         raise ConfigError(f"--search={flags.search}: must be at least 0")
     if flags.search and flags.against:
         raise ConfigError("--search and --against: use one of them, not both")
-    other = get_preset(flags.against) if flags.against else None
+    other = get_preset(flags.against, flag="--against") if flags.against else None
     if flags.topology == "here":
         provide_devices(config)
     settle_platform()

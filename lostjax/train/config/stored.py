@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -17,6 +18,9 @@ version 1, FRUGAL's state had other entries."""
 
 KNOWN = range(VERSION + 1)
 
+LARGEST = 2**20
+"""Bytes of a stored configuration; a real one has about 2,000."""
+
 
 def save_config(path: Path, config: TrainConfig) -> None:
     """Write a configuration as JSON."""
@@ -31,13 +35,7 @@ def load_config(path: Path) -> TrainConfig:
       ConfigError: if the file is missing, is not such a configuration, is of an unknown
         version, or holds a field that does not exist.
     """
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    # A number of 5,000 digits or 100,000 brackets are no configuration either.
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a configuration: {error}") from None
+    values = _read(path)
     if isinstance(values, dict):
         values = _upgrade(values, where=str(path))
     made: TrainConfig = _from_dict(TrainConfig, values, where=str(path), prefix="")
@@ -53,7 +51,7 @@ def check_resumable(path: Path) -> None:
     Raises:
       ConfigError: if the run trains with FRUGAL or GaLore and is of version 0 or 1.
     """
-    values = json.loads(path.read_text("utf-8"))
+    values = _read(path)
     config = load_config(path)
     name = config.optim.name
     if name in ("frugal", "galore") and values.get("version", 0) < 2:
@@ -62,6 +60,33 @@ def check_resumable(path: Path) -> None:
             "kept other entries of each matrix; the model can be used, but training "
             "cannot resume: start a new run"
         )
+
+
+def _read(path: Path) -> Any:
+    try:
+        # Before it is opened: a pipe would wait, and a device may never end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError("not a regular file")
+        with path.open("rb") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise ValueError(f"larger than {LARGEST:,} bytes")
+        return json.loads(text.decode(), object_pairs_hook=_refuse_repeated)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    # A number of 5,000 digits or 100,000 brackets are no configuration either.
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a configuration: {error}") from None
+
+
+def _refuse_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object; JSON would silently take the last of two equal keys."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r} is given twice")
+    return values
 
 
 def _upgrade(values: dict[str, Any], *, where: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
@@ -195,6 +196,8 @@ def test_json_round_trip(tmp_path):
         ('{"steps": true}', "steps=True: must be of type int"),
         ('{"model": {"linear": "lots"}}', "model.linear='lots': must be one of dense"),
         ('{"model": 3}', "model. must be a JSON object"),
+        ('{"steps": 3, "steps": 4}', "'steps' is given twice"),
+        (" " * 2**20 + "{}", "larger than 1,048,576 bytes"),
     ],
 )
 def test_bad_json_is_named(tmp_path, text, message):
@@ -203,6 +206,13 @@ def test_bad_json_is_named(tmp_path, text, message):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_no_configuration(tmp_path):
+    path = tmp_path / "config.json"
+    os.mkfifo(path)  # reading it would wait for ever
+    with pytest.raises(ConfigError, match="not a regular file"):
+        load_config(path)
 
 
 def test_integers_are_floats_where_floats_belong(tmp_path):
