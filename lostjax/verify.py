@@ -10,6 +10,11 @@ manifest; 2 if there is no such run or it cannot be read. Without `--adopt` noth
 changed. A run may be verified while it is training.
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.verify")
+
 import dataclasses
 import sys
 from collections.abc import Sequence

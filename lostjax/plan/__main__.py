@@ -9,6 +9,11 @@ exit code is 0 if the run fits or that is not known, 2 for a wrong flag, and 3 i
 run does not fit.
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.plan")
+
 import dataclasses
 import json
 import sys

@@ -8,6 +8,11 @@ is logged. OUT/sweep.md and OUT/sweep.html show the losses, each width's sensiti
 the learning rate, and the growth of attention logits.
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.sweep")
+
 import dataclasses
 import math
 import sys

@@ -3,6 +3,11 @@
 Errors are one line, name the nearest flag, and exit with code 2.
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.train")
+
 import dataclasses
 import sys
 import time
