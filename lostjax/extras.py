@@ -20,16 +20,12 @@ TRAIN = (
 """Modules that `pip install 'lostjax[train]'` brings."""
 
 
-def explain_missing(name: str) -> str:
-    """Return what a program needs and how to install it; '' if everything is there.
-
-    Args:
-      name: of the program or the room that needs the extra.
-    """
+def explain_missing() -> str:
+    """Return how to install what is missing; '' if nothing is."""
     missing = [module for module in TRAIN if not _is_installed(module)]
     if not missing:
         return ""
-    return f"{name} needs {', '.join(missing)}: pip install 'lostjax[train]'"
+    return f"needs pip install 'lostjax[train]' (missing: {', '.join(missing)})"
 
 
 def require_train(program: str) -> None:
@@ -43,7 +39,7 @@ def require_train(program: str) -> None:
     Raises:
       SystemExit: with code 2, after printing the line on standard error.
     """
-    if reason := explain_missing(program):
+    if reason := explain_missing():
         print(f"{program}: error: {reason}", file=sys.stderr)
         raise SystemExit(2)
 

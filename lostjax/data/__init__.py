@@ -5,8 +5,8 @@ The room needs `pip install 'lostjax[train]'`.
 
 from lostjax.extras import explain_missing
 
-if reason := explain_missing("lostjax.data"):
-    raise ModuleNotFoundError(reason)
+if reason := explain_missing():
+    raise ModuleNotFoundError(f"lostjax.data {reason}")
 
 from lostjax.data.epochs import epoch_rows
 from lostjax.data.prepare import Data, prepare_data
