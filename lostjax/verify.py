@@ -15,11 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lostjax.disk.manifest import find_damage, read_manifest, write_manifest
+from lostjax.disk.manifest import read_manifest, write_manifest
 from lostjax.errors import ConfigError
 from lostjax.train.flags import Positional, parse_flags
 from lostjax.train.keep.directory import CHECKPOINTS, find_run
 from lostjax.train.keep.step_directories import (
+    find_step_damage,
     list_bare_steps,
     list_set_aside,
     list_steps,
@@ -58,7 +59,7 @@ def verify(directory: Path) -> list[tuple[str, str, str]]:
     rows = []
     for step in list_steps(place):
         path = step_dir(place, step)
-        damage = find_damage(path)
+        damage = find_step_damage(path)
         if not path.exists():  # the run has deleted it meanwhile
             continue
         size = 0 if damage else sum(e.size for e in read_manifest(path).values())
