@@ -26,6 +26,7 @@ from lostjax.train.keep.step_directories import (
     list_steps,
     step_dir,
 )
+from lostjax.train.log.output import run_printing_program
 from lostjax.view.numbers import format_bytes
 
 PROGRAM = "python -m lostjax.verify"
@@ -117,4 +118,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_printing_program(main))

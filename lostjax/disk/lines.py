@@ -75,13 +75,14 @@ class AppendingFile:
                 # left.
                 self._held = self._held[self._file.write(self._held) :]
         except OSError as error:
-            if not self._failing:
+            # The mark comes first: what is said may be a line of this very file.
+            was_failing, self._failing = self._failing, True
+            if not was_failing:
                 self._say(f"write failed ({error.strerror}); data is kept in memory")
-            self._failing = True
         else:
-            if self._failing:
+            was_failing, self._failing = self._failing, False
+            if was_failing:
                 self._say("write succeeded again, no data was lost")
-            self._failing = False
 
     def close(self) -> None:
         """Flush a last time and close the file; a second call has no effect."""

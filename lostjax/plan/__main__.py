@@ -31,6 +31,7 @@ from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.platform import settle_platform
 from lostjax.train.devices.provide import provide_devices
 from lostjax.train.flags import config_of, parse_run_flags
+from lostjax.train.log.output import run_printing_program
 
 PROGRAM = "python -m lostjax.plan"
 
@@ -125,4 +126,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_printing_program(main))

@@ -24,6 +24,7 @@ from lostjax.repro.papers import list_papers, load_paper
 from lostjax.repro.tables import draw_claim, list_claims, write_overview, write_page
 from lostjax.repro.tune import SweepError
 from lostjax.train.flags import parse_flags
+from lostjax.train.log.output import run_program
 
 PROGRAM = "python -m lostjax.repro"
 
@@ -145,4 +146,4 @@ def _take_name(words: list[str]) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -25,6 +25,7 @@ from lostjax.train.build.model import build_model
 from lostjax.train.config.schema import StabilityConfig, TrainConfig
 from lostjax.train.config.widths import at_width
 from lostjax.train.flags import config_of, parse_run_flags
+from lostjax.train.log.output import run_program
 
 PROGRAM = "python -m lostjax.sweep"
 N = TypeVar("N", int, float)
@@ -135,4 +136,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

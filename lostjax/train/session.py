@@ -8,6 +8,7 @@ import sys
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
+from signal import Signals
 from typing import NamedTuple
 
 from lostjax.data import save_tokenizer
@@ -30,6 +31,7 @@ from lostjax.train.keep.directory import (
     hold_run_dir,
     refusing_disk_errors,
 )
+from lostjax.train.log.output import LOG_FILE, Output, steady_output
 from lostjax.train.loop import step_to_end, was_evaluated
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report.contents import Timings
@@ -78,11 +80,20 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
     Raises:
       ConfigError, DataError: before anything is written.
     """
+    with steady_output() as output:
+        return _train(config, output, command=command, started=started)
+
+
+def _train(
+    config: TrainConfig, output: Output, *, command: str, started: float
+) -> Outcome:
     with ExitStack() as stack:
         job = prepare_job(config)
         stop = StopRequest(agree(job.mesh))
         stack.enter_context(catch_stop_signals(stop))
         checkpoints = _open_directory(job, stack)
+        with refusing_disk_errors(job.directory):
+            on_first_host(lambda: output.keep_log(job.directory / LOG_FILE))
         first = checkpoints.find_whole_step() or 0
         was_finished = first >= config.steps
         if was_finished and on_first_host((job.directory / REPORT).exists):
@@ -144,6 +155,8 @@ def _run(
     evaluation = None
     if code is None:
         step = int(state.step)
+        if stop.signal is not None:
+            recorder.note(f"step {step}  stopped by {Signals(stop.signal).name}")
         # After a spike nothing is saved: the next start rolls back from it.
         is_kept = verdict.roll_back is None
         if step and is_kept:  # the first state is made again from the seed

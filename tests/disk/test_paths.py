@@ -34,7 +34,9 @@ def test_a_path_that_cannot_hold_files_is_refused_in_one_line(text, message):
     assert len(said) < 250
 
 
-@pytest.mark.parametrize("text", ["a[1]", "*?", "-x", "a b", "雪/é", "a'\"$b", "x" * 255])
+@pytest.mark.parametrize(
+    "text", ["a[1]", "*?", "-x", "a b", "雪/é", "a'\"$b", "x" * 255]
+)
 def test_any_other_path_is_taken_as_it_is(text):
     assert read_path(text, flag="--out") == Path(text)
 

@@ -7,6 +7,7 @@ RUN/checkpoints/STEP/  states
 RUN/metrics.jsonl      one line per step
 RUN/stability.jsonl    one line per reading, with `--stability.every`
 RUN/tensorboard/, profile/
+RUN/log.txt            every line that the run printed; see `train.log.output`
 RUN/report.html        the report of a finished run
 RUN/stopped.json       why the guard stopped the run; see `train.watch.diagnosis`
 RUN/lock               the process that writes the directory now
