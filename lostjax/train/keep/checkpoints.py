@@ -88,6 +88,24 @@ class Checkpoints:
         """List the committed steps in order."""
         return step_dirs.list_steps(self.directory)
 
+    def holds(self, step: int) -> bool:
+        """Return whether a step that was saved is there; print a line if it is gone.
+
+        Call it after `wait`; all processes call it, and get the same answer.
+        """
+        return bool(on_first_host(lambda: self._holds(step)))
+
+    def _holds(self, step: int) -> bool:
+        if self._failed_step is not None:  # that was printed
+            return False
+        try:
+            is_there = step in self.all_steps()
+        except OSError:
+            is_there = False
+        if not is_there:
+            _say(f"{self.directory}: checkpoint {step} was saved, and is gone")
+        return is_there
+
     def find_whole_step(self) -> int | None:
         """Find the step to resume from; see `recovery.find_whole_step`."""
         self._verified = self._asked_step = find_whole_step(self.directory)

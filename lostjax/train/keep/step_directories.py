@@ -183,10 +183,11 @@ def set_aside(directory: Path, step: int) -> Path:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete the files that killed or failed saves and deletions left."""
-    for pattern in ("*.saving*", "*.deleting", "*.orbax-checkpoint-tmp*"):
-        for left in directory.glob(pattern):
-            shutil.rmtree(left, ignore_errors=True)
+    """Delete the files that killed or failed saves and deletions left, if possible."""
+    with suppress(OSError):
+        for pattern in ("*.saving*", "*.deleting", "*.orbax-checkpoint-tmp*"):
+            for left in directory.glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _delete(directory: Path, step: int) -> None:
