@@ -33,6 +33,7 @@ from lostjax.train.keep.directory import (
     refusing_disk_errors,
 )
 from lostjax.train.keep.held_directory import HeldDirectory
+from lostjax.train.keep.open_files import provide_open_files
 from lostjax.train.log.output import LOG_FILE, Output, steady_output
 from lostjax.train.log.tensorboard import TENSORBOARD_FOLDER
 from lostjax.train.loop import step_to_end, was_evaluated
@@ -91,6 +92,7 @@ def _train(
     config: TrainConfig, output: Output, *, command: str, started: float
 ) -> Outcome:
     with ExitStack() as stack:
+        provide_open_files()
         job = prepare_job(config)
         stop = StopRequest(agree(job.mesh))
         stack.enter_context(catch_stop_signals(stop))

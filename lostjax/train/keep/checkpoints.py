@@ -32,6 +32,7 @@ from lostjax.train.devices.hosts import is_first_host, on_first_host
 from lostjax.train.keep import arrays
 from lostjax.train.keep import step_directories as step_dirs
 from lostjax.train.keep.aliases import open_alias
+from lostjax.train.keep.open_files import check_open_files
 from lostjax.train.keep.recovery import find_whole_step, summarise_damage
 from lostjax.typing import PyTree, Variables
 
@@ -172,7 +173,8 @@ class Checkpoints:
     def _prepare(self, state: TrainState) -> None:
         """Remove leftovers, and raise if the disk has too little room.
 
-        Orbax would notice a full disk only while writing, with many tracebacks.
+        Orbax would notice that, or a limit on open files, only while writing, with many
+        tracebacks.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
@@ -180,6 +182,7 @@ class Checkpoints:
             self._ensure_place()
             step_dirs.remove_leftovers(self.directory)
             step_dirs.check_room(self.directory, needed=needed)
+            check_open_files()
 
         on_first_host(check)
 

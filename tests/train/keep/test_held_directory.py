@@ -36,32 +36,36 @@ def test_a_directory_that_is_gone_is_made_anew_with_its_lines(
     tmp_path, hold, capsys, way
 ):
     run = tmp_path / "run"
-    with HeldDirectory(run, hold) as held:
-        with contextlib.closing(AppendingFile(run / "lines")) as file:
-            file.write(b"one\n")
-            way(run)
-            file.write(b"two\n")
-            assert not run.exists()
-            held.ensure()
-            held.ensure()
-            file.write(b"three\n")
-            file.write(b"four\n")
-            assert (run / "lines").read_bytes() == b"one\ntwo\nthree\nfour\n"
-            assert json.loads((run / LOCK).read_text())["process"]
-            assert capsys.readouterr().err.count("was deleted or renamed") == 1
+    with (
+        HeldDirectory(run, hold) as held,
+        contextlib.closing(AppendingFile(run / "lines")) as file,
+    ):
+        file.write(b"one\n")
+        way(run)
+        file.write(b"two\n")
+        assert not run.exists()
+        held.ensure()
+        held.ensure()
+        file.write(b"three\n")
+        file.write(b"four\n")
+        assert (run / "lines").read_bytes() == b"one\ntwo\nthree\nfour\n"
+        assert json.loads((run / LOCK).read_text())["process"]
+        assert capsys.readouterr().err.count("was deleted or renamed") == 1
     assert [path.name for path in run.iterdir()] == ["lines"]
 
 
 def test_another_directory_of_that_name_is_left_alone(tmp_path, hold):
     run = tmp_path / "run"
-    with HeldDirectory(run, hold) as held:
-        with contextlib.closing(AppendingFile(run / "lines")) as file:
-            run.rename(tmp_path / "moved")
-            run.mkdir()
-            (run / LOCK).write_text("another run's")
-            with pytest.raises(OSError, match="is another directory than it was"):
-                held.ensure()
-            file.write(b"one\n")
+    with (
+        HeldDirectory(run, hold) as held,
+        contextlib.closing(AppendingFile(run / "lines")) as file,
+    ):
+        run.rename(tmp_path / "moved")
+        run.mkdir()
+        (run / LOCK).write_text("another run's")
+        with pytest.raises(OSError, match="is another directory than it was"):
+            held.ensure()
+        file.write(b"one\n")
     assert [path.name for path in run.iterdir()] == [LOCK]
     assert (run / LOCK).read_text() == "another run's"
     assert (tmp_path / "moved" / "lines").read_bytes() == b"one\n"

@@ -88,26 +88,24 @@ def test_a_program_that_prints_ends_as_cat_does(way, code, said):
 
 
 def test_redrawn_lines_and_colours_are_not_logged(tmp_path):
-    with redirect_stdout(io.StringIO()) as shown, redirect_stderr(io.StringIO()):
-        with steady_output() as output:
-            output.keep_log(tmp_path / "log.txt")
-            for number in range(5):
-                print(f"\r\x1b[2K{number}/5 \x1b[1m━━\x1b[0m", end="")
-            print("\r\x1b[2K\x1b[31mstep 5\x1b[0m  loss 1\r\n5/5 ━━", end="")
-            print("\r\x1b[2K5/5 done\n\n\x1b[?25h", end="")
-            logged = output.out._log.__closure__
-            assert all(len(str(cell.cell_contents)) < 200 for cell in logged)
+    with redirect_stdout(io.StringIO()) as shown, steady_output() as output:
+        output.keep_log(tmp_path / "log.txt")
+        for number in range(5):
+            print(f"\r\x1b[2K{number}/5 \x1b[1m━━\x1b[0m", end="")
+        print("\r\x1b[2K\x1b[31mstep 5\x1b[0m  loss 1\r\n5/5 ━━", end="")
+        print("\r\x1b[2K5/5 done\n\n\x1b[?25h", end="")
+        logged = output.out._log.__closure__
+        assert all(len(str(cell.cell_contents)) < 200 for cell in logged)
     assert (tmp_path / "log.txt").read_text() == "step 5  loss 1\n5/5 done\n"
     assert "\x1b[31mstep 5" in shown.getvalue()
 
 
 def test_a_log_on_a_full_disk_says_so_once_and_waits_in_memory(tmp_path):
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()) as said:
-        with steady_output() as output:
-            output.keep_log(Path("/dev/full"))
-            print("one\ntwo")
-            print("three")
-            held = output._file._held.decode().splitlines()
+    with redirect_stderr(io.StringIO()) as said, steady_output() as output:
+        output.keep_log(Path("/dev/full"))
+        print("one\ntwo")
+        print("three")
+        held = output._file._held.decode().splitlines()
     assert held[0] == "one" and held[-2:] == ["two", "three"]
     assert "/dev/full: write failed (No space left on device)" in held[1]
     assert said.getvalue().count("write failed") == 1
