@@ -42,11 +42,13 @@ def save_with_few(self, *words, **items):
 arrays.ArrayStore.save = save_with_few
 failed = 0
 with open_checkpoints(Path(sys.argv[1]), keep=1) as checkpoints:
-    free = os.open("/dev/null", os.O_RDONLY)
-    os.close(free)
-    for number in range(16):
+    checkpoints.save(state, step=1)
+    checkpoints.wait()
+    for number in range(24):
+        free = os.open("/dev/null", os.O_RDONLY)
+        os.close(free)
         limit = free + number
-        checkpoints.save(state, step=1 + number)
+        checkpoints.save(state, step=2 + number)
         checkpoints.wait()
         failed += checkpoints.failed_step is not None
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
