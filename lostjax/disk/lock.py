@@ -70,7 +70,8 @@ def hold_lock(directory: Path) -> Iterator[None]:
             # file that stays is not locked and does no harm on this host.
             with suppress(OSError):
                 # Another run may have a lock here if this one's directory was renamed.
-                if _is_at(path, handle):
+                is_own = _is_at(path, handle)
+                if is_own:
                     path.unlink()
     finally:
         os.close(handle)

@@ -42,7 +42,8 @@ class SteadyStream:
 
     def __init__(self, stream: Any, log: Callable[[str], None]) -> None:
         self.stream, self._log = stream, log
-        self._is_terminal = bool(stream.isatty())
+        # What takes the place of a file in notebooks may not know the question.
+        self._is_terminal = bool(getattr(stream, "isatty", bool)())
         self.error: int | None = None
         """Number of the last error of writing; None if all was written."""
 
