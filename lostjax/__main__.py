@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from lostjax import __version__
+from lostjax.train.log.output import run_printing_program
 
 PROGRAMS = {
     "train": "train a language model and report on it",
@@ -36,4 +37,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_printing_program(main))

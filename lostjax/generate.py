@@ -35,6 +35,7 @@ from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
 from lostjax.train.keep.directory import CHECKPOINTS, find_run
 from lostjax.train.keep.recovery import explain_bare_steps
 from lostjax.train.keep.step_directories import list_bare_steps
+from lostjax.train.log.output import run_printing_program
 from lostjax.typing import Variables
 
 PROGRAM = "python -m lostjax.generate"
@@ -179,4 +180,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_printing_program(main))

@@ -20,16 +20,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lostjax.disk.manifest import find_damage, read_manifest, write_manifest
+from lostjax.disk.manifest import read_manifest, write_manifest
 from lostjax.errors import ConfigError
 from lostjax.train.flags import Positional, parse_flags
 from lostjax.train.keep.directory import CHECKPOINTS, find_run
 from lostjax.train.keep.step_directories import (
+    find_step_damage,
     list_bare_steps,
     list_set_aside,
     list_steps,
     step_dir,
 )
+from lostjax.train.log.output import run_printing_program
 from lostjax.view.numbers import format_bytes
 
 PROGRAM = "python -m lostjax.verify"
@@ -63,7 +65,7 @@ def verify(directory: Path) -> list[tuple[str, str, str]]:
     rows = []
     for step in list_steps(place):
         path = step_dir(place, step)
-        damage = find_damage(path)
+        damage = find_step_damage(path)
         if not path.exists():  # the run has deleted it meanwhile
             continue
         size = 0 if damage else sum(e.size for e in read_manifest(path).values())
@@ -121,4 +123,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_printing_program(main))

@@ -8,15 +8,19 @@ an integer `step` is damage and raises an error.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from lostjax.disk.files import replace_file
+from lostjax.disk.lock import holds_lock
 
 
 class AppendingFile:
     """An append-only binary file whose writes do not raise if the disk is full.
+
+    On Linux, a file of a run that was deleted while it is open is written anew.
 
     The first failed write is reported on standard error, and so is the recovery. Data
     that could not be written stays in memory, some kilobytes per step of a run, and is
@@ -70,18 +74,20 @@ class AppendingFile:
     def flush(self) -> None:
         """Try to write the bytes held in memory."""
         try:
+            self._remake()
             while self._held:
                 # A nearly full disk accepts a part of the bytes: keep only what is
                 # left.
                 self._held = self._held[self._file.write(self._held) :]
         except OSError as error:
-            if not self._failing:
+            # The mark comes first: what is said may be a line of this very file.
+            was_failing, self._failing = self._failing, True
+            if not was_failing:
                 self._say(f"write failed ({error.strerror}); data is kept in memory")
-            self._failing = True
         else:
-            if self._failing:
+            was_failing, self._failing = self._failing, False
+            if was_failing:
                 self._say("write succeeded again, no data was lost")
-            self._failing = False
 
     def close(self) -> None:
         """Flush a last time and close the file; a second call has no effect."""
@@ -91,6 +97,29 @@ class AppendingFile:
         if self._held:
             self._say(f"closed without its last {len(self._held)} bytes")
         self._file.close()
+
+    def _remake(self) -> None:
+        """Write the file anew if its name is gone from the directory of a run.
+
+        Somebody deleted or renamed the directory, and the run has made it again. A
+        directory that is not locked by this process is another run's.
+
+        Raises:
+          OSError: if the file cannot be written.
+        """
+        if os.path.lexists(self.path):
+            return
+        folder = self.path.parent
+        if not (
+            os.path.isdir(folder) and any(map(holds_lock, (folder, folder.parent)))
+        ):
+            return
+        # The kernel keeps the content while the file is open.
+        kept = Path(f"/proc/self/fd/{self._file.fileno()}")
+        if kept.exists():
+            replace_file(self.path, kept.read_bytes())
+            self._file.close()
+            self._file = AppendingFile(self.path)._file
 
     def _say(self, text: str) -> None:
         print(f"{self.path}: {text}", file=sys.stderr)

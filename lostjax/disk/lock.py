@@ -69,7 +69,10 @@ def hold_lock(directory: Path) -> Iterator[None]:
             # be another process's. A failure must not replace the run's own result; a
             # file that stays is not locked and does no harm on this host.
             with suppress(OSError):
-                path.unlink()
+                # Another run may have a lock here if this one's directory was renamed.
+                is_own = _is_at(path, handle)
+                if is_own:
+                    path.unlink()
     finally:
         os.close(handle)
 
@@ -80,11 +83,24 @@ def drop_lock(directory: Path) -> None:
     The file of another process is left alone. Errors are ignored.
     """
     with suppress(OSError):
-        handle = os.open(directory / LOCK, os.O_RDONLY)
-        is_own = _read_owner(handle) == _this_process()
-        os.close(handle)
-        if is_own:
+        if holds_lock(directory):
             (directory / LOCK).unlink()
+
+
+def holds_lock(directory: Path) -> bool:
+    """Return whether the lock in a directory names this process.
+
+    Args:
+      directory: any path; without a lock that can be read the answer is False.
+    """
+    try:
+        handle = os.open(directory / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return _read_owner(handle) == _this_process()
+    finally:
+        os.close(handle)
 
 
 def _lock(path: Path) -> int:

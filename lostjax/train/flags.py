@@ -10,12 +10,12 @@ import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
 from lostjax import __version__
+from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS, flag_name
 from lostjax.train.config.presets import get_preset
@@ -149,7 +149,7 @@ def _choose_start(words: Sequence[str]) -> TrainConfig:
         start = load_config(directory / "config.json")
         return dataclasses.replace(start, run_dir=str(directory))
     if chosen["config"]:
-        start = load_config(Path(chosen["config"]))
+        start = load_config(read_path(chosen["config"], flag="--config"))
         return dataclasses.replace(start, run_dir=None)
     return get_preset(chosen["preset"] or "tiny")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from lostjax.data import Data, prepare_data
+from lostjax.disk.paths import check_path
 from lostjax.errors import ConfigError
 from lostjax.train.build.run import Run, build_run, check_batch
 from lostjax.train.config.checks import check_config
@@ -52,9 +53,12 @@ def prepare_text(config: TrainConfig) -> Data:
     """Read, tokenize and pack a configuration's text, or find it in the cache.
 
     Raises:
+      ConfigError: if the path of the cache cannot be used.
       DataError: naming what is wrong with the text.
     """
     data = config.data
+    if data.cache_dir is not None:
+        check_path(Path(data.cache_dir), flag="--data.cache-dir")
     return prepare_data(
         data.source,
         heldout=data.heldout,

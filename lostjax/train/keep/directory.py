@@ -7,6 +7,7 @@ RUN/checkpoints/STEP/  states
 RUN/metrics.jsonl      one line per step
 RUN/stability.jsonl    one line per reading, with `--stability.every`
 RUN/tensorboard/, profile/
+RUN/log.txt            every line that the run printed; see `train.log.output`
 RUN/report.html        the report of a finished run
 RUN/stopped.json       why the guard stopped the run; see `train.watch.diagnosis`
 RUN/lock               the process that writes the directory now
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from lostjax.disk.files import is_temporary, replace_file
 from lostjax.disk.lock import LOCK, hold_lock
+from lostjax.disk.paths import check_path, read_path
 from lostjax.errors import ConfigError
 from lostjax.train.config.fields import diff_configs
 from lostjax.train.config.schema import TrainConfig
@@ -64,13 +66,14 @@ def find_run(name: str, *, runs: Path = RUNS) -> Path:
         latest = max(dates, key=lambda directory: dates[directory])
         print(f"latest: {latest}", file=sys.stderr)
         return latest
+    directory = read_path(name, flag="RUN")
     try:
-        found = (Path(name) / "config.json").is_file()
+        found = (directory / "config.json").is_file()
     except PermissionError:
         raise ConfigError(f"{name}: no permission to read it") from None
     if not found:
         raise ConfigError(f"{name}: not a run's directory (it has no config.json)")
-    return Path(name)
+    return directory
 
 
 def _dates(runs: Path) -> dict[Path, int]:
@@ -98,16 +101,22 @@ def choose_run_dir(config: TrainConfig) -> Path:
       The directory; it may not exist yet.
 
     Raises:
-      ConfigError: if the directory is a file, holds other files than a run's, holds a
-        run of another configuration, or cannot be written.
+      ConfigError: if the path cannot be used (see `disk.paths`), or the directory is a
+        file, holds other files than a run's, holds a run of another configuration, or
+        cannot be written.
     """
     try:
-        directory = Path(config.run_dir) if config.run_dir else _new_dir(config.preset)
+        if config.run_dir:
+            directory = read_path(config.run_dir, flag="--run-dir")
+        else:
+            directory = _new_dir(config.preset)
+            check_path(directory, flag="--run-dir")
         _check_place(directory, config)
-    except PermissionError as error:
-        raise ConfigError(
-            f"--run-dir: no permission to read {error.filename}"
-        ) from None
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}"
+        if isinstance(error, PermissionError):
+            what = f"no permission to read {error.filename}"
+        raise ConfigError(f"--run-dir: {what}") from None
     return directory
 
 

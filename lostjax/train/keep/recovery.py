@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lostjax.disk.manifest import find_damage
 from lostjax.errors import ConfigError
 from lostjax.train.devices.hosts import on_first_host
 from lostjax.train.keep.step_directories import (
+    find_step_damage,
     list_bare_steps,
     list_steps,
     set_aside,
@@ -40,7 +40,7 @@ def find_whole_step(directory: Path, *, first: int | None = None) -> int | None:
 
 
 def summarise_damage(damage: Sequence[str]) -> str:
-    """Format the result of `find_damage` as one clause of bounded length."""
+    """Format the result of `find_step_damage` as one clause of bounded length."""
     more = len(damage) - 2
     return ", ".join(damage[:2]) + (f" and {more} files more" if more > 0 else "")
 
@@ -59,7 +59,7 @@ def _find(directory: Path, first: int | None) -> int | None:
     damaged: dict[int, str] = {}
     steps = list_steps(directory) + list_bare_steps(directory)
     for step in sorted(steps, key=lambda step: (step != first, -step)):
-        damage = find_damage(step_dir(directory, step))
+        damage = find_step_damage(step_dir(directory, step))
         if not damage:
             _set_aside(directory, damaged, whole=step)
             return step
