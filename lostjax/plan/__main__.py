@@ -46,15 +46,15 @@ class Flags(TrainConfig):
     """Compile a training step for some hardware, and print what it needs.
 
     The hardware need not be present. All flags of `python -m lostjax.train` are taken,
-    and describe the run. Compiling for a TPU needs `pip install libtpu`, for H100s
-    and H200s `pip install 'jax[cuda12]'`.
+    and describe the run. Compiling for a TPU needs `pip install libtpu`, for GPUs
+    `pip install 'jax[cuda12]'`.
     """
 
     config: str | None = None
     """JSON file of default values, such as RUN/config.json."""
     topology: str = "here"
-    """Hardware: v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, h100:8, h200:8,
-    or here (this machine)."""
+    """Hardware: v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, a100:8, h100:8,
+    h200:8, b200:8, or here (this machine)."""
     against: str | None = None
     """Also plan this preset's model and optimiser, with all other values unchanged."""
     search: int = 0
