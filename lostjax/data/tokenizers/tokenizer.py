@@ -181,7 +181,9 @@ def _train_cached(
     name = hash_parts("bpe", str(size), documents.fingerprint)
 
     def make(path: Path) -> None:
-        train_bpe(size, documents).save(path)
+        trained = train_bpe(size, documents)
+        documents.check_unchanged()  # the name hashes the text as it was before
+        trained.save(path)
 
     # Read back even after training: a cached tokenizer and a fresh one are the same
     # file.

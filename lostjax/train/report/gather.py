@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import platform
+import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ from lostjax.analysis import score_text
 from lostjax.data import Data, TokenFiles
 from lostjax.data.cache import cached, default_cache_dir, hash_parts
 from lostjax.data.rows.stream import join_streams
+from lostjax.errors import DataError
 from lostjax.nn import (
     Transformer,
     count_parameters,
@@ -98,7 +100,11 @@ def measure_baselines(job: Job) -> dict[str, float]:
         return {}
     root = Path(job.config.data.cache_dir or default_cache_dir())
     key = hash_parts(*(rows.content_hash for rows in parts))
-    path = cached(root / "baselines" / f"{key}.json", partial(_score, data))
+    try:
+        path = cached(root / "baselines" / f"{key}.json", partial(_score, data))
+    except DataError as error:  # the text is gone or another one: the run is finished
+        print(f"the report has no text baselines: {error}", file=sys.stderr)
+        return {}
     baselines: dict[str, float] = json.loads(path.read_text())
     return baselines
 
@@ -111,6 +117,8 @@ def _score(data: Data, path: Path) -> None:
         heldout_tokens=join_streams(data.heldout.sources),
         vocab_size=data.vocab_size,
     )
+    data.corpus.train.check_unchanged()  # the entry is named after the text's hash
+    data.corpus.heldout.check_unchanged()
     baselines = {
         "xz -9": found.xz,
         "xz -9, given the training text": found.xz_given_train,
