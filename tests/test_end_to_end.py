@@ -19,7 +19,8 @@ import pytest
 from lostjax.disk.lock import hold_lock
 from lostjax.generate import main as generate
 from lostjax.train.__main__ import main
-from lostjax.train.config.stored import load_config
+from lostjax.train.config.fields import replace_in
+from lostjax.train.config.stored import load_config, save_config
 from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.log.json_lines import CLOCK_FIELDS, read_metrics
 from lostjax.verify import main as verify
@@ -203,8 +204,9 @@ def test_a_text_that_changed_is_refused_and_harmless_changes_are_taken(
     assert "finished, all 20 steps are done" in capsys.readouterr().out
     other = tmp_path / text_file.name
     other.write_text(text_file.read_text() + "More.")
-    config = directory / "config.json"
-    config.write_text(config.read_text().replace(str(text_file), str(other)))
+    config = load_config(directory / "config.json")
+    config = replace_in(config, "data", source=str(other))
+    save_config(directory / "config.json", config)
     assert main([*words, f"--data.source={other}"]) == 2
     said = capsys.readouterr().err
     assert "a run on other data (heldout_bytes: " in said and said.count("\n") == 1

@@ -30,6 +30,7 @@ from lostjax.train.keep.directory import (
     hold_run_dir,
     refusing_disk_errors,
 )
+from lostjax.train.keep.run_files import print_damage
 from lostjax.train.loop import step_to_end, was_evaluated
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report.contents import Timings
@@ -84,8 +85,11 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
         stack.enter_context(catch_stop_signals(stop))
         checkpoints = _open_directory(job, stack)
         first = checkpoints.find_whole_step() or 0
+        with refusing_disk_errors(job.directory):
+            on_first_host(lambda: _save_tokenizer(job))
         was_finished = first >= config.steps
         if was_finished and on_first_host((job.directory / REPORT).exists):
+            on_first_host(partial(print_damage, job.directory))
             ended = _Ended(0)
         else:
             ended = _run(
@@ -132,8 +136,6 @@ def _run(
     stop: StopRequest,
 ) -> _Ended:
     """Step from a checkpoint, or from the start, to the end; save and evaluate."""
-    with refusing_disk_errors(job.directory):
-        on_first_host(lambda: _save_tokenizer(job))
     state = start_at(job, checkpoints, first)
     compiled = compile_steps(job, state)
     with refusing_disk_errors(job.directory):

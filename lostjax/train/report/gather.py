@@ -28,7 +28,7 @@ from lostjax.train.build.job import Job
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.log.json_lines import read_evaluations, read_metrics
+from lostjax.train.log.json_lines import read_evaluations, read_metrics, read_whole
 from lostjax.train.log.readings import read_stability
 from lostjax.train.report.contents import Report, Sample, Timings
 from lostjax.train.report.ledger import build_ledger
@@ -53,20 +53,23 @@ def summarise(
     Returns:
       The report's contents.
     """
-    metrics = read_metrics(job.directory)
+    metrics = read_whole(read_metrics, job.directory)
+    norms = {
+        int(x["step"]): x["gradient_norm"] for x in metrics if "gradient_norm" in x
+    }
     return Report(
         title=describe_model(job.config, job.model),
         command=command,
         configuration=dataclasses.asdict(job.config),
         metrics=metrics,
-        evaluations=read_evaluations(job.directory),
+        evaluations=read_whole(read_evaluations, job.directory),
         stability=read_stability(
             job.directory,
             optim=job.config.optim,
-            gradient_norms={int(x["step"]): x["gradient_norm"] for x in metrics},
+            gradient_norms=norms,
         ),
         parameters=count_parameters(job.model).total,
-        tokens_seen=round(sum(line["tokens"] for line in metrics)),
+        tokens_seen=round(sum(line.get("tokens", 0) for line in metrics)),
         ledger=build_ledger(job, compiled),
         baselines=measure_baselines(job),
         sample=draw_sample(job, state),
