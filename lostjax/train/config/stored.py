@@ -74,9 +74,23 @@ def load_run_config(directory: Path) -> TrainConfig:
     return load_config(path)
 
 
-def is_restorable(path: Path, config: TrainConfig) -> bool:
-    """Return whether a damaged file can only have been that of this configuration."""
-    return was_sealed_as(path.read_bytes(), _as_json(config))
+def find_original(path: Path, config: TrainConfig) -> TrainConfig | None:
+    """Find the configuration that a damaged file was written from.
+
+    Args:
+      path: the damaged file.
+      config: what the command line says, which may name the run's directory in another
+        way than the one that began the run.
+
+    Returns:
+      The configuration, if the file can only have been that one; else None.
+    """
+    raw = path.read_bytes()
+    for name in (config.run_dir, None, str(path.parent), str(path.parent.absolute())):
+        candidate = dataclasses.replace(config, run_dir=name)
+        if was_sealed_as(raw, _as_json(candidate)):
+            return candidate
+    return None
 
 
 def check_resumable(path: Path) -> None:

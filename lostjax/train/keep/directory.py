@@ -28,7 +28,7 @@ from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import (
     CONFIG_FILE,
     check_resumable,
-    is_restorable,
+    find_original,
     load_run_config,
     save_config,
 )
@@ -148,7 +148,7 @@ def _check_same_run(directory: Path, config: TrainConfig) -> None:
     try:
         stored = load_run_config(directory)
     except ConfigError:
-        if is_restorable(path, config):
+        if find_original(path, config) is not None:
             return  # `hold_run_dir` writes it again
         raise
     check_resumable(path)
@@ -235,11 +235,12 @@ def _write_config(directory: Path, config: TrainConfig) -> None:
     try:
         load_run_config(directory)
     except ConfigError:
-        if not is_restorable(path, config):
+        original = find_original(path, config)
+        if original is None:
             raise  # damaged since `choose_run_dir`
         date = path.stat().st_mtime_ns
         aside = keep_aside(path)
-        save_config(path, config)
+        save_config(path, original)
         os.utime(path, ns=(date, date))  # `latest` goes by the dates
         print(f"{path}: was damaged: kept as {aside}, written again", file=sys.stderr)
 

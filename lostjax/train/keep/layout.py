@@ -59,7 +59,9 @@ def refuse_links(directory: Path) -> None:
     for path in (*_own_places(directory), *_inner_places(directory)):
         try:
             mode = path.lstat().st_mode
-        except FileNotFoundError:  # most runs lack some, and a run that trains moves
+        except PermissionError:
+            raise ConfigError(f"{directory}: no permission to read it") from None
+        except OSError:  # most runs lack some names, and one that trains moves others
             continue
         if stat.S_ISLNK(mode):
             raise ConfigError(

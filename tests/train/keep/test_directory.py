@@ -180,10 +180,11 @@ def test_an_edited_copy_is_taken_once_its_hash_is_removed(tmp_path):
     assert parse_command([f"--config={tmp_path / 'mine.json'}"]).config.steps == 7
 
 
-@pytest.mark.parametrize("place", ["text", "hash"])
+@pytest.mark.parametrize("place", ["text", "hash", "without --run-dir"])
 def test_the_command_line_of_a_run_restores_its_configuration(tmp_path, capsys, place):
     config = config_for(tmp_path / "run")
-    make_run(tmp_path / "run", config)
+    began = TrainConfig() if place == "without --run-dir" else config
+    make_run(tmp_path / "run", began)
     path = tmp_path / "run" / "config.json"
     whole, date = path.read_bytes(), path.stat().st_mtime_ns
     damaged = whole.replace(b'"seed": 0', b'"seed": 1')
