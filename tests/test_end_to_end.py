@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from lostjax.disk.lock import hold_lock
+from lostjax.disk.manifest import write_manifest
 from lostjax.generate import main as generate
 from lostjax.train.__main__ import main
 from lostjax.train.config.fields import replace_in
@@ -342,6 +343,31 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{directory}/checkpoints/20: is damaged: model/_METADATA: has 100" in said
     assert generate([str(directory), "--step=10", "--tokens=3"]) == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "[" * 100_000,
+        "3",
+        "",
+        '{"tree_metadata": []}',
+        '{"tree_metadata": {"x": 3}}',
+    ],
+)
+@pytest.mark.parametrize("name", ["_METADATA", "array_metadatas/process_0"])
+def test_crafted_metadata_with_a_hash_that_fits_is_one_line(
+    run, name, content, tmp_path, capsys
+):
+    directory = shutil.copytree(run[0], tmp_path / "crafted")
+    (directory / "checkpoints" / "20" / "model" / name).write_text(content)
+    write_manifest(directory / "checkpoints" / "20")
+    if "tree" in content and name != "_METADATA":
+        pytest.skip("reads as metadata of no array")
+    assert generate([str(directory), "--tokens=1"]) == 2
+    said = capsys.readouterr().err
+    assert f"{directory}/checkpoints/20" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

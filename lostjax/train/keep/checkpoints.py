@@ -35,7 +35,12 @@ from lostjax.steps.state import TrainState, model_variables
 from lostjax.train.devices.hosts import is_first_host, on_first_host
 from lostjax.train.devices.sharding import place_shapes
 from lostjax.train.keep import step_directories as step_dirs
-from lostjax.train.keep.recovery import find_whole_step, summarise_damage
+from lostjax.train.keep.recovery import (
+    UNREADABLE,
+    check_metadata,
+    find_whole_step,
+    summarise_damage,
+)
 from lostjax.typing import PyTree, Variables
 
 _MOST_ERRORS = 100
@@ -274,13 +279,14 @@ class Checkpoints:
             damage = find_damage(path, items=tuple(items))
             if damage:
                 raise ConfigError(f"{path}: is damaged: {summarise_damage(damage)}")
+        check_metadata(path, items)
         wanted = {
             name: ocp.args.StandardRestore(place_shapes(tree, mesh))
             for name, tree in items.items()
         }
         try:
             return self._orbax.restore(path, args=ocp.args.Composite(**wanted))
-        except (ValueError, KeyError, OSError) as error:
+        except UNREADABLE as error:
             raise ConfigError(
                 f"{path}: cannot be read as a checkpoint: {_first_words(error)}"
             ) from error
