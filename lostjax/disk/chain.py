@@ -133,4 +133,9 @@ def _is_numbers(value: object) -> bool:
         return all(map(_is_numbers, value.values()))
     if isinstance(value, list):
         return all(map(_is_numbers, value))
-    return value is None or isinstance(value, int | float)
+    # Larger integers than any count overflow where they become floats.
+    return value is None or isinstance(value, float) or _is_count(value)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and abs(value) < 2**63

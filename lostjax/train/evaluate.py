@@ -108,7 +108,8 @@ def find_evaluation(run_dir: Path, *, step: int) -> Evaluation | None:
     names = {"eval_loss", "eval_perplexity", "eval_bits_per_byte", "eval_tokens"}
     for line in read_whole(read_evaluations, run_dir):
         # A line of an earlier version, without a hash, may lack a name.
-        if line["step"] == step and names <= set(line):
+        is_whole = names <= set(line) and math.isfinite(line["eval_tokens"])
+        if line["step"] == step and is_whole:
             return Evaluation(
                 loss=float(line["eval_loss"]),
                 perplexity=float(line["eval_perplexity"]),

@@ -77,7 +77,7 @@ def _compare(
     if not isinstance(stored, dict) or not set(identity) <= set(stored):
         raise ConfigError(_untold(directory / DATA_FILE, "is damaged"))
     differences = [
-        f"{name}: {str(stored[name])[:40]} there, {value} now"
+        f"{name}: {_shown(stored[name])} there, {value} now"
         for name, value in identity.items()
         if stored[name] != value
     ]
@@ -86,6 +86,11 @@ def _compare(
             f"--run-dir={directory}: holds a run on other data "
             f"({'; '.join(differences)}); use that data, or name another directory"
         )
+
+
+def _shown(value: object) -> str:
+    text = str(value)[:40]
+    return text if text.isprintable() else ascii(text)  # in one line
 
 
 def _untold(path: Path, what: str) -> str:

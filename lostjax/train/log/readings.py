@@ -120,7 +120,8 @@ def read_stability(
             readings = Readings(**values)
             norm = gradient_norms.get(step, math.nan)
             alarms = find_alarms(readings, optim=optim, gradient_norm=norm)
-        except (TypeError, ValueError, AttributeError):  # of a line without a hash
+        except (TypeError, ValueError, AttributeError, LookupError):
+            # Of a line without a hash: what has one is as it was written.
             print(f"{path}: its line of step {step} is damaged", file=sys.stderr)
             continue
         logged.append(LoggedReadings(step, readings, alarms))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
 import sys
@@ -54,6 +55,7 @@ def summarise(
       The report's contents.
     """
     metrics = read_whole(read_metrics, job.directory)
+    tokens = (line.get("tokens", 0) for line in metrics)
     norms = {
         int(x["step"]): x["gradient_norm"] for x in metrics if "gradient_norm" in x
     }
@@ -69,7 +71,7 @@ def summarise(
             gradient_norms=norms,
         ),
         parameters=count_parameters(job.model).total,
-        tokens_seen=round(sum(line.get("tokens", 0) for line in metrics)),
+        tokens_seen=round(sum(filter(math.isfinite, tokens))),
         ledger=build_ledger(job, compiled),
         baselines=measure_baselines(job),
         sample=draw_sample(job, state),
