@@ -132,7 +132,8 @@ class LinesFile:
         if damage := describe_damage(lines):
             aside = keep_aside(path)
             print(
-                f"{path}: {damage}: kept as {aside.name}, and the run goes on without",
+                f"{path}: {damage}; the file is kept as {aside.name}, and the run goes "
+                "on with the other lines",
                 file=sys.stderr,
             )
             kept = chain_lines(rows)
