@@ -34,6 +34,7 @@ from lostjax.train.keep.directory import (
 )
 from lostjax.train.keep.held_directory import HeldDirectory
 from lostjax.train.keep.open_files import provide_open_files
+from lostjax.train.keep.run_files import print_damage
 from lostjax.train.log.output import LOG_FILE, Output, steady_output
 from lostjax.train.log.tensorboard import TENSORBOARD_FOLDER
 from lostjax.train.loop import step_to_end, was_evaluated
@@ -102,6 +103,7 @@ def _train(
         first = checkpoints.find_whole_step() or 0
         was_finished = first >= config.steps
         if was_finished and on_first_host((job.directory / REPORT).exists):
+            on_first_host(partial(print_damage, job.directory))
             ended = _Ended(0)
         else:
             ended = _run(

@@ -47,7 +47,7 @@ def test_a_configuration_file_is_where_values_start(tmp_path):
         ("--steps=1_0", "--steps=1_0: must be an integer"),
         ("--steps=+5", "--steps=+5: must be an integer"),
         ("--optim.learning-rate=1_0.", "rate=1_0.: must be a number"),
-        ("--config=/dev/zero", "/dev/zero: not a configuration: not a regular file"),
+        ("--config=/dev/zero", "/dev/zero: not a configuration: it is not a regular"),
         ("--optim=adamw --optim.name=adamw", "--optim.name is given twice"),
         ("--optim.density=1", "no such flag; it is called --optim.frugal.density now"),
         (

@@ -15,7 +15,8 @@ from lostjax.train.devices.compilation_cache import keep_programs
 from lostjax.train.devices.hosts import join_hosts
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.provide import provide_devices
-from lostjax.train.keep.directory import check_same_data, choose_run_dir
+from lostjax.train.keep.directory import choose_run_dir
+from lostjax.train.keep.identity import check_same_data
 
 
 @dataclasses.dataclass(frozen=True)

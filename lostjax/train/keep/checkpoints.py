@@ -33,7 +33,12 @@ from lostjax.train.keep import arrays
 from lostjax.train.keep import step_directories as step_dirs
 from lostjax.train.keep.aliases import open_alias
 from lostjax.train.keep.open_files import check_open_files
-from lostjax.train.keep.recovery import find_whole_step, summarise_damage
+from lostjax.train.keep.recovery import (
+    UNREADABLE,
+    check_metadata,
+    find_whole_step,
+    summarise_damage,
+)
 from lostjax.typing import PyTree, Variables
 
 
@@ -311,9 +316,10 @@ class Checkpoints:
             damage = step_dirs.find_step_damage(path, items=tuple(items))
             if damage:
                 raise ConfigError(f"{path}: is damaged: {summarise_damage(damage)}")
+        check_metadata(path, items)
         try:
             return self._arrays.restore(path, mesh=mesh, **items)
-        except (ValueError, KeyError, OSError) as error:
+        except UNREADABLE as error:
             raise ConfigError(
                 f"{path}: cannot be read as a checkpoint: {_first_words(error)}"
             ) from error

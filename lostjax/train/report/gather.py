@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
+import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +18,7 @@ from lostjax.analysis import score_text
 from lostjax.data import Data, TokenFiles
 from lostjax.data.cache import cached, default_cache_dir, hash_parts
 from lostjax.data.rows.stream import join_streams
+from lostjax.errors import DataError
 from lostjax.nn import (
     Transformer,
     count_parameters,
@@ -26,7 +29,7 @@ from lostjax.train.build.job import Job
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.log.json_lines import read_evaluations, read_metrics
+from lostjax.train.log.json_lines import read_evaluations, read_metrics, read_whole
 from lostjax.train.log.readings import read_stability
 from lostjax.train.report.contents import Report, Sample, Timings
 from lostjax.train.report.ledger import build_ledger
@@ -51,20 +54,24 @@ def summarise(
     Returns:
       The report's contents.
     """
-    metrics = read_metrics(job.directory)
+    metrics = read_whole(read_metrics, job.directory)
+    tokens = (line.get("tokens", 0) for line in metrics)
+    norms = {
+        int(x["step"]): x["gradient_norm"] for x in metrics if "gradient_norm" in x
+    }
     return Report(
         title=describe_model(job.config, job.model),
         command=command,
         configuration=dataclasses.asdict(job.config),
         metrics=metrics,
-        evaluations=read_evaluations(job.directory),
+        evaluations=read_whole(read_evaluations, job.directory),
         stability=read_stability(
             job.directory,
             optim=job.config.optim,
-            gradient_norms={int(x["step"]): x["gradient_norm"] for x in metrics},
+            gradient_norms=norms,
         ),
         parameters=count_parameters(job.model).total,
-        tokens_seen=round(sum(line["tokens"] for line in metrics)),
+        tokens_seen=round(sum(filter(math.isfinite, tokens))),
         ledger=build_ledger(job, compiled),
         baselines=measure_baselines(job),
         sample=draw_sample(job, state),
@@ -98,7 +105,11 @@ def measure_baselines(job: Job) -> dict[str, float]:
         return {}
     root = Path(job.config.data.cache_dir or default_cache_dir())
     key = hash_parts(*(rows.content_hash for rows in parts))
-    path = cached(root / "baselines" / f"{key}.json", partial(_score, data))
+    try:
+        path = cached(root / "baselines" / f"{key}.json", partial(_score, data))
+    except DataError as error:  # the text is gone or another one: the run is finished
+        print(f"the report has no text baselines: {error}", file=sys.stderr)
+        return {}
     baselines: dict[str, float] = json.loads(path.read_text())
     return baselines
 
@@ -111,6 +122,8 @@ def _score(data: Data, path: Path) -> None:
         heldout_tokens=join_streams(data.heldout.sources),
         vocab_size=data.vocab_size,
     )
+    data.corpus.train.check_unchanged()  # the entry is named after the text's hash
+    data.corpus.heldout.check_unchanged()
     baselines = {
         "xz -9": found.xz,
         "xz -9, given the training text": found.xz_given_train,
