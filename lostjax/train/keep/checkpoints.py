@@ -191,15 +191,13 @@ class Checkpoints:
     ) -> None:
         """Write the arrays, commit the step, and delete old steps."""
         place = step_dirs.saving_dir(self.directory, step)
-        items = {"model": model_variables(state), "progress": _progress(state)}
-        del state
-        wanted = {name: arrays.describe_arrays(tree) for name, tree in items.items()}
         try:
             try:
+                items = {"model": model_variables(state), "progress": _progress(state)}
+                wanted = {name: arrays.describe_arrays(x) for name, x in items.items()}
                 self._arrays.save(place, **items)
             finally:
-                items.clear()  # they may be donated from here on
-                copied.set()
+                copied.set()  # whatever happens: the run waits for it
             self._arrays.finish(lambda: step_dirs.count_saved_bytes(place))
             if is_first_host():
                 arrays.check_readable(place, **wanted)
