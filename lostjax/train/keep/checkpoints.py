@@ -89,16 +89,20 @@ class Checkpoints:
         """List the committed steps in order."""
         return step_dirs.list_steps(self.directory)
 
-    def holds(self, step: int) -> bool:
-        """Return whether a step that was saved is there; print a line if it is gone.
+    def holds(self, step: int | None) -> bool:
+        """Return whether the last save succeeded and a step is there.
 
-        Call it after `wait`; all processes call it, and get the same answer.
+        A line is printed if the step is gone. Call this after `wait`; all processes
+        call it, and get the same answer.
+
+        Args:
+          step: the step; None asks for the save alone.
         """
         return bool(on_first_host(lambda: self._holds(step)))
 
-    def _holds(self, step: int) -> bool:
-        if self._failed_step is not None:  # that was printed
-            return False
+    def _holds(self, step: int | None) -> bool:
+        if self._failed_step is not None or step is None:  # a failure was printed
+            return self._failed_step is None
         try:
             is_there = step in self.all_steps()
         except OSError:
