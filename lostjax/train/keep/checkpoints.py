@@ -218,7 +218,8 @@ class Checkpoints:
 
     def _give_up(self, step: int, error: Exception) -> None:
         """Print why a save failed, and remove what it wrote."""
-        # Stores of several processes count saves together; one that hangs is left alone.
+        # Stores of several processes count saves together, but none waits for one that
+        # hangs.
         if jax.process_count() > 1 and not isinstance(error, TimeoutError):
             self._arrays.drain()
         else:  # what orbax has left undone would make later saves fail
