@@ -156,8 +156,10 @@ def _hold(job: Job) -> Iterator[None]:
         identity=job.data.identity,
         needed=job.checkpoint_bytes,
     ):
-        save_tokenizer(job.data.tokenizer, job.directory)
-        (job.directory / TENSORBOARD_FOLDER).mkdir(exist_ok=True)
+        with refusing_disk_errors(job.directory):
+            save_tokenizer(job.data.tokenizer, job.directory)
+            # Events that were written before are written anew in a folder that exists.
+            (job.directory / TENSORBOARD_FOLDER).mkdir(exist_ok=True)
         yield
 
 
@@ -190,7 +192,7 @@ def _run(
         if step == job.config.steps and is_kept:
             evaluation = _evaluate_last(job, compiled, state, recorder, stop=stop)
         checkpoints.wait()
-        is_lost = step > 0 and is_kept and not checkpoints.holds(step)
+        is_lost = not checkpoints.holds(step if step and is_kept else None)
         code = 1 if is_lost else 0 if evaluation else stop.exit_code
     timings = recorder.timings(compile_seconds=compiled.seconds)
     return _Ended(code, evaluation, state, compiled, timings)
