@@ -73,7 +73,7 @@ def summarise(
         parameters=count_parameters(job.model).total,
         tokens_seen=round(sum(filter(math.isfinite, tokens))),
         ledger=build_ledger(job, compiled),
-        baselines=measure_baselines(job),
+        baselines=measure_baselines(job.data, cache_dir=job.config.data.cache_dir),
         sample=draw_sample(job, state),
         environment=describe_environment(job),
         timings=timings,
@@ -86,24 +86,28 @@ def describe_model(config: TrainConfig, model: Transformer) -> str:
     return f"{config.preset}: {config.model.linear}, {shape}"
 
 
-def measure_baselines(job: Job) -> dict[str, float]:
+def measure_baselines(data: Data, *, cache_dir: str | None) -> dict[str, float]:
     """Measure the bits per byte of compressors and n-grams on the held-out text.
 
     They take seconds, so they are kept in the cache under the text's hash. Token files
     hold no text, and a text above `BASELINE_BYTES` would take minutes: neither has
-    baselines.
+    baselines. A text that is gone, or changed, has none either, and a line on standard
+    error says so.
+
+    Args:
+      data: the data of the run.
+      cache_dir: directory of the cache; None for the default.
 
     Returns:
       Bits per byte by method.
     """
-    data = job.data
     parts = (*data.train.sources, *data.heldout.sources)
     tokens_only = any(
         isinstance(part.documents, TokenFiles) for part in data.corpus.parts
     )
     if tokens_only or data.train_bytes > BASELINE_BYTES:
         return {}
-    root = Path(job.config.data.cache_dir or default_cache_dir())
+    root = Path(cache_dir or default_cache_dir())
     key = hash_parts(*(rows.content_hash for rows in parts))
     try:
         path = cached(root / "baselines" / f"{key}.json", partial(_score, data))

@@ -4,12 +4,15 @@ import json
 
 import pytest
 
+from lostjax.disk.chain import chain_lines
+from lostjax.train.config.schema import OptimConfig
 from lostjax.train.log.json_lines import (
     JsonLines,
     open_sinks,
     read_metrics,
     read_whole,
 )
+from lostjax.train.log.readings import StabilityLog, read_stability
 
 
 def write_run(run_dir, steps, *, resume_step=0):
@@ -125,3 +128,31 @@ def test_what_no_version_wrote_is_damage(tmp_path, text):
     (tmp_path / "metrics.jsonl").write_text(crafted)
     with pytest.raises(ValueError, match="2 lines are damaged, the first is line 2"):
         read_metrics(tmp_path)
+
+
+def test_readings_that_are_damaged_or_missing_are_named_and_the_rest_is_read(
+    tmp_path, capsys
+):
+    parts = {"gradient_rms": {"a": 1.0}, "parameter_rms": {}, "update_rms": {}}
+    rows = [
+        {"step": step, "attention_logits": [1.0], "mean_log_z": 1.0} | parts
+        for step in (2, 4, 6)
+    ]
+    options = {"optim": OptimConfig(), "gradient_norms": {2: 0.5}}
+    path = tmp_path / "stability.jsonl"
+    path.write_bytes(chain_lines(rows).replace(b'"step": 4', b'"step": 5'))
+    assert [x.step for x in read_stability(tmp_path, **options)] == [2, 6]
+    assert "stability.jsonl: line 2 is damaged" in capsys.readouterr().err
+    crafted = [rows[0], {"step": 4}, rows[1] | {"gradient_rms": 3}, rows[2]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in crafted))
+    assert [x.step for x in read_stability(tmp_path, **options)] == [2, 6]
+    assert capsys.readouterr().err.count("its line of step 4 is damaged\n") == 2
+    sink = JsonLines(tmp_path, resume_step=0)
+    for step in range(1, 9):
+        sink.write(step, {"loss": 1.0} | ({} if step % 2 else {"mean_log_z": 1.0}))
+    sink.close()
+    path.write_bytes(chain_lines(rows))
+    options = {"optim": OptimConfig(), "say": print}
+    StabilityLog(tmp_path, resume_step=8, **options).close()
+    wanted = f"{path}: its lines after step 6, up to step 8, are missing\n"
+    assert capsys.readouterr().err == wanted
