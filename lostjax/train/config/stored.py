@@ -1,4 +1,8 @@
-"""Configurations as JSON: written whole, read strictly, upgraded by version."""
+"""Configurations as JSON: written whole, read strictly, upgraded by version.
+
+The hosts are not part of it: a resumed run would dial where the first one did, and
+wait for processes that nobody started.
+"""
 
 import dataclasses
 import json
@@ -9,7 +13,7 @@ from typing import Any, Literal, get_type_hints
 from lostjax.disk.files import replace_file
 from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS
-from lostjax.train.config.schema import TrainConfig
+from lostjax.train.config.schema import HostsConfig, TrainConfig
 
 VERSION = 2
 """Of the stored form. Version 0, which has no number, had methods' fields flat. Until
@@ -19,13 +23,17 @@ KNOWN = range(VERSION + 1)
 
 
 def save_config(path: Path, config: TrainConfig) -> None:
-    """Write a configuration as JSON."""
+    """Write a configuration as JSON, without its hosts."""
     values = {"version": VERSION} | dataclasses.asdict(config)
+    del values["hosts"]
     replace_file(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
 def load_config(path: Path) -> TrainConfig:
     """Read a configuration that `save_config` wrote, also one of an earlier version.
+
+    Returns:
+      The configuration; its hosts are unset, whatever the file names.
 
     Raises:
       ConfigError: if the file is missing, is not such a configuration, is of an unknown
@@ -41,7 +49,7 @@ def load_config(path: Path) -> TrainConfig:
     if isinstance(values, dict):
         values = _upgrade(values, where=str(path))
     made: TrainConfig = _from_dict(TrainConfig, values, where=str(path), prefix="")
-    return made
+    return dataclasses.replace(made, hosts=HostsConfig())
 
 
 def check_resumable(path: Path) -> None:
