@@ -79,10 +79,14 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
       ConfigError, DataError: before anything is written.
     """
     with ExitStack() as stack:
-        job = prepare_job(config)
-        stop = StopRequest(agree(job.mesh))
-        stack.enter_context(catch_stop_signals(stop))
-        checkpoints = _open_directory(job, stack)
+        with leaving_without_the_others():
+            job = prepare_job(config)
+            stop = StopRequest(agree(job.mesh))
+            stack.enter_context(catch_stop_signals(stop))
+        leaving = partial(leaving_without_the_others, partial(drop_lock, job.directory))
+        with leaving():
+            checkpoints = _open_directory(job, stack)
+        stack.enter_context(leaving())  # what follows is tidied up
         first = checkpoints.find_whole_step() or 0
         was_finished = first >= config.steps
         if was_finished and on_first_host((job.directory / REPORT).exists):
@@ -117,8 +121,6 @@ def _open_directory(job: Job, stack: ExitStack) -> Checkpoints:
         checkpoints = stack.enter_context(
             open_checkpoints(job.directory / CHECKPOINTS, keep=job.config.keep)
         )
-    leaving = leaving_without_the_others(partial(drop_lock, job.directory))
-    stack.enter_context(leaving)  # what follows is tidied up
     return checkpoints
 
 

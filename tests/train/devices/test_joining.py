@@ -1,0 +1,99 @@
+"""Several processes: what they refuse together, and how one ends without the others."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = Path(__file__).with_name("joined.py")
+
+
+class Ended:
+    """A process's end."""
+
+    def __init__(self, process):
+        self.out, self.err = process.communicate(timeout=60)
+        self.code = process.returncode
+        self.at = time.monotonic()
+
+
+def join(processes, what, *, started=None):
+    """Start processes that do a thing; see how each of them ends."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    words = [sys.executable, str(SCRIPT), str(port), str(processes)]
+    group = [
+        subprocess.Popen(
+            [*words, str(index), what],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(started or processes)
+    ]
+    try:
+        return [Ended(process) for process in group]
+    finally:
+        for process in group:
+            process.kill()
+
+
+def test_other_flags_are_refused_by_name_before_anything_is_transferred():
+    for process in join(2, "another seed"):
+        assert process.code == 2 and not process.out
+        assert process.err == (
+            "--seed: 0 in process 0, 1 in process 1; start every process with the same "
+            "flags\n"
+        )
+
+
+def test_a_death_before_the_first_transfer_ends_the_others_with_a_line():
+    """The first process's, which JAX answers with an abort."""
+    first, *others = join(3, "dies")
+    assert first.code == -signal.SIGKILL
+    for index, process in enumerate(others, 1):
+        assert process.at - first.at < 3
+        assert process.code == 1 and process.out == "agreed\nlast\n"
+        assert process.err == (
+            f"process {index} of 3 cannot reach process 0, which died or lost its "
+            "network; all processes end; start the run again to resume it from its "
+            "newest checkpoint\n"
+        )
+
+
+@pytest.mark.parametrize(
+    "what, code, said",
+    [
+        ("refuses", 2, "no text here\n"),
+        pytest.param(
+            "fails",
+            1,
+            "process 1 of 2 failed (a fault of the program); all processes end\n",
+            marks=pytest.mark.torture,
+        ),
+    ],
+)
+def test_one_process_that_ends_before_its_time_ends_the_others(what, code, said):
+    other, one = join(2, what)
+    assert one.code == code and said in one.err
+    assert other.code == 1 and other.err.count("\n") == 1
+    ended = "process 0 of 2 ends, because process 1 did; its own message says why\n"
+    gone = "process 0 of 2 cannot reach process 1, which died or lost its network"
+    assert other.err == ended if what == "refuses" else other.err.startswith(gone)
+
+
+def test_the_others_are_waited_for_a_while_only():
+    (process,) = join(2, "alone", started=1)
+    assert process.code == 1
+    assert process.err == (
+        "process 0 waited 2 s for the others of its run, and not all came; start all "
+        "processes again\n"
+    )
