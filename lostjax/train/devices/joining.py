@@ -18,7 +18,6 @@ from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
 from lostjax.train.config.schema import HostsConfig
 from lostjax.train.devices.lifeline import (
-    Beside,
     Lifeline,
     connect,
     hold_lifeline,
@@ -60,24 +59,91 @@ def join_hosts(
     jax.config.update("jax_enable_preemption_service", False)
     late = _exit_unless_joined(hosts)
     try:
-        beside = _start_service(hosts) if hosts.index == 0 else None
-        jax.distributed.initialize(
-            coordinator_address=hosts.coordinator,
-            num_processes=hosts.processes,
-            process_id=hosts.index,
-            # Below JAX's 100 s, so that a silent host ends the run sooner.
-            heartbeat_timeout_seconds=SILENT_SECONDS,
-            # JAX would abort without a message that says what to do.
-            initialization_timeout=JOIN_SECONDS + 60,
-            # JAX starts a service in the first process anyway: here, for nobody.
-            coordinator_bind_address="localhost:0" if beside else None,
-        )
+        if hosts.coordinator is None:
+            _initialize()
+            _hear_in_cluster()
+        else:
+            _join_at(hosts)
     except (ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, ConfigError):
+            raise
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--hosts: the processes cannot join: {reason}") from None
     finally:
         late.cancel()
-    _listen_to_others(beside)
+
+
+def _initialize(**where: object) -> None:
+    jax.distributed.initialize(
+        **where,  # type: ignore[arg-type]
+        # Below JAX's 100 s, so that a silent host ends the run sooner.
+        heartbeat_timeout_seconds=SILENT_SECONDS,
+        # JAX would abort without a message that says what to do.
+        initialization_timeout=JOIN_SECONDS + 60,
+    )
+
+
+def _join_at(hosts: HostsConfig) -> None:
+    """Join the processes at the address of the flags."""
+    assert hosts.coordinator and hosts.processes and hosts.index is not None
+    host, _, text = hosts.coordinator.rpartition(":")
+    port, is_first = int(text), hosts.index == 0
+    beside = None
+    if is_first:
+        beside = start_beside(
+            port=port, processes=hosts.processes, silent_seconds=SILENT_SECONDS
+        )
+    connection = connect(
+        "localhost" if is_first else host.strip("[]"),
+        port,
+        index=hosts.index,
+        processes=hosts.processes,
+    )
+    hold_lifeline(
+        Lifeline(
+            connection, index=hosts.index, processes=hosts.processes, beside=beside
+        )
+    )
+    _initialize(
+        coordinator_address=f"{host}:{connection.service_port}",
+        num_processes=hosts.processes,
+        process_id=hosts.index,
+        # JAX starts a service in the first process anyway: here, for nobody.
+        coordinator_bind_address="localhost:0" if is_first else None,
+    )
+
+
+def _hear_in_cluster() -> None:
+    """Connect the lifeline where JAX found the processes by itself."""
+    joined = distributed.global_state
+    assert joined.client is not None and joined.coordinator_address is not None
+    index, processes = joined.process_id, joined.num_processes
+    host = joined.coordinator_address.rpartition(":")[0].strip("[]")
+    beside, connection = None, None
+    try:
+        if index == 0:
+            beside = start_beside(
+                port=0, processes=processes, silent_seconds=SILENT_SECONDS
+            )
+            joined.client.key_value_set(_LINE_KEY, f"{beside.port} {beside.token}")
+        told = joined.client.blocking_key_value_get(_LINE_KEY, _LINE_SECONDS * 1000)
+        port, token = told.split()
+        connection = connect(
+            "localhost" if index == 0 else host,
+            int(port),
+            index=index,
+            processes=processes,
+            token=token,
+            attempts=3,
+        )
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        print(
+            f"process {index}: cannot listen to the other processes ({reason}): their "
+            f"deaths are noticed only after {SILENT_SECONDS} s",
+            file=sys.stderr,
+        )
+    hold_lifeline(Lifeline(connection, index=index, processes=processes, beside=beside))
 
 
 def _exit_unless_joined(hosts: HostsConfig) -> threading.Timer:
@@ -96,50 +162,6 @@ def _exit_unless_joined(hosts: HostsConfig) -> threading.Timer:
     timer.daemon = True
     timer.start()
     return timer
-
-
-def _start_service(hosts: HostsConfig) -> Beside:
-    assert hosts.processes is not None
-    return start_beside(
-        processes=hosts.processes,
-        silent_seconds=SILENT_SECONDS,
-        address=hosts.coordinator,
-    )
-
-
-def _listen_to_others(beside: Beside | None) -> None:
-    """Connect the lifeline; without it, deaths are noticed later."""
-    joined = distributed.global_state
-    assert joined.client is not None
-    connection = None
-    try:
-        if joined.process_id == 0:
-            beside = beside or start_beside(
-                processes=joined.num_processes, silent_seconds=SILENT_SECONDS
-            )
-            joined.client.key_value_set(_LINE_KEY, f"{beside.port} {beside.token}")
-            host = "localhost"
-        else:
-            told = joined.client.blocking_key_value_get(_LINE_KEY, _LINE_SECONDS * 1000)
-            port, token = told.split()
-            beside = Beside(int(port), token)
-            host = str(joined.coordinator_address).rpartition(":")[0].strip("[]")
-        connection = connect(beside, host=host, index=joined.process_id)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        print(
-            f"process {joined.process_id}: cannot listen to the other processes "
-            f"({reason}): their deaths are noticed only after {SILENT_SECONDS} s",
-            file=sys.stderr,
-        )
-    hold_lifeline(
-        Lifeline(
-            connection,
-            index=joined.process_id,
-            processes=joined.num_processes,
-            beside=beside,
-        )
-    )
 
 
 def _check(hosts: HostsConfig) -> None:

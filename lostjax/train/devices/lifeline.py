@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +20,10 @@ from typing import NamedTuple, TextIO
 
 from jax._src import distributed
 
+from lostjax.errors import ConfigError
 from lostjax.train.devices import coordinator
+
+_RETRY_SECONDS = 0.2
 
 PATIENCE_SECONDS = 5.0
 """Seconds that all processes have to end after one of them ended before its time, as
@@ -32,29 +36,27 @@ _GONE = (
 
 
 class Beside(NamedTuple):
-    """The process beside the first one, or what is known of it elsewhere."""
+    """The process beside the first one, as the first one knows it."""
 
     port: int
     token: str
-    process: "subprocess.Popen[str] | None" = None
+    process: "subprocess.Popen[str]"
     """Its standard input must stay open as long as the first process lives."""
 
 
-def start_beside(
-    *, processes: int, silent_seconds: int, address: str | None = None
-) -> Beside:
+def start_beside(*, port: int, processes: int, silent_seconds: int) -> Beside:
     """Start the process beside the first one.
 
     Args:
+      port: where it listens, and serves what `jax.distributed` needs; 0 if JAX serves
+        it elsewhere.
       processes: number of processes of the run.
       silent_seconds: seconds after which JAX takes a silent process for dead.
-      address: HOST:PORT of the run's coordinator, to serve there what
-        `jax.distributed` needs; None if JAX serves it elsewhere.
 
     Raises:
       OSError: if it cannot be started, or cannot listen.
     """
-    words = [str(processes), str(silent_seconds), *([address] if address else [])]
+    words = map(str, (port, processes, silent_seconds))
     beside = subprocess.Popen(
         # By its path, because it imports no package; -P, because its directory has
         # modules with names of the standard library.
@@ -73,12 +75,66 @@ def start_beside(
     return Beside(int(first), rest.strip(), beside)
 
 
+class Connection(NamedTuple):
+    """A connection to the process beside the first one, which admitted this one."""
+
+    socket: socket.socket
+    lines: TextIO
+    """What it sends."""
+    service_port: int
+    """Port of JAX's service on the first process's host; 0 if it is elsewhere."""
+
+
+def connect(
+    host: str,
+    port: int,
+    *,
+    index: int,
+    processes: int,
+    token: str = coordinator.ANYBODY,
+    attempts: int | None = None,
+) -> Connection:
+    """Connect this process to the one beside the first.
+
+    Args:
+      host: the first process's host.
+      port: the port that process listens at.
+      index: index of this process.
+      processes: number of processes.
+      token: from `Beside`, if the run is not at the address of its flags.
+      attempts: number of attempts; None tries for ever, because the other process may
+        start later.
+
+    Raises:
+      ConfigError: if the run has no place for this process.
+      OSError: if it cannot be reached.
+    """
+    while True:
+        try:
+            connection = socket.create_connection((host, port), timeout=10)
+            connection.settimeout(None)
+            coordinator.keep_alive(connection)
+            connection.sendall(f"{token} {index} {processes}\n".encode())
+            lines = connection.makefile("r", encoding="ascii")
+            answer, _, rest = lines.readline().strip().partition(" ")
+            if answer == "service":
+                return Connection(connection, lines, int(rest))
+            if answer == "refused":
+                raise ConfigError(f"--hosts: {rest}")
+            raise ConnectionError("the run there is about to end")
+        except OSError as error:
+            attempts = None if attempts is None else attempts - 1
+            if attempts == 0 or isinstance(error, socket.gaierror):
+                raise
+        time.sleep(_RETRY_SECONDS)
+
+
 class Lifeline:
     """The connection of this process to the one that knows who has ended."""
 
     def __init__(
         self,
-        connection: socket.socket | None,
+        connection: Connection | None,
         *,
         index: int,
         processes: int,
@@ -92,7 +148,7 @@ class Lifeline:
           processes: number of processes.
           beside: held here, because that process ends when it is let go.
         """
-        self._socket, self._beside = connection, beside
+        self._connection, self._beside = connection, beside
         self._index, self._processes = index, processes
         self._finished = self._left = False
         self._ends: dict[int, str] = {}
@@ -104,7 +160,7 @@ class Lifeline:
         if connection is not None:
             threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
         # Of an exception that nobody expected. JAX's own function, which waits for all
-        # processes, was registered before and so runs after it.
+        # processes, was registered when JAX was imported and so runs after it.
         atexit.register(self.leave, 1)
 
     def finish(self) -> None:
@@ -154,14 +210,14 @@ class Lifeline:
 
     def _send(self, word: str) -> None:
         with suppress(OSError):  # the thread finds out why
-            if self._socket is not None:
-                self._socket.sendall(f"{word}\n".encode())
+            if self._connection is not None:
+                self._connection.socket.sendall(f"{word}\n".encode())
 
     def _listen(self) -> None:
         """Take the news, and end if another process is gone."""
-        assert self._socket is not None
-        with suppress(OSError), self._socket.makefile("r", encoding="ascii") as lines:
-            for line in lines:
+        assert self._connection is not None
+        with suppress(OSError):
+            for line in self._connection.lines:
                 how, _, index = line.partition(" ")
                 self._hear(int(index), how)
         if not (self._finished or self._left):
@@ -204,24 +260,6 @@ def find_lifeline() -> Lifeline | None:
             Lifeline(None, index=joined.process_id, processes=joined.num_processes)
         )
     return _held
-
-
-def connect(beside: Beside, *, host: str, index: int) -> socket.socket:
-    """Connect this process to the one beside the first.
-
-    Args:
-      beside: that process.
-      host: its host.
-      index: index of this process.
-
-    Raises:
-      OSError: if it cannot be reached.
-    """
-    connection = socket.create_connection((host, beside.port), timeout=10)
-    connection.settimeout(None)
-    coordinator.keep_alive(connection)
-    connection.sendall(f"{beside.token} {index}\n".encode())
-    return connection
 
 
 def _print_last(text: str) -> None:

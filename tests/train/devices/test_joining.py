@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from lostjax.errors import ConfigError
+from lostjax.train.devices.lifeline import connect, start_beside
+
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("joined.py")
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
 
 
 class Ended:
@@ -25,10 +34,7 @@ class Ended:
 
 def join(processes, what, *, started=None):
     """Start processes that do a thing; see how each of them ends."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-    words = [sys.executable, str(SCRIPT), str(port), str(processes)]
+    words = [sys.executable, str(SCRIPT), str(free_port()), str(processes)]
     group = [
         subprocess.Popen(
             [*words, str(index), what],
@@ -97,3 +103,39 @@ def test_the_others_are_waited_for_a_while_only():
         "process 0 waited 2 s for the others of its run, and not all came; start all "
         "processes again\n"
     )
+
+
+def test_a_second_start_is_refused_and_all_hear_how_each_process_ends():
+    port = free_port()
+    beside = start_beside(port=port, processes=3, silent_seconds=60)
+    admitted = [
+        connect("localhost", port, index=index, processes=3) for index in range(3)
+    ]
+    assert all(connection.service_port for connection in admitted)
+    with pytest.raises(ConfigError, match="process 1 of this run is running already"):
+        connect("localhost", port, index=1, processes=3)
+    with pytest.raises(ConfigError, match="processes=4, but process 0 has 3"):
+        connect("localhost", port, index=3, processes=4)
+    admitted[1].socket.sendall(b"done\n")
+    assert admitted[0].lines.readline() == "done 1\n"
+    for connection in admitted[1:]:  # the end of process 1 is known already
+        connection.lines.close()
+        connection.socket.close()
+    assert admitted[0].lines.readline() == "gone 2\n"
+    with pytest.raises(ConnectionError, match="is about to end"):
+        connect("localhost", port, index=2, processes=3, attempts=1)
+    beside.process.stdin.close()
+    admitted[0].lines.close()
+    admitted[0].socket.close()
+    assert beside.process.wait(10) == 0
+
+
+def test_no_run_is_joined_at_another_ones_address():
+    beside = start_beside(port=0, processes=1, silent_seconds=60)
+    with pytest.raises(ConfigError, match="another run is at this address"):
+        connect("localhost", beside.port, index=0, processes=1)
+    token = {"token": beside.token}
+    mine = connect("localhost", beside.port, index=0, processes=1, **token)
+    assert mine.service_port == 0
+    beside.process.kill()
+    assert mine.lines.readline() == ""
