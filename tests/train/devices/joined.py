@@ -22,6 +22,15 @@ from lostjax.train.devices.hosts import (
 port, processes, index = map(int, sys.argv[1:4])
 what = sys.argv[4]
 hosts = HostsConfig(f"127.0.0.1:{port}", processes, index)
+if what == "dies in a cluster":  # as Open MPI starts it
+    hosts = HostsConfig()
+    os.environ |= {
+        "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
+        "OMPI_MCA_orte_hnp_uri": "4096.0;tcp://127.0.0.1:1",
+        "OMPI_COMM_WORLD_SIZE": str(processes),
+        "OMPI_COMM_WORLD_RANK": str(index),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
+    }
 joining.JOIN_SECONDS = 2 if what == "alone" else 60
 lifeline.PATIENCE_SECONDS = 1.0
 
@@ -33,7 +42,7 @@ def act() -> None:
     data = dataclasses.replace(config.data, **own)
     check_same_flags(dataclasses.replace(config, data=data))
     print("agreed", flush=True)
-    if index == 0 and what == "dies":
+    if index == {"dies": 0, "dies in a cluster": 1}.get(what):
         os.kill(os.getpid(), signal.SIGKILL)
     if index == 1 and what == "refuses":
         raise ConfigError("no text here")

@@ -61,16 +61,25 @@ def test_other_flags_are_refused_by_name_before_anything_is_transferred():
         )
 
 
-def test_a_death_before_the_first_transfer_ends_the_others_with_a_line():
-    """The first process's, which JAX answers with an abort."""
-    first, *others = join(3, "dies")
-    assert first.code == -signal.SIGKILL
-    for index, process in enumerate(others, 1):
-        assert process.at - first.at < 3
-        assert process.code == 1 and process.out == "agreed\nlast\n"
+@pytest.mark.parametrize(
+    "what, victim",
+    [
+        ("dies", 0),  # JAX answers the first one's death with an abort
+        pytest.param("dies in a cluster", 1, marks=pytest.mark.torture),
+    ],
+)
+def test_a_death_before_the_first_transfer_ends_the_others_with_a_line(what, victim):
+    group = join(3, what)
+    dead = group[victim]
+    assert dead.code == -signal.SIGKILL
+    for index, process in enumerate(group):
+        if process is dead:
+            continue
+        assert process.at - dead.at < 3
+        assert process.code == 1 and process.out == "agreed\nlast\n", process.err
         assert process.err == (
-            f"process {index} of 3 cannot reach process 0, which died or lost its "
-            "network; all processes end; start the run again to resume it from its "
+            f"process {index} of 3 cannot reach process {victim}, which died or lost "
+            "its network; all processes end; start the run again to resume it from its "
             "newest checkpoint\n"
         )
 
