@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lostjax.data import save_tokenizer
-from lostjax.disk.lock import drop_lock
+from lostjax.disk.lock import LOCK, drop_lock
 from lostjax.steps.state import TrainState
 from lostjax.train.build.job import Job, prepare_job
 from lostjax.train.build.programs import Compiled, compile_steps
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.agreement import check_shared
 from lostjax.train.devices.hosts import (
     agree,
     is_first_host,
@@ -117,6 +118,7 @@ def _open_directory(job: Job, stack: ExitStack) -> Checkpoints:
         needed=job.checkpoint_bytes,
     )
     on_first_host(lambda: stack.enter_context(held))
+    check_shared(job.directory / LOCK)
     with refusing_disk_errors(job.directory):
         checkpoints = stack.enter_context(
             open_checkpoints(job.directory / CHECKPOINTS, keep=job.config.keep)

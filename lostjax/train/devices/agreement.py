@@ -8,6 +8,7 @@ process therefore publishes what it is about to do in the key-value store of
 
 import importlib.metadata
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from lostjax.train.config.schema import TrainConfig
 
 OWN_FIELDS = frozenset({"hosts.coordinator", "hosts.index", "data.cache_dir", "wandb"})
 """Dotted fields that may differ between the processes of a run."""
+
+_SEEN_SECONDS = 60
 
 _WAIT_SECONDS = 24 * 3600
 """Texts take a while to prepare. A process that dies meanwhile is noticed anyway."""
@@ -68,3 +71,24 @@ def check_same(name: str, values: Mapping[str, object]) -> None:
                     f"{field}: {value} in process 0, {found[index].get(field)} in "
                     f"process {index}; start every process with the same {name}"
                 )
+
+
+def check_shared(path: Path) -> None:
+    """Refuse a file of the first process that others do not see; all call this.
+
+    Without a shared file system, each process would save its part of every checkpoint
+    on a disk of its own.
+
+    Args:
+      path: a file that the first process wrote right before; its content is compared.
+
+    Raises:
+      ConfigError: in every process, if one sees no such file, or another one.
+    """
+    # A network file system may show a new file late.
+    deadline = time.monotonic() + _SEEN_SECONDS
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    content = path.read_text().strip() if path.exists() else "not there"
+    # Named without its directory: that one may be mounted elsewhere.
+    check_same("file system", {path.name: content})

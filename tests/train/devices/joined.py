@@ -7,12 +7,13 @@ import dataclasses
 import os
 import signal
 import sys
+from pathlib import Path
 
 from lostjax.errors import ConfigError
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import HostsConfig
-from lostjax.train.devices import joining, lifeline
-from lostjax.train.devices.agreement import check_same, check_same_flags
+from lostjax.train.devices import agreement, joining, lifeline
+from lostjax.train.devices.agreement import check_same, check_same_flags, check_shared
 from lostjax.train.devices.hosts import (
     finish_with_hosts,
     leave_hosts,
@@ -48,6 +49,9 @@ def act() -> None:
         raise ConfigError("no text here")
     if index == 1 and what == "fails":
         raise TypeError("a fault of the program")
+    if what == "does not share":
+        agreement._SEEN_SECONDS = 0.2
+        check_shared(Path("/proc/sys/kernel" if index == 0 else "/no/such") / "ostype")
     check_same("data", {})
 
 

@@ -61,6 +61,15 @@ def test_other_flags_are_refused_by_name_before_anything_is_transferred():
         )
 
 
+def test_a_directory_that_not_all_processes_see_is_refused():
+    for process in join(2, "does not share"):
+        assert process.code == 2 and process.out == "agreed\n"
+        assert process.err == (
+            "ostype: Linux in process 0, not there in process 1; start every process "
+            "with the same file system\n"
+        )
+
+
 @pytest.mark.parametrize(
     "what, victim",
     [
