@@ -13,6 +13,7 @@ from pathlib import Path
 from campaign.world import Violation
 
 MOVING_CLOCK = Path(__file__).parents[1] / "moving_clock.py"
+REFUSALS = ("is writing this run", "is running already", "Address already in use")
 OUTSIDE_OF_THE_RUN = {"start-up", "report"}
 """Phases in which a signal ends the process at once."""
 
@@ -154,15 +155,18 @@ def delete_directory(world):
 
 
 def start_second_run(world):
-    """Start the same run once more while the first one stands still."""
+    """Start the run, or one of its processes, once more while it stands still."""
     group = world.start()
     world.freeze(group)
     locked = (world.directory / "lock").exists()
-    second = world.start()
+    if world.processes == 1:
+        second = world.start()
+    else:
+        second = [world.start_again(world.rng.choice(group))]
     if locked and world.hit:
         world.detail = "refused"
         world.codes = {2}
-        if world.end(second) != [2] or "is writing this run" not in world.said:
+        if world.end(second) != [2] or not any(why in world.said for why in REFUSALS):
             raise Violation("two runs", world.said)
         world.thaw(*group)
         return group

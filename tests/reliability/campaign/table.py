@@ -114,6 +114,7 @@ ATTACKS = {
         attacks.start_second_run,
         "Two runs never write to one directory",
         phases=HAS_DIRECTORY,
+        processes=(1, 2),
     ),
 }
 """By the names that draws have."""

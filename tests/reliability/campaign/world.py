@@ -45,7 +45,7 @@ class Small(Started):
     """A process of the campaign's run."""
 
     steps, evaluate_every = STEPS, EVALUATE_EVERY
-    pipes = None
+    pipes = words = None
 
 
 class World:
@@ -88,6 +88,10 @@ class World:
         options = {"program": program, "before": before, "out": out}
         return [self._begin([*words, *own], piped, options) for own in each]
 
+    def start_again(self, run):
+        """Start one process once more, with the words that it was started with."""
+        return self._begin(run.words, False, {})
+
     def _begin(self, words, piped, options):
         log = self.place / f"log-{len(self._started)}"
         pipes = Pipes(log) if piped else None
@@ -97,6 +101,7 @@ class World:
         if pipes:
             pipes.started()
             run.pipes = pipes
+        run.words = words
         self._started.append(run)
         return run
 
