@@ -108,7 +108,11 @@ ATTACKS = {
         attacks.rename_directory, DIRECTORY, frozenset({FAILED, REFUSED}), HAS_DIRECTORY
     ),
     "delete": Attack(
-        attacks.delete_directory, DIRECTORY, frozenset({FAILED, REFUSED}), HAS_DIRECTORY
+        attacks.delete_directory,
+        DIRECTORY,
+        frozenset({FAILED, REFUSED}),
+        HAS_DIRECTORY,
+        may_refuse=True,  # what a save under way made anew is no run
     ),
     "second run": Attack(
         attacks.start_second_run,
