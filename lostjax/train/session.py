@@ -13,11 +13,12 @@ from signal import Signals
 from typing import NamedTuple
 
 from lostjax.data import save_tokenizer
-from lostjax.disk.lock import drop_lock
+from lostjax.disk.lock import LOCK, drop_lock
 from lostjax.steps.state import TrainState
 from lostjax.train.build.job import Job, prepare_job
 from lostjax.train.build.programs import Compiled, compile_steps
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.agreement import check_shared
 from lostjax.train.devices.hosts import (
     agree,
     is_first_host,
@@ -94,12 +95,16 @@ def _train(
 ) -> Outcome:
     with ExitStack() as stack:
         provide_open_files()
-        job = prepare_job(config)
-        stop = StopRequest(agree(job.mesh))
-        stack.enter_context(catch_stop_signals(stop))
-        checkpoints, held = _open_directory(job, stack)
-        with refusing_disk_errors(job.directory):
-            on_first_host(lambda: output.keep_log(job.directory / LOG_FILE))
+        with leaving_without_the_others():
+            job = prepare_job(config)
+            stop = StopRequest(agree(job.mesh))
+            stack.enter_context(catch_stop_signals(stop))
+        leaving = partial(leaving_without_the_others, partial(drop_lock, job.directory))
+        with leaving():
+            checkpoints, held = _open_directory(job, stack)
+            with refusing_disk_errors(job.directory):
+                on_first_host(lambda: output.keep_log(job.directory / LOG_FILE))
+        stack.enter_context(leaving())  # what follows is tidied up
         first = checkpoints.find_whole_step() or 0
         was_finished = first >= config.steps
         if was_finished and on_first_host((job.directory / REPORT).exists):
@@ -130,6 +135,7 @@ def _open_directory(job: Job, stack: ExitStack) -> tuple[Checkpoints, HeldDirect
     """Become the only writer of the run's directory, and open its checkpoints."""
     held = HeldDirectory(job.directory, partial(_hold, job))
     on_first_host(lambda: _enter(stack, held))
+    check_shared(job.directory / LOCK)
     with refusing_disk_errors(job.directory):
         checkpoints = stack.enter_context(
             open_checkpoints(
@@ -138,8 +144,6 @@ def _open_directory(job: Job, stack: ExitStack) -> tuple[Checkpoints, HeldDirect
                 ensure_place=held.ensure,
             )
         )
-    leaving = leaving_without_the_others(partial(drop_lock, job.directory))
-    stack.enter_context(leaving)  # what follows is tidied up
     return checkpoints, held
 
 

@@ -1,6 +1,7 @@
 """The command line: what it reads, and what it says to a mistake."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -8,7 +9,7 @@ from lostjax.errors import ConfigError
 from lostjax.train.__main__ import main, parse_command
 from lostjax.train.config.fields import flag_name, flat_fields, get_field
 from lostjax.train.config.presets import get_preset
-from lostjax.train.config.schema import TrainConfig
+from lostjax.train.config.schema import HostsConfig, TrainConfig
 from lostjax.train.config.stored import save_config
 from lostjax.train.usage import COMMON
 
@@ -29,6 +30,20 @@ def test_a_configuration_file_is_where_values_start(tmp_path):
     assert (config.steps, config.seed, config.run_dir) == (7, 3, None)
     config, _ = parse_command([f"--resume={tmp_path}"])
     assert config == dataclasses.replace(stored, run_dir=str(tmp_path))
+
+
+def test_hosts_are_never_taken_from_a_stored_configuration(tmp_path):
+    hosts = HostsConfig(coordinator="192.0.2.1:1234", processes=2, index=1)
+    path = tmp_path / "config.json"
+    save_config(path, dataclasses.replace(get_preset("smoke"), hosts=hosts))
+    assert "192.0.2.1" not in path.read_text()
+    values = json.loads(path.read_text()) | {"hosts": dataclasses.asdict(hosts)}
+    for text in (path.read_text(), json.dumps(values)):  # and as runs stored it before
+        path.write_text(text)
+        for word in (f"--config={path}", f"--resume={tmp_path}"):
+            assert parse_command([word]).config.hosts == HostsConfig()
+    config, _ = parse_command([f"--resume={tmp_path}", "--hosts.index=0"])
+    assert config.hosts == HostsConfig(index=0)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,9 @@
 A stored configuration ends with a hash of its text (`lostjax.disk.seal`). A run's must
 have one from version 3 on, because its configuration decides the numbers of all that
 follows. A file that a person wrote for `--config` needs none.
+
+The hosts are not part of it: a resumed run would dial where the first one did, and
+wait for processes that nobody started.
 """
 
 import dataclasses
@@ -14,7 +17,7 @@ from lostjax.disk.files import replace_file
 from lostjax.disk.seal import Sealed, SealError, read_sealed, seal, was_sealed_as
 from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS
-from lostjax.train.config.schema import TrainConfig
+from lostjax.train.config.schema import HostsConfig, TrainConfig
 
 VERSION = 3
 """Of the stored form. Version 0, which has no number, had methods' fields flat. Until
@@ -30,12 +33,15 @@ CONFIG_FILE = "config.json"
 
 
 def save_config(path: Path, config: TrainConfig) -> None:
-    """Write a configuration as JSON."""
+    """Write a configuration as JSON, without its hosts."""
     replace_file(path, seal(_as_json(config)))
 
 
 def load_config(path: Path) -> TrainConfig:
     """Read a configuration that `save_config` or a person wrote, of any version.
+
+    Returns:
+      The configuration; its hosts are unset, whatever the file names.
 
     Raises:
       ConfigError: if the file is missing, is not such a configuration, does not fit the
@@ -53,7 +59,7 @@ def load_config(path: Path) -> TrainConfig:
     if isinstance(values, dict):
         values = _upgrade(values, where=str(path))
     made: TrainConfig = _from_dict(TrainConfig, values, where=str(path), prefix="")
-    return made
+    return dataclasses.replace(made, hosts=HostsConfig())
 
 
 def load_run_config(directory: Path) -> TrainConfig:
@@ -118,7 +124,9 @@ def check_resumable(path: Path) -> None:
 
 
 def _as_json(config: TrainConfig) -> dict[str, Any]:
-    return {"version": VERSION} | dataclasses.asdict(config)
+    values = {"version": VERSION} | dataclasses.asdict(config)
+    del values["hosts"]
+    return values
 
 
 def _read(path: Path) -> Sealed:
