@@ -27,7 +27,7 @@ from lostjax.train.build.optimizer import evaluation_variables, trains_elsewhere
 from lostjax.train.build.run import Run, build_run
 from lostjax.train.config.checks import check_seed
 from lostjax.train.config.fields import flag_name
-from lostjax.train.config.stored import load_config
+from lostjax.train.config.stored import load_run_config
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.platform import settle_platform
 from lostjax.train.flags import Positional, parse_flags
@@ -86,7 +86,7 @@ def generate(flags: Flags) -> str:
     """
     check_seed(flags.seed)
     directory = find_run(flags.run)
-    config = load_config(directory / "config.json")
+    config = load_run_config(directory)
     if flags.average and not config.objective.trajectory.keeps_average:
         raise ConfigError(
             f"--average: {directory} keeps no moving average of its parameters; only "

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -94,8 +95,8 @@ def holds_lock(directory: Path) -> bool:
       directory: any path; without a lock that can be read the answer is False.
     """
     try:
-        handle = os.open(directory / LOCK, os.O_RDONLY)
-    except OSError:
+        handle = _open(directory / LOCK, os.O_RDONLY)
+    except (OSError, ConfigError):
         return False
     try:
         return _read_owner(handle) == _this_process()
@@ -110,7 +111,7 @@ def _lock(path: Path) -> int:
       ConfigError: if another process holds the lock.
     """
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -135,6 +136,28 @@ def _lock(path: Path) -> int:
         # The owner removed the file between open and flock: this handle locks a file
         # without a name, which protects nothing. Try again.
         os.close(handle)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open the lock file itself, never a file that it leads to.
+
+    Raises:
+      ConfigError: if it is a link, or not a file.
+    """
+    # Without O_NONBLOCK, a pipe of that name would be waited for.
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise ConfigError(f"{path}: is not a lock file; remove it") from None
+    found = os.fstat(handle)
+    # A second name is a link, too: what is written here would be written there.
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(handle)
+        raise ConfigError(f"{path}: is not a lock file; remove it")
+    return handle
 
 
 def _is_at(path: Path, handle: int) -> bool:
@@ -167,9 +190,13 @@ def _read_owner(handle: int) -> Owner | None:
         # pread leaves the file offset alone: the handle is read and written at position
         # 0.
         values = json.loads(os.pread(handle, 4096, 0))
-        return Owner(int(values["process"]), str(values["host"]), str(values["boot"]))
+        process, host, boot = (values[name] for name in Owner._fields)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    # The values appear in messages of one line. `type`: True is an int to Python.
+    if type(process) is not int or not (isinstance(host, str) and host.isprintable()):
+        return None
+    return Owner(process, host, boot) if isinstance(boot, str) else None
 
 
 def _write_owner(handle: int, owner: Owner) -> None:

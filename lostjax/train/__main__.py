@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse_command(words)
         # Imported late: --help and a mistyped flag answer at once.
         from lostjax.data import DataError
+        from lostjax.train.devices.hosts import finish_with_hosts, leave_hosts
         from lostjax.train.report.preview import print_preview
         from lostjax.train.session import train
     except ConfigError as error:
@@ -80,11 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print_preview(command.config)
             return 0
         line = " ".join([PROGRAM, *words])
-        return train(command.config, command=line, started=started).exit_code
+        code = train(command.config, command=line, started=started).exit_code
+        finish_with_hosts()
+        return code
     except (ConfigError, DataError) as error:
-        return _refuse(error)
+        return leave_hosts(_refuse(error))
     except KeyboardInterrupt:  # before there is a state to save, or after it was saved
-        return 130
+        return leave_hosts(130)
 
 
 def _refuse(error: Exception) -> int:

@@ -20,7 +20,7 @@ from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS, flag_name
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.config.stored import load_config
+from lostjax.train.config.stored import load_config, load_run_config
 from lostjax.train.habits import suggest_flag
 from lostjax.train.keep.directory import find_run
 from lostjax.train.usage import (
@@ -146,7 +146,7 @@ def _choose_start(words: Sequence[str]) -> TrainConfig:
         )
     if chosen["resume"]:
         directory = find_run(chosen["resume"])
-        start = load_config(directory / "config.json")
+        start = load_run_config(directory)
         return dataclasses.replace(start, run_dir=str(directory))
     if chosen["config"]:
         start = load_config(read_path(chosen["config"], flag="--config"))

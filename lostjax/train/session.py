@@ -13,11 +13,12 @@ from signal import Signals
 from typing import NamedTuple
 
 from lostjax.data import save_tokenizer
-from lostjax.disk.lock import drop_lock
+from lostjax.disk.lock import LOCK, drop_lock
 from lostjax.steps.state import TrainState
 from lostjax.train.build.job import Job, prepare_job
 from lostjax.train.build.programs import Compiled, compile_steps
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.agreement import check_shared
 from lostjax.train.devices.hosts import (
     agree,
     is_first_host,
@@ -34,6 +35,7 @@ from lostjax.train.keep.directory import (
 )
 from lostjax.train.keep.held_directory import HeldDirectory
 from lostjax.train.keep.open_files import provide_open_files
+from lostjax.train.keep.run_files import print_damage
 from lostjax.train.log.output import LOG_FILE, Output, steady_output
 from lostjax.train.log.tensorboard import TENSORBOARD_FOLDER
 from lostjax.train.loop import step_to_end, was_evaluated
@@ -93,15 +95,20 @@ def _train(
 ) -> Outcome:
     with ExitStack() as stack:
         provide_open_files()
-        job = prepare_job(config)
-        stop = StopRequest(agree(job.mesh))
-        stack.enter_context(catch_stop_signals(stop))
-        checkpoints, held = _open_directory(job, stack)
-        with refusing_disk_errors(job.directory):
-            on_first_host(lambda: output.keep_log(job.directory / LOG_FILE))
+        with leaving_without_the_others():
+            job = prepare_job(config)
+            stop = StopRequest(agree(job.mesh))
+            stack.enter_context(catch_stop_signals(stop))
+        leaving = partial(leaving_without_the_others, partial(drop_lock, job.directory))
+        with leaving():
+            checkpoints, held = _open_directory(job, stack)
+            with refusing_disk_errors(job.directory):
+                on_first_host(lambda: output.keep_log(job.directory / LOG_FILE))
+        stack.enter_context(leaving())  # what follows is tidied up
         first = checkpoints.find_whole_step() or 0
         was_finished = first >= config.steps
         if was_finished and on_first_host((job.directory / REPORT).exists):
+            on_first_host(partial(print_damage, job.directory))
             ended = _Ended(0)
         else:
             ended = _run(
@@ -128,6 +135,7 @@ def _open_directory(job: Job, stack: ExitStack) -> tuple[Checkpoints, HeldDirect
     """Become the only writer of the run's directory, and open its checkpoints."""
     held = HeldDirectory(job.directory, partial(_hold, job))
     on_first_host(lambda: _enter(stack, held))
+    check_shared(job.directory / LOCK)
     with refusing_disk_errors(job.directory):
         checkpoints = stack.enter_context(
             open_checkpoints(
@@ -136,8 +144,6 @@ def _open_directory(job: Job, stack: ExitStack) -> tuple[Checkpoints, HeldDirect
                 ensure_place=held.ensure,
             )
         )
-    leaving = leaving_without_the_others(partial(drop_lock, job.directory))
-    stack.enter_context(leaving)  # what follows is tidied up
     return checkpoints, held
 
 
@@ -154,8 +160,10 @@ def _hold(job: Job) -> Iterator[None]:
         identity=job.data.identity,
         needed=job.checkpoint_bytes,
     ):
-        save_tokenizer(job.data.tokenizer, job.directory)
-        (job.directory / TENSORBOARD_FOLDER).mkdir(exist_ok=True)
+        with refusing_disk_errors(job.directory):
+            save_tokenizer(job.data.tokenizer, job.directory)
+            # Events that were written before are written anew in a folder that exists.
+            (job.directory / TENSORBOARD_FOLDER).mkdir(exist_ok=True)
         yield
 
 
@@ -188,7 +196,7 @@ def _run(
         if step == job.config.steps and is_kept:
             evaluation = _evaluate_last(job, compiled, state, recorder, stop=stop)
         checkpoints.wait()
-        is_lost = step > 0 and is_kept and not checkpoints.holds(step)
+        is_lost = not checkpoints.holds(step if step and is_kept else None)
         code = 1 if is_lost else 0 if evaluation else stop.exit_code
     timings = recorder.timings(compile_seconds=compiled.seconds)
     return _Ended(code, evaluation, state, compiled, timings)

@@ -1,74 +1,24 @@
 """Kill -9 at any moment: the finished run is the one that nothing happened to.
 
 A supervisor starts the real command line, waits for a phase and a random while more,
-freezes the process (SIGSTOP), looks at what it was doing, and kills it. What it was
-doing is read from what a run leaves on the disk and says, not from a hook in it.
+freezes the process (SIGSTOP), looks at what it was doing, and kills it.
 """
 
-import json
 import random
 import shutil
 import signal
-import time
 
 import pytest
+from campaign.supervisor import PHASES, Started, freeze_in
 
-from lostjax.train.log.json_lines import read_evaluations
-
-STEPS, EVALUATE_EVERY = 24, 3
-PHASES = {  # and about how long each lasts, in seconds
-    "start-up": 2.5,
-    "compile": 1.5,
-    "step": 0.3,
-    "save": 0.08,
-    "evaluation": 0.05,
-    "final save": 0.08,
-    "report": 0.4,
-}
+STEPS = Started.steps
 
 
-def phases_of(run):
-    """See what a process is doing: mostly one thing, but it saves beside others."""
-    saving = {path.name for path in run.directory.glob("checkpoints/*.saving*")}
-    if not _has_lock(run):
-        done = (run.directory / "checkpoints" / str(STEPS)).exists()
-        return {"report"} if done and "step" in run.said() else {"start-up"}
-    if not ("resuming at step" in run.said() or "starting; " in run.said()):
-        return {"compile"}
-    phases = set()
-    if saving:
-        final = any(name.startswith(f"{STEPS}.") for name in saving)
-        phases.add("final save" if final else "save")
-    done = run.steps_done()
-    evaluated = {line["step"] for line in read_evaluations(run.directory)}
-    if done and done % EVALUATE_EVERY == 0 and done not in evaluated:
-        phases.add("evaluation")
-    elif done < STEPS and not saving:
-        phases.add("step")
-    return phases or {"between"}
-
-
-def _has_lock(run):
-    try:
-        owner = json.loads((run.directory / "lock").read_text())
-    except (FileNotFoundError, ValueError):
-        return False
-    return owner["process"] == run.process.pid
-
-
-def freeze_in(phase, run, rng):
-    """Freeze a process in a phase, as nearly as can be.
-
-    Returns:
-      The phases that it is in; None where it came to its end before, and to a good one.
-    """
-    if run.wait_until(lambda: phase in phases_of(run)):
-        time.sleep(rng.uniform(0, PHASES[phase]))
-        run.send(signal.SIGSTOP)
-        if run.is_frozen():
-            return phases_of(run)
-    assert run.finish() == 0, run.said()
-    return None
+def freeze(phase, run, rng):
+    """Freeze a process in a phase; an end that nobody caused must be a good one."""
+    phases = freeze_in(phase, run, rng)
+    assert phases is not None or run.finish() == 0, run.said()
+    return phases
 
 
 def kill(run):
@@ -79,7 +29,7 @@ def kill(run):
 def test_a_crash_is_not_taken_for_an_end(start, tmp_path):
     run = start(f"--run-dir={tmp_path / 'run'}", "--steps=0")
     with pytest.raises(AssertionError, match="--steps=0: must be at least 1"):
-        freeze_in("step", run, random.Random(0))
+        freeze("step", run, random.Random(0))
 
 
 def test_four_kills_leave_the_run_that_nothing_happened_to(
@@ -90,7 +40,7 @@ def test_four_kills_leave_the_run_that_nothing_happened_to(
     for phase in ("step", "save", "evaluation", "final save"):
         ends = 0
         run = start(*words)
-        while phase not in (hit := freeze_in(phase, run, rng) or ()):
+        while phase not in (hit := freeze(phase, run, rng) or ()):
             if hit:
                 run.send(signal.SIGCONT)
                 continue
@@ -125,7 +75,7 @@ def test_kills_in_every_phase_leave_the_run_that_nothing_happened_to(
                 [name for name in PHASES if counts[name] < 3] or ["step"]
             )
             run = start(*words)
-            hit = freeze_in(phase, run, rng)
+            hit = freeze(phase, run, rng)
             print(f"seed {seed}, run {runs}: aimed at {phase}, hit {hit}")
             if hit is None:
                 break

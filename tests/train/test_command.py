@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import json
 
 import pytest
 
@@ -13,7 +14,7 @@ from lostjax.errors import ConfigError
 from lostjax.train.__main__ import main, parse_command
 from lostjax.train.config.fields import flag_name, flat_fields, get_field
 from lostjax.train.config.presets import get_preset
-from lostjax.train.config.schema import TrainConfig
+from lostjax.train.config.schema import HostsConfig, TrainConfig
 from lostjax.train.config.stored import save_config
 from lostjax.train.flags import _flag_names
 from lostjax.train.habits import HABITS, suggest_flag
@@ -66,6 +67,20 @@ def test_a_configuration_file_is_where_values_start(tmp_path):
     assert config == dataclasses.replace(stored, run_dir=str(tmp_path))
 
 
+def test_hosts_are_never_taken_from_a_stored_configuration(tmp_path):
+    hosts = HostsConfig(coordinator="192.0.2.1:1234", processes=2, index=1)
+    path = tmp_path / "config.json"
+    save_config(path, dataclasses.replace(get_preset("smoke"), hosts=hosts))
+    assert "192.0.2.1" not in path.read_text()
+    values = json.loads(path.read_text()) | {"hosts": dataclasses.asdict(hosts)}
+    for text in (path.read_text(), json.dumps(values)):  # and as runs stored it before
+        path.write_text(text)
+        for word in (f"--config={path}", f"--resume={tmp_path}"):
+            assert parse_command([word]).config.hosts == HostsConfig()
+    config, _ = parse_command([f"--resume={tmp_path}", "--hosts.index=0"])
+    assert config.hosts == HostsConfig(index=0)
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -89,7 +104,7 @@ def test_a_configuration_file_is_where_values_start(tmp_path):
         ("--steps=1_0", "--steps=1_0: must be an integer"),
         ("--steps=+5", "--steps=+5: must be an integer"),
         ("--optim.learning-rate=1_0.", "rate=1_0.: must be a number"),
-        ("--config=/dev/zero", "/dev/zero: not a configuration: not a regular file"),
+        ("--config=/dev/zero", "/dev/zero: not a configuration: it is not a regular"),
         ("--optim=adamw --optim.name=adamw", "--optim.name is given twice"),
         ("--optim.density=1", "no such flag; it is called --optim.frugal.density now"),
         (

@@ -11,11 +11,13 @@ from lostjax.errors import ConfigError
 from lostjax.train.build.run import Run, build_run, check_batch
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.agreement import check_same, check_same_flags
 from lostjax.train.devices.compilation_cache import keep_programs
-from lostjax.train.devices.hosts import join_hosts
+from lostjax.train.devices.joining import join_hosts
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.provide import provide_devices
-from lostjax.train.keep.directory import check_same_data, choose_run_dir
+from lostjax.train.keep.directory import choose_run_dir
+from lostjax.train.keep.identity import check_same_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ def prepare_job(config: TrainConfig) -> Job:
     check_config(config)
     provide_devices(config)
     join_hosts(config.hosts)
+    check_same_flags(config)
     mesh = make_mesh(config.mesh)
     keep_programs()
     check_batch(config, mesh)  # before the text is read
@@ -43,6 +46,7 @@ def prepare_job(config: TrainConfig) -> Job:
         raise ConfigError("--run-dir: several processes need one, the same for all")
     directory = choose_run_dir(config)
     data = prepare_text(config)
+    check_same("data", data.identity)
     check_same_data(directory, data.identity)
     run = build_run(config, mesh=mesh, vocab_size=data.vocab_size, rows=data.train)
     parts = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}

@@ -33,7 +33,12 @@ from lostjax.train.keep import arrays
 from lostjax.train.keep import step_directories as step_dirs
 from lostjax.train.keep.aliases import open_alias
 from lostjax.train.keep.open_files import check_open_files
-from lostjax.train.keep.recovery import find_whole_step, summarise_damage
+from lostjax.train.keep.recovery import (
+    UNREADABLE,
+    check_metadata,
+    find_whole_step,
+    summarise_damage,
+)
 from lostjax.typing import PyTree, Variables
 
 
@@ -89,16 +94,20 @@ class Checkpoints:
         """List the committed steps in order."""
         return step_dirs.list_steps(self.directory)
 
-    def holds(self, step: int) -> bool:
-        """Return whether a step that was saved is there; print a line if it is gone.
+    def holds(self, step: int | None) -> bool:
+        """Return whether the last save succeeded and a step is there.
 
-        Call it after `wait`; all processes call it, and get the same answer.
+        A line is printed if the step is gone. Call this after `wait`; all processes
+        call it, and get the same answer.
+
+        Args:
+          step: the step; None asks for the save alone.
         """
         return bool(on_first_host(lambda: self._holds(step)))
 
-    def _holds(self, step: int) -> bool:
-        if self._failed_step is not None:  # that was printed
-            return False
+    def _holds(self, step: int | None) -> bool:
+        if self._failed_step is not None or step is None:  # a failure was printed
+            return self._failed_step is None
         try:
             is_there = step in self.all_steps()
         except OSError:
@@ -191,15 +200,13 @@ class Checkpoints:
     ) -> None:
         """Write the arrays, commit the step, and delete old steps."""
         place = step_dirs.saving_dir(self.directory, step)
-        items = {"model": model_variables(state), "progress": _progress(state)}
-        del state
-        wanted = {name: arrays.describe_arrays(tree) for name, tree in items.items()}
         try:
             try:
+                items = {"model": model_variables(state), "progress": _progress(state)}
+                wanted = {name: arrays.describe_arrays(x) for name, x in items.items()}
                 self._arrays.save(place, **items)
             finally:
-                items.clear()  # they may be donated from here on
-                copied.set()
+                copied.set()  # whatever happens: the run waits for it
             self._arrays.finish(lambda: step_dirs.count_saved_bytes(place))
             if is_first_host():
                 arrays.check_readable(place, **wanted)
@@ -216,7 +223,9 @@ class Checkpoints:
 
     def _give_up(self, step: int, error: Exception) -> None:
         """Print why a save failed, and remove what it wrote."""
-        if jax.process_count() > 1:  # their stores count saves together
+        # Stores of several processes count saves together, but none waits for one that
+        # hangs.
+        if jax.process_count() > 1 and not isinstance(error, TimeoutError):
             self._arrays.drain()
         else:  # what orbax has left undone would make later saves fail
             self._arrays.close(wait=False)
@@ -311,9 +320,10 @@ class Checkpoints:
             damage = step_dirs.find_step_damage(path, items=tuple(items))
             if damage:
                 raise ConfigError(f"{path}: is damaged: {summarise_damage(damage)}")
+        check_metadata(path, items)
         try:
             return self._arrays.restore(path, mesh=mesh, **items)
-        except (ValueError, KeyError, OSError) as error:
+        except UNREADABLE as error:
             raise ConfigError(
                 f"{path}: cannot be read as a checkpoint: {_first_words(error)}"
             ) from error
