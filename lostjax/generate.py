@@ -85,7 +85,7 @@ def generate(flags: Flags) -> str:
       DataError: if the run's tokenizer cannot be read.
     """
     check_seed(flags.seed)
-    directory = find_run(flags.run)
+    directory = find_run(flags.run, with_checkpoint=True)
     config = load_run_config(directory)
     if flags.average and not config.objective.trajectory.keeps_average:
         raise ConfigError(

@@ -30,7 +30,10 @@ TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 LONGEST = 64
 """Most chips along a dimension; no pod has more."""
 
-EXAMPLES = "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1, v4:2x2x1, a100:8, h100:8, h200:8, b200:8, here"
+EXAMPLES = (
+    "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1, v4:2x2x1, a100:8, h100:8, h200:8, "
+    "b200:8, here"
+)
 
 _NEEDED = {
     "libtpu": "pip install libtpu",

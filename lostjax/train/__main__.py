@@ -9,6 +9,7 @@ if __name__ == "__main__":
     require_train("python -m lostjax.train")
 
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command.dry_run:
             print_preview(command.config)
             return 0
-        line = " ".join([PROGRAM, *words])
+        line = f"{PROGRAM} {shlex.join(words)}".rstrip()
         code = train(command.config, command=line, started=started).exit_code
         finish_with_hosts()
         return code

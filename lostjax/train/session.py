@@ -27,6 +27,7 @@ from lostjax.train.devices.hosts import (
 )
 from lostjax.train.evaluate import Evaluation, find_evaluation
 from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
+from lostjax.train.keep.commands import record_command
 from lostjax.train.keep.directory import (
     CHECKPOINTS,
     REPORT,
@@ -118,12 +119,13 @@ def _train(
                 started=started,
                 checkpoints=checkpoints,
                 stop=stop,
+                command=command,
             )
         is_reported = ended.evaluation is not None and is_first_host()
         may_report = is_reported and _may_report(held)
     code = ended.exit_code
     if may_report:
-        code = _report(job, ended, command=command) or code
+        code = _report(job, ended) or code
     elif is_reported:
         code = code or 1
     if was_finished:
@@ -175,11 +177,13 @@ def _run(
     started: float,
     checkpoints: Checkpoints,
     stop: StopRequest,
+    command: str,
 ) -> _Ended:
     """Step from a checkpoint, or from the start, to the end; save and evaluate."""
     state = start_at(job, checkpoints, first)
     compiled = compile_steps(job, state)
     with refusing_disk_errors(job.directory):
+        on_first_host(partial(record_command, job.directory, command, step=first))
         recorder = open_recorder(job, stack, first_step=first, started=started)
     state, verdict, code = step_to_end(
         job, compiled, state, recorder=recorder, checkpoints=checkpoints, stop=stop
@@ -212,14 +216,12 @@ def _may_report(held: HeldDirectory) -> bool:
     return True
 
 
-def _report(job: Job, ended: _Ended, *, command: str) -> int:
+def _report(job: Job, ended: _Ended) -> int:
     """Write and print a finished run's report; returns 1 if it cannot be written."""
     assert ended.state is not None and ended.compiled and ended.timings
     path, code = job.directory / REPORT, 0
     try:
-        report = summarise(
-            job, ended.compiled, ended.state, command=command, timings=ended.timings
-        )
+        report = summarise(job, ended.compiled, ended.state, timings=ended.timings)
     except OSError as error:
         print(f"{job.directory}: cannot be read: {error.strerror}", file=sys.stderr)
         return 1
