@@ -42,6 +42,7 @@ from lostjax.train.log.tensorboard import TENSORBOARD_FOLDER
 from lostjax.train.loop import step_to_end, was_evaluated
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report.contents import Timings
+from lostjax.train.report.forecast import describe_forecast
 from lostjax.train.report.gather import summarise
 from lostjax.train.report.page import write_report
 from lostjax.train.report.preview import print_summary
@@ -181,6 +182,8 @@ def _run(
 ) -> _Ended:
     """Step from a checkpoint, or from the start, to the end; save and evaluate."""
     state = start_at(job, checkpoints, first)
+    if forecast := is_first_host() and describe_forecast(job):
+        print(forecast, flush=True)
     compiled = compile_steps(job, state)
     with refusing_disk_errors(job.directory):
         on_first_host(partial(record_command, job.directory, command, step=first))

@@ -181,6 +181,25 @@ def test_the_command_prints_and_writes(tmp_path, capsys, read_page):
     assert "read from the compiled program: static." in page
 
 
+def test_another_preset_is_planned_as_this_run_computes():
+    run = replace_in(get_preset("lost_60m"), "model", dtype="float32")
+    other = swap_preset(run, get_preset("llama_60m"))
+    assert (other.model.linear, other.model.dtype) == ("dense", "float32")
+    assert other.model.remat == "none", "its preset's own, as the run's is"
+    chosen = swap_preset(replace_in(run, "model", remat="full"), other)
+    assert chosen.model.remat == "full" and chosen.preset == "llama_60m"
+    assert swap_preset(run, other).steps == run.steps
+
+
+def test_remat_policies_that_differ_are_noted(plans):
+    ours = plans[2]
+    config = replace_in(ours.config, "model", remat="full")
+    theirs = ours._replace(name="other", config=config)
+    (note,) = [n for n in note_plans([ours, theirs]) if "remat policies differ" in n]
+    assert f"{ours.name} {ours.config.model.remat}, other full" in note
+    assert not [n for n in note_plans([ours, ours]) if "remat policies" in n]
+
+
 def test_what_a_plan_cannot_count_is_said(tmp_path, capsys, plans):
     """GaLore chooses its subspace now and then, by an SVD: a loop on some hardware."""
     words = ["--preset=smoke", "--mesh=data:1", "--optim=galore", f"--out={tmp_path}"]
@@ -380,6 +399,8 @@ def test_an_unknown_topology_lists_those_that_there_are(name):
         ("v5e:2x2", "libtpu", "pip install libtpu"),
         ("h100:8", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
         ("h200:8", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
+        ("a100:1", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
+        ("b200:1", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
     ],
 )
 def test_a_missing_compiler_is_one_line(name, module, command, monkeypatch):

@@ -7,6 +7,7 @@ from lostjax.train.build.job import prepare_job
 from lostjax.train.config.fields import flat_fields
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.report.contents import Report
+from lostjax.train.report.forecast import describe_forecast
 from lostjax.train.report.ledger import build_ledger
 from lostjax.view.characters import replace_controls
 from lostjax.view.numbers import format_count
@@ -36,6 +37,8 @@ def print_preview(config: TrainConfig) -> None:
         f"{per_step} are {config.steps * per_step / tokens:.2f} epochs",
         highlight=False,
     )
+    if forecast := describe_forecast(job):
+        console.print(forecast, highlight=False)
 
 
 def print_summary(report: Report, *, path: str, console: Console | None = None) -> None:
