@@ -181,9 +181,10 @@ def _run(
     command: str,
 ) -> _Ended:
     """Step from a checkpoint, or from the start, to the end; save and evaluate."""
-    state = start_at(job, checkpoints, first)
+    # Before the first state, which takes minutes itself if the steps do.
     if forecast := is_first_host() and describe_forecast(job):
         print(forecast, flush=True)
+    state = start_at(job, checkpoints, first)
     compiled = compile_steps(job, state)
     with refusing_disk_errors(job.directory):
         on_first_host(partial(record_command, job.directory, command, step=first))

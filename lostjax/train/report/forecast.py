@@ -1,7 +1,8 @@
 """Forecast the time and the memory of a step on a CPU, before it is compiled.
 
     seconds = FLOPs of the model's products / (FLOP/s of one large product, measured)
-    bytes   = state + gradients + what autodiff keeps of a micro-batch + its logits
+    bytes   = state + gradients + what autodiff keeps of a micro-batch + its logits,
+              at least: the interpreter, compilation and the initialisation come on top
 
 The presets of the papers are for accelerators. On a CPU their first step takes minutes,
 so that a run would look as if it hung.
@@ -62,7 +63,7 @@ def _describe(run: Run, found: Forecast) -> str:
     whole = format_seconds(found.seconds * config.steps)
     text = (
         f"on this CPU a step takes about {format_seconds(found.seconds)} and "
-        f"{format_bytes(found.bytes)}, all {config.steps:,} steps {whole}"
+        f"at least {format_bytes(found.bytes)}, all {config.steps:,} steps {whole}"
     )
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if found.bytes > there:
