@@ -22,6 +22,8 @@ class Attack(NamedTuple):
     """Numbers of processes, one of which is drawn."""
     may_refuse: bool = False
     """Whether the run may refuse to resume, in one line."""
+    may_lose_lines: bool = False
+    """Whether lines of metrics or evaluations may be lost, if their file is named."""
     starts_again: bool = False
     """Whether the run is started again even after a good end."""
     needs_mounts: bool = False
@@ -83,6 +85,7 @@ ATTACKS = {
         frozenset({KILLED}),
         HAS_DIRECTORY,
         may_refuse=True,
+        may_lose_lines=True,
         starts_again=True,
     ),
     "cache": Attack(
