@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from lostjax.train.log.output import run_printing_program
+
 PROGRAMS = {
     "train": "train a language model and report on it",
     "generate": "continue a prompt with a trained model",
@@ -31,4 +33,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_printing_program(main))

@@ -16,11 +16,13 @@ import jax.numpy as jnp
 from lostjax.data import DataError, load_saved_tokenizer
 from lostjax.errors import ConfigError
 from lostjax.nn import sample_tokens
+from lostjax.nn.decoding import check_sampling
 from lostjax.steps.state import model_variables
 from lostjax.train.build.optimizer import evaluation_variables, trains_elsewhere
 from lostjax.train.build.run import Run, build_run
 from lostjax.train.config.checks import check_seed
-from lostjax.train.config.stored import load_config
+from lostjax.train.config.fields import flag_name
+from lostjax.train.config.stored import load_run_config
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.platform import settle_platform
 from lostjax.train.flags import Positional, parse_flags
@@ -28,9 +30,13 @@ from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
 from lostjax.train.keep.directory import CHECKPOINTS, find_run
 from lostjax.train.keep.recovery import explain_bare_steps
 from lostjax.train.keep.step_directories import list_bare_steps
+from lostjax.train.log.output import run_printing_program
 from lostjax.typing import Variables
 
 PROGRAM = "python -m lostjax.generate"
+
+MOST_TOKENS = 2**17
+"""Attention reads a cache of all tokens at every step: time grows with their square."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,36 +81,52 @@ def generate(flags: Flags) -> str:
     """
     check_seed(flags.seed)
     directory = find_run(flags.run)
-    config = load_config(directory / "config.json")
+    config = load_run_config(directory)
     if flags.average and not config.objective.trajectory.keeps_average:
         raise ConfigError(
             f"--average: {directory} keeps no moving average of its parameters; only "
             "runs with --objective.trajectory=mesa do"
         )
     tokenizer = load_saved_tokenizer(directory)
+    _check_sampling(flags, vocab_size=tokenizer.vocab_size)
     settle_platform()
     run = build_run(config, mesh=make_mesh("data:1"), vocab_size=tokenizer.vocab_size)
     with open_checkpoints(directory / CHECKPOINTS) as checkpoints:
         step = _choose_step(checkpoints, flags, directory=directory)
         variables = _read_variables(checkpoints, run, flags, step=step)
     prompt = [tokenizer.eos_id, *tokenizer.encode_batch([flags.prompt])[0]]
+    tokens_BT = sample_tokens(
+        run.model,
+        variables,
+        prompt_BT=jnp.asarray([prompt], jnp.int32),
+        n_tokens=flags.tokens,
+        key=jax.random.key(flags.seed),
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+    )
+    continuation = [int(token) for token in tokens_BT[0, len(prompt) :]]
+    if tokenizer.eos_id in continuation:
+        continuation = continuation[: continuation.index(tokenizer.eos_id)]
+    return tokenizer.decode(continuation)
+
+
+def _check_sampling(flags: Flags, *, vocab_size: int) -> None:
+    """Refuse values of flags before a checkpoint is read."""
+    if flags.tokens > MOST_TOKENS:
+        raise ConfigError(f"--tokens={flags.tokens}: must be 1 to {MOST_TOKENS}")
     try:
-        tokens_BT = sample_tokens(
-            run.model,
-            variables,
-            prompt_BT=jnp.asarray([prompt], jnp.int32),
+        check_sampling(
+            vocab_size,
             n_tokens=flags.tokens,
-            key=jax.random.key(flags.seed),
             temperature=flags.temperature,
             top_k=flags.top_k,
             top_p=flags.top_p,
         )
     except ValueError as error:
-        raise ConfigError(str(error)) from None
-    continuation = [int(token) for token in tokens_BT[0, len(prompt) :]]
-    if tokenizer.eos_id in continuation:
-        continuation = continuation[: continuation.index(tokenizer.eos_id)]
-    return tokenizer.decode(continuation)
+        name, _, rest = str(error).partition("=")
+        flag = "--tokens" if name == "n_tokens" else flag_name(name)
+        raise ConfigError(f"{flag}={rest}") from None
 
 
 def _choose_step(checkpoints: Checkpoints, flags: Flags, *, directory: Path) -> int:
@@ -153,4 +175,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_printing_program(main))

@@ -1,13 +1,15 @@
-"""Verify every checkpoint of a run: `python -m lostjax.verify RUN`.
+"""Verify every file that a run stands on: `python -m lostjax.verify RUN`.
 
-One line per checkpoint is printed, the oldest first:
+One line per file and per checkpoint is printed, the oldest checkpoint first:
 
-    step 1000  whole    1.21 GB
-    step 2000  DAMAGED  model/d/0: bytes 0 to 16777216 differ
+    config.json    whole
+    metrics.jsonl  whole    2000 lines
+    step 1000      whole    1.21 GB
+    step 2000      DAMAGED  model/d/0: bytes 0 to 16777216 differ
 
-The exit code is 0 if all are whole; 1 if one is damaged, was set aside or has no
-manifest; 2 if there is no such run or it cannot be read. Without `--adopt` nothing is
-changed. A run may be verified while it is training.
+The exit code is 0 if all are whole; 1 if one is damaged, was set aside, ends too early
+or has no hashes; 2 if there is no such run or it cannot be read. Without `--adopt`
+nothing is changed. A run may be verified while it is training.
 """
 
 import dataclasses
@@ -15,16 +17,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lostjax.disk.manifest import find_damage, read_manifest, write_manifest
+from lostjax.disk.manifest import read_manifest, write_manifest
 from lostjax.errors import ConfigError
 from lostjax.train.flags import Positional, parse_flags
 from lostjax.train.keep.directory import CHECKPOINTS, find_run
+from lostjax.train.keep.run_files import adopt_files, check_files
 from lostjax.train.keep.step_directories import (
+    find_step_damage,
     list_bare_steps,
     list_set_aside,
     list_steps,
     step_dir,
 )
+from lostjax.train.log.output import run_printing_program
 from lostjax.view.numbers import format_bytes
 
 PROGRAM = "python -m lostjax.verify"
@@ -32,33 +37,35 @@ PROGRAM = "python -m lostjax.verify"
 
 @dataclasses.dataclass(frozen=True)
 class Flags:
-    """Check every checkpoint of a run against its manifest of hashes."""
+    """Check every file and checkpoint of a run against its hashes."""
 
     run: Positional[str]
     """Directory of the run, or latest."""
     adopt: bool = False
-    """First write manifests for checkpoints that have none, such as those of earlier
-    versions, which are assumed to be whole."""
+    """First write hashes of what has none, such as files and checkpoints of earlier
+    versions, which are assumed to be whole. What does not fit its hash is left as it
+    is."""
 
 
 def verify(directory: Path) -> list[tuple[str, str, str]]:
-    """Check the checkpoints of a run.
+    """Check the files and the checkpoints of a run.
 
     Args:
       directory: the run's directory.
 
     Returns:
-      (name, condition, details) of each checkpoint: committed steps, then steps without
-      a manifest, then those that were set aside. A good one's condition is "whole".
+      (name, condition, details) of each file; then of each checkpoint: committed steps,
+      then steps without a manifest, then those that were set aside. A good one's
+      condition is "whole".
 
     Raises:
       OSError: if a directory cannot be read.
     """
     place = directory / CHECKPOINTS
-    rows = []
+    rows: list[tuple[str, str, str]] = list(check_files(directory))
     for step in list_steps(place):
         path = step_dir(place, step)
-        damage = find_damage(path)
+        damage = find_step_damage(path)
         if not path.exists():  # the run has deleted it meanwhile
             continue
         size = 0 if damage else sum(e.size for e in read_manifest(path).values())
@@ -74,17 +81,18 @@ def verify(directory: Path) -> list[tuple[str, str, str]]:
 
 
 def adopt(directory: Path) -> None:
-    """Write manifests for checkpoints that have none, whatever they contain.
+    """Write hashes of files and checkpoints that have none, whatever they contain.
 
     Raises:
-      ConfigError: if a manifest cannot be written.
+      ConfigError: if another process writes the run, or a file cannot be written.
     """
     place = directory / CHECKPOINTS
     try:
+        adopt_files(directory)
         for step in list_bare_steps(place):
             write_manifest(step_dir(place, step))
     except OSError as error:
-        raise ConfigError(f"{place}: cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{directory}: cannot be written: {error.strerror}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,13 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    if not rows:
-        print(f"{directory}: no checkpoint yet")
-    widths = [max(len(row[i]) for row in rows) if rows else 0 for i in (0, 1)]
+    widths = [max(len(row[i]) for row in rows) for i in (0, 1)]
     for name, state, details in rows:
-        print(f"{name:<{widths[0]}}  {state:<{widths[1]}}  {details}")
+        print(f"{name:<{widths[0]}}  {state:<{widths[1]}}  {details}".rstrip())
+    place = directory / CHECKPOINTS
+    if not (list_steps(place) or list_bare_steps(place) or list_set_aside(place)):
+        print(f"{directory}: no checkpoint yet")
     return 0 if all(state == "whole" for _, state, _ in rows) else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_printing_program(main))

@@ -17,9 +17,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from lostjax.disk.lock import hold_lock
+from lostjax.disk.manifest import write_manifest
 from lostjax.generate import main as generate
 from lostjax.train.__main__ import main
-from lostjax.train.config.stored import load_config
+from lostjax.train.config.fields import replace_in
+from lostjax.train.config.stored import load_config, save_config
 from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.log.json_lines import CLOCK_FIELDS, read_metrics
 from lostjax.verify import main as verify
@@ -169,6 +171,87 @@ def flip_bit(path):
     path.write_bytes(content)
 
 
+@pytest.mark.usefixtures("plain_report", "compile_once")
+def test_a_run_goes_on_past_damage_of_its_other_files(run, say, tmp_path):
+    whole, _ = run
+    directory = shutil.copytree(whole, tmp_path / "damaged")
+    shutil.rmtree(directory / "checkpoints" / "20")
+    for name in ("report.html", "tokenizer.json.hash"):
+        (directory / name).unlink()
+    metrics = directory / "metrics.jsonl"
+    lines = metrics.read_bytes().splitlines(keepends=True)
+    metrics.write_bytes(b"".join([*lines[:3], b"\x00" + lines[3][1:], *lines[4:]]))
+    (directory / "data.json").write_bytes(
+        (directory / "data.json").read_bytes().replace(b"train", b"TRAIN")
+    )
+    code, out, err = say(main, f"--resume={directory}")
+    assert code == 0 and "resuming at step 10" in out
+    said = [line for line in err.splitlines() if ".jsonl" in line or ".json:" in line]
+    assert len(said) == 2 and "data.json: is damaged" in said[0], err
+    assert "metrics.jsonl: line 4 is damaged" in said[1]
+    rest = [line for line in without_clock(whole) if line["step"] != 4]
+    assert without_clock(directory) == rest
+    for name in ("model", "progress"):
+        assert stored_bits(directory, name) == stored_bits(whole, name)
+    assert verify([str(directory)]) == 1  # what was set aside is still there
+    for path in directory.glob("*.damaged"):
+        path.unlink()
+    assert verify([str(directory)]) == 0
+
+
+def test_an_edited_learning_rate_is_refused_and_nothing_is_touched(run, tmp_path, say):
+    directory = shutil.copytree(run[0], tmp_path / "edited")
+    shutil.rmtree(directory / "checkpoints" / "20")
+    path = directory / "config.json"
+    path.write_bytes(
+        path.read_bytes().replace(b'"learning_rate": 0', b'"learning_rate": 1')
+    )
+    before = {path: path.stat().st_mtime_ns for path in directory.rglob("*")}
+    for program, words in (
+        (main, [f"--resume={directory}"]),
+        (main, [f"--run-dir={directory}", f"--config={run[0] / 'config.json'}"]),
+        (generate, [str(directory)]),
+    ):
+        code, _, err = say(program, *words)
+        assert code == 2 and "config.json: is damaged or was edited" in err
+        assert err.count("\n") == 1 and "--keep=5" in err
+    assert {path: path.stat().st_mtime_ns for path in directory.rglob("*")} == before
+
+
+def test_a_finished_run_names_damage_and_one_of_an_earlier_version_what_has_no_hash(
+    run, tmp_path, say
+):
+    directory = shutil.copytree(run[0], tmp_path / "finished")
+    lines = (directory / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (directory / "metrics.jsonl").write_bytes(b"".join(lines[:15]))
+    (directory / "evaluations.jsonl").unlink()
+    (directory / "tokenizer.json").write_bytes(b"{}")
+    code, out, err = say(main, f"--resume={directory}")
+    assert code == 0 and "finished, all 20 steps are done" in out
+    for said in (
+        "metrics.jsonl: its lines after step 15, up to step 20, are missing",
+        "evaluations.jsonl: its lines after step 0, up to step 20, are missing",
+        "tokenizer.json: is damaged: kept as",
+    ):
+        assert f"{directory}/{said}" in err
+    old = shutil.copytree(run[0], tmp_path / "old")
+    for name in ("config.json", "data.json"):
+        values = json.loads((old / name).read_bytes()) | {"version": 2}
+        del values["hash"]
+        (old / name).write_text(json.dumps(values))
+    (old / "tokenizer.json.hash").unlink()
+    for name in ("metrics.jsonl", "evaluations.jsonl"):
+        rows = map(json.loads, (old / name).read_bytes().splitlines())
+        rows = [
+            {k: row[k] for k in row if k not in ("hash", "evaluated")} for row in rows
+        ]
+        (old / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, err = say(main, f"--resume={old}")
+    assert code == 0 and "finished" in out
+    names = "config.json, data.json, tokenizer.json, metrics.jsonl, evaluations.jsonl"
+    assert f"no hash vouches for {names}; python -m lostjax.verify" in err
+
+
 def test_a_run_without_a_whole_checkpoint_is_refused(run, tmp_path, capsys):
     directory = shutil.copytree(run[0], tmp_path / "lost")
     for path in directory.glob("checkpoints/*/model/_METADATA"):
@@ -203,8 +286,9 @@ def test_a_text_that_changed_is_refused_and_harmless_changes_are_taken(
     assert "finished, all 20 steps are done" in capsys.readouterr().out
     other = tmp_path / text_file.name
     other.write_text(text_file.read_text() + "More.")
-    config = directory / "config.json"
-    config.write_text(config.read_text().replace(str(text_file), str(other)))
+    config = load_config(directory / "config.json")
+    config = replace_in(config, "data", source=str(other))
+    save_config(directory / "config.json", config)
     assert main([*words, f"--data.source={other}"]) == 2
     said = capsys.readouterr().err
     assert "a run on other data (heldout_bytes: " in said and said.count("\n") == 1
@@ -262,14 +346,40 @@ def test_a_damaged_checkpoint_is_named(run, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "[]",
+        "[" * 100_000,
+        "3",
+        "",
+        '{"tree_metadata": []}',
+        '{"tree_metadata": {"x": 3}}',
+    ],
+)
+@pytest.mark.parametrize("name", ["_METADATA", "array_metadatas/process_0"])
+def test_crafted_metadata_with_a_hash_that_fits_is_one_line(
+    run, name, content, tmp_path, capsys
+):
+    directory = shutil.copytree(run[0], tmp_path / "crafted")
+    (directory / "checkpoints" / "20" / "model" / name).write_text(content)
+    write_manifest(directory / "checkpoints" / "20")
+    if "tree" in content and name != "_METADATA":
+        pytest.skip("reads as metadata of no array")
+    assert generate([str(directory), "--tokens=1"]) == 2
+    said = capsys.readouterr().err
+    assert f"{directory}/checkpoints/20" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     "words, message",
     [
         ([], "RUN is missing; see --help"),
         (["/no/run"], "/no/run: not a run's directory"),
-        (["{run}", "--tokens=0"], "n_tokens=0: must be at least 1"),
-        (["{run}", "--top-k=999"], "top_k=999: must be 1 to vocab_size=257"),
-        (["{run}", "--top-p=0"], "top_p=0"),
-        (["{run}", "--temperature=-1"], "temperature=-1"),
+        (["{run}", "--tokens=0"], "--tokens=0: must be at least 1"),
+        (["{run}", "--top-k=999"], "--top-k=999: must be 1 to vocab_size=257"),
+        (["{run}", "--tokens=1000000000"], "--tokens=1000000000: must be 1 to 131072"),
+        (["{run}", "--top-p=0"], "--top-p=0.0"),
+        (["{run}", "--temperature=-1"], "--temperature=-1"),
         (["{run}", "--seed=-1"], "--seed=-1: must lie in [0, 2^32)"),
         (["{run}", "--promt=x"], "did you mean --prompt?"),
         (["{empty}"], "has no checkpoint yet"),

@@ -7,6 +7,8 @@ import pytest
 import lostjax.generate
 from lostjax.generate import main as generate
 from lostjax.train.__main__ import main as train
+from lostjax.train.config.fields import replace_in
+from lostjax.train.config.stored import load_config, save_config
 
 DECAY = 0.75
 
@@ -69,8 +71,9 @@ def test_parameters_are_rounded_where_that_is_asked_for(mesa, used, words):
 
 
 def test_a_run_without_an_average_says_so(mesa, tmp_path, capsys):
-    text = (mesa / "config.json").read_text()
-    (tmp_path / "config.json").write_text(text.replace('"mesa"', '"lagged"'))
+    config = load_config(mesa / "config.json")
+    config = replace_in(config, "objective.trajectory", name="lagged")
+    save_config(tmp_path / "config.json", config)
     assert generate([str(tmp_path), "--average"]) == 2
     said = capsys.readouterr().err
     assert "keeps no moving average" in said and "trajectory=mesa" in said

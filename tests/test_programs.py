@@ -34,3 +34,37 @@ def test_every_program_is_listed(capsys):
 def test_a_word_is_refused_with_the_right_command(word, hint, capsys):
     assert main([word]) == 2
     assert hint in capsys.readouterr().err
+
+
+DIRECTORIES = {
+    "verify": "{}",
+    "generate": "{}",
+    "train": "--run-dir={}",
+    "train --resume": "--resume={}",
+    "train --config": "--config={}",
+    "train --data.cache-dir": "--data.cache-dir={}",
+    "plan": "--out={}",
+    "sweep": "--out={}",
+    "repro": "--results={}",
+}
+
+
+@pytest.mark.parametrize("program", DIRECTORIES)
+def test_a_path_that_cannot_hold_files_is_refused_by_every_program(
+    program, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    name = f"lostjax.{program.split()[0]}"
+    if importlib.util.find_spec(name).submodule_search_locations:
+        name += ".__main__"
+    start = importlib.import_module(name).main
+    for path in ("a\0b", "x\udcff", "~no-such-user/x", "d/" * 2000):
+        if "cache" in program and path.startswith("~"):
+            continue  # it may have any name
+        words = [DIRECTORIES[program].format(path)]
+        if name.startswith(("lostjax.train", "lostjax.sweep")):
+            words.append("--mesh=data:1")
+        assert start(words) == 2
+        said = capsys.readouterr()
+        assert said.err.count("\n") == 1 and not said.out
+        assert list(tmp_path.iterdir()) == []

@@ -42,6 +42,27 @@ def replace_file(path: str | Path, content: bytes) -> None:
         raise
 
 
+def keep_aside(path: Path) -> Path:
+    """Copy a damaged file to `NAME.damaged`, so that another one may take its place.
+
+    The file itself stays where it is until `replace_file` replaces it: a kill between
+    the two loses nothing.
+
+    Returns:
+      The copy; `NAME.damaged-2` and so on if there are other copies already.
+
+    Raises:
+      OSError: if the file cannot be read or copied.
+    """
+    content = path.read_bytes()
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while aside.exists() and aside.read_bytes() != content:
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged-{number}")
+    replace_file(aside, content)
+    return aside
+
+
 def is_temporary(path: Path) -> bool:
     """Return whether a file was left behind by a `replace_file` that was killed."""
     return path.name.startswith(".") and path.name.endswith(_TEMPORARY)

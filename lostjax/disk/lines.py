@@ -1,22 +1,35 @@
 """Files of JSON lines, one per step, that a run appends to and truncates on rollback.
 
-    {"step": 1, ...}
+    {"step": 1, ..., "hash": "..."}
 
-Readers ignore a last line that a crash cut short. A resumed run removes it, because the
-next line would otherwise be joined to it. Any other line that is not a JSON object with
-an integer `step` is damage and raises an error.
+Every line is an object of numbers with an integer `step`, chained to the lines before
+it (`lostjax.disk.chain`). Readers ignore a last line that a crash cut short. A resumed
+run removes it, because the next line would otherwise be joined to it. Any other line
+that is not what was written is damage.
 """
 
-import json
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lostjax.disk.files import replace_file
+from lostjax.disk.chain import (
+    DamagedLines,
+    Line,
+    chain_line,
+    chain_lines,
+    describe_damage,
+    read_chain,
+)
+from lostjax.disk.files import keep_aside, replace_file
+from lostjax.disk.lock import holds_lock
 
 
 class AppendingFile:
     """An append-only binary file whose writes do not raise if the disk is full.
+
+    On Linux, a file of a run that was deleted while it is open is written anew.
 
     The first failed write is reported on standard error, and so is the recovery. Data
     that could not be written stays in memory, some kilobytes per step of a run, and is
@@ -34,7 +47,10 @@ class AppendingFile:
         """Path of the file."""
         # Unbuffered: each line reaches the kernel at once, and a failed write leaves no
         # hidden bytes that a later close would retry.
-        self._file = path.open("ab", buffering=0)
+        # Not followed if it is a link: a crafted directory could lead what is appended
+        # to any file of the user.
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0)
         self._held = b""
         self._failing = False
 
@@ -70,18 +86,20 @@ class AppendingFile:
     def flush(self) -> None:
         """Try to write the bytes held in memory."""
         try:
+            self._remake()
             while self._held:
                 # A nearly full disk accepts a part of the bytes: keep only what is
                 # left.
                 self._held = self._held[self._file.write(self._held) :]
         except OSError as error:
-            if not self._failing:
+            # The mark comes first: what is said may be a line of this very file.
+            was_failing, self._failing = self._failing, True
+            if not was_failing:
                 self._say(f"write failed ({error.strerror}); data is kept in memory")
-            self._failing = True
         else:
-            if self._failing:
+            was_failing, self._failing = self._failing, False
+            if was_failing:
                 self._say("write succeeded again, no data was lost")
-            self._failing = False
 
     def close(self) -> None:
         """Flush a last time and close the file; a second call has no effect."""
@@ -92,82 +110,134 @@ class AppendingFile:
             self._say(f"closed without its last {len(self._held)} bytes")
         self._file.close()
 
+    def _remake(self) -> None:
+        """Write the file anew if its name is gone from the directory of a run.
+
+        Somebody deleted or renamed the directory, and the run has made it again. A
+        directory that is not locked by this process is another run's.
+
+        Raises:
+          OSError: if the file cannot be written.
+        """
+        if os.path.lexists(self.path):
+            return
+        folder = self.path.parent
+        if not (
+            os.path.isdir(folder) and any(map(holds_lock, (folder, folder.parent)))
+        ):
+            return
+        # The kernel keeps the content while the file is open.
+        kept = Path(f"/proc/self/fd/{self._file.fileno()}")
+        if kept.exists():
+            replace_file(self.path, kept.read_bytes())
+            self._file.close()
+            self._file = AppendingFile(self.path)._file
+
     def _say(self, text: str) -> None:
         print(f"{self.path}: {text}", file=sys.stderr)
 
 
-def reopen_lines(path: Path, resume_step: int) -> AppendingFile:
-    """Open a file of JSON lines for appending, as a resumed run needs it.
+class LinesFile:
+    """A file of chained lines that a run appends to, and truncates when it rolls back.
 
-    Lines of later steps than `resume_step` and a torn last line are removed first.
+    Opening it removes a torn last line and the lines of later steps than
+    `resume_step`. If other lines are damaged, one line on standard error names them;
+    the file is kept as `NAME.damaged`, and goes on without them.
 
     Args:
-      path: the file; created if missing.
+      path: the file; created if missing. Its directory must exist.
       resume_step: last step whose line is kept.
 
-    Returns:
-      The file, positioned at its end.
-
     Raises:
-      ValueError: if any other line is not a JSON object with an integer `step`.
+      OSError: if the file cannot be read or written.
     """
-    there = path.read_bytes() if path.exists() else b""
-    kept = _lines_until(resume_step, there, path)
-    if len(kept) != len(there):
-        replace_file(path, kept)
-    return AppendingFile(path)
 
+    def __init__(self, path: Path, *, resume_step: int) -> None:
+        there = path.read_bytes() if path.exists() else b""
+        lines = _lines_until(resume_step, read_chain(there))
+        rows = [line.values for line in lines if line.values is not None]
+        kept = b"".join(line.raw for line in lines)
+        if damage := describe_damage(lines):
+            aside = keep_aside(path)
+            print(
+                f"{path}: {damage}; the file is kept as {aside.name}, and the run goes "
+                "on with the other lines",
+                file=sys.stderr,
+            )
+            kept = chain_lines(rows)
+            lines = read_chain(kept)
+        # A file with a second name, as of `cp --link`, is parted from it: lines are
+        # appended to the run's file alone.
+        if kept != there or (there and path.stat().st_nlink > 1):
+            replace_file(path, kept)
+        self.path = path
+        """Path of the file."""
+        self.last: Mapping[str, Any] = rows[-1] if rows else {"step": 0}
+        """Values of the last line; its step is 0 if there is no line."""
+        self._link = _last_link(lines)
+        self._file = AppendingFile(path)
 
-def cut_lines(file: AppendingFile, step: int) -> None:
-    """Remove the lines of steps after `step` from a file that a run is appending to.
+    def append(self, values: Mapping[str, Any]) -> None:
+        """Append a line; it waits in memory while the disk is full.
 
-    Raises:
-      OSError: if the file cannot be read or truncated.
-    """
-    file.cut(len(_lines_until(step, file.read(), file.path)))
+        Args:
+          values: what JSON can hold, without NaN; `step` is larger than the last one.
+        """
+        line, self._link = chain_line(values, self._link)
+        self._file.write(line)
+        self.last = values
+
+    def go_back(self, step: int) -> None:
+        """Remove the lines of later steps; needs no disk space.
+
+        Raises:
+          OSError: if the file cannot be read or truncated.
+        """
+        lines = _lines_until(step, read_chain(self._file.read()))
+        self._file.cut(sum(len(line.raw) for line in lines))
+        rows = [line.values for line in lines if line.values is not None]
+        self.last = rows[-1] if rows else {"step": 0}
+        self._link = _last_link(lines)
+
+    def close(self) -> None:
+        """Flush a last time and close the file; a second call has no effect."""
+        self._file.close()
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines; JSON null is returned as None.
+    """Read a file of lines; JSON null is returned as None.
 
     Returns:
-      The lines in order, without a torn last one; empty if there is no file.
+      The lines in order, without hashes and a torn last one; empty if there is no file.
 
     Raises:
-      ValueError: if a line other than a torn last one is not a JSON object with an
-        integer `step`.
+      DamagedLines: if a line is damaged; the error carries the others.
     """
     if not path.exists():
         return []
-    return [line for _, line in _whole_lines(path.read_bytes(), path)]
+    lines = read_chain(path.read_bytes())
+    whole = [line.values for line in lines if line.values is not None]
+    if damage := describe_damage(lines):
+        raise DamagedLines(f"{path}: {damage}", whole)
+    return whole
 
 
-def _lines_until(step: int, data: bytes, path: Path) -> bytes:
-    return b"".join(r for r, line in _whole_lines(data, path) if line["step"] <= step)
+def _lines_until(step: int, lines: list[Line]) -> list[Line]:
+    """Take the lines before the first whole one of a later step, or of all steps.
+
+    Damaged lines after the line of `step` are of later steps.
+    """
+    taken: list[Line] = []
+    for line in lines:
+        if line.values is not None and line.values["step"] > step:
+            break
+        taken.append(line)
+    whole = [line.values["step"] for line in taken if line.values is not None]
+    if not whole or whole[-1] >= step:
+        while taken and taken[-1].values is None and (whole or step == 0):
+            taken.pop()
+    return taken
 
 
-def _whole_lines(data: bytes, path: Path) -> list[tuple[bytes, dict[str, Any]]]:
-    """Return each line as raw bytes and as parsed JSON, without a torn last line."""
-    lines = data.splitlines(keepends=True)
-    parsed = []
-    for number, raw in enumerate(lines, 1):
-        line = _parse(raw)
-        if line is not None:
-            parsed.append((raw, line))
-        elif number < len(lines):
-            raise ValueError(
-                f"{path}, line {number}: not a JSON object with an integer 'step'; "
-                "remove the line"
-            )
-    return parsed
-
-
-def _parse(raw: bytes) -> dict[str, Any] | None:
-    if not raw.endswith(b"\n"):  # torn, even if the part that was written parses
-        return None
-    try:
-        line = json.loads(raw)
-    except (ValueError, RecursionError):  # deep nesting raises RecursionError
-        return None
-    whole = isinstance(line, dict) and isinstance(line.get("step"), int)
-    return line if whole else None
+def _last_link(lines: list[Line]) -> str:
+    return lines[-1].link if lines else ""

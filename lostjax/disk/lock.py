@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,7 +70,10 @@ def hold_lock(directory: Path) -> Iterator[None]:
             # be another process's. A failure must not replace the run's own result; a
             # file that stays is not locked and does no harm on this host.
             with suppress(OSError):
-                path.unlink()
+                # Another run may have a lock here if this one's directory was renamed.
+                is_own = _is_at(path, handle)
+                if is_own:
+                    path.unlink()
     finally:
         os.close(handle)
 
@@ -80,11 +84,24 @@ def drop_lock(directory: Path) -> None:
     The file of another process is left alone. Errors are ignored.
     """
     with suppress(OSError):
-        handle = os.open(directory / LOCK, os.O_RDONLY)
-        is_own = _read_owner(handle) == _this_process()
-        os.close(handle)
-        if is_own:
+        if holds_lock(directory):
             (directory / LOCK).unlink()
+
+
+def holds_lock(directory: Path) -> bool:
+    """Return whether the lock in a directory names this process.
+
+    Args:
+      directory: any path; without a lock that can be read the answer is False.
+    """
+    try:
+        handle = _open(directory / LOCK, os.O_RDONLY)
+    except (OSError, ConfigError):
+        return False
+    try:
+        return _read_owner(handle) == _this_process()
+    finally:
+        os.close(handle)
 
 
 def _lock(path: Path) -> int:
@@ -94,7 +111,7 @@ def _lock(path: Path) -> int:
       ConfigError: if another process holds the lock.
     """
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = _open(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -119,6 +136,28 @@ def _lock(path: Path) -> int:
         # The owner removed the file between open and flock: this handle locks a file
         # without a name, which protects nothing. Try again.
         os.close(handle)
+
+
+def _open(path: Path, flags: int) -> int:
+    """Open the lock file itself, never a file that it leads to.
+
+    Raises:
+      ConfigError: if it is a link, or not a file.
+    """
+    # Without O_NONBLOCK, a pipe of that name would be waited for.
+    flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise ConfigError(f"{path}: is not a lock file; remove it") from None
+    found = os.fstat(handle)
+    # A second name is a link, too: what is written here would be written there.
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(handle)
+        raise ConfigError(f"{path}: is not a lock file; remove it")
+    return handle
 
 
 def _is_at(path: Path, handle: int) -> bool:
@@ -151,9 +190,13 @@ def _read_owner(handle: int) -> Owner | None:
         # pread leaves the file offset alone: the handle is read and written at position
         # 0.
         values = json.loads(os.pread(handle, 4096, 0))
-        return Owner(int(values["process"]), str(values["host"]), str(values["boot"]))
+        process, host, boot = (values[name] for name in Owner._fields)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    # The values appear in messages of one line. `type`: True is an int to Python.
+    if type(process) is not int or not (isinstance(host, str) and host.isprintable()):
+        return None
+    return Owner(process, host, boot) if isinstance(boot, str) else None
 
 
 def _write_owner(handle: int, owner: Owner) -> None:

@@ -19,13 +19,15 @@ from typing import Any, NamedTuple
 import xxhash
 
 from lostjax.disk.files import replace_file
+from lostjax.disk.seal import digest as _digest
+from lostjax.disk.seal import seal_format
 
 MANIFEST = "manifest.json"
 """Name of the manifest in the directory that it describes."""
 
 PIECE_BYTES = 1 << 24
 _BUFFER_BYTES = 1 << 18  # stays in a core's cache between reading and hashing
-_SEAL = ',\n "manifest": "{}"\n}}\n'
+_SEAL = seal_format("manifest", indent=1)
 _DIGEST = re.compile("[0-9a-f]{32}")
 
 
@@ -225,7 +227,3 @@ def _in_threads(work: Callable[..., str], jobs: Iterable[tuple[Any, ...]]) -> li
 
 def _why(error: OSError) -> str:
     return f"cannot be read: {error.strerror or error}"
-
-
-def _digest(data: bytes) -> str:
-    return xxhash.xxh3_128_hexdigest(data)

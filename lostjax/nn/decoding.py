@@ -54,7 +54,15 @@ def sample_tokens(
     Raises:
         ValueError: if an argument is out of its range.
     """
-    _check(model, prompt_BT, n_tokens, temperature, top_k, top_p)
+    if prompt_BT.shape[1] < 1:
+        raise ValueError("prompt_BT is empty: at least one token is needed")
+    check_sampling(
+        model.vocab_size,
+        n_tokens=n_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
     tokens: Array = _sample(
         # The last sampled token is never fed back, so the cache has no place for it.
         model.clone(cache_length=prompt_BT.shape[1] + n_tokens - 1, parent=None),
@@ -137,21 +145,24 @@ def _sample(
     return jnp.concatenate([prompt_BT, first_B[:, None], rest_TB.T], axis=1)
 
 
-def _check(
-    model: Transformer,
-    prompt_BT: Array,
+def check_sampling(
+    vocab_size: int,
+    *,
     n_tokens: int,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
 ) -> None:
-    if prompt_BT.shape[1] < 1:
-        raise ValueError("prompt_BT is empty: at least one token is needed")
+    """Check the arguments of `sample_tokens` before there is a model.
+
+    Raises:
+      ValueError: `NAME=VALUE: ...` if an argument is out of its range.
+    """
     if n_tokens < 1:
         raise ValueError(f"n_tokens={n_tokens}: must be at least 1")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature={temperature}: must be 0 (greedy) or more")
-    if top_k is not None and not 1 <= top_k <= model.vocab_size:
-        raise ValueError(f"top_k={top_k}: must be 1 to vocab_size={model.vocab_size}")
+    if top_k is not None and not 1 <= top_k <= vocab_size:
+        raise ValueError(f"top_k={top_k}: must be 1 to vocab_size={vocab_size}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: must be above 0 and at most 1")

@@ -13,13 +13,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from lostjax.data import DataError
 from lostjax.disk.files import replace_file
+from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError
 from lostjax.plan.estimate import make_plan
 from lostjax.plan.needs import Plan
@@ -31,6 +31,7 @@ from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.platform import settle_platform
 from lostjax.train.devices.provide import provide_devices
 from lostjax.train.flags import config_of, parse_run_flags
+from lostjax.train.log.output import run_printing_program
 
 PROGRAM = "python -m lostjax.plan"
 
@@ -74,7 +75,8 @@ def plan(flags: Flags, *, console: Console) -> list[Plan]:
         raise ConfigError(f"--search={flags.search}: must be at least 0")
     if flags.search and flags.against:
         raise ConfigError("--search and --against: use one of them, not both")
-    other = get_preset(flags.against) if flags.against else None
+    out = read_path(flags.out, flag="--out")
+    other = get_preset(flags.against, flag="--against") if flags.against else None
     if flags.topology == "here":
         provide_devices(config)
     settle_platform()
@@ -89,7 +91,6 @@ def plan(flags: Flags, *, console: Console) -> list[Plan]:
         )
         plans.append(make_plan(swapped, target))
     _print(plans, console)
-    out = Path(flags.out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         text = json.dumps([plan_values(each) for each in plans], indent=1)
@@ -125,4 +126,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_printing_program(main))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lostjax.data import DataError
 from lostjax.disk.files import replace_file
+from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError
 from lostjax.repro.claims import Claim, Tally, read_tally, save_claim
 from lostjax.repro.experiment import find_scale, measure_claim
@@ -23,6 +24,7 @@ from lostjax.repro.papers import list_papers, load_paper
 from lostjax.repro.tables import draw_claim, list_claims, write_overview, write_page
 from lostjax.repro.tune import SweepError
 from lostjax.train.flags import parse_flags
+from lostjax.train.log.output import run_program
 
 PROGRAM = "python -m lostjax.repro"
 
@@ -81,7 +83,7 @@ def measure(name: str, flags: Flags) -> str:
     seeds = experiment.seeds if flags.seeds is None else flags.seeds
     if seeds < 2:
         raise ConfigError(f"--seeds={seeds}: a spread needs at least 2")
-    results = Path(flags.results)
+    results = read_path(flags.results, flag="--results")
     cells = results / "cells" / f"{name}-{flags.scale}.jsonl"
     try:
         cells.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +117,8 @@ def write_claim(results: Path, claim: Claim) -> None:
 
 def list_all(flags: Flags) -> str:
     """List all papers with the verdicts that are in the results' directory."""
-    tallies = read_tallies(Path(flags.results), scale=flags.scale)
+    results = read_path(flags.results, flag="--results")
+    tallies = read_tallies(results, scale=flags.scale)
     listed = list_claims(list_papers(), tallies)
     if not tallies:
         listed += f"\nNothing has been measured in {flags.results}/ yet.\n"
@@ -143,4 +146,4 @@ def _take_name(words: list[str]) -> str | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -12,11 +12,11 @@ import dataclasses
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from lostjax.data import DataError
 from lostjax.disk.files import replace_file
+from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError
 from lostjax.nn import count_parameters
 from lostjax.sweep.grid import run_grid
@@ -25,6 +25,7 @@ from lostjax.train.build.model import build_model
 from lostjax.train.config.schema import StabilityConfig, TrainConfig
 from lostjax.train.config.widths import at_width
 from lostjax.train.flags import config_of, parse_run_flags
+from lostjax.train.log.output import run_program
 
 PROGRAM = "python -m lostjax.sweep"
 N = TypeVar("N", int, float)
@@ -62,10 +63,12 @@ def sweep(flags: Flags) -> str:
 
     Raises:
       ConfigError, DataError: naming what is wrong and what would be right.
+      OSError: if a file cannot be written; the cells so far are kept.
     """
     config = config_of(flags)
     if config.run_dir is not None:
         raise ConfigError(f"--run-dir={config.run_dir}: a sweep's directory is --out")
+    out = read_path(flags.out, flag="--out")
     rates = _numbers("--rates", flags.rates, kind=float)
     if not rates:
         raise ConfigError("--rates: needs at least one learning rate")
@@ -76,7 +79,10 @@ def sweep(flags: Flags) -> str:
     larger = None
     if flags.predict_width:
         larger = _count(config, flags.predict_width)
-    out = Path(flags.out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out={flags.out}: {error.strerror}") from None
     grid = run_grid(
         config,
         rates=rates,
@@ -123,11 +129,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         flags = parse_run_flags(Flags, words, program=PROGRAM)
         print(sweep(flags))
         print(f"{flags.out}/sweep.md, {flags.out}/sweep.html")
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, ConfigError | DataError) else 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from lostjax.errors import ConfigError
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.flags import config_of, parse_run_flags
+from lostjax.train.log.output import run_program
 
 PROGRAM = "python -m lostjax.train"
 
@@ -90,4 +91,4 @@ def _refuse(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -22,7 +22,7 @@ from lostjax.steps.step import EvalStep
 from lostjax.train.build.job import Job
 from lostjax.train.build.programs import Compiled
 from lostjax.train.devices.sharding import place_batch
-from lostjax.train.log.json_lines import read_evaluations
+from lostjax.train.log.json_lines import read_evaluations, read_whole
 from lostjax.typing import Variables
 
 
@@ -105,8 +105,11 @@ def evaluate_heldout(
 
 def find_evaluation(run_dir: Path, *, step: int) -> Evaluation | None:
     """Read a run's logged evaluation at a step; None if there is none."""
-    for line in read_evaluations(run_dir):
-        if line["step"] == step:
+    names = {"eval_loss", "eval_perplexity", "eval_bits_per_byte", "eval_tokens"}
+    for line in read_whole(read_evaluations, run_dir):
+        # A line of an earlier version, without a hash, may lack a name.
+        is_whole = names <= set(line) and math.isfinite(line["eval_tokens"])
+        if line["step"] == step and is_whole:
             return Evaluation(
                 loss=float(line["eval_loss"]),
                 perplexity=float(line["eval_perplexity"]),

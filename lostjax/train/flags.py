@@ -9,17 +9,17 @@ import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
+from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS, flag_name
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.config.stored import load_config
+from lostjax.train.config.stored import load_config, load_run_config
 from lostjax.train.keep.directory import find_run
 from lostjax.train.usage import (
     format_full_usage,
@@ -38,6 +38,12 @@ SHORT_FLAGS = {
     "--objective.trajectory": "--objective.trajectory.name",
 }
 """Flags with a short form: the name of a method stands for its group."""
+
+_NUMBERS = {
+    int: r"-?[0-9]+",
+    float: r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|-?inf|nan",
+}
+"""Numbers as people write them: Python also takes 1_0, other scripts and spaces."""
 
 T = TypeVar("T")
 R = TypeVar("R", bound=TrainConfig)
@@ -58,7 +64,7 @@ def parse_run_flags(flags: type[R], arguments: Sequence[str], *, program: str) -
       SystemExit: after printing the help.
     """
     words = [_normalise(word) for word in arguments]
-    known = [*_flag_names(flags), "--help-all"]
+    known = _flag_names(flags) | {"--help-all": "--help-all"}
     _refuse_unknown_and_repeated(words, known=known)
     default = flags(**_fields_of(_choose_start(words)))
     for asked, formatted in (
@@ -130,10 +136,10 @@ def _choose_start(words: Sequence[str]) -> TrainConfig:
         )
     if chosen["resume"]:
         directory = find_run(chosen["resume"])
-        start = load_config(directory / "config.json")
+        start = load_run_config(directory)
         return dataclasses.replace(start, run_dir=str(directory))
     if chosen["config"]:
-        start = load_config(Path(chosen["config"]))
+        start = load_config(read_path(chosen["config"], flag="--config"))
         return dataclasses.replace(start, run_dir=None)
     return get_preset(chosen["preset"] or "tiny")
 
@@ -147,14 +153,15 @@ def _normalise(word: str) -> str:
     return SHORT_FLAGS.get(name, name) + equals + value
 
 
-def _flag_names(flags: type[Any]) -> list[str]:
-    names = ["--help"]
+def _flag_names(flags: type[Any]) -> dict[str, str]:
+    """List all flags; a negated one with the flag that it negates."""
+    names = {"--help": "--help"}
     for field, kind in _flag_types(flags).items():
         if field in positional_fields(flags):
             continue
-        names.append(flag_name(field))
+        names[flag_name(field)] = flag_name(field)
         if kind is bool:
-            names.append(negated_flag(field))
+            names[negated_flag(field)] = flag_name(field)
     return names
 
 
@@ -170,9 +177,11 @@ def _flag_types(flags: type[Any], prefix: str = "") -> dict[str, Any]:
     return types
 
 
-def _refuse_unknown_and_repeated(words: Sequence[str], *, known: list[str]) -> None:
+def _refuse_unknown_and_repeated(
+    words: Sequence[str], *, known: Mapping[str, str]
+) -> None:
     renamed = {flag_name(old): flag_name(new) for old, new in RENAMED_FIELDS.items()}
-    seen = set()
+    seen: dict[str, str] = {}
     for word in words:
         if not word.startswith("--"):
             continue
@@ -184,9 +193,11 @@ def _refuse_unknown_and_repeated(words: Sequence[str], *, known: list[str]) -> N
             bare = [flag.lstrip("-") for flag in known]
             hint = nearest_hint(name.lstrip("-"), bare, prefix="--")
             raise ConfigError(f"{name}: no such flag{hint or '; see --help'}")
-        if name in seen:
-            raise ConfigError(f"{name} is given twice")
-        seen.add(name)
+        if known[name] in seen:
+            other = seen[known[name]]
+            clash = f"{other} and {name} contradict each other"
+            raise ConfigError(f"{name} is given twice" if other == name else clash)
+        seen[known[name]] = name
 
 
 def _check_words(words: Sequence[str], flags: type[Any]) -> None:
@@ -228,6 +239,8 @@ def _check_value(name: str, value: str, hint: Any) -> None:
     kind = kind_of(hint)
     if kind is not hint and value == "None":
         return
+    if kind is not hint and not value:
+        raise ConfigError(f"{name}=: has no value; write {name}=VALUE")
     short = {long: flag for flag, long in SHORT_FLAGS.items()}
     shown = f"{short.get(name, name)}={value}"
     if get_origin(kind) is Literal:
@@ -235,12 +248,9 @@ def _check_value(name: str, value: str, hint: Any) -> None:
         if value not in choices:
             near = nearest_hint(value, choices)
             raise ConfigError(f"{shown}: must be one of {', '.join(choices)}{near}")
-    elif kind in (int, float):
-        try:
-            kind(value)
-        except ValueError:
-            noun = "an integer" if kind is int else "a number"
-            raise ConfigError(f"{shown}: must be {noun}") from None
+    elif kind in _NUMBERS and not re.fullmatch(_NUMBERS[kind], value):
+        noun = "an integer" if kind is int else "a number"
+        raise ConfigError(f"{shown}: must be {noun}")
 
 
 def _value_of(words: Sequence[str], name: str) -> str | None:

@@ -130,8 +130,14 @@ def _is_evaluated_at(config: TrainConfig, step: int) -> bool:
 
 def was_evaluated(job: Job, step: int) -> bool:
     """Say whether an earlier process recorded the evaluation of a step."""
-    found = on_first_host(lambda: find_evaluation(job.directory, step=step) is not None)
-    return bool(found)
+    return bool(on_first_host(lambda: _find_evaluation(job, step)))
+
+
+def _find_evaluation(job: Job, step: int) -> bool:
+    try:
+        return find_evaluation(job.directory, step=step) is not None
+    except OSError:  # the directory is gone; the next save makes it again, or says so
+        return False
 
 
 @contextmanager

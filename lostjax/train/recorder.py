@@ -20,7 +20,7 @@ from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
 from lostjax.train.devices.hosts import is_first_host, on_first_host
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
-from lostjax.train.log.json_lines import open_sinks
+from lostjax.train.log.json_lines import STABILITY_FILE, open_sinks
 from lostjax.train.log.readings import StabilityLog
 from lostjax.train.log.sink import FanOut, Sink
 from lostjax.train.log.terminal import Progress
@@ -190,7 +190,8 @@ def open_recorder(
     stack.callback(files.close)
     progress.note(_opening_line(job, first_step))
     log: StabilityLog | None = None
-    if config.stability.every:
+    # A run that stops its readings still drops those of later steps.
+    if config.stability.every or (job.directory / STABILITY_FILE).exists():
         log = StabilityLog(
             job.directory,
             resume_step=first_step,

@@ -5,9 +5,11 @@ and the configuration are all that a resumed run needs: batch k is a pure functi
 """
 
 import sys
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from signal import Signals
 from typing import NamedTuple
 
 from lostjax.data import save_tokenizer
@@ -31,6 +33,11 @@ from lostjax.train.keep.directory import (
     hold_run_dir,
     refusing_disk_errors,
 )
+from lostjax.train.keep.held_directory import HeldDirectory
+from lostjax.train.keep.open_files import provide_open_files
+from lostjax.train.keep.run_files import print_damage
+from lostjax.train.log.output import LOG_FILE, Output, steady_output
+from lostjax.train.log.tensorboard import TENSORBOARD_FOLDER
 from lostjax.train.loop import step_to_end, was_evaluated
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report.contents import Timings
@@ -79,18 +86,29 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
     Raises:
       ConfigError, DataError: before anything is written.
     """
+    with steady_output() as output:
+        return _train(config, output, command=command, started=started)
+
+
+def _train(
+    config: TrainConfig, output: Output, *, command: str, started: float
+) -> Outcome:
     with ExitStack() as stack:
+        provide_open_files()
         with leaving_without_the_others():
             job = prepare_job(config)
             stop = StopRequest(agree(job.mesh))
             stack.enter_context(catch_stop_signals(stop))
         leaving = partial(leaving_without_the_others, partial(drop_lock, job.directory))
         with leaving():
-            checkpoints = _open_directory(job, stack)
+            checkpoints, held = _open_directory(job, stack)
+            with refusing_disk_errors(job.directory):
+                on_first_host(lambda: output.keep_log(job.directory / LOG_FILE))
         stack.enter_context(leaving())  # what follows is tidied up
         first = checkpoints.find_whole_step() or 0
         was_finished = first >= config.steps
         if was_finished and on_first_host((job.directory / REPORT).exists):
+            on_first_host(partial(print_damage, job.directory))
             ended = _Ended(0)
         else:
             ended = _run(
@@ -101,29 +119,52 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
                 checkpoints=checkpoints,
                 stop=stop,
             )
+        is_reported = ended.evaluation is not None and is_first_host()
+        may_report = is_reported and _may_report(held)
     code = ended.exit_code
-    if ended.evaluation is not None and is_first_host():
+    if may_report:
         code = _report(job, ended, command=command) or code
+    elif is_reported:
+        code = code or 1
     if was_finished:
         print(f"{job.directory}: finished, all {config.steps} steps are done")
     return Outcome(job.directory, ended.evaluation, code)
 
 
-def _open_directory(job: Job, stack: ExitStack) -> Checkpoints:
+def _open_directory(job: Job, stack: ExitStack) -> tuple[Checkpoints, HeldDirectory]:
     """Become the only writer of the run's directory, and open its checkpoints."""
-    held = hold_run_dir(
+    held = HeldDirectory(job.directory, partial(_hold, job))
+    on_first_host(lambda: _enter(stack, held))
+    check_shared(job.directory / LOCK)
+    with refusing_disk_errors(job.directory):
+        checkpoints = stack.enter_context(
+            open_checkpoints(
+                job.directory / CHECKPOINTS,
+                keep=job.config.keep,
+                ensure_place=held.ensure,
+            )
+        )
+    return checkpoints, held
+
+
+def _enter(stack: ExitStack, held: HeldDirectory) -> None:
+    stack.enter_context(held)
+
+
+@contextmanager
+def _hold(job: Job) -> Iterator[None]:
+    """Make, lock and describe the run's directory for a `with` block."""
+    with hold_run_dir(
         job.directory,
         job.config,
         identity=job.data.identity,
         needed=job.checkpoint_bytes,
-    )
-    on_first_host(lambda: stack.enter_context(held))
-    check_shared(job.directory / LOCK)
-    with refusing_disk_errors(job.directory):
-        checkpoints = stack.enter_context(
-            open_checkpoints(job.directory / CHECKPOINTS, keep=job.config.keep)
-        )
-    return checkpoints
+    ):
+        with refusing_disk_errors(job.directory):
+            save_tokenizer(job.data.tokenizer, job.directory)
+            # Events that were written before are written anew in a folder that exists.
+            (job.directory / TENSORBOARD_FOLDER).mkdir(exist_ok=True)
+        yield
 
 
 def _run(
@@ -136,8 +177,6 @@ def _run(
     stop: StopRequest,
 ) -> _Ended:
     """Step from a checkpoint, or from the start, to the end; save and evaluate."""
-    with refusing_disk_errors(job.directory):
-        on_first_host(lambda: _save_tokenizer(job))
     state = start_at(job, checkpoints, first)
     compiled = compile_steps(job, state)
     with refusing_disk_errors(job.directory):
@@ -148,6 +187,8 @@ def _run(
     evaluation = None
     if code is None:
         step = int(state.step)
+        if stop.signal is not None:
+            recorder.note(f"step {step}  stopped by {Signals(stop.signal).name}")
         # After a spike nothing is saved: the next start rolls back from it.
         is_kept = verdict.roll_back is None
         if step and is_kept:  # the first state is made again from the seed
@@ -155,23 +196,33 @@ def _run(
         if step == job.config.steps and is_kept:
             evaluation = _evaluate_last(job, compiled, state, recorder, stop=stop)
         checkpoints.wait()
-        lost = checkpoints.failed_step is not None
-        code = 1 if lost else 0 if evaluation else stop.exit_code
+        is_lost = not checkpoints.holds(step if step and is_kept else None)
+        code = 1 if is_lost else 0 if evaluation else stop.exit_code
     timings = recorder.timings(compile_seconds=compiled.seconds)
     return _Ended(code, evaluation, state, compiled, timings)
 
 
-def _save_tokenizer(job: Job) -> None:
-    save_tokenizer(job.data.tokenizer, job.directory)
+def _may_report(held: HeldDirectory) -> bool:
+    """Return whether the run's directory is still its own; print why it is not."""
+    try:
+        held.ensure()
+    except OSError as error:
+        print(f"no report is written: {error.strerror}", file=sys.stderr)
+        return False
+    return True
 
 
 def _report(job: Job, ended: _Ended, *, command: str) -> int:
     """Write and print a finished run's report; returns 1 if it cannot be written."""
     assert ended.state is not None and ended.compiled and ended.timings
     path, code = job.directory / REPORT, 0
-    report = summarise(
-        job, ended.compiled, ended.state, command=command, timings=ended.timings
-    )
+    try:
+        report = summarise(
+            job, ended.compiled, ended.state, command=command, timings=ended.timings
+        )
+    except OSError as error:
+        print(f"{job.directory}: cannot be read: {error.strerror}", file=sys.stderr)
+        return 1
     try:
         write_report(path, report)
     except OSError as error:

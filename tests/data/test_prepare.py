@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 from lostjax.data import DataError, prepare_data
+from lostjax.data.tokenizers import tokenizer
+from lostjax.data.tokenizers.bpe import BpeTokenizer
+from lostjax.data.tokenizers.byte import ByteTokenizer
 
 SHAPE = {"seq_len": 16, "batch_size": 4, "seed": 0}
 
@@ -154,3 +157,63 @@ def test_importing_the_room_is_light():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert ran.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def changing(monkeypatch):
+    """Change a file when the text has been read for the first time since."""
+
+    def change(path, when):
+        owner, name = when
+        work = getattr(owner, name)
+
+        def once(*arguments, **options):
+            monkeypatch.setattr(owner, name, work)
+            done = work(*arguments, **options)
+            data = path.read_bytes()
+            path.write_bytes(data[:-9] + data[-9:].swapcase())
+            return done
+
+        monkeypatch.setattr(owner, name, once)
+
+    return change
+
+
+TRAINING = (tokenizer, "train_bpe")
+ENCODING = (BpeTokenizer, "encode_batch")
+DECODING = (ByteTokenizer, "decode")
+
+
+@pytest.mark.parametrize(
+    "name, spec, when",
+    [
+        ("long.txt", "bpe:270", TRAINING),
+        ("long.txt", "bpe:270", ENCODING),
+        ("few.jsonl", "bpe:270", TRAINING),
+        ("few.jsonl", "bpe:270", ENCODING),
+        ("ids.bin", "bytes", DECODING),
+    ],
+)
+def test_a_text_that_changes_while_it_is_read_is_never_cached(
+    folder, changing, name, spec, when
+):
+    path = folder / name
+    (folder / "ids.bin").write_bytes(np.arange(97, 123, dtype="<u2").tobytes() * 9)
+
+    def prepare(cache):
+        options = SHAPE | {"tokenizer": spec, "cache_dir": folder / cache}
+        return prepare_data(str(path), **options)
+
+    before = path.read_bytes()
+    changing(path, when)
+    with pytest.raises(DataError, match=f"{name}: changed while it was being") as said:
+        prepare("c")
+    assert "\n" not in str(said.value) and path.read_bytes() != before
+    made = [entry for entry in (folder / "c").rglob("*") if entry.is_file()]
+    assert all("tokenizers" in entry.parts for entry in made)
+    assert not made or when is not TRAINING
+    path.write_bytes(before)
+    again, fresh = prepare("c"), prepare("other")
+    assert again.identity == fresh.identity
+    for one, two in zip(again.train.sources, fresh.train.sources, strict=True):
+        np.testing.assert_array_equal(one.stream, two.stream)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import signal
 import socket
@@ -133,9 +134,68 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, monkeypatch, cap
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"process": "x"}', "\x00" * 99])
+CRAFTED = [
+    {"process": math.inf, "host": "a", "boot": ""},
+    {"process": 1e999, "host": "a", "boot": ""},
+    {"process": True, "host": "a", "boot": ""},
+    {"process": 7, "host": "one\nline", "boot": ""},
+    {"process": 7, "host": ["a"], "boot": ""},
+    {"process": 7, "host": "a", "boot": {}},
+]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"process": "x"}',
+        "\x00" * 99,
+        "[" * 4000,
+        *map(json.dumps, CRAFTED),
+    ],
+)
 def test_a_torn_lock_is_taken_over(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     with hold_lock(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def make_link(path, target):
+    path.symlink_to(target)
+
+
+def make_second_name(path, target):
+    target.touch()
+    path.hardlink_to(target)
+
+
+def make_pipe(path, target):
+    os.mkfifo(path)
+
+
+def make_directory(path, target):
+    path.mkdir()
+
+
+@pytest.mark.parametrize("content", ["precious", None])
+@pytest.mark.parametrize(
+    "make", [make_link, make_second_name, make_pipe, make_directory]
+)
+def test_what_is_no_lock_file_is_refused_and_what_it_leads_to_is_left_alone(
+    tmp_path, make, content
+):
+    target = tmp_path / "outside"
+    (tmp_path / "run").mkdir()
+    if content:
+        target.write_text(content)
+    make(tmp_path / "run" / LOCK, target)
+    refused = pytest.raises(ConfigError, match="is not a lock file; remove it")
+    with refused as said, hold_lock(tmp_path / "run"):
+        pass
+    assert str(tmp_path / "run" / LOCK) in str(said.value)
+    drop_lock(tmp_path / "run")
+    assert not content or target.read_text() == content
+    assert content or make is make_second_name or not target.exists()

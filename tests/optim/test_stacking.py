@@ -1,5 +1,7 @@
 """Layers that lie apart are treated as a scanned model's are."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,25 @@ def test_blocks_on_layers_apart_equal_blocks_on_a_scan():
             )
         np.testing.assert_allclose(updates["embed"], expected["embed"], rtol=1e-5)
     assert optim.state_bytes(states[0]) == optim.state_bytes(states[1])
+
+
+def test_layers_are_taken_apart_by_one_program():
+    """At constant places, each layer's slice would be a program of its own."""
+    params = {f"layers_{i}": jnp.ones((16, 16)) for i in range(12)}
+    tx = optim.stack_layers(optax.scale_by_adam())
+    compiled = jax.jit(tx.update).lower(params, jax.eval_shape(tx.init, params))
+    text = compiled.compile().as_text()
+    assert text.count(" dynamic-slice(") >= 12
+    assert not re.search(r"f32\[1,16,16\]\S* slice\(", text)
+
+
+def test_layers_of_odd_values_are_taken_apart():
+    values = [[jnp.nan, -1.0], [-jnp.inf, 2.0], [-0.0, -jnp.nan]]
+    tree = {f"w_{i}": jnp.array([row]) for i, row in enumerate(values)}
+    tx = optim.stack_layers(optax.identity())
+    updates, _ = jax.jit(tx.update)(tree, tx.init(tree))
+    for name in tree:
+        np.testing.assert_array_equal(updates[name], tree[name])
 
 
 def seen_by(tree, **arguments):

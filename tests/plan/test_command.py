@@ -399,7 +399,7 @@ def test_a_missing_compiler_is_one_line(name, module, command, monkeypatch):
         (["--topology=v7"], "--topology=v7: not known"),
         (["--search=-1"], "--search=-1: must be at least 0"),
         (["--search=2", "--against=tiny"], "use one of them, not both"),
-        (["--against=lost_8b"], "lost_7b"),
+        (["--against=lost_8b"], "--against=lost_8b: no such preset"),
         (["--mesh=data:64"], "needs 64 devices"),
         (["--mesh=data:100000"], "a CPU is split into at most 1024"),
         (["--data.tokenizer=bpe:" + "9" * 5000], "SIZE of bpe:SIZE must be"),

@@ -43,8 +43,8 @@ def pack_documents(
       The rows, memory-mapped; there are none if there are no documents.
 
     Raises:
-      DataError: if a document cannot be read, an id is outside the vocabulary,
-        `seq_len` is below 1, or the cache cannot be written.
+      DataError: if a document cannot be read or changes while it is read, an id is
+        outside the vocabulary, `seq_len` is below 1, or the cache cannot be written.
     """
     if seq_len < 1:
         raise DataError(f"seq_len: {seq_len} must be at least 1")
@@ -101,6 +101,7 @@ def _write(
         # NumPy pads the header for any length, so rewriting it in place moves no data.
         file.seek(0)
         _write_header(file, dtype, size)
+    documents.check_unchanged()  # the entry's name hashes the text as it was before
     counts = {"documents": n_documents, "bytes": n_bytes}
     (path / "counts.json").write_text(json.dumps(counts))
 

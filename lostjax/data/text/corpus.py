@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from lostjax.data.text.documents import Chain, JsonLines, TextDocuments, TextFiles
+from lostjax.data.text.documents import Chain, TextDocuments
+from lostjax.data.text.hashed_files import HashedFiles
 from lostjax.data.text.heldout import hold_out
 from lostjax.data.text.parts import Opened, open_part
 from lostjax.data.text.sources import parse_source
@@ -130,13 +131,12 @@ def _check_apart(
 
 
 def _paths(parts: Iterable[TextDocuments | TokenFiles]) -> set[Path]:
-    files = (TextFiles, JsonLines, TokenFiles)
     return {
         # Compare resolved paths, so that links and relative names of one file are
         # found.
         path.resolve()
         for part in parts
-        if isinstance(part, files)
+        if isinstance(part, HashedFiles)
         for path in part.paths
     }
 

@@ -2,7 +2,8 @@
 
 A text file is one document, and so is each line of a .jsonl file. Nothing stays in
 memory between passes. The fingerprint hashes the raw bytes, so that cached results (a
-tokenizer, tokens) are found without parsing the text.
+tokenizer, tokens) are found without parsing the text. `check_unchanged` tells whether
+what was read is what the fingerprint hashed.
 """
 
 import json
@@ -13,7 +14,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from lostjax.data.cache import hash_file, hash_parts
+from lostjax.data.cache import hash_parts
+from lostjax.data.text.hashed_files import HashedFiles
 from lostjax.errors import DataError, first_line
 
 
@@ -28,9 +30,12 @@ class TextDocuments(Protocol):
     def fingerprint(self) -> str:
         """A hash that changes if any document or their order changes."""
 
+    def check_unchanged(self) -> None:
+        """Raise `DataError` if the fingerprint is not that of the text any more."""
+
 
 @dataclass(frozen=True)
-class TextFiles:
+class TextFiles(HashedFiles):
     """UTF-8 text files with one document each; empty files are skipped."""
 
     paths: tuple[Path, ...]
@@ -49,11 +54,11 @@ class TextFiles:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the files' bytes, in order; names do not matter."""
-        return hash_parts("text", *map(hash_file, self.paths))
+        return hash_parts("text", *self.file_hashes)
 
 
 @dataclass(frozen=True)
-class JsonLines:
+class JsonLines(HashedFiles):
     """Files with one JSON object per line, whose `field` is a document."""
 
     paths: tuple[Path, ...]
@@ -75,7 +80,7 @@ class JsonLines:
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the files' bytes, in order, and of the field."""
-        return hash_parts("jsonl", self.field, *map(hash_file, self.paths))
+        return hash_parts("jsonl", self.field, *self.file_hashes)
 
     def _parse(self, line: bytes, path: Path, number: int) -> str:
         where = f"{path}:{number}"
@@ -119,6 +124,11 @@ class Chain:
         prints = [part.fingerprint for part in self.parts]
         return prints[0] if len(prints) == 1 else hash_parts("chain", *prints)
 
+    def check_unchanged(self) -> None:
+        """Check each part."""
+        for part in self.parts:
+            part.check_unchanged()
+
 
 @dataclass(frozen=True)
 class GivenDocuments:
@@ -134,6 +144,9 @@ class GivenDocuments:
     def fingerprint(self) -> str:
         """A hash of the documents."""
         return hash_parts("given", *self.texts)
+
+    def check_unchanged(self) -> None:
+        """Do nothing: documents in memory do not change."""
 
 
 def check_unicode(text: str, *, where: str) -> str:

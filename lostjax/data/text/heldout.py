@@ -93,6 +93,10 @@ class _Part:
         whole = self.rule.documents.fingerprint
         return hash_parts("part", whole, repr(self.rule.fraction), str(self.held))
 
+    def check_unchanged(self) -> None:
+        """Check the whole text, from which the rule chooses."""
+        self.rule.documents.check_unchanged()
+
 
 def _hash(text: str) -> int:
     # A content hash: independent of order, platform and Python's salted hash().

@@ -3,17 +3,22 @@
 A data set must be stored as array_record: `download_and_prepare` with
 `file_format="array_record"`. It is opened with `builder_from_directory(...)
 .as_data_source`, which needs neither the code that created it nor network access.
+
+A data set names its files by a template of its own. The files that are hashed are
+therefore those that TFDS says that it reads, and every record of them must be read.
 """
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lostjax.data.cache import hash_file, hash_parts
+from lostjax.data.cache import hash_parts
 from lostjax.data.text.documents import check_unicode
+from lostjax.data.text.hashed_files import HashedFiles
 from lostjax.errors import DataError, first_line
 
 HELDOUT_SPLITS = ("validation", "test")
@@ -25,7 +30,7 @@ _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
 
 @dataclass(frozen=True)
-class PreparedDataset:
+class PreparedDataset(HashedFiles):
     """One split of a prepared data set; `field` of each record is a document."""
 
     directory: Path
@@ -57,10 +62,31 @@ class PreparedDataset:
             raise DataError(f"{self.directory}: {first_line(error)}") from error
 
     @cached_property
+    def paths(self) -> tuple[Path, ...]:  # type: ignore[override]
+        """The split's files, in the order in which TFDS reads them.
+
+        Raises:
+          DataError: if there is none, or a file holds other records than are read.
+        """
+        try:
+            files = tuple(_list_files(self._records.dataset_info.splits[self.split]))
+        except DataError:
+            raise
+        except Exception as error:  # TFDS raises what its crafted metadata lead to
+            raise DataError(f"{self.directory}: {first_line(error)}") from error
+        if not any(os.path.isfile(path) for path in files):  # False if it cannot be
+            raise DataError(
+                f"{self.directory}: holds no array_record files of the split "
+                f"{self.split!r}; prepare the data set with "
+                'file_format="array_record"'
+            )
+        _check_records(files, len(self._records))
+        return files
+
+    @cached_property
     def fingerprint(self) -> str:
         """A hash of the split's files, and of the field."""
-        files = sorted(self.directory.glob(f"*-{self.split}.array_record*"))
-        return hash_parts("tfds", self.field, *map(hash_file, files))
+        return hash_parts("tfds", self.field, *self.file_hashes)
 
     @cached_property
     def _records(self) -> Any:
@@ -92,11 +118,6 @@ def open_prepared(
     directory = _find(name)
     builder = _open(directory)
     splits = list(builder.info.splits)
-    if not list(directory.glob("*.array_record*")):
-        raise DataError(
-            f"{directory}: holds no array_record files; prepare the data set with "
-            'file_format="array_record"'
-        )
     features = sorted(getattr(builder.info.features, "keys", list)())
     if features and field not in features:
         raise DataError(
@@ -105,10 +126,48 @@ def open_prepared(
         )
     if "train" not in splits:
         raise DataError(f"{directory}: no split 'train' (its splits: {_list(splits)})")
+    train = PreparedDataset(directory, "train", field)
     held = next((split for split in HELDOUT_SPLITS if split in splits), None)
-    return PreparedDataset(directory, "train", field), (
-        None if held is None else PreparedDataset(directory, held, field)
+    heldout = None if held is None else PreparedDataset(directory, held, field)
+    common = set(train.paths) & set(() if heldout is None else heldout.paths)
+    if common:
+        raise DataError(
+            f"{directory}: its splits 'train' and {held!r} both hold {min(common)}"
+        )
+    return train, heldout
+
+
+def _list_files(split: Any) -> Iterator[Path]:
+    """List the files that a source reads, by its own information.
+
+    The source may have chosen another of the data set's file formats.
+    """
+    for path, length in zip(split.filepaths, split.shard_lengths, strict=True):
+        if not (name := os.fspath(path)).isprintable():  # names appear in messages
+            raise DataError(f"dataset_info.json names the file {name[-80:]!r}")
+        if length or path.exists():  # TFDS does not open an empty shard
+            yield Path(name)
+
+
+def _check_records(files: Sequence[Path], wanted: int) -> None:
+    """Refuse files of which TFDS would read a part, or more than there is."""
+    # TFDS's own import: array_record has no types, and only TFDS declares it.
+    from tensorflow_datasets.core.utils.lazy_imports_utils import (
+        array_record_data_source,
     )
+
+    try:
+        source = array_record_data_source.ArrayRecordDataSource(
+            [str(path) for path in files]
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise DataError(f"{files[0].parent}: {first_line(error)}") from error
+    there = len(source)
+    if there != wanted:
+        raise DataError(
+            f"{files[0].parent}: dataset_info.json lists {wanted} records of "
+            f"{files[0].name} and its other shards, but they hold {there}"
+        )
 
 
 def _list(names: Sequence[str]) -> str:

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lostjax.data.cache import hash_file, hash_parts
+from lostjax.data.cache import hash_parts
+from lostjax.data.text.hashed_files import HashedFiles
 from lostjax.errors import DataError, first_line
 
 _BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
-class TokenFiles:
+class TokenFiles(HashedFiles):
     """Files of token ids, or the same fraction of each of them."""
 
     paths: tuple[Path, ...]
@@ -33,7 +34,7 @@ class TokenFiles:
     def fingerprint(self) -> str:
         """A hash of the files' bytes, in order, and of the stretch."""
         stretch = f"tokens {self.start!r} {self.stop!r}"
-        return hash_parts(stretch, *map(hash_file, self.paths))
+        return hash_parts(stretch, *self.file_hashes)
 
     def documents(
         self, *, eos_id: int, vocab_size: int

@@ -14,6 +14,7 @@ cores.
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from lostjax.data.cache import hash_parts
+from lostjax.data.tokenizers.panics import refusing_panics
 from lostjax.errors import DataError, first_line
 
 EOS = "<|endoftext|>"
@@ -66,7 +68,7 @@ class BpeTokenizer:
         # A tokenizer.json may pad or cut texts, which would change the corpus.
         inner.no_padding()
         inner.no_truncation()
-        self._inner = inner
+        self._inner, self._name = inner, name
         self.eos_id: int = vocab[eos]
         # Ids may have gaps: a table of logits needs room up to the largest id.
         self.vocab_size = max(vocab.values()) + 1
@@ -79,11 +81,16 @@ class BpeTokenizer:
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.integer]]:
-        """Encode texts; long texts are split and encoded in parallel."""
+        """Encode texts; long texts are split and encoded in parallel.
+
+        Raises:
+          DataError: if a rule of the tokenizer fails on a text.
+        """
         pieces = [self._pieces(text) for text in texts]
-        encoded = self._inner.encode_batch_fast(
-            [piece for parts in pieces for piece in parts], add_special_tokens=False
-        )
+        with self._refusing_panics():
+            encoded = self._inner.encode_batch_fast(
+                [piece for parts in pieces for piece in parts], add_special_tokens=False
+            )
         ids = (np.asarray(one.ids, np.uint32) for one in encoded)
         return [
             np.concatenate([next(ids) for _ in parts] or [np.empty(0, np.uint32)])
@@ -93,13 +100,18 @@ class BpeTokenizer:
     def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
         """Decode ids; end-of-text tokens are dropped."""
         kept = [int(one) for one in ids if int(one) != self.eos_id]
-        return str(self._inner.decode(kept, skip_special_tokens=False))
+        with self._refusing_panics():
+            return str(self._inner.decode(kept, skip_special_tokens=False))
 
     def save(self, path: Path) -> Path:
         """Write a tokenizer.json."""
         path = path.with_suffix(".json")
         path.write_text(self._inner.to_str(pretty=True), encoding="utf-8")
         return path
+
+    def _refusing_panics(self) -> AbstractContextManager[None]:
+        # Rules of our own have nothing to panic about: standard error stays as it is.
+        return nullcontext() if self._splits else refusing_panics(self._name)
 
     def _pieces(self, text: str) -> list[str]:
         if not self._splits or len(text) < _LONG:
@@ -186,7 +198,10 @@ def read_tokenizer_json(path: Path) -> BpeTokenizer:
             f"below {most}"
         )
     try:
-        inner = HuggingFaceTokenizer.from_str(json.dumps(values))
+        with refusing_panics(str(path)):
+            inner = HuggingFaceTokenizer.from_str(json.dumps(values))
+    except DataError:
+        raise
     # The library raises plain Exception for every fault of a file.
     except Exception as error:
         raise DataError(f"{path}: not a tokenizer.json: {first_line(error)}") from error

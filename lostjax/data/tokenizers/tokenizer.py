@@ -10,6 +10,8 @@ token marks the ends of documents, and only the packing inserts it. Byte-level
 tokenizers decode to exactly the text that they encoded.
 """
 
+import os
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -26,6 +28,8 @@ from lostjax.data.cache import (
 from lostjax.data.text.documents import Chain, GivenDocuments, TextDocuments
 from lostjax.data.tokenizers.bpe import read_tokenizer_json, train_bpe
 from lostjax.data.tokenizers.byte import ByteTokenizer
+from lostjax.disk.files import keep_aside
+from lostjax.disk.seal import fits_hash_beside, hash_file_of, write_with_hash
 from lostjax.errors import DataError, nearest_hint
 from lostjax.numerals import read_whole
 
@@ -92,12 +96,13 @@ def load_tokenizer(
             raise DataError(f"tokenizer {spec}: needs text to train on")
         return _train_cached(size, _as_documents(documents), cache_dir)
     path = Path(spec).expanduser()
-    if not path.is_file():
+    if not os.path.isfile(path):
         hint = nearest_hint(spec, ["bpe:4096", "bytes"])
         raise DataError(
             f"tokenizer {spec!r}: must be bpe:SIZE, bytes, or an existing "
             f"tokenizer.json or SentencePiece .model file{hint}"
         )
+    _check_hash(path)
     if path.suffix == ".model":
         from lostjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 
@@ -122,7 +127,10 @@ def count_tokens(spec: str) -> int:
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> Path:
-    """Write DIRECTORY/tokenizer.json, or .model for SentencePiece, atomically.
+    """Write DIRECTORY/tokenizer.json, or .model for SentencePiece, and its hash.
+
+    A file that is damaged, by its hash, is kept as NAME.damaged, with a line on
+    standard error.
 
     Args:
       tokenizer: the tokenizer.
@@ -136,8 +144,16 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | Path) -> Path:
     """
     with temporary_directory(Path(directory)) as aside:
         fresh = tokenizer.save(aside / "tokenizer.json")
-        # A rename within the directory: readers never see a partial file.
-        return fresh.replace(Path(directory) / fresh.name)
+        path, content = Path(directory) / fresh.name, fresh.read_bytes()
+    if path.exists():
+        fits = fits_hash_beside(path)
+        if fits and path.read_bytes() == content:
+            return path
+        if fits is False:
+            kept = keep_aside(path)
+            print(f"{path}: is damaged: kept as {kept}, written again", file=sys.stderr)
+    write_with_hash(path, content)
+    return path
 
 
 def load_saved_tokenizer(directory: str | Path) -> Tokenizer:
@@ -150,6 +166,20 @@ def load_saved_tokenizer(directory: str | Path) -> Tokenizer:
         if (Path(directory) / name).is_file():
             return load_tokenizer(str(Path(directory) / name))
     raise DataError(f"{directory}: contains no tokenizer.json or tokenizer.model")
+
+
+def _check_hash(path: Path) -> None:
+    """Refuse a file that does not fit the hash beside it, if there is one."""
+    try:
+        fits = fits_hash_beside(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    if fits is False:
+        beside = hash_file_of(path)
+        raise DataError(
+            f"{path}: is damaged: it does not fit the hash in {beside.name}; restore "
+            "it (resuming its run does), or remove that file if you changed it yourself"
+        )
 
 
 def _parse_size(spec: str) -> int:
@@ -181,7 +211,9 @@ def _train_cached(
     name = hash_parts("bpe", str(size), documents.fingerprint)
 
     def make(path: Path) -> None:
-        train_bpe(size, documents).save(path)
+        trained = train_bpe(size, documents)
+        documents.check_unchanged()  # the name hashes the text as it was before
+        trained.save(path)
 
     # Read back even after training: a cached tokenizer and a fresh one are the same
     # file.

@@ -7,6 +7,7 @@ restores the basis of its subspace, cuts arrays with it and expands them again.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -101,14 +102,20 @@ class Matrix(NamedTuple):
         return kept, basis
 
     def split(
-        self, grad: Any, *, draw: Draw, before: Draw, due: jax.Array, old: Basis
+        self,
+        grad: Any,
+        *,
+        draw: Draw,
+        before: Callable[[], Draw],
+        due: jax.Array,
+        old: Basis,
     ) -> Piece:
         """Cut a gradient with the subspace of this update.
 
         Args:
           grad: gradient in the shape of the leaf.
           draw: inputs of the present choice.
-          before: inputs of the choice before the last refresh.
+          before: returns the inputs of the choice before the last refresh.
           due: whether the subspace is redrawn at this update.
           old: the basis stored so far, if the basis is stored.
 
@@ -138,7 +145,7 @@ class Matrix(NamedTuple):
         def choose_old() -> Basis:
             # A choice that is not stored is recomputed from its index: it costs no
             # memory.
-            return at.from_state(old) if self.stored else choose(before)
+            return at.from_state(old) if self.stored else choose(before())
 
         part = cut.restrict(g, basis)
         layout = at._replace(part=explicit_spec(part))
@@ -162,11 +169,21 @@ class Matrix(NamedTuple):
         whole = self.view.to_matrices(leaf)
         return piece.layout.to_state(self.cut.restrict(whole, piece.basis))
 
-    def expand(self, kept: jax.Array, piece: Piece) -> jax.Array:
-        """Expand a kept part to the leaf's shape and type, with zeros elsewhere."""
-        full = self.cut.expand(piece.layout.from_state(kept), piece.basis)
-        back = self.view.from_matrices(full).astype(piece.rest.dtype)
-        return place(back, piece.layout.leaf)
+    def join(
+        self, kept: jax.Array, piece: Piece, *, free: jax.Array | None
+    ) -> jax.Array:
+        """Add the steps of both parts; None for no step of the part without state."""
+        layout, dtype = piece.layout, piece.rest.dtype
+        kept = layout.from_state(kept)
+        # If shards are visible, each part may have moved them to another axis.
+        is_plain = layout.leaf is None and layout.part is None
+        if free is not None and self.cut.combine is not None and is_plain:
+            whole = self.view.to_matrices(free)
+            full = self.cut.combine(kept.astype(dtype), whole, piece.basis)
+            return place(self.view.from_matrices(full), layout.leaf)
+        full = self.cut.expand(kept, piece.basis)
+        back = place(self.view.from_matrices(full).astype(dtype), layout.leaf)
+        return back if free is None else back + free
 
 
 @functools.lru_cache(maxsize=256)
@@ -183,6 +200,7 @@ def choose_cut(subspace: Subspace, shape: tuple[int, ...], density: float) -> Cu
             restrict=jax.jit(cut.restrict),
             expand=jax.jit(cut.expand),
             residual=jax.jit(cut.residual),
+            combine=None if cut.combine is None else jax.jit(cut.combine),
             carry_squares=jax.jit(cut.carry_squares),
             table=cut.table,
             align=jax.jit(cut.align),

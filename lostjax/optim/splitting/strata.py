@@ -26,19 +26,18 @@ FRUGAL (Zmushko et al., 2024, arXiv:2411.07837) draws permutations.
 """
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from lostjax.optim.splitting.placement import free_axis, place_like
+from lostjax.optim.splitting.placement import explicit_spec, free_axis, place_like
 from lostjax.optim.splitting.subspace import Cut, Draw, Subspace, count_kept
 
-Drawn = tuple[tuple[jax.Array, jax.Array], ...]
-"""For each segment, the drawn entry's index in its stratum, uint32 (.., S, 1, strata,
-..), and whether an entry is drawn, (.., S, length, strata, ..)."""
+Choice = tuple[tuple[jax.Array, jax.Array | None], ...]
+"""For each segment, whether an entry is kept, (.., S, length, strata, ..), and, if all
+but one of each stratum are, the index of that one, uint32 (.., S, 1, strata, ..)."""
 
 SUBLANES = 8
 """Rows of a tile of a TPU: fewer kept rows in a part would change the tiling."""
@@ -121,116 +120,112 @@ class _Strata(NamedTuple):
             trail = (1,) * len(trail)
         return (*lead, self.n_parts, n_strata, *trail)
 
-    def draw(self, g: jax.Array, draw: Draw) -> Drawn:
-        """Draw one entry of every stratum."""
+    def draw(self, g: jax.Array, draw: Draw) -> Choice:
+        """Draw one entry of every stratum, to keep it or to omit it."""
         del g
-        # Only the upper bits are random. A range of them is scaled, not divided: the
-        # frequencies differ by at most length / 2^16.
-        bits = draw.bits(self.table) >> 16
-        drawn, start = [], 0
+        chosen: list[tuple[jax.Array, jax.Array | None]] = []
+        bits, start = draw.bits(self.table), 0
         for segment in self.segments:
-            part = self._slice(bits, start, start + segment.n_strata)
-            place = jnp.expand_dims(part * segment.length >> 16, self.axis + 1)
-            places = self._places(segment.length)
-            drawn.append((place, places == place))
-            start += segment.n_strata
-        return tuple(drawn)
+            stop = start + segment.n_strata
+            place = _scale(self._slice(bits, start, stop), segment.length)
+            place = jnp.expand_dims(place, self.axis + 1)
+            is_drawn = self._places(place, segment.length) == place
+            if segment.n_kept == 1:
+                chosen.append((is_drawn, None))
+            else:
+                chosen.append((~is_drawn, place))
+            start = stop
+        return tuple(chosen)
 
-    def restrict(self, g: jax.Array, drawn: Drawn) -> jax.Array:
+    def restrict(self, g: jax.Array, chosen: Choice) -> jax.Array:
         """Concatenate the kept entries."""
         parts = []
-        for segment, (place, is_drawn), x in self._zip(drawn, self._split(g)):
-            if segment.n_kept == 1:
-                kept = self._select(x, is_drawn)
+        for (is_kept, omitted), x in zip(chosen, self._split(g), strict=True):
+            if omitted is None:
+                kept = self._pick(x, is_kept)
             else:
                 # All but one: a shift by one after the omitted entry.
-                is_before = self._places(segment.n_kept) < place_like(place, x)
-                kept = jnp.where(is_before, self._slice(x, 0, -1), self._slice(x, 1))
+                before, behind = self._slice(x, 0, -1), self._slice(x, 1)
+                is_before = self._places(omitted, before.shape[self.axis + 1]) < omitted
+                kept = _select(is_before, before, behind)
             parts.append(kept)
         return self._join(parts)
 
-    def expand(self, kept: jax.Array, drawn: Drawn) -> jax.Array:
-        """Put the kept entries back in place, with zeros elsewhere."""
-        x, given, start = self._view(kept), [], 0
-        for segment in self.segments:
-            stop = start + segment.n_strata * segment.n_kept
-            given.append(self._rows(self._slice(x, start, stop), segment.n_kept))
-            start = stop
+    def expand(
+        self, kept: jax.Array, chosen: Choice, free: jax.Array | None = None
+    ) -> jax.Array:
+        """Put the kept entries back in place, with zeros or `free` elsewhere."""
         parts = []
-        for segment, (place, is_drawn), part in self._zip(drawn, given):
-            if segment.n_kept == 1:
-                parts.append(jnp.where(place_like(is_drawn, part), part, 0))
-                continue
-            # Shift the entries after the omitted one, then zero that one.
-            before, behind = self._pad(part, 0, 1), self._pad(part, 1, 0)
-            is_before = self._places(segment.length) < place_like(place, part)
-            part = jnp.where(is_before, before, behind)
-            parts.append(jnp.where(place_like(is_drawn, part), 0, part))
+        others = [None] * len(chosen) if free is None else self._split(free)
+        given = self._split(kept, whole=False)
+        for (is_kept, omitted), x, other in zip(chosen, given, others, strict=True):
+            if omitted is not None:
+                # Shift the entries after the omitted one.
+                before, behind = self._pad(x, 0, 1), self._pad(x, 1, 0)
+                is_before = self._places(omitted, before.shape[self.axis + 1]) < omitted
+                x = _select(is_before, before, behind)
+            parts.append(_select(is_kept, x, other))
         return self._join(parts)
 
-    def residual(self, g: jax.Array, kept: jax.Array, drawn: Drawn) -> jax.Array:
+    def combine(self, kept: jax.Array, free: jax.Array, chosen: Choice) -> jax.Array:
+        """Put the kept entries in the place of those of an array of the full shape."""
+        return self.expand(kept, chosen, free)
+
+    def residual(self, g: jax.Array, kept: jax.Array, chosen: Choice) -> jax.Array:
         """Set the kept entries to zero."""
         del kept
-        parts = []
-        for segment, (_, is_drawn), x in self._zip(drawn, self._split(g)):
-            is_drawn = place_like(is_drawn, x)
-            is_kept = is_drawn if segment.n_kept == 1 else ~is_drawn
-            # Select zeros instead of subtracting the kept part: exact, and no rounding.
-            parts.append(jnp.where(is_kept, 0, x))
-        return self._join(parts)
+        # Select zeros instead of subtracting the kept part: exact, and no rounding.
+        pairs = zip(chosen, self._split(g), strict=True)
+        return self._join([_select(is_kept, None, x) for (is_kept, _), x in pairs])
 
-    def _zip(
-        self, drawn: Drawn, parts: list[jax.Array]
-    ) -> Iterator[tuple[_Segment, tuple[jax.Array, jax.Array], jax.Array]]:
-        yield from zip(self.segments, drawn, parts, strict=True)
-
-    def _select(self, x: jax.Array, is_drawn: jax.Array) -> jax.Array:
-        """Select one entry of each stratum: (.., length, strata, ..) -> (.., 1, ..)."""
-        here = place_like(is_drawn, x)
+    def _pick(self, x: jax.Array, is_kept: jax.Array) -> jax.Array:
+        """Pick one entry of each stratum: (.., length, strata, ..) -> (.., 1, ..)."""
         # A sum of integers, of which one is not 0: exact for -0 too, and XLA's CPU
         # backend calls a library for floats, which stores the masked array first.
         word = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
         wide = jnp.promote_types(word, jnp.uint32)
         bits = jax.lax.bitcast_convert_type(x, word).astype(wide)
-        bits = jnp.where(here, bits, wide.type(0))
-        kept = jnp.sum(bits, self.axis + 1, keepdims=True, dtype=wide)
+        kept = jnp.sum(_select(is_kept, bits), self.axis + 1, dtype=wide)
         return jax.lax.bitcast_convert_type(kept.astype(word), x.dtype)
 
-    def _split(self, x: jax.Array) -> list[jax.Array]:
-        """Reshape by segment: (.., n, ..) -> (.., S, length, strata, ..)."""
-        x = self._view(x)
-        return [
-            self._rows(self._slice(x, part.start, part.stop), part.length)
-            for part in self.segments
-        ]
+    def _split(self, x: jax.Array, *, whole: bool = True) -> list[jax.Array]:
+        """Reshape whole strata, or their kept entries, by segment.
 
-    def _join(self, parts: list[jax.Array]) -> jax.Array:
-        """Undo `_split`, for whole strata or for their kept entries."""
-        lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
-        flat = [part.reshape(*lead, self.n_parts, -1, *trail) for part in parts]
-        # A concatenation copies; a single segment needs none.
-        x = flat[0] if len(flat) == 1 else jnp.concatenate(flat, self.axis + 1)
-        return x.reshape(*lead, -1, *trail)
-
-    def _view(self, x: jax.Array) -> jax.Array:
-        """Divide the axis in parts: (.., n, ..) -> (.., S, n/S, ..)."""
+        (.., n, ..) -> (.., S, length, strata, ..)
+        """
         others = [a for a in reversed(range(x.ndim)) if a != self.axis]
         # Shards that hold whole parts need no communication.
         x = free_axis(x, self.axis, parts=self.n_parts, onto=others)
         lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
-        return x.reshape(*lead, self.n_parts, -1, *trail)
+        if len(self.segments) > 1:
+            x = x.reshape(*lead, self.n_parts, -1, *trail)
+        parts, start = [], 0
+        for segment in self.segments:
+            length = segment.length if whole else segment.n_kept
+            stop = start + segment.n_strata * length
+            part = x if len(self.segments) == 1 else self._slice(x, start, stop)
+            parts.append(part.reshape(*lead, self.n_parts, length, -1, *trail))
+            start = stop
+        return parts
 
-    def _rows(self, x: jax.Array, length: int) -> jax.Array:
-        """Divide a segment: (.., S, m, ..) -> (.., S, length, m/length, ..)."""
-        at = self.axis + 1
-        return x.reshape(*x.shape[:at], length, -1, *x.shape[at + 1 :])
+    def _join(self, parts: list[jax.Array]) -> jax.Array:
+        """Undo `_split`, for whole strata or for their kept entries."""
+        lead, trail = self.shape[: self.axis], self.shape[self.axis + 1 :]
+        if len(parts) == 1:  # a concatenation copies
+            return parts[0].reshape(*lead, -1, *trail)
+        flat = [part.reshape(*lead, self.n_parts, -1, *trail) for part in parts]
+        return jnp.concatenate(flat, self.axis + 1).reshape(*lead, -1, *trail)
 
-    def _places(self, length: int) -> jax.Array:
-        """Number the entries of a stratum along their axis."""
-        shape = (length, *(1,) * (len(self.shape) - self.axis))
-        return jax.lax.broadcasted_iota(jnp.uint32, shape, 0)
+    def _places(self, place: jax.Array, length: int) -> jax.Array:
+        """Number the entries of each stratum, in the shape of a choice."""
+        # In full: an implicit broadcast is one more operation to compile.
+        shape = list(place.shape)
+        shape[self.axis + 1] = length
+        return jax.lax.broadcasted_iota(jnp.uint32, shape, self.axis + 1)
 
     def _slice(self, x: jax.Array, start: int, stop: int | None = None) -> jax.Array:
+        if start == 0 and stop == x.shape[self.axis + 1]:
+            return x
         return jax.lax.slice_in_dim(x, start, stop, axis=self.axis + 1)
 
     def _pad(self, x: jax.Array, before: int, behind: int) -> jax.Array:
@@ -239,16 +234,56 @@ class _Strata(NamedTuple):
         return jnp.pad(x, widths)
 
 
+def _scale(bits: jax.Array, length: int) -> jax.Array:
+    """Scale random words, of which the upper bits are random, to 0 .. length - 1."""
+    if length & (length - 1) == 0:
+        # Equal to the general case, by one operation.
+        return bits >> (33 - length.bit_length()) if length > 1 else bits * 0
+    # A range is scaled, not divided: the frequencies differ by at most length / 2^16.
+    return (bits >> 16) * length >> 16
+
+
+def _select(
+    mask: jax.Array, on_true: jax.Array | None, on_false: jax.Array | None = None
+) -> jax.Array:
+    """Select entries, with broadcasting; None for zeros."""
+    like = on_false if on_true is None else on_true
+    assert like is not None
+    if explicit_spec(like) is not None:
+        mask = place_like(mask, like)
+        zero = jnp.zeros((), like.dtype)
+        return jnp.where(
+            mask,
+            zero if on_true is None else on_true,
+            zero if on_false is None else on_false,
+        )
+    # Half as many operations as `jnp.where`, for every matrix of a tree to compile.
+    shape = jnp.broadcast_shapes(mask.shape, like.shape)
+    zeros = jax.lax.full(shape, 0, like.dtype)
+    return jax.lax.select(
+        jnp.broadcast_to(mask, shape),
+        zeros if on_true is None else jnp.broadcast_to(on_true, shape),
+        zeros if on_false is None else jnp.broadcast_to(on_false, shape),
+    )
+
+
 def _cut(
     shape: tuple[int, ...], density: float, *, axis: int, lanes: int, shared: bool
 ) -> Cut:
     strata = _divide(shape, density, axis=axis + len(shape), lanes=lanes, shared=shared)
 
-    def carry(kept: jax.Array, old: Drawn, new: Drawn) -> jax.Array:
+    def carry(kept: jax.Array, old: Choice, new: Choice) -> jax.Array:
         return strata.restrict(strata.expand(kept, old), new)
 
-    functions = strata.draw, strata.restrict, strata.expand, strata.residual, carry
-    return Cut(*functions, table=strata.table)
+    return Cut(
+        strata.draw,
+        strata.restrict,
+        strata.expand,
+        strata.residual,
+        carry,
+        combine=strata.combine,
+        table=strata.table,
+    )
 
 
 def _divide(

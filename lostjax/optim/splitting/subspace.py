@@ -55,6 +55,8 @@ class Draw(NamedTuple):
     """Number of earlier refreshes."""
     leaf: jax.Array
     """A hash of the leaf's path, and its complement; uint32 (2,)."""
+    odd: jax.Array
+    """Both with the random words, as odd numbers; uint32 (2,)."""
     table: jax.Array | None = None
     """Random words that all leaves of a shape share, see `make_table`."""
 
@@ -64,12 +66,14 @@ class Draw(NamedTuple):
         """Return the inputs of the choice of one leaf, by a hash of its path."""
         # A pair of two numbers: the compiler writes a scalar constant into the code,
         # and would compile the same code again for every leaf.
+        pair: Any
         if isinstance(number, int):
-            pair = jnp.asarray(np.array([number, ~number & 0xFFFFFFFF], np.uint32))
+            pair = np.array([number, ~number & 0xFFFFFFFF], np.uint32)
         else:
             word = number.astype(jnp.uint32)
             pair = jnp.stack([word, ~word])
-        return self._replace(leaf=pair, table=table)
+        even = jnp.asarray(pair & np.uint32(0xFFFFFFFE))
+        return self._replace(leaf=jnp.asarray(pair), odd=self.odd ^ even, table=table)
 
     def leaf_key(self) -> Key:
         """Return a key that differs between leaves."""
@@ -90,8 +94,7 @@ class Draw(NamedTuple):
         operations for each leaf of a tree; this is one of 6.
         """
         table = self.make_table(shape) if self.table is None else self.table
-        odd = (self.leaf ^ self.words)[0] | np.uint32(1)
-        return table * odd
+        return table * self.odd[0]
 
 
 def start_draw(seed: Scalar, refresh: jax.Array | int) -> Draw:
@@ -99,7 +102,7 @@ def start_draw(seed: Scalar, refresh: jax.Array | int) -> Draw:
     # Name the generator: the choice must not depend on the process's default one.
     key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), refresh)
     words = jax.random.key_data(key)
-    return Draw(key, words, refresh, jnp.zeros_like(words))
+    return Draw(key, words, refresh, jnp.zeros_like(words), words | np.uint32(1))
 
 
 class Cut(NamedTuple):
@@ -116,6 +119,9 @@ class Cut(NamedTuple):
     carry_squares: Callable[[jax.Array, Basis, Basis], jax.Array]
     """(second moments in the old basis, old, new) -> second moments in the new basis.
     """
+    combine: Callable[[jax.Array, jax.Array, Basis], jax.Array] | None = None
+    """(kept part, (*batch, M, N), basis) -> the array with the kept part in its place,
+    for subspaces that select entries; None for `expand` and a sum."""
     table: tuple[int, ...] | None = None
     """Shape of the random words that a choice reads; None for none."""
     align: Callable[[Basis, Basis], Basis] = lambda new, old: new
@@ -229,21 +235,25 @@ def _cut_layers(shape: tuple[int, ...], density: float, *, order: Order) -> Cut:
         layers, _, _ = basis
         return jnp.take(whole_layers(g), layers, axis=0, mode="clip")
 
-    def expand(kept: jax.Array, basis: Basis) -> jax.Array:
-        _, slots, active = basis
+    def spread(kept: jax.Array, basis: Basis) -> jax.Array:
         # A gather and a mask instead of a scatter: they fuse with what follows.
-        spread = jnp.take(whole_layers(kept), slots, axis=0, mode="clip")
-        return jnp.where(active.reshape(flat), spread, 0)
+        return jnp.take(whole_layers(kept), basis[1], axis=0, mode="clip")
+
+    def expand(kept: jax.Array, basis: Basis) -> jax.Array:
+        return jnp.where(basis[2].reshape(flat), spread(kept, basis), 0)
 
     def residual(g: jax.Array, kept: jax.Array, basis: Basis) -> jax.Array:
         del kept
         # Exact: kept layers become 0 without a subtraction.
         return jnp.where(basis[2].reshape(flat), 0, g)
 
+    def combine(kept: jax.Array, free: jax.Array, basis: Basis) -> jax.Array:
+        return jnp.where(basis[2].reshape(flat), spread(kept, basis), free)
+
     def carry(kept: jax.Array, old: Basis, new: Basis) -> jax.Array:
         return restrict(expand(kept, old), new)
 
-    return Cut(choose, restrict, expand, residual, carry)
+    return Cut(choose, restrict, expand, residual, carry, combine)
 
 
 def _hash(x: jax.Array) -> jax.Array:

@@ -194,9 +194,10 @@ class _Frugal(NamedTuple):
     def update(
         self, updates: PyTree, state: FrugalState, params: PyTree = None, **extra: Any
     ) -> tuple[PyTree, FrugalState]:
+        tree = self._split(updates)
         # Entry by entry, before anything else: one NaN in an SVD or a moment would stay
         # for ever.
-        tree = self._split(zero_nonfinite(updates))
+        tree = tree._replace(leaves=[zero_nonfinite(x) for x in tree.leaves])
         ticks, clocks = advance_clocks(
             state.clocks, gap=self.update_gap, is_first=state.count == 0
         )
@@ -209,6 +210,7 @@ class _Frugal(NamedTuple):
             params=None if every is None else {i: every[i] for i in tree.rest},
             extra=extra,
         )
+        free = self._step_free(tree, pieces, extra=extra)
         full = []
         for group, tick, inner in zip(tree.groups, ticks, state.full, strict=True):
             inner = self._renew(
@@ -223,13 +225,12 @@ class _Frugal(NamedTuple):
             moved, inner = tree.step(
                 self.state_full, kept, inner, params=known, extra=extra
             )
-            steps |= {i: group[i].expand(moved[i], pieces[i]) for i in group}
+            free |= {
+                i: group[i].join(moved[i], pieces[i], free=free.get(i)) for i in group
+            }
             full.append(inner)
-        for i, free in self._step_free(tree, pieces, extra=extra).items():
-            # At density 0 there is no part with state to add to.
-            steps[i] = steps[i] + free if i in steps else free
         bases = {i: piece.saved for i, piece in pieces.items()}
-        return tree.build(steps), FrugalState(
+        return tree.build(steps | free), FrugalState(
             # safe_increment stops at the largest int32 instead of wrapping to a first
             # update.
             count=optax.safe_increment(state.count),
@@ -253,7 +254,7 @@ class _Frugal(NamedTuple):
         pieces = {}
         for group, tick in zip(tree.groups, ticks, strict=True):
             draw = start_draw(self.seed, tick.refresh)
-            before = start_draw(self.seed, tick.before)
+            before = partial(start_draw, self.seed, tick.before)
             # Drawn once for all leaves of a shape.
             tables: dict[Any, jax.Array | None] = {None: None}
             for shape in dict.fromkeys(m.cut.table for m in group.values()):
@@ -299,5 +300,7 @@ class _Frugal(NamedTuple):
         # stored.
         empty = self.state_free.init(tree.build(parts))
         steps, _ = tree.step(self.state_free, parts, empty, extra=extra)
+        if isinstance(self.free_scale, (int, float)) and self.free_scale == 1:
+            return steps
         # Cast back: a traced float32 scale would widen bfloat16 updates.
         return {i: (self.free_scale * s).astype(s.dtype) for i, s in steps.items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from lostjax.data import Data, prepare_data
+from lostjax.disk.paths import check_path
 from lostjax.errors import ConfigError
 from lostjax.train.build.run import Run, build_run, check_batch
 from lostjax.train.config.checks import check_config
@@ -15,7 +16,8 @@ from lostjax.train.devices.compilation_cache import keep_programs
 from lostjax.train.devices.joining import join_hosts
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.provide import provide_devices
-from lostjax.train.keep.directory import check_same_data, choose_run_dir
+from lostjax.train.keep.directory import choose_run_dir
+from lostjax.train.keep.identity import check_same_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +57,12 @@ def prepare_text(config: TrainConfig) -> Data:
     """Read, tokenize and pack a configuration's text, or find it in the cache.
 
     Raises:
+      ConfigError: if the path of the cache cannot be used.
       DataError: naming what is wrong with the text.
     """
     data = config.data
+    if data.cache_dir is not None:
+        check_path(Path(data.cache_dir), flag="--data.cache-dir")
     return prepare_data(
         data.source,
         heldout=data.heldout,

@@ -84,8 +84,12 @@ PRESETS: dict[str, TrainConfig] = {
 """Configurations by the name that `--preset` takes."""
 
 
-def get_preset(name: str) -> TrainConfig:
+def get_preset(name: str, *, flag: str = "--preset") -> TrainConfig:
     """Return the configuration of a preset.
+
+    Args:
+      name: name of the preset.
+      flag: the flag that it comes from, for messages.
 
     Raises:
       ConfigError: if no preset has this name; the message names the nearest ones.
@@ -93,7 +97,6 @@ def get_preset(name: str) -> TrainConfig:
     if name not in PRESETS:
         hint = nearest_hint(name, PRESETS)
         raise ConfigError(
-            f"--preset={name}: no such preset; the presets are {', '.join(PRESETS)}"
-            f"{hint}"
+            f"{flag}={name}: no such preset; the presets are {', '.join(PRESETS)}{hint}"
         )
     return PRESETS[name]

@@ -1,55 +1,106 @@
 """Configurations as JSON: written whole, read strictly, upgraded by version.
 
+A stored configuration ends with a hash of its text (`lostjax.disk.seal`). A run's must
+have one from version 3 on, because its configuration decides the numbers of all that
+follows. A file that a person wrote for `--config` needs none.
+
 The hosts are not part of it: a resumed run would dial where the first one did, and
 wait for processes that nobody started.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from lostjax.disk.files import replace_file
+from lostjax.disk.seal import Sealed, SealError, read_sealed, seal, was_sealed_as
 from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS
 from lostjax.train.config.schema import HostsConfig, TrainConfig
 
-VERSION = 2
+VERSION = 3
 """Of the stored form. Version 0, which has no number, had methods' fields flat. Until
-version 1, FRUGAL's state had other entries."""
+version 1, FRUGAL's state had other entries. Until version 2, there was no hash."""
 
 KNOWN = range(VERSION + 1)
+
+LARGEST = 2**20
+"""Bytes of a stored configuration; a real one has about 2,000."""
+
+CONFIG_FILE = "config.json"
+"""Name of the configuration in a run's directory."""
 
 
 def save_config(path: Path, config: TrainConfig) -> None:
     """Write a configuration as JSON, without its hosts."""
-    values = {"version": VERSION} | dataclasses.asdict(config)
-    del values["hosts"]
-    replace_file(path, (json.dumps(values, indent=2) + "\n").encode())
+    replace_file(path, seal(_as_json(config)))
 
 
 def load_config(path: Path) -> TrainConfig:
-    """Read a configuration that `save_config` wrote, also one of an earlier version.
+    """Read a configuration that `save_config` or a person wrote, of any version.
 
     Returns:
       The configuration; its hosts are unset, whatever the file names.
 
     Raises:
-      ConfigError: if the file is missing, is not such a configuration, is of an unknown
-        version, or holds a field that does not exist.
+      ConfigError: if the file is missing, is not such a configuration, does not fit the
+        hash that it holds, is of an unknown version, or holds a field that does not
+        exist.
     """
     try:
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such configuration file") from None
-    # A number of 5,000 digits or 100,000 brackets are no configuration either.
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not a configuration: {error}") from None
+        values = _read(path).values
+    except SealError as error:
+        hint = '; if you edited it on purpose, remove its last field, "hash"'
+        raise ConfigError(
+            f"{path}: not a configuration: it {error}"
+            f"{hint if 'edited' in str(error) else ''}"
+        ) from None
     if isinstance(values, dict):
         values = _upgrade(values, where=str(path))
     made: TrainConfig = _from_dict(TrainConfig, values, where=str(path), prefix="")
     return dataclasses.replace(made, hosts=HostsConfig())
+
+
+def load_run_config(directory: Path) -> TrainConfig:
+    """Read the configuration of a run, exactly as the run wrote it.
+
+    Raises:
+      ConfigError: if it was edited or is damaged, with what to do; or see
+        `load_config`.
+    """
+    path = directory / CONFIG_FILE
+    try:
+        sealed = _read(path)
+        if not sealed.is_sealed and _version(sealed.values) >= 3:
+            raise SealError("was edited: its hash is missing")
+    except SealError as error:
+        raise ConfigError(
+            f"{path}: {error}; undo the change, or repeat the command line that began "
+            f"the run, with --run-dir={directory}; to resume it with other values pass "
+            f"them as flags (--resume={directory} --keep=5); what decides the numbers "
+            "needs a new run (--config=FILE --run-dir=NEW)"
+        ) from None
+    return load_config(path)
+
+
+def find_original(path: Path, config: TrainConfig) -> TrainConfig | None:
+    """Find the configuration that a damaged file was written from.
+
+    Args:
+      path: the damaged file.
+      config: what the command line says, which may name the run's directory in another
+        way than the one that began the run.
+
+    Returns:
+      The configuration, if the file can only have been that one; else None.
+    """
+    raw = path.read_bytes()
+    for name in (config.run_dir, None, str(path.parent), str(path.parent.absolute())):
+        candidate = dataclasses.replace(config, run_dir=name)
+        if was_sealed_as(raw, _as_json(candidate)):
+            return candidate
+    return None
 
 
 def check_resumable(path: Path) -> None:
@@ -61,7 +112,7 @@ def check_resumable(path: Path) -> None:
     Raises:
       ConfigError: if the run trains with FRUGAL or GaLore and is of version 0 or 1.
     """
-    values = json.loads(path.read_text("utf-8"))
+    values = _read(path).values
     config = load_config(path)
     name = config.optim.name
     if name in ("frugal", "galore") and values.get("version", 0) < 2:
@@ -70,6 +121,27 @@ def check_resumable(path: Path) -> None:
             "kept other entries of each matrix; the model can be used, but training "
             "cannot resume: start a new run"
         )
+
+
+def _as_json(config: TrainConfig) -> dict[str, Any]:
+    values = {"version": VERSION} | dataclasses.asdict(config)
+    del values["hosts"]
+    return values
+
+
+def _read(path: Path) -> Sealed:
+    """Read a file that is there; raises `SealError` if it is damaged."""
+    try:
+        return read_sealed(path, largest=LARGEST)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: not a configuration: {error.strerror}") from None
+
+
+def _version(values: object) -> int:
+    found = values.get("version", 0) if isinstance(values, dict) else 0
+    return found if type(found) is int else 0  # another type is refused by `_upgrade`
 
 
 def _upgrade(values: dict[str, Any], *, where: str) -> dict[str, Any]:

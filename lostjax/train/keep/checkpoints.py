@@ -1,11 +1,11 @@
-"""Save and restore checkpoints of a run; the only module that imports orbax.
+"""Save and restore checkpoints of a run.
 
 A checkpoint has two items, so that a reader of the model needs no optimiser: `model`
 (params and channels) and `progress` (step, batches passed over, optimiser state, the
-guard's state, and past outputs if there are any). Orbax writes the arrays in the
-background while training continues; then a thread hashes all files and commits the step
-(`train.keep.step_directories`, `disk.manifest`). Only committed steps are checkpoints,
-and every file is verified before it is read.
+guard's state, and past outputs if there are any). `train.keep.arrays` writes the arrays
+in the background while training continues; then a thread opens every array again,
+hashes all files and commits the step (`train.keep.step_directories`, `disk.manifest`).
+Only committed steps are checkpoints, and every file is verified before it is read.
 
 A save that fails, as on a full disk, is reported and does not stop the run: older
 checkpoints are kept, and the next save is tried. With several processes the first one
@@ -13,39 +13,49 @@ commits, verifies and chooses steps; all must share one file system.
 """
 
 import errno
-import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from jax.typing import DTypeLike
-from orbax.checkpoint.options import AsyncOptions
 
-from lostjax.disk.manifest import find_damage
 from lostjax.errors import ConfigError
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.train.devices.hosts import is_first_host, on_first_host
-from lostjax.train.devices.sharding import place_shapes
+from lostjax.train.keep import arrays
 from lostjax.train.keep import step_directories as step_dirs
-from lostjax.train.keep.recovery import find_whole_step, summarise_damage
+from lostjax.train.keep.aliases import open_alias
+from lostjax.train.keep.open_files import check_open_files
+from lostjax.train.keep.recovery import (
+    UNREADABLE,
+    check_metadata,
+    find_whole_step,
+    summarise_damage,
+)
 from lostjax.typing import PyTree, Variables
 
-_MOST_ERRORS = 100
-"""Bound on the exceptions of one failed save that are discarded."""
+
+def _do_nothing() -> None:
+    """Leave a directory that is missing to the save."""
 
 
 class Checkpoints:
     """The checkpoints in one directory."""
 
-    def __init__(self, directory: Path, *, keep: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int | None = None,
+        ensure_place: Callable[[], None] = _do_nothing,
+    ) -> None:
         """Open a directory of checkpoints; with `keep`, for writing.
 
         Opening for writing makes the directory and removes what failed saves left.
@@ -54,29 +64,27 @@ class Checkpoints:
           directory: absolute or relative.
           keep: number of newest committed steps to keep, at least 1; None opens the
             directory for reading only.
+          ensure_place: called in the first process before each save; makes the run's
+            directory anew if it is gone, or raises.
 
         Raises:
-          OSError: if the directory cannot be made.
+          OSError: if the directory cannot be made, or its path cannot be used.
         """
         self.directory = directory.absolute()
-        self._keep = keep
+        self._keep, self._ensure_place = keep, ensure_place
         self._verified: int | None = None
         self._asked_step: int | None = None
         self._failed_step: int | None = None
         self._saving: threading.Thread | None = None
-        logging.getLogger("absl").addFilter(_is_no_failed_save)
-        # A directory that cannot be made must fail at once: if orbax makes directories
-        # in the background, its threads wait for them and delay the exit by minutes.
-        self._orbax = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(),
-            async_options=AsyncOptions(create_directories_asynchronously=False),
-        )
+        self._arrays = arrays.ArrayStore()
         if keep is not None:
             on_first_host(self._tidy)
 
     def _tidy(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         step_dirs.remove_leftovers(self.directory)
+        with open_alias(self.directory):  # raises before there is anything to lose
+            pass
 
     def latest_step(self) -> int | None:
         """Return the newest committed step; None if there is none."""
@@ -85,6 +93,28 @@ class Checkpoints:
     def all_steps(self) -> list[int]:
         """List the committed steps in order."""
         return step_dirs.list_steps(self.directory)
+
+    def holds(self, step: int | None) -> bool:
+        """Return whether the last save succeeded and a step is there.
+
+        A line is printed if the step is gone. Call this after `wait`; all processes
+        call it, and get the same answer.
+
+        Args:
+          step: the step; None asks for the save alone.
+        """
+        return bool(on_first_host(lambda: self._holds(step)))
+
+    def _holds(self, step: int | None) -> bool:
+        if self._failed_step is not None or step is None:  # a failure was printed
+            return self._failed_step is None
+        try:
+            is_there = step in self.all_steps()
+        except OSError:
+            is_there = False
+        if not is_there:
+            _say(f"{self.directory}: checkpoint {step} was saved, and is gone")
+        return is_there
 
     def find_whole_step(self) -> int | None:
         """Find the step to resume from; see `recovery.find_whole_step`."""
@@ -137,39 +167,49 @@ class Checkpoints:
         self._failed_step = step  # until it is committed
         try:
             self._prepare(state)
-            self._orbax.save(
-                step_dirs.saving_dir(self.directory, step),
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardSave(model_variables(state)),
-                    progress=ocp.args.StandardSave(_progress(state)),
-                ),
-                force=True,
-            )
         except Exception as error:
             self._give_up(step, error)
             return
-        # A thread, because hashing and syncing the files would delay the next step.
-        self._saving = threading.Thread(target=self._finish, args=(step, also))
+        # A daemon thread: hashing and syncing the files would delay the next step, and
+        # what a failed save leaves behind would delay the end of the program.
+        copied = threading.Event()
+        self._saving = threading.Thread(
+            target=self._save, args=(state, step, also, copied), daemon=True
+        )
         self._saving.start()
+        copied.wait()
 
     def _prepare(self, state: TrainState) -> None:
         """Remove leftovers, and raise if the disk has too little room.
 
-        Orbax would notice a full disk only while writing, with many tracebacks.
+        Orbax would notice that, or a limit on open files, only while writing, with many
+        tracebacks.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
 
         def check() -> None:
+            self._ensure_place()
             step_dirs.remove_leftovers(self.directory)
             step_dirs.check_room(self.directory, needed=needed)
+            check_open_files()
 
         on_first_host(check)
 
-    def _finish(self, step: int, also: int | None) -> None:
-        """Wait for the arrays, commit the step, and delete old steps."""
+    def _save(
+        self, state: TrainState, step: int, also: int | None, copied: threading.Event
+    ) -> None:
+        """Write the arrays, commit the step, and delete old steps."""
+        place = step_dirs.saving_dir(self.directory, step)
         try:
-            self._orbax.wait_until_finished()
+            try:
+                items = {"model": model_variables(state), "progress": _progress(state)}
+                wanted = {name: arrays.describe_arrays(x) for name, x in items.items()}
+                self._arrays.save(place, **items)
+            finally:
+                copied.set()  # whatever happens: the run waits for it
+            self._arrays.finish(lambda: step_dirs.count_saved_bytes(place))
             if is_first_host():
+                arrays.check_readable(place, **wanted)
                 step_dirs.commit(self.directory, step)
         except Exception as error:
             self._give_up(step, error)
@@ -183,20 +223,26 @@ class Checkpoints:
 
     def _give_up(self, step: int, error: Exception) -> None:
         """Print why a save failed, and remove what it wrote."""
-        # Orbax raises the errors of its background writes one at a time, and would
-        # raise the remaining ones in the next save.
-        for _ in range(_MOST_ERRORS):
-            with suppress(Exception):
-                self._orbax.wait_until_finished()
-                break
+        # Stores of several processes count saves together, but none waits for one that
+        # hangs.
+        if jax.process_count() > 1 and not isinstance(error, TimeoutError):
+            self._arrays.drain()
+        else:  # what orbax has left undone would make later saves fail
+            self._arrays.close(wait=False)
+            self._arrays = arrays.ArrayStore()
         if is_first_host():
             step_dirs.remove_leftovers(self.directory)
-        latest = self.latest_step()
-        stand = (
-            "there is no older one" if latest is None else f"step {latest} is intact"
-        )
+        try:
+            latest = self.latest_step()
+            there = (
+                "there is no older one"
+                if latest is None
+                else f"step {latest} is intact"
+            )
+        except OSError:
+            there = "older ones cannot be read now"
         _say(
-            f"checkpoint {step} could not be saved ({_first_words(error)}); {stand}, "
+            f"checkpoint {step} could not be saved ({_first_words(error)}); {there}, "
             "and the next save will be tried"
         )
 
@@ -271,16 +317,13 @@ class Checkpoints:
         path = step_dirs.step_dir(self.directory, step)
         # One process verifies for all, because hashing reads every byte.
         if self._verified != step and is_first_host():
-            damage = find_damage(path, items=tuple(items))
+            damage = step_dirs.find_step_damage(path, items=tuple(items))
             if damage:
                 raise ConfigError(f"{path}: is damaged: {summarise_damage(damage)}")
-        wanted = {
-            name: ocp.args.StandardRestore(place_shapes(tree, mesh))
-            for name, tree in items.items()
-        }
+        check_metadata(path, items)
         try:
-            return self._orbax.restore(path, args=ocp.args.Composite(**wanted))
-        except (ValueError, KeyError, OSError) as error:
+            return self._arrays.restore(path, mesh=mesh, **items)
+        except UNREADABLE as error:
             raise ConfigError(
                 f"{path}: cannot be read as a checkpoint: {_first_words(error)}"
             ) from error
@@ -292,20 +335,22 @@ class Checkpoints:
             self._saving = None
 
     def close(self) -> None:
-        """Wait for a save under way, and end orbax's threads."""
+        """Wait for a save under way, and end the threads."""
         self.wait()
-        self._orbax.close()
+        self._arrays.close(wait=self._failed_step is None)
         if self._failed_step is not None and is_first_host():
             step_dirs.remove_leftovers(self.directory)
-        logging.getLogger("absl").removeFilter(_is_no_failed_save)
 
 
 @contextmanager
 def open_checkpoints(
-    directory: Path, *, keep: int | None = None
+    directory: Path,
+    *,
+    keep: int | None = None,
+    ensure_place: Callable[[], None] = _do_nothing,
 ) -> Iterator[Checkpoints]:
     """Open a directory of checkpoints for a `with` block; see `Checkpoints`."""
-    checkpoints = Checkpoints(directory, keep=keep)
+    checkpoints = Checkpoints(directory, keep=keep, ensure_place=ensure_place)
     try:
         yield checkpoints
     finally:
@@ -325,11 +370,6 @@ def _cast(leaf: jax.ShapeDtypeStruct, dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
 
 
-def _is_no_failed_save(record: logging.LogRecord) -> bool:
-    """Filter out orbax's tracebacks of failed saves, which are reported here."""
-    return record.module != "async_checkpointer"
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
@@ -337,7 +377,8 @@ def _say(text: str) -> None:
 def _first_words(error: Exception) -> str:
     """Shorten an error to its cause, without the text that libraries put around it."""
     text = str(error)
-    for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+    known = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+    for number in (*known, errno.EMFILE, errno.ENFILE):
         if os.strerror(number) in text and not isinstance(error, OSError):
             return os.strerror(number)
     if isinstance(error, OSError) and error.strerror:

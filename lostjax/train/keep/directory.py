@@ -7,13 +7,13 @@ RUN/checkpoints/STEP/  states
 RUN/metrics.jsonl      one line per step
 RUN/stability.jsonl    one line per reading, with `--stability.every`
 RUN/tensorboard/, profile/
+RUN/log.txt            every line that the run printed; see `train.log.output`
 RUN/report.html        the report of a finished run
 RUN/stopped.json       why the guard stopped the run; see `train.watch.diagnosis`
 RUN/lock               the process that writes the directory now
 """
 
 import datetime
-import json
 import os
 import shutil
 import sys
@@ -21,25 +21,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from lostjax.disk.files import is_temporary, replace_file
+from lostjax.disk.files import is_temporary, keep_aside
 from lostjax.disk.lock import LOCK, hold_lock
+from lostjax.disk.paths import check_path, read_path
 from lostjax.errors import ConfigError
 from lostjax.train.config.fields import diff_configs
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.config.stored import check_resumable, load_config, save_config
+from lostjax.train.config.stored import (
+    CONFIG_FILE,
+    check_resumable,
+    find_original,
+    load_run_config,
+    save_config,
+)
+from lostjax.train.keep.identity import write_identity
+from lostjax.train.keep.layout import CHECKPOINTS as CHECKPOINTS
+from lostjax.train.keep.layout import REPORT as REPORT
+from lostjax.train.keep.layout import refuse_links
+from lostjax.train.keep.run_files import list_unvouched
 from lostjax.train.keep.step_directories import list_steps, step_dir
 from lostjax.view.numbers import format_bytes
 
 RUNS = Path("runs")
 """Parent of the runs without `--run-dir`, relative to the working directory."""
-
-CHECKPOINTS = "checkpoints"
-"""The directory of a run's checkpoints."""
-
-REPORT = "report.html"
-"""The report; a run without it is not finished."""
-
-DATA_FILE = "data.json"
 
 
 def find_run(name: str, *, runs: Path = RUNS) -> Path:
@@ -63,14 +67,17 @@ def find_run(name: str, *, runs: Path = RUNS) -> Path:
             raise ConfigError(f"latest: there is no run in {runs.absolute()}")
         latest = max(dates, key=lambda directory: dates[directory])
         print(f"latest: {latest}", file=sys.stderr)
+        refuse_links(latest)
         return latest
+    directory = read_path(name, flag="RUN")
     try:
-        found = (Path(name) / "config.json").is_file()
+        found = (directory / CONFIG_FILE).is_file()
     except PermissionError:
         raise ConfigError(f"{name}: no permission to read it") from None
     if not found:
         raise ConfigError(f"{name}: not a run's directory (it has no config.json)")
-    return Path(name)
+    refuse_links(directory)
+    return directory
 
 
 def _dates(runs: Path) -> dict[Path, int]:
@@ -88,7 +95,7 @@ def _date_last(directory: Path) -> None:
     mine = others.pop(directory)
     last = max(others.values(), default=0)
     if mine <= last:
-        os.utime(directory / "config.json", ns=(last + 10**9, last + 10**9))
+        os.utime(directory / CONFIG_FILE, ns=(last + 10**9, last + 10**9))
 
 
 def choose_run_dir(config: TrainConfig) -> Path:
@@ -98,16 +105,22 @@ def choose_run_dir(config: TrainConfig) -> Path:
       The directory; it may not exist yet.
 
     Raises:
-      ConfigError: if the directory is a file, holds other files than a run's, holds a
-        run of another configuration, or cannot be written.
+      ConfigError: if the path cannot be used (see `disk.paths`), or the directory is a
+        file, holds other files than a run's, holds a run of another configuration, or
+        cannot be written.
     """
     try:
-        directory = Path(config.run_dir) if config.run_dir else _new_dir(config.preset)
+        if config.run_dir:
+            directory = read_path(config.run_dir, flag="--run-dir")
+        else:
+            directory = _new_dir(config.preset)
+            check_path(directory, flag="--run-dir")
         _check_place(directory, config)
-    except PermissionError as error:
-        raise ConfigError(
-            f"--run-dir: no permission to read {error.filename}"
-        ) from None
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}"
+        if isinstance(error, PermissionError):
+            what = f"no permission to read {error.filename}"
+        raise ConfigError(f"--run-dir: {what}") from None
     return directory
 
 
@@ -125,7 +138,8 @@ def _check_place(directory: Path, config: TrainConfig) -> None:
     flag = f"--run-dir={directory}"
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"{flag}: is a file, not a directory")
-    if (directory / "config.json").exists():
+    refuse_links(directory)
+    if (directory / CONFIG_FILE).exists():
         _check_same_run(directory, config)
     elif directory.exists() and any(not _is_leftover(p) for p in directory.iterdir()):
         raise ConfigError(
@@ -139,8 +153,14 @@ def _check_place(directory: Path, config: TrainConfig) -> None:
 
 
 def _check_same_run(directory: Path, config: TrainConfig) -> None:
-    check_resumable(directory / "config.json")
-    stored = load_config(directory / "config.json")
+    path = directory / CONFIG_FILE
+    try:
+        stored = load_run_config(directory)
+    except ConfigError:
+        if find_original(path, config) is not None:
+            return  # `hold_run_dir` writes it again
+        raise
+    check_resumable(path)
     differences = diff_configs(stored, config)
     if not differences:
         return
@@ -156,40 +176,6 @@ def _check_same_run(directory: Path, config: TrainConfig) -> None:
         f"to resume it, use --resume={directory} without these flags; for a new run, "
         "name another directory"
     )
-
-
-def check_same_data(directory: Path, identity: Mapping[str, int | str]) -> None:
-    """Refuse to resume a run with other text or tokens than those it began with.
-
-    Args:
-      directory: the run's directory; it may not exist yet.
-      identity: `Data.identity` of the text now.
-
-    Raises:
-      ConfigError: if the text or its tokens differ, with the differences; or if the
-        identity that the run stored cannot be read.
-    """
-    path = directory / DATA_FILE
-    if not path.exists():  # a new run, or one of an earlier version
-        return
-    try:
-        stored = json.loads(path.read_bytes())
-        there = {name: stored[name] for name in identity}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        raise ConfigError(
-            f"{path}: cannot be read; if the data has not changed since the run began, "
-            "remove the file"
-        ) from None
-    differences = [
-        f"{name}: {there[name]} there, {value} now"
-        for name, value in identity.items()
-        if there[name] != value
-    ]
-    if differences:
-        raise ConfigError(
-            f"--run-dir={directory}: holds a run on other data "
-            f"({'; '.join(differences)}); use that data, or name another directory"
-        )
 
 
 @contextmanager
@@ -226,18 +212,46 @@ def hold_run_dir(
             try:
                 _remove_leftovers(directory)
                 _check_room(directory, config, needed=needed)
-                if not (directory / "config.json").exists():
-                    save_config(directory / "config.json", config)
-                    if directory.absolute().parent == RUNS.absolute():
-                        _date_last(directory)
-                if not (directory / DATA_FILE).exists():
-                    text = json.dumps(dict(identity), indent=2) + "\n"
-                    replace_file(directory / DATA_FILE, text.encode())
+                _name_unvouched(directory)
+                _write_config(directory, config)
+                write_identity(directory, identity)
             except (OSError, ConfigError):
                 if fresh:
                     shutil.rmtree(directory, ignore_errors=True)
                 raise
         yield
+
+
+def _name_unvouched(directory: Path) -> None:
+    """Print, in one line, which files of an earlier version's run have no hash."""
+    if (directory / CONFIG_FILE).exists() and (names := list_unvouched(directory)):
+        print(
+            f"{directory}: an earlier lostjax made this run; no hash vouches for "
+            f"{', '.join(names)}; python -m lostjax.verify {directory} --adopt adds "
+            "them",
+            file=sys.stderr,
+        )
+
+
+def _write_config(directory: Path, config: TrainConfig) -> None:
+    """Write the configuration, unless the directory holds a whole one."""
+    path = directory / CONFIG_FILE
+    if not path.exists():
+        save_config(path, config)
+        if directory.absolute().parent == RUNS.absolute():
+            _date_last(directory)
+        return
+    try:
+        load_run_config(directory)
+    except ConfigError:
+        original = find_original(path, config)
+        if original is None:
+            raise  # damaged since `choose_run_dir`
+        date = path.stat().st_mtime_ns
+        aside = keep_aside(path)
+        save_config(path, original)
+        os.utime(path, ns=(date, date))  # `latest` goes by the dates
+        print(f"{path}: was damaged: kept as {aside}, written again", file=sys.stderr)
 
 
 @contextmanager

@@ -4,19 +4,28 @@ If files of a newer checkpoint are damaged, cut or missing, that checkpoint is s
 with a message, and an older one is used. If no checkpoint is whole, nothing is changed.
 """
 
+import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from lostjax.disk.manifest import find_damage
 from lostjax.errors import ConfigError
 from lostjax.train.devices.hosts import on_first_host
 from lostjax.train.keep.step_directories import (
+    find_step_damage,
     list_bare_steps,
     list_steps,
     set_aside,
     step_dir,
 )
+
+UNREADABLE = (
+    *(ValueError, KeyError, OSError, TypeError, AttributeError, IndexError),
+    RecursionError,
+)
+"""What orbax raises for files that fit their manifest and yet are no checkpoint."""
+
+_JSON_FILES = ("_METADATA", "array_metadatas/*")
 
 
 def find_whole_step(directory: Path, *, first: int | None = None) -> int | None:
@@ -40,9 +49,30 @@ def find_whole_step(directory: Path, *, first: int | None = None) -> int | None:
 
 
 def summarise_damage(damage: Sequence[str]) -> str:
-    """Format the result of `find_damage` as one clause of bounded length."""
+    """Format the result of `find_step_damage` as one clause of bounded length."""
     more = len(damage) - 2
     return ", ".join(damage[:2]) + (f" and {more} files more" if more > 0 else "")
+
+
+def check_metadata(path: Path, items: Iterable[str]) -> None:
+    """Refuse metadata that orbax would not expect, although its hash fits.
+
+    Args:
+      path: directory of a committed step.
+      items: names of the items that are read.
+
+    Raises:
+      ConfigError: if a file of metadata is not a JSON object, or is nested too deeply.
+    """
+    for item in items:
+        for pattern in _JSON_FILES:
+            for file in sorted((path / item).glob(pattern)):
+                try:
+                    is_object = isinstance(json.loads(file.read_bytes()), dict)
+                except (OSError, ValueError, RecursionError):
+                    is_object = False
+                if not is_object:
+                    raise ConfigError(f"{file}: is not the metadata of a checkpoint")
 
 
 def explain_bare_steps(directory: Path) -> str:
@@ -59,7 +89,7 @@ def _find(directory: Path, first: int | None) -> int | None:
     damaged: dict[int, str] = {}
     steps = list_steps(directory) + list_bare_steps(directory)
     for step in sorted(steps, key=lambda step: (step != first, -step)):
-        damage = find_damage(step_dir(directory, step))
+        damage = find_step_damage(step_dir(directory, step))
         if not damage:
             _set_aside(directory, damaged, whole=step)
             return step

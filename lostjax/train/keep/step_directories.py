@@ -14,10 +14,22 @@ therefore never half a checkpoint.
 import errno
 import os
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from lostjax.disk.manifest import MANIFEST, sync, write_manifest
+from lostjax.disk.manifest import (
+    MANIFEST,
+    ManifestError,
+    find_damage,
+    read_manifest,
+    sync,
+    write_manifest,
+)
 from lostjax.view.numbers import format_bytes
+
+_JOINED = "manifest.ocdbt"
+"""orbax's list of the arrays of all processes."""
 
 
 def step_dir(directory: Path, step: int) -> Path:
@@ -65,6 +77,48 @@ def check_room(directory: Path, *, needed: int) -> None:
             f"{os.strerror(errno.ENOSPC)}: {format_bytes(free)} of "
             f"{format_bytes(needed)}",
         )
+
+
+def count_saved_bytes(saving: Path) -> int:
+    """Count the bytes written so far of a save under way.
+
+    Args:
+      saving: its `saving_dir`; orbax writes beside it, under a longer name.
+    """
+    count = 0
+    for place in saving.parent.glob(f"{saving.name}*"):
+        for folder, _, names in os.walk(place):
+            for name in names:
+                with suppress(OSError):  # it was renamed meanwhile
+                    count += os.stat(os.path.join(folder, name)).st_size
+    return count
+
+
+def find_step_damage(step: Path, *, items: Sequence[str] = ()) -> list[str]:
+    """Find what keeps a step from being read: damaged files, and files never written.
+
+    Args:
+      step: the directory of a committed step.
+      items: names of subdirectories to check; all if empty.
+
+    Returns:
+      One line for each file, see `disk.manifest.find_damage`; empty if it is whole.
+    """
+    damage = find_damage(step, items=items)
+    if damage:
+        return damage
+    # orbax writes a part per process and joins them last; an earlier version committed
+    # checkpoints that were never joined, and cannot be read.
+    try:
+        listed = read_manifest(step)
+    except ManifestError as error:  # the run has deleted it meanwhile
+        return [str(error)]
+    parts = {name.split("/")[0] for name in listed if "/ocdbt.process_" in name}
+    return [
+        f"{part}/{_JOINED}: was never written"
+        for part in sorted(parts)
+        if f"{part}/{_JOINED}" not in listed and (not items or part in items)
+    ]
 
 
 def commit(directory: Path, step: int) -> None:
@@ -115,28 +169,45 @@ def set_aside(directory: Path, step: int) -> Path:
 
     Returns:
       The new directory.
+
+    Raises:
+      OSError: if it cannot be renamed, nor moved file by file.
     """
     number, place = 1, directory / f"{step}.damaged"
     while place.exists():
         number += 1
         place = directory / f"{step}.damaged-{number}"
-    step_dir(directory, step).rename(place)
+    _move(step_dir(directory, step), place)
     sync(directory)
     return place
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete the files that killed or failed saves and deletions left."""
-    for pattern in ("*.saving*", "*.deleting", "*.orbax-checkpoint-tmp*"):
-        for left in directory.glob(pattern):
-            shutil.rmtree(left, ignore_errors=True)
+    """Delete the files that killed or failed saves and deletions left, if possible."""
+    with suppress(OSError):
+        for pattern in ("*.saving*", "*.deleting", "*.orbax-checkpoint-tmp*"):
+            for left in directory.glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _delete(directory: Path, step: int) -> None:
     gone = directory / f"{step}.deleting"
     # Renamed first, so that a kill while files are deleted leaves no half checkpoint.
-    step_dir(directory, step).rename(gone)
+    _move(step_dir(directory, step), gone)
     shutil.rmtree(gone)
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename a directory, or move its files where the file system cannot rename it."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        # An overlay cannot rename a directory of an image's lower layer, but can rename
+        # its files.
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copytree(source, target, symlinks=True, copy_function=shutil.move)
+        shutil.rmtree(source)
 
 
 def _numbered(directory: Path) -> list[int]:

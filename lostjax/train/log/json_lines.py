@@ -14,15 +14,22 @@ Every line is valid JSON. JSON has no NaN and no infinity: both are written as n
 `read_metrics` returns NaN for null. Every line is flushed when it is written: it
 survives the death of the process, but not a power cut. If the disk is full, lines are
 held back and the run continues; see `lostjax.disk.lines`.
+
+Every line ends with a hash of it and of all lines before it, see `lostjax.disk.chain`,
+and a line of metrics says which evaluation was the last one before it (`evaluated`).
+Readers return neither. What is damaged or missing at a resume is named on standard
+error, and the run goes on without it.
 """
 
-import json
 import math
+import sys
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import SupportsFloat
+from typing import Any, SupportsFloat
 
-from lostjax.disk.lines import cut_lines, read_lines, reopen_lines
+from lostjax.disk.chain import DamagedLines
+from lostjax.disk.lines import LinesFile, read_lines
 from lostjax.train.log.sink import FanOut, Sink, Values, is_evaluation
 from lostjax.train.log.tensorboard import TensorBoard
 from lostjax.train.log.wandb import WeightsAndBiases
@@ -34,6 +41,14 @@ CLOCK_FIELDS = frozenset(
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
+STABILITY_FILE = "stability.jsonl"
+
+EVALUATED = "evaluated"
+"""In a line of metrics: step of the last evaluation before it, 0 if there is none. It
+tells that lines are missing at the end of the file of evaluations."""
+
+READING = "mean_log_z"
+"""In a line of metrics if the step has a line in the file of readings."""
 
 
 class JsonLines:
@@ -43,16 +58,21 @@ class JsonLines:
       run_dir: the run's directory; made if it is missing.
       resume_step: lines of later steps are removed; 0 for a new run.
 
-    Raises:
-      ValueError: if a line of a file, except for a torn last one, is not a JSON object
-        with an integer `step`.
     """
 
     def __init__(self, run_dir: str | Path, *, resume_step: int) -> None:
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
-        self._steps = reopen_lines(run_dir / METRICS_FILE, resume_step)
-        self._evaluations = reopen_lines(run_dir / EVALUATIONS_FILE, resume_step)
+        self._steps = LinesFile(run_dir / METRICS_FILE, resume_step=resume_step)
+        self._evaluations = LinesFile(
+            run_dir / EVALUATIONS_FILE, resume_step=resume_step
+        )
+        for file, end in (
+            (self._steps, resume_step),
+            (self._evaluations, int(self._steps.last.get(EVALUATED, 0))),
+        ):
+            if gap := describe_gap(file.last["step"], end):
+                print(f"{file.path}: {gap}", file=sys.stderr)
 
     def write(self, step: int, values: Values) -> None:
         evaluation = is_evaluation(values)
@@ -62,16 +82,33 @@ class JsonLines:
                 f"'eval_'; got {sorted(values)}"
             )
         line = {"step": step} | {k: _json_number(v) for k, v in values.items()}
-        file = self._evaluations if evaluation else self._steps
-        file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        if evaluation:
+            self._evaluations.append(line)
+        else:
+            self._steps.append(line | {EVALUATED: self._evaluations.last["step"]})
 
     def go_back(self, step: int) -> None:
-        cut_lines(self._steps, step)
-        cut_lines(self._evaluations, step)
+        self._steps.go_back(step)
+        self._evaluations.go_back(step)
 
     def close(self) -> None:
         self._steps.close()
         self._evaluations.close()
+
+
+def describe_gap(last: int, end: int) -> str:
+    """Name the lines that a file should have and has not, as a clause.
+
+    Args:
+      last: step of the last line that is there, 0 if there is none.
+      end: step of the last line that was written.
+
+    Returns:
+      A clause; empty if no line is missing.
+    """
+    if last >= end:
+        return ""
+    return f"its lines after step {last}, up to step {end}, are missing"
 
 
 def open_sinks(
@@ -89,8 +126,8 @@ def open_sinks(
       One sink that writes to all of them.
 
     Raises:
-      ValueError: if `resume_step` is negative, a project is named but wandb is not
-        installed, or a file of metrics is damaged.
+      ValueError: if `resume_step` is negative, or a project is named but wandb is not
+        installed.
 
     Example:
       sink = open_sinks("runs/a", resume_step=0)
@@ -117,7 +154,8 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, float | int]]:
 
     Raises:
       FileNotFoundError: if `run_dir` is not a directory.
-      ValueError: if another line is not a JSON object with an integer `step`.
+      DamagedLines: if another line is not what was written; a ValueError, whose `whole`
+        holds the other lines.
     """
     return _read(run_dir, METRICS_FILE)
 
@@ -127,13 +165,33 @@ def read_evaluations(run_dir: str | Path) -> list[dict[str, float | int]]:
     return _read(run_dir, EVALUATIONS_FILE)
 
 
+def read_whole(
+    read: Callable[[str | Path], list[dict[str, float | int]]], run_dir: Path
+) -> list[dict[str, float | int]]:
+    """Read with `read_metrics` or `read_evaluations`, and print what is damaged."""
+    try:
+        return read(run_dir)
+    except DamagedLines as error:
+        print(error, file=sys.stderr)
+        return error.whole
+
+
 def _read(run_dir: str | Path, name: str) -> list[dict[str, float | int]]:
     if not Path(run_dir).is_dir():
         raise FileNotFoundError(f"run_dir {str(run_dir)!r} is not a directory")
-    return [
-        {k: math.nan if v is None else v for k, v in line.items()}
-        for line in read_lines(Path(run_dir) / name)
-    ]
+    try:
+        return list(map(_numbers, read_lines(Path(run_dir) / name)))
+    except DamagedLines as error:
+        error.whole = list(map(_numbers, error.whole))
+        raise
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float | int]:
+    return {
+        name: math.nan if value is None else value
+        for name, value in line.items()
+        if name != EVALUATED
+    }
 
 
 def _json_number(value: SupportsFloat) -> float | int | None:

@@ -6,20 +6,26 @@
 The file does not contain alarms: they are computed from the readings and the optimiser.
 """
 
-import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lostjax.disk.lines import cut_lines, read_lines, reopen_lines
+from lostjax.disk.chain import DamagedLines
+from lostjax.disk.lines import LinesFile, read_lines
 from lostjax.steps.readings import Readings
 from lostjax.train.config.schema import OptimConfig
 from lostjax.train.log.alarms import find_alarms
-
-STABILITY_FILE = "stability.jsonl"
+from lostjax.train.log.json_lines import (
+    READING,
+    STABILITY_FILE,
+    describe_gap,
+    read_metrics,
+    read_whole,
+)
 
 
 class LoggedReadings(NamedTuple):
@@ -52,7 +58,10 @@ class StabilityLog:
         optim: OptimConfig,
         say: Callable[[str], None],
     ) -> None:
-        self._file = reopen_lines(run_dir / STABILITY_FILE, resume_step)
+        self._file = LinesFile(run_dir / STABILITY_FILE, resume_step=resume_step)
+        read = (x["step"] for x in read_whole(read_metrics, run_dir) if READING in x)
+        if gap := describe_gap(self._file.last["step"], int(max(read, default=0))):
+            print(f"{self._file.path}: {gap}", file=sys.stderr)
         self._optim, self._say = optim, say
         self._ringing: set[str] = set()
 
@@ -63,7 +72,7 @@ class StabilityLog:
         line = {"step": step} | {
             name: _as_json(value) for name, value in readings._asdict().items()
         }
-        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        self._file.append(line)
         alarms = find_alarms(readings, optim=self._optim, gradient_norm=gradient_norm)
         for kind in alarms.keys() - self._ringing:
             self._say(f"step {step}  alarm: {alarms[kind]}")
@@ -71,7 +80,7 @@ class StabilityLog:
 
     def go_back(self, step: int) -> None:
         """Remove the readings of later steps, which the run repeats."""
-        cut_lines(self._file, step)
+        self._file.go_back(step)
         self._ringing = set()
 
     def close(self) -> None:
@@ -90,20 +99,31 @@ def read_stability(
     Args:
       run_dir: the run's directory; without the file there are no readings.
       optim: the run's optimiser.
-      gradient_norms: global gradient norms by step; they must include every step with
-        a reading.
+      gradient_norms: global gradient norms by step; a step without one has no alarms
+        of clipped gradients.
 
     Returns:
-      The readings with their alarms.
-
-    Raises:
-      ValueError: if a line is damaged.
+      The readings with their alarms. What is damaged is named on standard error, and
+      left out.
     """
+    path = Path(run_dir) / STABILITY_FILE
+    try:
+        lines = read_lines(path)
+    except DamagedLines as error:
+        print(error, file=sys.stderr)
+        lines = error.whole
     logged = []
-    for line in read_lines(Path(run_dir) / STABILITY_FILE):
+    for line in lines:
         step = line.pop("step")
-        readings = Readings(**{name: _as_array(value) for name, value in line.items()})
-        alarms = find_alarms(readings, optim=optim, gradient_norm=gradient_norms[step])
+        try:
+            values = {name: _as_array(value) for name, value in line.items()}
+            readings = Readings(**values)
+            norm = gradient_norms.get(step, math.nan)
+            alarms = find_alarms(readings, optim=optim, gradient_norm=norm)
+        except (TypeError, ValueError, AttributeError, LookupError):
+            # Of a line without a hash: what has one is as it was written.
+            print(f"{path}: its line of step {step} is damaged", file=sys.stderr)
+            continue
         logged.append(LoggedReadings(step, readings, alarms))
     return logged
 

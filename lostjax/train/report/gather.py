@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 import platform
+import sys
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +18,7 @@ from lostjax.analysis import score_text
 from lostjax.data import Data, TokenFiles
 from lostjax.data.cache import cached, default_cache_dir, hash_parts
 from lostjax.data.rows.stream import join_streams
+from lostjax.errors import DataError
 from lostjax.nn import (
     Transformer,
     count_parameters,
@@ -26,7 +29,7 @@ from lostjax.train.build.job import Job
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.log.json_lines import read_evaluations, read_metrics
+from lostjax.train.log.json_lines import read_evaluations, read_metrics, read_whole
 from lostjax.train.log.readings import read_stability
 from lostjax.train.report.contents import Report, Sample, Timings
 from lostjax.train.report.ledger import build_ledger
@@ -51,22 +54,26 @@ def summarise(
     Returns:
       The report's contents.
     """
-    metrics = read_metrics(job.directory)
+    metrics = read_whole(read_metrics, job.directory)
+    tokens = (line.get("tokens", 0) for line in metrics)
+    norms = {
+        int(x["step"]): x["gradient_norm"] for x in metrics if "gradient_norm" in x
+    }
     return Report(
         title=describe_model(job.config, job.model),
         command=command,
         configuration=dataclasses.asdict(job.config),
         metrics=metrics,
-        evaluations=read_evaluations(job.directory),
+        evaluations=read_whole(read_evaluations, job.directory),
         stability=read_stability(
             job.directory,
             optim=job.config.optim,
-            gradient_norms={int(x["step"]): x["gradient_norm"] for x in metrics},
+            gradient_norms=norms,
         ),
         parameters=count_parameters(job.model).total,
-        tokens_seen=round(sum(line["tokens"] for line in metrics)),
+        tokens_seen=round(sum(filter(math.isfinite, tokens))),
         ledger=build_ledger(job, compiled),
-        baselines=measure_baselines(job),
+        baselines=measure_baselines(job.data, cache_dir=job.config.data.cache_dir),
         sample=draw_sample(job, state),
         environment=describe_environment(job),
         timings=timings,
@@ -79,26 +86,34 @@ def describe_model(config: TrainConfig, model: Transformer) -> str:
     return f"{config.preset}: {config.model.linear}, {shape}"
 
 
-def measure_baselines(job: Job) -> dict[str, float]:
+def measure_baselines(data: Data, *, cache_dir: str | None) -> dict[str, float]:
     """Measure the bits per byte of compressors and n-grams on the held-out text.
 
     They take seconds, so they are kept in the cache under the text's hash. Token files
     hold no text, and a text above `BASELINE_BYTES` would take minutes: neither has
-    baselines.
+    baselines. A text that is gone, or changed, has none either, and a line on standard
+    error says so.
+
+    Args:
+      data: the data of the run.
+      cache_dir: directory of the cache; None for the default.
 
     Returns:
       Bits per byte by method.
     """
-    data = job.data
     parts = (*data.train.sources, *data.heldout.sources)
     tokens_only = any(
         isinstance(part.documents, TokenFiles) for part in data.corpus.parts
     )
     if tokens_only or data.train_bytes > BASELINE_BYTES:
         return {}
-    root = Path(job.config.data.cache_dir or default_cache_dir())
+    root = Path(cache_dir or default_cache_dir())
     key = hash_parts(*(rows.content_hash for rows in parts))
-    path = cached(root / "baselines" / f"{key}.json", partial(_score, data))
+    try:
+        path = cached(root / "baselines" / f"{key}.json", partial(_score, data))
+    except DataError as error:  # the text is gone or another one: the run is finished
+        print(f"the report has no text baselines: {error}", file=sys.stderr)
+        return {}
     baselines: dict[str, float] = json.loads(path.read_text())
     return baselines
 
@@ -111,6 +126,8 @@ def _score(data: Data, path: Path) -> None:
         heldout_tokens=join_streams(data.heldout.sources),
         vocab_size=data.vocab_size,
     )
+    data.corpus.train.check_unchanged()  # the entry is named after the text's hash
+    data.corpus.heldout.check_unchanged()
     baselines = {
         "xz -9": found.xz,
         "xz -9, given the training text": found.xz_given_train,

@@ -1,19 +1,24 @@
-"""Turn SIGTERM and Ctrl-C into a request to stop, which the loop reads between steps.
+"""Turn signals into a request to stop, which the loop reads between steps.
 
-The first signal requests that the run saves and stops. A second signal ends the process
-at once: its handler is the kernel's default, because Python's own handlers do not run
-while the process waits for a compiler. With several processes a signal to one of them
-is enough.
+The first of SIGTERM, SIGINT (Ctrl-C), SIGQUIT and SIGHUP (the terminal was closed)
+requests that the run saves and stops. A second signal ends the process at once: its
+handler is the kernel's default, because Python's own handlers do not run while the
+process waits for a compiler. With several processes a signal to one of them is enough.
+
+SIGHUP never counts as the second signal, and what follows it is the first: whoever
+closes a terminal sends it twice, and often SIGTERM after it. `nohup` starts a program
+with SIGHUP ignored, and it stays ignored.
 """
 
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 _SAID = "\n{}: saving and stopping; a second signal exits at once\n"
+_CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 # The progress line hides the cursor, and nothing restores it after a second signal.
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -64,21 +69,27 @@ class StopRequest:
 
 @contextmanager
 def catch_stop_signals(request: StopRequest) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into a request to stop, for a `with` block."""
+    """Turn the signals that end programs into a request, for a `with` block."""
     before: dict[int, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
         request.ask(number)
-        # The kernel's default action ends the process even if Python cannot run a
-        # handler.
-        for caught in before:
-            signal.signal(caught, signal.SIG_DFL)
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)
+        else:
+            # The kernel's default action ends the process even if Python cannot run a
+            # handler.
+            for caught in before.keys() - {signal.SIGHUP}:
+                signal.signal(caught, signal.SIG_DFL)
         said = _SAID.format(signal.Signals(number).name)
         said = _SHOW_CURSOR + said if os.isatty(2) else said
-        os.write(2, said.encode())  # the signal may have interrupted a print
+        with suppress(OSError):  # nobody reads standard error any more
+            os.write(2, said.encode())  # the signal may have interrupted a print
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _CAUGHT:
+        if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+            continue
         before[number] = signal.signal(number, ask)
     try:
         yield

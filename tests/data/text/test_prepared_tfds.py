@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from lostjax.data import DataError, open_corpus
+from lostjax.data import DataError, open_corpus, prepare_data
 from lostjax.data.text.prepared_tfds import open_prepared
 
 
@@ -82,14 +82,87 @@ def test_strings_are_text_as_well(speeches, monkeypatch):
     assert list(train) == texts
 
 
+class Other(Speeches):
+    """The same data set with another text to train on."""
+
+    TEXTS = Speeches.TEXTS | {"train": [b"first \xc3\xa9", b"", b"third"]}
+
+
 def test_the_fingerprint_follows_the_files(speeches, tmp_path):
     train, held = open_prepared(str(speeches))
     copy = shutil.copytree(speeches, tmp_path / "copy")
     assert open_prepared(str(copy))[0].fingerprint == train.fingerprint
-    (file,) = copy.glob("*-train.array_record*")
-    file.write_bytes(file.read_bytes()[::-1])
-    other = open_prepared(str(copy))[0].fingerprint
+    other = open_prepared(str(prepare(Other, tmp_path)))[0].fingerprint
     assert len({train.fingerprint, held.fingerprint, other}) == 3
+
+
+def edit_splits(directory, edit):
+    path = directory / "dataset_info.json"
+    info = json.loads(path.read_text())
+    for split in info["splits"]:
+        edit(split)
+    path.write_text(json.dumps(info))
+
+
+def rename_by_template(directory, template):
+    """Name the files as a data set with a template of its own does."""
+    edit_splits(directory, lambda split: split.update(filepathTemplate=template))
+    for path in directory.glob("*.array_record*"):
+        split = path.name.split("-")[1].split(".")[0]
+        path.rename(directory / template.format(SPLIT=split, FILEFORMAT="array_record"))
+    return directory
+
+
+@pytest.mark.parametrize("template", ["{SPLIT}_part.{FILEFORMAT}", "{SPLIT}"])
+def test_files_with_names_of_their_own_are_hashed(speeches, tmp_path, template):
+    copies = [
+        rename_by_template(shutil.copytree(made, tmp_path / str(i)), template)
+        for i, made in enumerate([speeches, prepare(Other, tmp_path)])
+    ]
+    found = [part for copy in copies for part in open_prepared(str(copy))]
+    assert list(found[0]) == ["first é", "second"] and list(found[1]) == ["held out"]
+    prints = [part.fingerprint for part in found]
+    assert prints[1] == prints[3] and len(set(prints)) == 3
+    assert prints[:2] == [part.fingerprint for part in open_prepared(str(speeches))]
+
+
+def test_one_text_never_takes_the_place_of_another(speeches, tmp_path):
+    """What is held out, and a second data set, have tokens of their own."""
+    rows = []
+    for i, made in enumerate([speeches, prepare(Other, tmp_path)]):
+        copy = shutil.copytree(made, tmp_path / str(i))
+        copy = rename_by_template(copy, "{SPLIT}_part.{FILEFORMAT}")
+        data = prepare_data(
+            f"tfds:{copy}", tokenizer="bytes", seq_len=4, batch_size=1, seed=0,
+            cache_dir=tmp_path / "cache",
+        )  # fmt: skip
+        rows += [data.train.sources[0].stream, data.heldout.sources[0].stream]
+    texts = [bytes(ids[ids < 256].astype(np.uint8)).decode() for ids in rows]
+    assert texts == ["first ésecond", "held out", "first éthird", "held out"]
+
+
+def test_a_data_set_is_not_held_out_from_itself(speeches):
+    with pytest.raises(DataError, match="speeches-train.* is also in the training"):
+        open_corpus(f"tfds:{speeches}", heldout=f"tfds:{speeches}/")
+
+
+def test_files_that_are_not_read_as_they_are_listed_are_refused(speeches, tmp_path):
+    def fails(message, edit):
+        copy = shutil.copytree(speeches, tmp_path / "copy", dirs_exist_ok=True)
+        edit_splits(copy, edit)
+        with pytest.raises(DataError, match=message) as caught:
+            open_prepared(str(copy))
+        assert "\n" not in str(caught.value)
+
+    one = {"shardLengths": ["1"]}
+    fails(r"lists 1 records of .*train.*, but they hold 3", lambda s: s.update(one))
+    none = {"shardLengths": ["0"]}
+    fails("1.0.0|copy", lambda s: s.update(none))
+    template = "speeches-train.{FILEFORMAT}-{SHARD_X_OF_Y}"
+    same = {"filepathTemplate": template, "shardLengths": ["3"]}
+    fails("'train' and 'test' both hold .*speeches-train", lambda s: s.update(same))
+    gone = {"filepathTemplate": "gone-{SPLIT}"}
+    fails("holds no array_record files of the split 'train'", lambda s: s.update(gone))
 
 
 def test_what_is_missing_or_broken_is_one_clear_line(speeches, tmp_path):

@@ -1,6 +1,7 @@
 """What is encoded comes back, and text never becomes the end-of-text token."""
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -21,6 +22,7 @@ from lostjax.data import (
 )
 from lostjax.data.tokenizers import bpe as bpe_tokenizer
 from lostjax.data.tokenizers import tokenizer as tokenizer_module
+from lostjax.data.tokenizers.panics import refusing_panics
 
 PROSE = (
     "It was the best of times, it was the worst of times.\n\n"
@@ -230,3 +232,68 @@ def test_no_text_trains_no_tokenizer(tmp_path):
     with pytest.raises(DataError, match="needs text"):
         load_tokenizer("bpe:300", cache_dir=tmp_path)
     assert not list((tmp_path / "tokenizers").iterdir())
+
+
+BACKTRACKING = {
+    "pre_tokenizer": {
+        "type": "Split",
+        "pattern": {"Regex": "(a+)+$"},
+        "behavior": "Isolated",
+        "invert": False,
+    },
+    "normalizer": {
+        "type": "Replace",
+        "pattern": {"Regex": "(a|a)*$"},
+        "content": "x",
+    },
+}
+
+
+@pytest.mark.parametrize("part", BACKTRACKING)
+def test_a_rule_that_backtracks_without_end_is_one_line(bpe, tmp_path, part, capfd):
+    values = json.loads(bpe.save(tmp_path / "crafted.json").read_text())
+    values[part] = BACKTRACKING[part]
+    (tmp_path / "crafted.json").write_text(json.dumps(values))
+    tokenizer = load_tokenizer(str(tmp_path / "crafted.json"))
+    with pytest.raises(DataError, match=r"crafted\.json: a rule of this tok") as said:
+        tokenizer.encode_batch(["a" * 40 + "b"])
+    assert "\n" not in str(said.value)
+    assert tokenizer.encode_batch(["b"])[0].size  # standard error is there again
+    print("as ever", file=sys.stderr)
+    assert capfd.readouterr().err == "as ever\n"
+
+
+def test_what_others_print_while_a_rule_may_panic_is_printed_after_it(capfd):
+    with refusing_panics("t"):
+        os.write(2, b"native\n")
+        assert not capfd.readouterr().err
+    assert capfd.readouterr().err == "native\n"
+    with pytest.raises(KeyError), refusing_panics("t"):
+        os.write(2, b"native\n")
+        raise KeyError
+    assert capfd.readouterr().err == "native\n"
+
+
+def test_a_damaged_tokenizer_of_a_run_is_refused_and_written_again(
+    bpe, tmp_path, capsys
+):
+    path = save_tokenizer(bpe, tmp_path)
+    whole, date = path.read_bytes(), path.stat().st_mtime_ns
+    assert save_tokenizer(bpe, tmp_path) == path
+    assert path.stat().st_mtime_ns == date, "what is whole is left alone"
+    damaged = whole[:900] + bytes([whole[900] ^ 1]) + whole[901:]
+    path.write_bytes(damaged)
+    for load in (
+        lambda: load_saved_tokenizer(tmp_path),
+        lambda: load_tokenizer(str(path)),
+    ):
+        with pytest.raises(DataError, match=r"tokenizer\.json: is damaged") as said:
+            load()
+        assert "\n" not in str(said.value)
+    save_tokenizer(bpe, tmp_path)
+    said = capsys.readouterr().err
+    assert "tokenizer.json: is damaged: kept as" in said and said.count("\n") == 1
+    assert path.read_bytes() == whole
+    assert (tmp_path / "tokenizer.json.damaged").read_bytes() == damaged
+    (tmp_path / "tokenizer.json.hash").unlink()  # as an earlier version left it
+    assert load_saved_tokenizer(tmp_path).fingerprint == bpe.fingerprint

@@ -18,6 +18,8 @@ from lostjax.nn import (
 )
 from lostjax.nn.initializers.factorize import squared_residual_norms
 from lostjax.nn.initializers.replication import replicated
+from lostjax.nn.initializers.variance import matching_scale
+from lostjax.nn.kernels.bottleneck import BottleneckWeights
 
 SHAPES = [(40, 96), (96, 40), (64, 64)]
 KEY = jax.random.key(0)
@@ -205,8 +207,9 @@ def test_replicated_is_the_identity_under_jit_and_vmap():
 def test_layers_without_outputs_are_refused():
     """Their variance cannot be restored: 0 / 0 would be NaN in every parameter."""
     x = jnp.ones((2, 16))
-    zeros = jax.nn.initializers.zeros
+    # Not through a layer: its `init`, operation by operation, would compile for long.
+    weights = BottleneckWeights(jnp.zeros((16, 4)), jnp.zeros((4, 8)))
     with pytest.raises(ValueError, match="correct_variance=True: .*kernel_init"):
-        LowRankSparse(8, 4, correct_variance=True, kernel_init=zeros).init(KEY, x)
+        matching_scale(KEY, jnp.zeros((16, 8)), weights=weights, activation=None)
     with pytest.raises(ValueError, match="gamma=0 and delta=0.0 keep neither"):
         LowRankSparse(8, 4, gamma=0.0, delta=0.0).init(KEY, x)

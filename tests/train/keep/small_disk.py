@@ -73,15 +73,16 @@ def disturb(disk: Path) -> None:
     Checkpoints.save = save_disturbed
 
 
-def close(run: Path) -> None:
-    """Let nothing be made or removed in a run's own directory after its first save."""
+def close(run: Path, mode: int) -> None:
+    """Take rights to a run's own directory from it after its first save."""
     from lostjax.train.keep.checkpoints import Checkpoints
 
     save = Checkpoints.save
 
     def save_and_close(self, state, *, step, also=None):
         save(self, state, step=step, also=also)
-        run.chmod(0o500)
+        self.wait()
+        run.chmod(mode)
 
     Checkpoints.save = save_and_close
 
@@ -116,10 +117,18 @@ def main(place: Path, words: list[str]) -> None:
     happened["checkpoints"] = sorted(p.name for p in (run / "checkpoints").iterdir())
     Checkpoints.save = save
     run = place / "closed"
-    close(run)
+    close(run, 0o500)
     happened["closed"] = say(train, f"--run-dir={run}", *words)
     run.chmod(0o700)
     happened["closed"]["left"] = sorted(path.name for path in run.iterdir())
+    Checkpoints.save = save
+    run_shut = place / "run-shut"
+    close(run_shut, 0o000)
+    happened["shut"] = say(train, f"--run-dir={run_shut}", *words)
+    run_shut.chmod(0o700)
+    lines = (run_shut / "metrics.jsonl").read_text().splitlines()
+    kept = sorted(path.name for path in (run_shut / "checkpoints").iterdir())
+    happened["shut"] |= {"steps": len(lines), "checkpoints": kept}
     Checkpoints.save = save
     happened["opened"] = say(train, f"--run-dir={run}", *words)
     happened["opened"]["left"] = sorted(path.name for path in run.iterdir())

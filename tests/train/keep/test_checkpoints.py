@@ -1,5 +1,6 @@
 """Checkpoints: what is saved comes back, on any mesh, or is known to be damaged."""
 
+import contextlib
 import dataclasses
 import random
 import shutil
@@ -10,14 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lostjax.disk.manifest import find_damage
+from lostjax.disk.manifest import find_damage, write_manifest
 from lostjax.errors import ConfigError
 from lostjax.train.build.model import build_model
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.state import abstract_state, abstract_variables, init_state
 from lostjax.train.config.schema import ModelConfig, OptimConfig
 from lostjax.train.devices.mesh import make_mesh
-from lostjax.train.keep import checkpoints as checkpoint
+from lostjax.train.keep import arrays
 from lostjax.train.keep import step_directories as step_dirs
 from lostjax.train.keep.checkpoints import open_checkpoints
 
@@ -199,6 +200,82 @@ def test_the_way_back_is_the_wanted_step_or_the_newest_whole_one(state, copied):
             checkpoints.find_way_back(9)
 
 
+@pytest.mark.parametrize("name", ["a[1]", "*?[", "é 雪 '\"$x", "-"])
+def test_a_checkpoint_below_any_name_comes_back(state, tmp_path, name):
+    directory = tmp_path / name / "checkpoints"
+    with open_checkpoints(directory, keep=1) as checkpoints:
+        checkpoints.save(state, step=7)
+    assert sorted(path.name for path in directory.iterdir()) == ["7"]
+    with open_checkpoints(directory, keep=1) as checkpoints:
+        assert checkpoints.find_whole_step() == 7
+        assert_same(
+            checkpoints.restore(ABSTRACT, step=7, mesh=make_mesh("data:1")), state
+        )
+
+
+def test_arrays_that_cannot_be_read_again_are_no_checkpoint(
+    state, tmp_path, monkeypatch, capsys
+):
+    @contextlib.contextmanager
+    def plain(directory):  # as orbax would read it
+        yield directory
+
+    directory = tmp_path / "a[1]" / "checkpoints"
+    with open_checkpoints(directory, keep=1) as checkpoints:
+        with monkeypatch.context() as broken:
+            broken.setattr(arrays, "open_alias", plain)
+            checkpoints.save(state, step=7)
+            checkpoints.wait()
+        assert checkpoints.failed_step == 7 and not list(directory.iterdir())
+        assert "7 could not be saved (model cannot be read again: NOT_FOUND" in (
+            capsys.readouterr().err
+        )
+
+
+def test_a_checkpoint_with_other_arrays_is_not_readable(state, copied):
+    wanted = arrays.describe_arrays(ABSTRACT.params)
+    with pytest.raises(OSError, match="model has other arrays"):
+        arrays.check_readable(copied / "8", model=wanted)
+    whole = {"params": state.params, "channels": state.channels}
+    arrays.check_readable(copied / "8", model=arrays.describe_arrays(whole))
+
+
+def test_a_save_that_never_ends_is_given_up_and_the_next_one_tried(
+    state, tmp_path, monkeypatch, capsys
+):
+    released, calls = threading.Event(), []
+
+    def never_return():
+        calls.append(len(calls))
+        if len(calls) > 1:  # orbax's own call, before the save, returns
+            released.wait(60)
+
+    monkeypatch.setattr(arrays, "STALLED_SECONDS", 0.2)
+    with open_checkpoints(tmp_path / "checkpoints", keep=1) as checkpoints:
+        stuck = checkpoints._arrays._orbax
+        monkeypatch.setattr(stuck, "wait_until_finished", never_return)
+        checkpoints.save(state, step=7)
+        checkpoints.wait()
+        assert checkpoints.failed_step == 7 and not checkpoints.holds(7)
+        said = capsys.readouterr().err
+        assert "7 could not be saved (nothing was written for 0.2 s); there" in said
+        monkeypatch.setattr(arrays, "STALLED_SECONDS", 60)
+        checkpoints.save(state, step=8)
+        checkpoints.wait()
+        assert checkpoints.holds(8) and checkpoints.all_steps() == [8]
+    assert len(calls) == 2, "it is left alone"
+    released.set()
+
+
+def test_a_checkpoint_that_was_never_joined_is_not_whole(copied, capsys):
+    (copied / "8" / "progress" / "manifest.ocdbt").unlink()
+    write_manifest(copied / "8")
+    with open_checkpoints(copied, keep=2) as checkpoints:
+        with pytest.raises(ConfigError, match="progress/manifest.ocdbt: was never wri"):
+            checkpoints.restore(ABSTRACT, step=8, mesh=make_mesh("data:1"))
+        assert checkpoints.find_whole_step() == 7
+
+
 def test_a_save_that_fails_is_said_and_the_next_one_tried(
     state, copied, monkeypatch, capsys
 ):
@@ -212,7 +289,7 @@ def test_a_save_that_fails_is_said_and_the_next_one_tried(
             checkpoints.wait()
             assert checkpoints.failed_step == 9
             assert sorted(path.name for path in copied.iterdir()) == ["7", "8"]
-            broken.setattr(checkpoint.ocp.AsyncCheckpointer, "save", full)
+            broken.setattr(arrays.ocp.AsyncCheckpointer, "save", full)
             checkpoints.save(state, step=10)
             checkpoints.wait()
         assert sorted(path.name for path in copied.iterdir()) == ["7", "8"]

@@ -54,3 +54,40 @@ def test_a_second_signal_ends_a_process_that_tidies_nothing(second):
     )
     assert done.returncode == -second
     assert "SIGTERM: saving and stopping; a second signal exits at once" in done.stderr
+
+
+CATCHES = (
+    "import os, signal, sys, time\n"
+    "from lostjax.train.watch.signals import StopRequest, catch_stop_signals\n"
+    "request = StopRequest()\n"
+    "with catch_stop_signals(request):\n"
+    "    for name in sys.argv[1:]:\n"
+    "        os.kill(os.getpid(), signal.Signals[name])\n"
+    "    request.poll()\n"
+    "sys.exit(request.exit_code)\n"
+)
+
+
+@pytest.mark.parametrize(
+    "names, code",
+    [
+        (["SIGHUP"], 129),
+        (["SIGQUIT"], 131),
+        (["SIGHUP", "SIGHUP", "SIGTERM", "SIGHUP"], 129),
+        (["SIGTERM", "SIGHUP"], 143),
+        (["SIGHUP", "SIGTERM", "SIGTERM"], -signal.SIGTERM),
+        (["SIGQUIT", "SIGINT"], -signal.SIGINT),
+    ],
+)
+def test_a_closed_terminal_asks_as_well_and_never_ends_at_once(names, code):
+    with open("/dev/full", "w") as full:  # nor does a message that nobody can get
+        done = subprocess.run(
+            [sys.executable, "-c", CATCHES, *names], stderr=full, timeout=60
+        )
+    assert done.returncode == code
+
+
+def test_a_program_that_ignores_its_terminal_goes_on():
+    ignored = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{CATCHES}"
+    done = subprocess.run([sys.executable, "-c", ignored, "SIGHUP"], timeout=60)
+    assert done.returncode == 0
