@@ -117,6 +117,7 @@ def _train(
                 first=first,
                 started=started,
                 checkpoints=checkpoints,
+                held=held,
                 stop=stop,
             )
         is_reported = ended.evaluation is not None and is_first_host()
@@ -174,12 +175,16 @@ def _run(
     first: int,
     started: float,
     checkpoints: Checkpoints,
+    held: HeldDirectory,
     stop: StopRequest,
 ) -> _Ended:
     """Step from a checkpoint, or from the start, to the end; save and evaluate."""
     state = start_at(job, checkpoints, first)
     compiled = compile_steps(job, state)
     with refusing_disk_errors(job.directory):
+        # Compiling takes minutes, in which the directory may be deleted: files that are
+        # opened below would make another one of that name.
+        on_first_host(held.ensure)
         recorder = open_recorder(job, stack, first_step=first, started=started)
     state, verdict, code = step_to_end(
         job, compiled, state, recorder=recorder, checkpoints=checkpoints, stop=stop
