@@ -119,6 +119,7 @@ def _train(
                 first=first,
                 started=started,
                 checkpoints=checkpoints,
+                held=held,
                 stop=stop,
                 command=command,
             )
@@ -177,6 +178,7 @@ def _run(
     first: int,
     started: float,
     checkpoints: Checkpoints,
+    held: HeldDirectory,
     stop: StopRequest,
     command: str,
 ) -> _Ended:
@@ -187,6 +189,9 @@ def _run(
     state = start_at(job, checkpoints, first)
     compiled = compile_steps(job, state)
     with refusing_disk_errors(job.directory):
+        # Compiling takes minutes, in which the directory may be deleted: files that are
+        # opened below would make another one of that name.
+        on_first_host(held.ensure)
         on_first_host(partial(record_command, job.directory, command, step=first))
         recorder = open_recorder(job, stack, first_step=first, started=started)
     state, verdict, code = step_to_end(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import xxhash
 from campaign import world
-from campaign.draws import compare, format_table, read_file
+from campaign.draws import compare, find_lost_lines, format_table, read_file
 from campaign.supervisor import ROOT
 from campaign.table import ATTACKS, make_draw
 from campaign.world import Violation, World
@@ -77,6 +77,19 @@ def test_any_difference_from_the_undisturbed_run_is_a_violation(change, what):
     with pytest.raises(Violation, match=what) as caught:
         compare(GOOD | change, GOOD)
     assert caught.value.args[0] in ("different", "files")
+
+
+@pytest.mark.parametrize(
+    "metrics, lost",
+    [
+        (GOOD["metrics"], []),
+        (GOOD["metrics"][1:], ["metrics"]),
+        ([], ["metrics"]),
+        ([{"step": 1, "loss": 2.5}], []),
+    ],
+)
+def test_lines_are_lost_only_if_none_is_wrong(metrics, lost):
+    assert find_lost_lines(GOOD | {"metrics": metrics}, GOOD) == lost
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from lostjax.train.log.json_lines import (
     METRICS_FILE,
     STABILITY_FILE,
 )
+from lostjax.train.log.output import LOG_FILE
 from lostjax.train.log.tensorboard import TENSORBOARD_FOLDER
 
 CHECKPOINTS = "checkpoints"
@@ -42,7 +43,8 @@ LINES_FILES = (METRICS_FILE, EVALUATIONS_FILE, STABILITY_FILE)
 
 _FOLDERS = (CHECKPOINTS, TENSORBOARD_FOLDER, "profile")
 _FILES = (
-    *(LOCK, CONFIG_FILE, DATA_FILE, COMMANDS_FILE, REPORT, "stopped.json"),
+    *(LOCK, CONFIG_FILE, DATA_FILE, COMMANDS_FILE, LOG_FILE, REPORT),
+    "stopped.json",
     *LINES_FILES,
     *(name for file in TOKENIZER_FILES for name in (file, hash_file_of(Path(file)))),
 )

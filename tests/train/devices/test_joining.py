@@ -130,6 +130,7 @@ def test_a_second_start_is_refused_and_all_hear_how_each_process_ends():
         connect("localhost", port, index=index, processes=3) for index in range(3)
     ]
     assert all(connection.service_port for connection in admitted)
+    admitted[0].socket.settimeout(20)
     with pytest.raises(ConfigError, match="process 1 of this run is running already"):
         connect("localhost", port, index=1, processes=3)
     with pytest.raises(ConfigError, match="processes=4, but process 0 has 3"):

@@ -30,8 +30,9 @@ def save_step(directory):
 @pytest.mark.parametrize(
     "name",
     ["lock", "config.json", "data.json", "metrics.jsonl", "evaluations.jsonl",
-     "stability.jsonl", "tokenizer.json", "report.html", "stopped.json", "checkpoints",
-     "checkpoints/20", "checkpoints/10/model", "checkpoints/30.saving", "tensorboard",
+     "stability.jsonl", "tokenizer.json", "report.html", "log.txt", "stopped.json",
+     "checkpoints", "checkpoints/20", "checkpoints/10/model", "checkpoints/30.saving",
+     "tensorboard",
      "tensorboard/events", "profile", "wandb"],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["link", "dangling", "pipe"])
