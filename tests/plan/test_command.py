@@ -12,7 +12,7 @@ from lostjax.errors import ConfigError
 from lostjax.nn import activation_bytes, count_flops, count_parameters
 from lostjax.nn.attention.blocked import blocked_attention
 from lostjax.plan import estimate, search, targets
-from lostjax.plan.__main__ import main
+from lostjax.plan.__main__ import main, swap_preset
 from lostjax.plan.estimate import make_plan
 from lostjax.plan.search import estimate as estimate_candidate
 from lostjax.plan.search import search_plans
@@ -472,6 +472,32 @@ def test_a_tpus_compiler_plans_a_step(product):
         "fsdp",
         "data+fsdp",
     }
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
+    reason="needs CUDA's compilers: pip install 'jax[cuda12]'",
+)
+@pytest.mark.parametrize("product", ["xla", "mosaic_gpu"])
+@pytest.mark.parametrize(
+    "kind, name", [("a100", "NVIDIA A100"), ("b200", "NVIDIA B200")]
+)
+def test_nvidias_compiler_plans_a_step_for_other_gpus_than_hopper(kind, name, product):
+    """The kernels are for Hopper: for these XLA multiplies."""
+    model = ModelConfig(
+        d_model=128,
+        n_layers=1,
+        n_heads=1,
+        d_hidden=256,
+        rank=64,
+        dtype="bfloat16",
+        product=product,
+    )
+    config = dataclasses.replace(SMOKE, mesh="data:2", model=model)
+    plan = make_plan(config, find_target(f"{kind}:2"))
+    assert plan.device.startswith(name) and plan.memory.fits
+    assert plan.memory.capacity == CHIPS[name].memory
+    assert plan.costs.flops == pytest.approx(plan.model_flops, rel=0.25)
 
 
 @pytest.mark.skipif(
