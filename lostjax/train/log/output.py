@@ -95,7 +95,7 @@ class Output:
     def __init__(self) -> None:
         self._lock = threading.RLock()  # the log prints that its disk is full
         self._early: deque[str] = deque(maxlen=_LINES_WITHOUT_FILE)
-        self._file: "AppendingFile | None" = None
+        self._file: AppendingFile | None = None
         self.out = SteadyStream(_or_nothing(sys.stdout), self._logger())
         self.err = SteadyStream(_or_nothing(sys.stderr), self._logger())
 
