@@ -21,7 +21,7 @@ TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
 
 
 EVALUATIONS = 5
-"""Held-out evaluations of a run by default; all but the last add a tenth to its time."""
+"""Held-out evaluations of a run by default; all but the last add 10 % to its time."""
 
 
 @dataclasses.dataclass(frozen=True)
