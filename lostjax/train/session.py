@@ -18,6 +18,7 @@ from lostjax.steps.state import TrainState
 from lostjax.train.build.job import Job, prepare_job
 from lostjax.train.build.programs import Compiled, compile_steps
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.config.stored import CONFIG_FILE
 from lostjax.train.devices.agreement import check_shared
 from lostjax.train.devices.hosts import (
     agree,
@@ -103,7 +104,7 @@ def _train(
             stack.enter_context(catch_stop_signals(stop))
         leaving = partial(leaving_without_the_others, partial(drop_lock, job.directory))
         with leaving():
-            checkpoints, held = _open_directory(job, stack)
+            checkpoints, held = _open_directory(job, stack, command=command)
             with refusing_disk_errors(job.directory):
                 on_first_host(lambda: output.keep_log(job.directory / LOG_FILE))
         stack.enter_context(leaving())  # what follows is tidied up
@@ -135,9 +136,11 @@ def _train(
     return Outcome(job.directory, ended.evaluation, code)
 
 
-def _open_directory(job: Job, stack: ExitStack) -> tuple[Checkpoints, HeldDirectory]:
+def _open_directory(
+    job: Job, stack: ExitStack, *, command: str
+) -> tuple[Checkpoints, HeldDirectory]:
     """Become the only writer of the run's directory, and open its checkpoints."""
-    held = HeldDirectory(job.directory, partial(_hold, job))
+    held = HeldDirectory(job.directory, partial(_hold, job, command=command))
     on_first_host(lambda: _enter(stack, held))
     check_shared(job.directory / LOCK)
     with refusing_disk_errors(job.directory):
@@ -156,8 +159,9 @@ def _enter(stack: ExitStack, held: HeldDirectory) -> None:
 
 
 @contextmanager
-def _hold(job: Job) -> Iterator[None]:
+def _hold(job: Job, *, command: str) -> Iterator[None]:
     """Make, lock and describe the run's directory for a `with` block."""
+    is_new = not (job.directory / CONFIG_FILE).exists()
     with hold_run_dir(
         job.directory,
         job.config,
@@ -168,6 +172,8 @@ def _hold(job: Job) -> Iterator[None]:
             save_tokenizer(job.data.tokenizer, job.directory)
             # Events that were written before are written anew in a folder that exists.
             (job.directory / TENSORBOARD_FOLDER).mkdir(exist_ok=True)
+            if is_new:  # or made again, because it was deleted
+                record_command(job.directory, command, step=0)
         yield
 
 
@@ -192,7 +198,8 @@ def _run(
         # Compiling takes minutes, in which the directory may be deleted: files that are
         # opened below would make another one of that name.
         on_first_host(held.ensure)
-        on_first_host(partial(record_command, job.directory, command, step=first))
+        if first:
+            on_first_host(partial(record_command, job.directory, command, step=first))
         recorder = open_recorder(job, stack, first_step=first, started=started)
     state, verdict, code = step_to_end(
         job, compiled, state, recorder=recorder, checkpoints=checkpoints, stop=stop
