@@ -6,6 +6,7 @@ from rich.table import Table
 from lostjax.train.build.job import prepare_job
 from lostjax.train.config.fields import flat_fields
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.log.terminal import open_console
 from lostjax.train.report.contents import Report
 from lostjax.train.report.ledger import build_ledger
 from lostjax.view.numbers import format_count
@@ -45,7 +46,7 @@ def print_summary(report: Report, *, path: str, console: Console | None = None) 
       path: of the report's page.
       console: to print on; standard output by default.
     """
-    console = console or Console()
+    console = console or open_console()
     rows = [("", ""), *report.summary(), ("report", path)]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
