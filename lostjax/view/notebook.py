@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Figure
 
 _HEIGHT = 600  # CSS pixels
 _DOTS_PER_INCH = 144  # twice a screen's: sharp on dense screens

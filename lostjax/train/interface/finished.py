@@ -32,7 +32,7 @@ from lostjax.typing import PyTree, Variables
 from lostjax.view.notebook import frame_page, plot_curves
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from lostjax.view.notebook import Figure
 
 
 class Run:
@@ -128,9 +128,9 @@ class Run:
         prompt: str,
         *,
         tokens: int = 100,
-        temperature: float = 0.8,
+        temperature: float | int = 0.8,
         top_k: int | None = None,
-        top_p: float | None = None,
+        top_p: float | int | None = None,
         seed: int = 0,
     ) -> str:
         """Continue a prompt, as `python -m lostjax.generate` does.
@@ -154,7 +154,13 @@ class Run:
         """
         return continue_prompt(
             prompt,
-            Sampling(tokens, temperature, top_k, top_p, seed),
+            Sampling(
+                tokens,
+                float(temperature),
+                top_k,
+                None if top_p is None else float(top_p),
+                seed,
+            ),
             tokenizer=self.tokenizer,
             read_model=lambda: (self.model, self.variables),
         )
