@@ -17,7 +17,9 @@ import pytest
 import lostjax
 from lostjax.errors import ConfigError
 from lostjax.generate import main as generate
+from lostjax.train import session
 from lostjax.train.config.stored import load_config
+from lostjax.train.interface import training
 from lostjax.train.report import gather
 from lostjax.train.report.contents import Sample
 
@@ -230,3 +232,10 @@ def test_a_run_that_has_saved_nothing_says_so(run, tmp_path):
         empty.step  # noqa: B018
     assert empty.metrics == {} and "step 0 of 6" in repr(empty)
     assert empty.plot().axes[0].lines[:] == []
+
+
+def test_a_run_that_the_guard_stops_is_an_error(run, monkeypatch):
+    outcome = session.Outcome(run.directory, None, 3)
+    monkeypatch.setattr(training, "train", lambda *args, **options: outcome)
+    with pytest.raises(RuntimeError, match="exit code 3.*log.txt says why"):
+        lostjax.train.run(run.config)
