@@ -34,6 +34,9 @@ def test_values_override_the_preset():
     )
     assert preset() == get_preset("tiny")
     assert preset("smoke", optim="frugal").optim.name == "frugal"
+    assert not preset(
+        "smoke", **{"model.keep_swiglu_silu": False}
+    ).model.keep_swiglu_silu
 
 
 @pytest.mark.parametrize(
