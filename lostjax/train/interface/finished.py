@@ -42,7 +42,7 @@ class Run:
     notebook shows a finished run as its report, in a frame of its own.
 
     Attributes:
-      directory: the run's directory, absolute.
+      directory: the run's directory, as it was named.
       config: the configuration; `lostjax.train.run(run.config)` resumes the run.
     """
 
@@ -261,7 +261,7 @@ def load(
       run = lostjax.train.load("latest")
       run.metrics["loss"][-1]
     """
-    directory = find_run(str(path)).absolute()
+    directory = find_run(str(path))
     return Run(directory, step=step, average=average, dtype=dtype)
 
 
