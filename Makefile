@@ -65,7 +65,8 @@ endif
 
 # Every paper shape, and every program of the check below.
 kernels: $(PLAN)/.installed
-	$(PLAN)/bin/python -m pytest tests/nn/kernels tests/benchmarks/test_device_compiled.py
+	$(PLAN)/bin/python -m pytest tests/nn/kernels tests/benchmarks/test_device_compiled.py \
+		tests/plan/test_command.py -k "not test_command or compiler_plans"
 
 # What one accelerator says, in eight minutes; python3 has jax for it, flax and optax.
 gpu tpu:
@@ -98,7 +99,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install -q -e .
+	$(VENV)/bin/python -m pip install -q -e '.[train]'
 	touch $@
 
 $(VENV)/.installed-test: setup.cfg pyproject.toml | $(VENV)/bin/python

@@ -1,8 +1,9 @@
-"""`python -m lostjax`: list the programs."""
+"""`python -m lostjax`: list the programs, or with `--version` print the version."""
 
 import sys
 from collections.abc import Sequence
 
+from lostjax import __version__
 from lostjax.train.log.output import run_printing_program
 
 PROGRAMS = {
@@ -18,8 +19,11 @@ _NAMES = ", ".join(PROGRAMS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the list; returns the exit code."""
+    """Print the list, or the version; returns the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] == "--version":
+        print(f"lostjax {__version__}")
+        return 0
     if words and words[0] not in ("-h", "--help"):
         name = words[0].lstrip("-")
         known = name in PROGRAMS
@@ -28,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for name, purpose in PROGRAMS.items():
         print(f"python -m lostjax.{name:<9} {purpose}")
-    print("\nEach has --help.")
+    print("\nEach has --help and --version.")
     return 0
 
 

@@ -4,6 +4,11 @@ Configuration and tokenizer are those of the run. The checkpoint may have been s
 any mesh, and is restored onto one device.
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.generate")
+
 import dataclasses
 import sys
 from collections.abc import Sequence

@@ -12,6 +12,11 @@ or has no hashes; 2 if there is no such run or it cannot be read. Without `--ado
 nothing is changed. A run may be verified while it is training.
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.verify")
+
 import dataclasses
 import sys
 from collections.abc import Sequence

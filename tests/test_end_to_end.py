@@ -108,6 +108,7 @@ def test_a_run_leaves_what_it_promises(run):
     assert evaluation["step"] == 20 and evaluation["eval_bits_per_byte"] > 0
     assert list((directory / "tensorboard").iterdir())
     assert "held-out" in out and "report.html" in out
+    assert "training tokens, 8 x cpu\n" in out and "\nsample\nFellow citizens," in out
     with open_checkpoints(directory / "checkpoints") as checkpoints:
         assert checkpoints.all_steps() == [10, 20]
 
@@ -128,6 +129,11 @@ def test_a_stopped_and_resumed_run_is_the_same_run(run, flags, say, tmp_path):
     code, out, err = say(main, f"--resume={directory}")
     assert code == 0, err
     assert f"resuming at step {done}" in out
+    page = (directory / "report.html").read_text()
+    assert "lostjax.train --mesh=data:8" in page, "the command that started it"
+    assert f"--resume={directory}  # from step {done}" in page
+    elapsed = [line["elapsed"] for line in read_metrics(directory)]
+    assert elapsed == sorted(elapsed), "the clock goes on over processes"
     assert without_clock(directory) == without_clock(whole)
     for name in ("model", "progress"):
         assert stored_bits(directory, name) == stored_bits(whole, name)

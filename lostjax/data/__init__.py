@@ -1,4 +1,12 @@
-"""Text, tokens and batches: `batch_at(step)` is a pure function."""
+"""Text, tokens and batches: `batch_at(step)` is a pure function.
+
+The room needs `pip install 'lostjax[train]'`.
+"""
+
+from lostjax.extras import explain_missing
+
+if reason := explain_missing():
+    raise ModuleNotFoundError(f"lostjax.data {reason}")
 
 from lostjax.data.epochs import epoch_rows
 from lostjax.data.prepare import Data, prepare_data

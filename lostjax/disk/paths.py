@@ -4,6 +4,7 @@ Paths that an operating system or a library refuses late, or never ends with, ar
 refused early: a run must not train for days and then find no place for its state.
 """
 
+import re
 import unicodedata
 from pathlib import Path
 
@@ -18,6 +19,9 @@ LONGEST_PATH = 4095
 ROOM_BELOW = 320
 """Bytes that must remain for the files in a directory: a checkpoint's longest path has
 200, the name of TensorBoard's files up to 110."""
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""What URLs begin with, as the first part of a path."""
 
 
 def read_path(text: str, *, flag: str) -> Path:
@@ -53,8 +57,8 @@ def check_path(path: Path, *, flag: str) -> None:
       flag: its flag, for the message.
 
     Raises:
-      ConfigError: if the path with its parents contains a control character, is not
-        UTF-8, is too long, or has a part that is too long.
+      ConfigError: if the path is a URL; if with its parents it contains a control
+        character, is not UTF-8, is too long, or has a part that is too long.
     """
     try:
         whole = str(path.absolute())
@@ -63,6 +67,12 @@ def check_path(path: Path, *, flag: str) -> None:
             f"{flag}={_show(str(path))}: the working directory does not exist any more"
         ) from None
     shown = f"{flag}={_show(str(path))}"
+    if len(path.parts) > 1 and _SCHEME.fullmatch(path.parts[0]):
+        url = str(path).replace(":/", "://", 1)  # Path removes one of two slashes
+        raise ConfigError(
+            f"{flag}={_show(url)}: a URL; only directories of this machine's file "
+            "systems can be used, such as a mounted bucket"
+        )
     # A NUL ends paths; line feeds and escapes would forge lines of logs.
     if any(map(_is_control, whole)):
         raise ConfigError(f"{shown}: the path contains a control character")

@@ -9,6 +9,11 @@ exit code is 0 if the run fits or that is not known, 2 for a wrong flag, and 3 i
 run does not fit.
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.plan")
+
 import dataclasses
 import json
 import sys
@@ -26,7 +31,7 @@ from lostjax.plan.needs import Plan
 from lostjax.plan.search import search_plans
 from lostjax.plan.table import compare_plans, note_plans, plan_values, render_plans
 from lostjax.plan.targets import find_target
-from lostjax.train.config.presets import get_preset
+from lostjax.train.config.presets import PRESETS, get_preset
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.platform import settle_platform
 from lostjax.train.devices.provide import provide_devices
@@ -41,17 +46,18 @@ class Flags(TrainConfig):
     """Compile a training step for some hardware, and print what it needs.
 
     The hardware need not be present. All flags of `python -m lostjax.train` are taken,
-    and describe the run. Compiling for a TPU needs `pip install libtpu`, for H100s
-    and H200s `pip install 'jax[cuda12]'`.
+    and describe the run. Compiling for a TPU needs `pip install libtpu`, for GPUs
+    `pip install 'jax[cuda12]'`.
     """
 
     config: str | None = None
     """JSON file of default values, such as RUN/config.json."""
     topology: str = "here"
-    """Hardware: v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, h100:8, h200:8,
-    or here (this machine)."""
+    """Hardware: v5e:16x16, v5p:4x4x8, v6e:2x2, tpu7x:2x2x1, v4:2x2x1, a100:8, h100:8,
+    h200:8, b200:8, or here (this machine)."""
     against: str | None = None
-    """Also plan this preset's model and optimiser, with all other values unchanged."""
+    """Also plan this preset's model and optimiser, with all other values unchanged,
+    among them dtype, attention and a remat policy that you chose."""
     search: int = 0
     """Candidates to compile in a search of meshes, batch sizes and remat policies (0:
     none). All are estimated and the most promising ones compiled; those that fit are
@@ -86,10 +92,7 @@ def plan(flags: Flags, *, console: Console) -> list[Plan]:
     else:
         plans = [make_plan(config, target)]
     if other is not None:
-        swapped = dataclasses.replace(
-            config, preset=other.preset, model=other.model, optim=other.optim
-        )
-        plans.append(make_plan(swapped, target))
+        plans.append(make_plan(swap_preset(config, other), target))
     _print(plans, console)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -100,6 +103,25 @@ def plan(flags: Flags, *, console: Console) -> list[Plan]:
         raise ConfigError(f"--out={flags.out}: {error.strerror}") from None
     console.print(f"\n{out}/plan.json, {out}/plan.html", highlight=False)
     return plans
+
+
+def swap_preset(config: TrainConfig, other: TrainConfig) -> TrainConfig:
+    """Return a run with another preset's model and optimiser, all else being equal.
+
+    How a model computes is no part of it: types, attention, and the remat policy if
+    this run's is not its preset's own. Each preset's own policy suits its matrices: a
+    dense model has no bottlenecks to keep.
+    """
+    own = PRESETS.get(config.preset)
+    same = {name: getattr(config.model, name) for name in ("dtype", "attention")}
+    if own is None or own.model.remat != config.model.remat:
+        same["remat"] = config.model.remat
+    return dataclasses.replace(
+        config,
+        preset=other.preset,
+        model=dataclasses.replace(other.model, **same),
+        optim=other.optim,
+    )
 
 
 def _print(plans: Sequence[Plan], console: Console) -> None:

@@ -57,7 +57,7 @@ def note_plans(plans: Sequence[Plan]) -> list[str]:
     Returns:
       Paragraphs: one for all plans, then those for a single plan.
     """
-    notes = [_NOTE]
+    notes = [_NOTE, *_note_remat(plans)]
     for plan in plans:
         found = [
             *_note_branches(plan),
@@ -68,6 +68,17 @@ def note_plans(plans: Sequence[Plan]) -> list[str]:
         name = f"{plan.name}: " if len(plans) > 1 else ""
         notes += [note for note in (name + each for each in found) if note not in notes]
     return notes
+
+
+def _note_remat(plans: Sequence[Plan]) -> Iterator[str]:
+    """Note that plans of different models recompute differently."""
+    policies = {plan.name: plan.config.model.remat for plan in plans}
+    if len(policies) > 1 and len(set(policies.values())) > 1:
+        each = ", ".join(f"{name} {remat}" for name, remat in policies.items())
+        yield (
+            f"The remat policies differ ({each}): so do recomputed FLOPs and "
+            "activations. --model.remat=full or products plans both with one."
+        )
 
 
 def _note_branches(plan: Plan) -> Iterator[str]:

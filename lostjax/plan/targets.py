@@ -1,12 +1,14 @@
 """Find hardware by name, as abstract devices for the vendors' compilers.
 
     v5e:16x16    a TPU slice by generation and shape: v4, v5e, v5p, v6e, tpu7x
+    a100:8       a number of A100s (SXM, 80 GB) in one host
     h100:8       a number of H100s (SXM, 80 GB) in one host
     h200:8       a number of H200s (SXM, 141 GB) in one host
+    b200:8       a number of B200s (SXM, 180 GB) in one host
     here         the devices of this machine
 
 The hardware need not be present: `libtpu` compiles for TPUs on any Linux machine, and
-the CUDA wheels compile for both GPUs. Nothing is run.
+the CUDA wheels compile for the GPUs. Nothing is run.
 """
 
 import importlib.util
@@ -28,7 +30,10 @@ TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 LONGEST = 64
 """Most chips along a dimension; no pod has more."""
 
-EXAMPLES = "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1, v4:2x2x1, h100:8, h200:8, here"
+EXAMPLES = (
+    "v5e:4x4, v5p:4x4x8, v6e:16x16, tpu7x:2x2x1, v4:2x2x1, a100:8, h100:8, h200:8, "
+    "b200:8, here"
+)
 
 _NEEDED = {
     "libtpu": "pip install libtpu",
@@ -37,42 +42,96 @@ _NEEDED = {
 
 
 class _Gpu(NamedTuple):
-    """What XLA would ask a GPU's driver for, apart from Hopper's limits."""
+    """What XLA would ask a GPU's driver for."""
 
     name: str
     """JAX's `device_kind`."""
+    capability: str
+    """CUDA's compute capability."""
+    cores: int
+    """Streaming multiprocessors."""
+    fpus: int
+    """Units for float32 in each of them."""
+    clock: float
+    """GHz."""
     bandwidth: int
     """Bytes/s of its memory."""
     memory: int
     """Bytes that the driver reports."""
+    cache: int
+    """Bytes of the second-level cache."""
+    shared: int
+    """Bytes of shared memory of a multiprocessor; a block has 1 kB less."""
 
 
-# The SXM modules: their processors are the same, with HBM3 at 3.35 TB/s or HBM3e at 4.8
-# TB/s (NVIDIA's data sheets). Bytes of memory as XLA's own descriptions of them state.
+# The SXM modules, as XLA's own descriptions state them (openxla/xla,
+# xla/backends/gpu/target_config/specs; read in November 2026). H100 and H200 differ in
+# their memory alone.
 _GPUS = {
-    "h100": _Gpu("NVIDIA H100 80GB HBM3", 3_352_320_000_000, 84_929_347_584),
-    "h200": _Gpu("NVIDIA H200", 4_800_000_000_000, 151_397_597_184),
+    "a100": _Gpu(
+        "NVIDIA A100-SXM4-80GB",
+        "major: 8",
+        cores=108,
+        fpus=64,
+        clock=1.41,
+        bandwidth=2_039_040_000_000,
+        memory=85_100_068_864,
+        cache=41_943_040,
+        shared=167_936,
+    ),
+    "h100": _Gpu(
+        "NVIDIA H100 80GB HBM3",
+        "major: 9",
+        cores=132,
+        fpus=128,
+        clock=1.98,
+        bandwidth=3_352_320_000_000,
+        memory=84_929_347_584,
+        cache=52_428_800,
+        shared=233_472,
+    ),
+    "h200": _Gpu(
+        "NVIDIA H200",
+        "major: 9",
+        cores=132,
+        fpus=128,
+        clock=1.98,
+        bandwidth=4_800_000_000_000,
+        memory=151_397_597_184,
+        cache=52_428_800,
+        shared=233_472,
+    ),
+    "b200": _Gpu(
+        "NVIDIA B200",
+        "major: 10",
+        cores=148,
+        fpus=128,
+        clock=1.965,
+        bandwidth=7_672_320_000_000,
+        memory=191_514_411_008,
+        cache=132_644_864,
+        shared=233_472,
+    ),
 }
 
-# XLA's description of a Hopper GPU (SXM5), from NVIDIA's data sheet and CUDA's limits
-# for compute capability 9.0.
-_HOPPER = """
+# What is the same for all of them: limits of CUDA for these compute capabilities.
+_DESCRIPTION = """
 gpu_device_info {{
-  cuda_compute_capability {{ major: 9 }}
-  core_count: 132
-  fpus_per_core: 128
-  clock_rate_ghz: 1.98
+  cuda_compute_capability {{ {gpu.capability} }}
+  core_count: {gpu.cores}
+  fpus_per_core: {gpu.fpus}
+  clock_rate_ghz: {gpu.clock}
   memory_bandwidth: {gpu.bandwidth}
   device_memory_size: {gpu.memory}
-  l2_cache_size: 52428800
+  l2_cache_size: {gpu.cache}
   threads_per_warp: 32
   threads_per_block_limit: 1024
   threads_per_core_limit: 2048
   registers_per_block_limit: 65536
   registers_per_core_limit: 65536
   shared_memory_per_block: 49152
-  shared_memory_per_block_optin: 232448
-  shared_memory_per_core: 233472
+  shared_memory_per_block_optin: {block}
+  shared_memory_per_core: {gpu.shared}
   block_dim_limit_x: 2147483647
   block_dim_limit_y: 65535
   block_dim_limit_z: 65535
@@ -103,7 +162,7 @@ def find_target(name: str) -> Target:
     """Find hardware by its name.
 
     Args:
-      name: GENERATION:SHAPE, h100:NUMBER, h200:NUMBER or here, such as `v5e:4x4`.
+      name: GENERATION:SHAPE, GPU:NUMBER or here, such as `v5e:4x4` or `h100:8`.
 
     Returns:
       The hardware.
@@ -160,14 +219,15 @@ def _find_gpu(name: str, kind: str, n_devices: int) -> Target:
     importlib.import_module("jax_cuda12_plugin")  # registers the platform
     from jax.experimental import topologies
 
+    gpu = _GPUS[kind]
     found = topologies.get_topology_desc(
         topology_name=kind,
         platform="cuda",
         topology=f"1x1x{n_devices}",
-        target_config=_HOPPER.format(gpu=_GPUS[kind]),
+        target_config=_DESCRIPTION.format(gpu=gpu, block=gpu.shared - 1024),
     )
     devices = tuple(found.devices)
-    return Target(name, devices, find_chip(_GPUS[kind].name))
+    return Target(name, devices, find_chip(gpu.name))
 
 
 def _need(module: str, name: str) -> None:

@@ -9,6 +9,11 @@ RESULTS/NAME-SCALE.svg   the figure           RESULTS/README.md       all claims
 RESULTS/cells/NAME-SCALE.jsonl  single runs
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.repro")
+
 import dataclasses
 import sys
 from collections.abc import Sequence

@@ -8,10 +8,17 @@ is logged. OUT/sweep.md and OUT/sweep.html show the losses, each width's sensiti
 the learning rate, and the growth of attention logits.
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.sweep")
+
 import dataclasses
 import math
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from lostjax.data import DataError
@@ -29,6 +36,7 @@ from lostjax.train.log.output import run_program
 
 PROGRAM = "python -m lostjax.sweep"
 N = TypeVar("N", int, float)
+CELLS, TABLES, PAGE = "cells.jsonl", "sweep.md", "sweep.html"
 READINGS = 20
 """Readings of a run's attention logits, if `--stability.every` is 0."""
 _KINDS = {int: "integer", float: "number"}
@@ -79,23 +87,40 @@ def sweep(flags: Flags) -> str:
     larger = None
     if flags.predict_width:
         larger = _count(config, flags.predict_width)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out={flags.out}: {error.strerror}") from None
+    _open_folder(out)
+    print(
+        f"writing to {out}: {CELLS} with each run, {TABLES} and {PAGE} at the end",
+        flush=True,
+    )
     grid = run_grid(
         config,
         rates=rates,
         widths=widths or [config.model.d_model],
-        path=out / "cells.jsonl",
+        path=out / CELLS,
         say=lambda line: print(line, flush=True),
     )
     tables = make_tables(grid, larger=larger)
     text = format_markdown(tables)
     page = render_sweep(grid, tables, config=config)
-    replace_file(out / "sweep.md", text.encode())
-    replace_file(out / "sweep.html", page.encode())
+    replace_file(out / TABLES, text.encode())
+    replace_file(out / PAGE, page.encode())
     return text
+
+
+def _open_folder(out: Path) -> None:
+    """Make the directory, and refuse one that could not be written after hours."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        is_file = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "is a file, not a directory" if is_file else error.strerror
+        raise ConfigError(f"--out={out}: {reason}") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out={out}: no permission to write in it")
+    for name in (CELLS, TABLES, PAGE):
+        path = out / name
+        if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
+            raise ConfigError(f"--out={out}: cannot write {name} in it")
 
 
 def _count(config: TrainConfig, width: int) -> int:
@@ -128,7 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         flags = parse_run_flags(Flags, words, program=PROGRAM)
         print(sweep(flags))
-        print(f"{flags.out}/sweep.md, {flags.out}/sweep.html")
+        out = read_path(flags.out, flag="--out")
+        print(f"tables   {out / TABLES}\nfigures  {out / PAGE}")
     except (ConfigError, DataError, OSError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | DataError) else 1

@@ -3,7 +3,13 @@
 Errors are one line, name the nearest flag, and exit with code 2.
 """
 
+from lostjax.extras import require_train
+
+if __name__ == "__main__":
+    require_train("python -m lostjax.train")
+
 import dataclasses
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -75,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command.dry_run:
             print_preview(command.config)
             return 0
-        line = " ".join([PROGRAM, *words])
+        line = f"{PROGRAM} {shlex.join(words)}".rstrip()
         code = train(command.config, command=line, started=started).exit_code
         finish_with_hosts()
         return code

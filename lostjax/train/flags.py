@@ -14,12 +14,14 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
+from lostjax import __version__
 from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS, flag_name
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_config, load_run_config
+from lostjax.train.habits import suggest_flag
 from lostjax.train.keep.directory import find_run
 from lostjax.train.usage import (
     format_full_usage,
@@ -61,9 +63,10 @@ def parse_run_flags(flags: type[R], arguments: Sequence[str], *, program: str) -
 
     Raises:
       ConfigError: one line that names the flag and the nearest right one.
-      SystemExit: after printing the help.
+      SystemExit: after printing the help or, for `--version`, the version.
     """
     words = [_normalise(word) for word in arguments]
+    _print_version(words)
     known = _flag_names(flags) | {"--help-all": "--help-all"}
     _refuse_unknown_and_repeated(words, known=known)
     default = flags(**_fields_of(_choose_start(words)))
@@ -92,14 +95,21 @@ def parse_flags(flags: type[T], arguments: Sequence[str], *, program: str) -> T:
 
     Raises:
       ConfigError: one line, for an unknown flag, a repeated one, or a wrong value.
-      SystemExit: after printing the help that `--help` asks for.
+      SystemExit: after printing the help or, for `--version`, the version.
     """
     words = [_normalise(word) for word in arguments]
+    _print_version(words)
     _refuse_unknown_and_repeated(words, known=_flag_names(flags))
     if {"-h", "--help"} & set(words):
         print(format_own_usage(flags, program=program))
         raise SystemExit(0)
     return _parse(flags, words, default=None, program=program)
+
+
+def _print_version(words: Sequence[str]) -> None:
+    if "--version" in words:
+        print(f"lostjax {__version__}")
+        raise SystemExit(0)
 
 
 def _parse(
@@ -189,9 +199,7 @@ def _refuse_unknown_and_repeated(
         if name not in known and renamed.get(name) in known:
             raise ConfigError(f"{name}: no such flag; it is called {renamed[name]} now")
         if name not in known:
-            # Without their dashes, which would make any two flags alike.
-            bare = [flag.lstrip("-") for flag in known]
-            hint = nearest_hint(name.lstrip("-"), bare, prefix="--")
+            hint = suggest_flag(name, known)
             raise ConfigError(f"{name}: no such flag{hint or '; see --help'}")
         if known[name] in seen:
             other = seen[known[name]]

@@ -124,7 +124,7 @@ def _announce(verdict: Verdict, recorder: Recorder) -> Verdict:
 
 def _is_evaluated_at(config: TrainConfig, step: int) -> bool:
     """Say whether a step on the way is followed by an evaluation."""
-    every = config.eval_every
+    every = config.eval_interval
     return every > 0 and 0 < step < config.steps and step % every == 0
 
 

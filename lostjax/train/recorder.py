@@ -8,9 +8,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import jax
 
+from lostjax.disk.chain import DamagedLines
 from lostjax.nn import count_parameters
 from lostjax.steps.readings import headline
 from lostjax.steps.state import TrainState
@@ -20,7 +22,7 @@ from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
 from lostjax.train.devices.hosts import is_first_host, on_first_host
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
-from lostjax.train.log.json_lines import STABILITY_FILE, open_sinks
+from lostjax.train.log.json_lines import STABILITY_FILE, open_sinks, read_metrics
 from lostjax.train.log.readings import StabilityLog
 from lostjax.train.log.sink import FanOut, Sink
 from lostjax.train.log.terminal import Progress
@@ -40,9 +42,11 @@ class Recorder:
         *,
         log: StabilityLog | None,
         started: float,
+        spent: float,
         note: Callable[[str], None],
     ) -> None:
         self._job, self._sink, self._log, self._started = job, sink, log, started
+        self._spent = spent
         self.note = note
         """Prints a line for whoever watches the run."""
         self._pending: tuple[int, Metrics] | None = None
@@ -95,6 +99,7 @@ class Recorder:
             self._first_step_seconds = now - self._started
         rate = tokens / seconds if seconds else math.nan  # a coarse clock
         values = {"time": time.time(), "step_seconds": seconds}
+        values["elapsed"] = self._elapsed()
         values["tokens_per_second"] = rate
         if self._peak is not None:
             values["mfu"] = rate * self._flops / self._peak
@@ -157,13 +162,17 @@ class Recorder:
         return evaluation
 
     def timings(self, *, compile_seconds: float) -> Timings:
-        """Summarise the clock, in seconds since the program began."""
+        """Summarise the clock: seconds of this process, and of the whole run."""
         stepped = not math.isnan(self._first_step_seconds)
         return Timings(
             first_step=self._first_step_seconds if stepped else None,
             compilation=compile_seconds,
-            total=time.monotonic() - self._started,
+            total=self._elapsed(),
         )
+
+    def _elapsed(self) -> float:
+        """Return the seconds that all processes of the run took so far, in turn."""
+        return self._spent + time.monotonic() - self._started
 
 
 def open_recorder(
@@ -185,10 +194,16 @@ def open_recorder(
     """
     if not is_first_host():
         return Recorder(
-            job, FanOut([]), log=None, started=started, note=lambda text: None
+            job,
+            FanOut([]),
+            log=None,
+            started=started,
+            spent=0.0,
+            note=lambda text: None,
         )
     config = job.config
     progress = Progress(first_step=first_step, last_step=config.steps)
+    spent = _read_elapsed(job.directory)  # before the lines of lost steps are cut off
     files = open_sinks(
         job.directory, resume_step=first_step, wandb_project=config.wandb
     )
@@ -205,7 +220,24 @@ def open_recorder(
             say=progress.note,
         )
         stack.callback(log.close)
-    return Recorder(job, FanOut(sinks), log=log, started=started, note=progress.note)
+    return Recorder(
+        job,
+        FanOut(sinks),
+        log=log,
+        started=started,
+        spent=spent,
+        note=progress.note,
+    )
+
+
+def _read_elapsed(run_dir: Path) -> float:
+    """Read the seconds that earlier processes of a run took, 0 if there were none."""
+    try:
+        lines = read_metrics(run_dir)
+    except DamagedLines as error:  # opening the file prints what is damaged
+        lines = error.whole
+    known = (float(line.get("elapsed", 0.0)) for line in lines)
+    return max(filter(math.isfinite, known), default=0.0)
 
 
 def _opening_line(job: Job, first: int) -> str:
@@ -214,5 +246,5 @@ def _opening_line(job: Job, first: int) -> str:
     return (
         f"{job.directory}: {place}; {describe_model(job.config, job.model)}, {count} "
         f"parameters; {format_count(job.data.train_tokens)} training tokens, "
-        f"{job.mesh.size} devices"
+        f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}"
     )

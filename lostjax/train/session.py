@@ -27,6 +27,7 @@ from lostjax.train.devices.hosts import (
 )
 from lostjax.train.evaluate import Evaluation, find_evaluation
 from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
+from lostjax.train.keep.commands import record_command
 from lostjax.train.keep.directory import (
     CHECKPOINTS,
     REPORT,
@@ -42,6 +43,7 @@ from lostjax.train.log.tensorboard import TENSORBOARD_FOLDER
 from lostjax.train.loop import step_to_end, was_evaluated
 from lostjax.train.recorder import Recorder, open_recorder
 from lostjax.train.report.contents import Timings
+from lostjax.train.report.forecast import describe_forecast
 from lostjax.train.report.gather import summarise
 from lostjax.train.report.page import write_report
 from lostjax.train.report.preview import print_summary
@@ -140,13 +142,15 @@ def _train(
                 sinks=sinks,
                 started=started,
                 checkpoints=checkpoints,
+                held=held,
                 stop=stop,
+                command=command,
             )
         is_reported = ended.evaluation is not None and is_first_host()
         may_report = is_reported and _may_report(held)
     code = ended.exit_code
     if may_report:
-        code = _report(job, ended, command=command) or code
+        code = _report(job, ended) or code
     elif is_reported:
         code = code or 1
     if was_finished:
@@ -198,12 +202,21 @@ def _run(
     sinks: Sequence[Sink],
     started: float,
     checkpoints: Checkpoints,
+    held: HeldDirectory,
     stop: StopRequest,
+    command: str,
 ) -> _Ended:
     """Step from a checkpoint, or from the start, to the end; save and evaluate."""
+    # Before the first state, which takes minutes itself if the steps do.
+    if forecast := is_first_host() and describe_forecast(job):
+        print(forecast, flush=True)
     state = start_at(job, checkpoints, first)
     compiled = compile_steps(job, state)
     with refusing_disk_errors(job.directory):
+        # Compiling takes minutes, in which the directory may be deleted: files that are
+        # opened below would make another one of that name.
+        on_first_host(held.ensure)
+        on_first_host(partial(record_command, job.directory, command, step=first))
         recorder = open_recorder(
             job, stack, first_step=first, started=started, also=sinks
         )
@@ -238,14 +251,12 @@ def _may_report(held: HeldDirectory) -> bool:
     return True
 
 
-def _report(job: Job, ended: _Ended, *, command: str) -> int:
+def _report(job: Job, ended: _Ended) -> int:
     """Write and print a finished run's report; returns 1 if it cannot be written."""
     assert ended.state is not None and ended.compiled and ended.timings
     path, code = job.directory / REPORT, 0
     try:
-        report = summarise(
-            job, ended.compiled, ended.state, command=command, timings=ended.timings
-        )
+        report = summarise(job, ended.compiled, ended.state, timings=ended.timings)
     except OSError as error:
         print(f"{job.directory}: cannot be read: {error.strerror}", file=sys.stderr)
         return 1

@@ -7,6 +7,7 @@ and on black alike.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -112,23 +113,26 @@ def _draw_sweeps(
 
     swept = [value for method in methods for value in method.swept.values()]
     finite = list(filter(math.isfinite, swept)) or [0.0]
-    low, high = min(finite), max(finite)
-    _style(axes, len(methods), title=f"{what}, each row {low:.2f} to {high:.2f}")
+    low, high = min(finite), find_top(finite)
+    above = ", \N{BLACK UP-POINTING TRIANGLE} above" if high < max(finite) else ""
+    title = f"{what}, each row {low:.2f} to {high:.2f}{above}"
+    _style(axes, len(methods), title=title)
     for place, method in enumerate(methods):
         colour = METHOD if method.name == own else OTHER
 
         def height(value: float, place: int = place) -> float:
             share = (value - low) / (high - low or 1)
-            return place + 0.36 - 0.72 * (share if math.isfinite(share) else 1)
+            return place + 0.36 - 0.72 * (share if share <= 1 else 1)  # NaN is 1, too
 
         heights = [height(value) for value in method.swept.values()]
         axes.plot(list(method.swept), heights, "-", color=colour, linewidth=1.2)
         for rate, value in method.swept.items():
             chosen = rate == method.learning_rate
+            marker = "x" if not math.isfinite(value) else "^" if value > high else "o"
             axes.plot(
                 rate,
                 height(value),
-                "o" if math.isfinite(value) else "x",
+                marker,
                 color=colour,
                 fillstyle="full" if chosen else "none",
                 markersize=7 if chosen else 4,
@@ -138,6 +142,24 @@ def _draw_sweeps(
     axes.set_xticks(_far_apart({rate for method in methods for rate in method.swept}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def find_top(values: Sequence[float]) -> float:
+    """Find the top of a scale that a few far larger values do not flatten.
+
+    Args:
+      values: finite numbers, at least one.
+
+    Returns:
+      The largest value, unless at most a quarter of the values lie more than twice as
+      high above the smallest one as all others: then the largest of those others.
+    """
+    ordered = sorted(values)
+    low = ordered[0]
+    for here, following in pairwise(ordered[3 * len(ordered) // 4 - 1 :]):
+        if here > low and following - low > 2 * (here - low):
+            return here
+    return ordered[-1]
 
 
 def _far_apart(rates: Iterable[float]) -> list[float]:

@@ -23,6 +23,8 @@ DEEPEST = (
         (os.fsdecode(b"x/\xff"), r"--run-dir=x/\\udcff: the path is not UTF-8 text"),
         ("é" * 128, "a name has more than 255 bytes"),
         ("/".join(["d" * 200] * 20), "the path has 40.. bytes; at most"),
+        ("gs://bucket/run", "--run-dir=gs://bucket/run: a URL; only directories of"),
+        ("s3://bucket", "--run-dir=s3://bucket: a URL"),
         ("~no-such-user/x", "~no-such-user is nobody's home directory; write ./~no-s"),
     ],
 )
@@ -35,7 +37,8 @@ def test_a_path_that_cannot_hold_files_is_refused_in_one_line(text, message):
 
 
 @pytest.mark.parametrize(
-    "text", ["a[1]", "*?", "-x", "a b", "雪/é", "a'\"$b", "x" * 255]
+    "text",
+    ["a:b", "x/gs:/y", "gs:", "a[1]", "*?", "-x", "a b", "雪/é", "a'\"$b", "x" * 255],
 )
 def test_any_other_path_is_taken_as_it_is(text):
     assert read_path(text, flag="--out") == Path(text)

@@ -12,7 +12,7 @@ from lostjax.errors import ConfigError
 from lostjax.nn import activation_bytes, count_flops, count_parameters
 from lostjax.nn.attention.blocked import blocked_attention
 from lostjax.plan import estimate, search, targets
-from lostjax.plan.__main__ import main
+from lostjax.plan.__main__ import main, swap_preset
 from lostjax.plan.estimate import make_plan
 from lostjax.plan.search import estimate as estimate_candidate
 from lostjax.plan.search import search_plans
@@ -179,6 +179,25 @@ def test_the_command_prints_and_writes(tmp_path, capsys, read_page):
     flops = format_flops(ours["flops"])
     assert f"FLOPs {flops} {flops} of the model" in page
     assert "read from the compiled program: static." in page
+
+
+def test_another_preset_is_planned_as_this_run_computes():
+    run = replace_in(get_preset("lost_60m"), "model", dtype="float32")
+    other = swap_preset(run, get_preset("llama_60m"))
+    assert (other.model.linear, other.model.dtype) == ("dense", "float32")
+    assert other.model.remat == "none", "its preset's own, as the run's is"
+    chosen = swap_preset(replace_in(run, "model", remat="full"), other)
+    assert chosen.model.remat == "full" and chosen.preset == "llama_60m"
+    assert swap_preset(run, other).steps == run.steps
+
+
+def test_remat_policies_that_differ_are_noted(plans):
+    ours = plans[2]
+    config = replace_in(ours.config, "model", remat="full")
+    theirs = ours._replace(name="other", config=config)
+    (note,) = [n for n in note_plans([ours, theirs]) if "remat policies differ" in n]
+    assert f"{ours.name} {ours.config.model.remat}, other full" in note
+    assert not [n for n in note_plans([ours, ours]) if "remat policies" in n]
 
 
 def test_what_a_plan_cannot_count_is_said(tmp_path, capsys, plans):
@@ -380,6 +399,8 @@ def test_an_unknown_topology_lists_those_that_there_are(name):
         ("v5e:2x2", "libtpu", "pip install libtpu"),
         ("h100:8", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
         ("h200:8", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
+        ("a100:1", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
+        ("b200:1", "jax_cuda12_plugin", r"pip install 'jax\[cuda12\]'"),
     ],
 )
 def test_a_missing_compiler_is_one_line(name, module, command, monkeypatch):
@@ -451,6 +472,32 @@ def test_a_tpus_compiler_plans_a_step(product):
         "fsdp",
         "data+fsdp",
     }
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
+    reason="needs CUDA's compilers: pip install 'jax[cuda12]'",
+)
+@pytest.mark.parametrize("product", ["xla", "mosaic_gpu"])
+@pytest.mark.parametrize(
+    "kind, name", [("a100", "NVIDIA A100"), ("b200", "NVIDIA B200")]
+)
+def test_nvidias_compiler_plans_a_step_for_other_gpus_than_hopper(kind, name, product):
+    """The kernels are for Hopper: for these XLA multiplies."""
+    model = ModelConfig(
+        d_model=128,
+        n_layers=1,
+        n_heads=1,
+        d_hidden=256,
+        rank=64,
+        dtype="bfloat16",
+        product=product,
+    )
+    config = dataclasses.replace(SMOKE, mesh="data:2", model=model)
+    plan = make_plan(config, find_target(f"{kind}:2"))
+    assert plan.device.startswith(name) and plan.memory.fits
+    assert plan.memory.capacity == CHIPS[name].memory
+    assert plan.costs.flops == pytest.approx(plan.model_flops, rel=0.25)
 
 
 @pytest.mark.skipif(

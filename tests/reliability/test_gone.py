@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+from lostjax.train import session
 from lostjax.train.keep.checkpoints import Checkpoints
 
 SAVED_AT = 12
@@ -43,6 +44,21 @@ def test_a_directory_that_goes_away_is_made_again_and_nothing_is_lost(
     if way == "renamed":
         left = [path.name for path in (moved / "checkpoints").iterdir()]
         assert left == ["6"] and not (moved / "report.html").exists()
+
+
+def test_a_directory_that_is_deleted_while_the_run_compiles_is_made_again(
+    uninterrupted, outcome, flags, train_here, tmp_path, monkeypatch
+):
+    run, compile_steps = tmp_path / "run", session.compile_steps
+
+    def compile_and_delete(job, state):
+        shutil.rmtree(run)
+        return compile_steps(job, state)
+
+    monkeypatch.setattr(session, "compile_steps", compile_and_delete)
+    code, said = train_here(f"--run-dir={run}", "--mesh=data:1", *flags)
+    assert code == 0 and "was deleted or renamed while the run was" in said
+    assert outcome(run) == outcome(uninterrupted)
 
 
 def test_a_directory_that_another_replaces_is_left_alone_and_the_exit_code_is_1(

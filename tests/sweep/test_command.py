@@ -165,6 +165,10 @@ def test_a_width_scales_all_that_lies_inside_a_layer():
         ("--rates=", "--rates: needs at least one learning rate"),
         ("--widths=64.5", "--widths=64.5: '64.5' must be a positive integer"),
         ("--widths=33", "width 33: must be a positive multiple"),
+        ("--out=/dev/null", "--out=/dev/null: is a file, not a directory"),
+        ("--out=/dev/null/x", "--out=/dev/null/x: is a file, not a directory"),
+        ("--out=/proc/x", "--out=/proc/x: No such file or directory"),
+        ("--out=gs://b/x", "--out=gs://b/x: a URL"),
         ("--run-dir=x", "--run-dir=x: a sweep's directory is --out"),
         ("--rate=1", "--rate: no such flag; did you mean --rates?"),
         ("--resume=latest", "--resume: no such flag"),
@@ -198,7 +202,10 @@ def test_the_program_trains_tabulates_and_draws(
     assert "1/2  width 16  learning rate 0.001" in out
     table = (tmp_path / "sweep.md").read_text()
     assert table in out and "at 201 k parameters" in table
-    assert f"{tmp_path}/sweep.html" in out
+    assert out.startswith(f"writing to {tmp_path}: cells.jsonl with each run, sweep.md")
+    assert out.endswith(
+        f"tables   {tmp_path}/sweep.md\nfigures  {tmp_path}/sweep.html\n"
+    )
     page = read_page((tmp_path / "sweep.html").read_text()).text
     assert "at 201 k parameters" in page and "batch_size" in page
     assert len(CellFile(tmp_path / "cells.jsonl")) == 2

@@ -1,16 +1,23 @@
 """The command line: what it reads, and what it says to a mistake."""
 
 import dataclasses
+import importlib
+import importlib.util
 import json
 
 import pytest
 
+import lostjax
+from lostjax.__main__ import PROGRAMS
+from lostjax.__main__ import main as programs
 from lostjax.errors import ConfigError
 from lostjax.train.__main__ import main, parse_command
 from lostjax.train.config.fields import flag_name, flat_fields, get_field
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import HostsConfig, TrainConfig
 from lostjax.train.config.stored import save_config
+from lostjax.train.flags import _flag_names
+from lostjax.train.habits import HABITS, suggest_flag
 from lostjax.train.usage import COMMON
 
 
@@ -21,6 +28,34 @@ def test_flags_override_the_preset():
     assert config.preset == "smoke" and config.mesh == "data:8"
     assert config.model == dataclasses.replace(get_preset("smoke").model, rank=4)
     assert config.run_dir == "x" and config.optim.name == "adamw"
+
+
+def test_every_habit_leads_to_a_flag_of_some_program():
+    known = set()
+    for name in PROGRAMS:
+        package = importlib.util.find_spec(f"lostjax.{name}").submodule_search_locations
+        module = importlib.import_module(
+            f"lostjax.{name}" + ".__main__" * bool(package)
+        )
+        known |= set(_flag_names(module.Flags))
+    for habit, flag in HABITS.items():
+        assert f"--{habit}" not in _flag_names(TrainConfig), "it is a flag itself"
+        assert f"--{flag}" in known
+        assert suggest_flag(f"--{habit}", known) == f"; did you mean --{flag}?"
+
+
+@pytest.mark.parametrize("program", ["train", "verify"])
+def test_the_version_is_printed(program, capsys):
+    module = importlib.import_module("lostjax.train.__main__")
+    module = (
+        importlib.import_module("lostjax.verify") if program == "verify" else module
+    )
+    with pytest.raises(SystemExit) as end:
+        module.main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"lostjax {lostjax.__version__}\n"
+    assert programs(["--version"]) == 0
+    assert capsys.readouterr().out == f"lostjax {lostjax.__version__}\n"
 
 
 def test_a_configuration_file_is_where_values_start(tmp_path):
@@ -37,7 +72,9 @@ def test_hosts_are_never_taken_from_a_stored_configuration(tmp_path):
     path = tmp_path / "config.json"
     save_config(path, dataclasses.replace(get_preset("smoke"), hosts=hosts))
     assert "192.0.2.1" not in path.read_text()
-    values = json.loads(path.read_text()) | {"hosts": dataclasses.asdict(hosts)}
+    values = json.loads(path.read_text())
+    del values["hash"]
+    values |= {"version": 2, "hosts": dataclasses.asdict(hosts)}
     for text in (path.read_text(), json.dumps(values)):  # and as runs stored it before
         path.write_text(text)
         for word in (f"--config={path}", f"--resume={tmp_path}"):
@@ -52,6 +89,13 @@ def test_hosts_are_never_taken_from_a_stored_configuration(tmp_path):
         ("--bogus=1", "--bogus: no such flag; see --help"),
         ("--modle.rank=3", "--modle.rank: no such flag; did you mean --model.rank?"),
         ("--steps=3 --steps=4", "--steps is given twice"),
+        ("--lr=1e-3", "--lr: no such flag; did you mean --optim.learning-rate?"),
+        ("--wd 0.1", "--wd: no such flag; did you mean --optim.weight-decay?"),
+        ("--epochs=3", "--epochs: no such flag; did you mean --steps?"),
+        ("--gpus=8", "--gpus: no such flag; did you mean --mesh?"),
+        ("--dataset=x", "--dataset: no such flag; did you mean --data.source?"),
+        ("--output_dir=x", "--output-dir: no such flag; did you mean --run-dir?"),
+        ("--rank=3", "--rank: no such flag; did you mean --model.rank?"),
         ("--steps 3 --steps=4", "--steps is given twice"),
         ("--run-dir=a --run_dir=b", "--run-dir is given twice"),
         ("--dry-run --no-dry-run", "--dry-run and --no-dry-run contradict each other"),

@@ -166,7 +166,12 @@ def live(run, checkpoints, bad, event=(-1, None)):
     state = rollback.start_at(run, checkpoints, first)
     with closing(JsonLines(run.directory, resume_step=first)) as lines:
         recorder = Recorder(
-            run, FanOut([lines]), log=None, started=0.0, note=lambda text: None
+            run,
+            FanOut([lines]),
+            log=None,
+            started=0.0,
+            spent=0.0,
+            note=lambda text: None,
         )
         stepped = loop.step_to_end(
             run, compiled, state, recorder=recorder, checkpoints=checkpoints, stop=stop

@@ -163,6 +163,8 @@ def _check_ranges(config: TrainConfig) -> None:
     """Refuse numbers that are out of range on their own."""
     for name, low in _LEAST.items():
         value = get_field(config, name)
+        if value is None:
+            continue
         if value < low:
             raise ConfigError(f"{flag_name(name)}={value}: must be at least {low}")
         most = _MOST.get(name, LARGEST)

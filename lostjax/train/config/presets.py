@@ -56,6 +56,7 @@ _SMOKE = TrainConfig(
     preset="smoke",
     steps=20,
     batch_size=8,
+    eval_every=0,
     checkpoint_every=10,
     model=ModelConfig(
         d_model=32, n_layers=2, n_heads=2, d_hidden=88, rank=8, delta=0.25
@@ -66,7 +67,6 @@ _SMOKE = TrainConfig(
 _SMALL = TrainConfig(
     preset="small",
     steps=1500,
-    eval_every=500,
     checkpoint_every=250,
     model=ModelConfig(
         d_model=256, n_layers=6, n_heads=8, d_hidden=688, rank=64, delta=0.05

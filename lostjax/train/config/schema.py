@@ -20,6 +20,10 @@ ReweightName = Literal["none", "lin_upper", "quadratic", "extremes", "upper"]
 TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
 
 
+EVALUATIONS = 5
+"""Held-out evaluations of a run by default; all but the last add 10 % to its time."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """A LLaMA-style decoder whose matrices are of one linear family."""
@@ -293,8 +297,9 @@ class TrainConfig:
     that each fits its caches."""
     seed: int = 0
     """Seed of initialisation and data order."""
-    eval_every: int = 0
-    """Steps between held-out evaluations (0: only at end)."""
+    eval_every: int | None = None
+    """Steps between held-out evaluations (0: only at end; default: a fifth of the
+    run)."""
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always has one."""
     keep: int = 2
@@ -312,3 +317,9 @@ class TrainConfig:
     stability: StabilityConfig = StabilityConfig()
     guard: GuardConfig = GuardConfig()
     hosts: HostsConfig = HostsConfig()
+
+    @property
+    def eval_interval(self) -> int:
+        """Steps between held-out evaluations; 0 if there is one at the end alone."""
+        every = self.eval_every
+        return max(1, self.steps // EVALUATIONS) if every is None else every

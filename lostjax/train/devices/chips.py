@@ -42,6 +42,8 @@ CHIPS: dict[str, Chip] = {
     "NVIDIA A100": Chip(312e12, 80e9, 2039e9, 300e9),
     "NVIDIA H100": Chip(989e12, 80e9, 3350e9, 450e9),
     "NVIDIA H200": Chip(989e12, 141e9, 4800e9, 450e9),
+    # Bandwidth as XLA's description of it states it; NVIDIA rounds it to 8 TB/s.
+    "NVIDIA B200": Chip(2250e12, 180e9, 7672e9, 900e9),
 }
 """Figures by prefix of JAX's `device_kind`."""
 

@@ -261,7 +261,7 @@ def load(
       run = lostjax.train.load("latest")
       run.metrics["loss"][-1]
     """
-    directory = find_run(str(path))
+    directory = find_run(str(path), with_checkpoint=True)
     return Run(directory, step=step, average=average, dtype=dtype)
 
 

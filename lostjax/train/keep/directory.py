@@ -8,6 +8,7 @@ RUN/metrics.jsonl      one line per step
 RUN/stability.jsonl    one line per reading, with `--stability.every`
 RUN/tensorboard/, profile/
 RUN/log.txt            every line that the run printed; see `train.log.output`
+RUN/commands.jsonl     the commands that started and resumed the run
 RUN/report.html        the report of a finished run
 RUN/stopped.json       why the guard stopped the run; see `train.watch.diagnosis`
 RUN/lock               the process that writes the directory now
@@ -39,14 +40,18 @@ from lostjax.train.keep.layout import CHECKPOINTS as CHECKPOINTS
 from lostjax.train.keep.layout import REPORT as REPORT
 from lostjax.train.keep.layout import refuse_links
 from lostjax.train.keep.run_files import list_unvouched
-from lostjax.train.keep.step_directories import list_steps, step_dir
+from lostjax.train.keep.step_directories import (
+    list_bare_steps,
+    list_steps,
+    step_dir,
+)
 from lostjax.view.numbers import format_bytes
 
 RUNS = Path("runs")
 """Parent of the runs without `--run-dir`, relative to the working directory."""
 
 
-def find_run(name: str, *, runs: Path = RUNS) -> Path:
+def find_run(name: str, *, runs: Path = RUNS, with_checkpoint: bool = False) -> Path:
     """Find an existing run by its directory, or the latest one.
 
     Args:
@@ -54,6 +59,7 @@ def find_run(name: str, *, runs: Path = RUNS) -> Path:
         has the latest date. `hold_run_dir` keeps these dates in order even if the clock
         is set back.
       runs: directory of the runs among which `latest` chooses.
+      with_checkpoint: whether `latest` passes over runs without a checkpoint.
 
     Returns:
       The run's directory. It is printed to standard error for `latest`.
@@ -62,13 +68,7 @@ def find_run(name: str, *, runs: Path = RUNS) -> Path:
       ConfigError: if there is no such run.
     """
     if name == "latest":
-        dates = _dates(runs)
-        if not dates:
-            raise ConfigError(f"latest: there is no run in {runs.absolute()}")
-        latest = max(dates, key=lambda directory: dates[directory])
-        print(f"latest: {latest}", file=sys.stderr)
-        refuse_links(latest)
-        return latest
+        return _find_latest(runs, with_checkpoint=with_checkpoint)
     directory = read_path(name, flag="RUN")
     try:
         found = (directory / CONFIG_FILE).is_file()
@@ -78,6 +78,29 @@ def find_run(name: str, *, runs: Path = RUNS) -> Path:
         raise ConfigError(f"{name}: not a run's directory (it has no config.json)")
     refuse_links(directory)
     return directory
+
+
+def _find_latest(runs: Path, *, with_checkpoint: bool) -> Path:
+    """Find the latest run, print its name, and print what was passed over."""
+    dates = _dates(runs)
+    ordered = sorted(dates, key=lambda directory: dates[directory], reverse=True)
+    if not ordered:
+        raise ConfigError(f"latest: there is no run in {runs.absolute()}")
+    found = (each for each in ordered if _has_checkpoint(each))
+    latest = next(found, ordered[0]) if with_checkpoint else ordered[0]
+    note = ""
+    if latest != ordered[0]:
+        note = f" ({ordered[0]} is newer, but has no checkpoint)"
+    elif not _has_checkpoint(latest):
+        note = " (it has no checkpoint)"
+    print(f"latest: {latest}{note}", file=sys.stderr)
+    refuse_links(latest)
+    return latest
+
+
+def _has_checkpoint(directory: Path) -> bool:
+    place = directory / CHECKPOINTS
+    return bool(list_steps(place) or list_bare_steps(place))
 
 
 def _dates(runs: Path) -> dict[Path, int]:

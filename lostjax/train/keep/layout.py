@@ -35,12 +35,16 @@ REPORT = "report.html"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model")
 """The tokenizer has one of these names."""
 
+COMMANDS_FILE = "commands.jsonl"
+"""The commands that the run was started and resumed with."""
+
 LINES_FILES = (METRICS_FILE, EVALUATIONS_FILE, STABILITY_FILE)
 """Files of chained lines."""
 
 _FOLDERS = (CHECKPOINTS, TENSORBOARD_FOLDER, "profile")
 _FILES = (
-    *(LOCK, CONFIG_FILE, DATA_FILE, LOG_FILE, REPORT, "stopped.json"),
+    *(LOCK, CONFIG_FILE, DATA_FILE, COMMANDS_FILE, LOG_FILE, REPORT),
+    "stopped.json",
     *LINES_FILES,
     *(name for file in TOKENIZER_FILES for name in (file, hash_file_of(Path(file)))),
 )

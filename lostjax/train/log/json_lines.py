@@ -35,7 +35,7 @@ from lostjax.train.log.tensorboard import TensorBoard
 from lostjax.train.log.wandb import WeightsAndBiases
 
 CLOCK_FIELDS = frozenset(
-    {"time", "step_seconds", "tokens_per_second", "mfu", "eval_seconds"}
+    {"time", "elapsed", "step_seconds", "tokens_per_second", "mfu", "eval_seconds"}
 )
 """Names of values that depend on the clock: two equal runs differ in these only."""
 

@@ -17,9 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from lostjax.disk.lines import AppendingFile
+if TYPE_CHECKING:
+    from lostjax.disk.lines import AppendingFile
 
 LOG_FILE = "log.txt"
 """Name of the log in the directory of a run."""
@@ -105,6 +106,9 @@ class Output:
           OSError: if the file cannot be opened.
         """
         with self._lock:
+            # Imported late: the list of programs works without the extra's packages.
+            from lostjax.disk.lines import AppendingFile
+
             self._file = AppendingFile(path)
             for line in self._early:
                 self._file.write(line.encode("utf-8", "backslashreplace"))

@@ -40,7 +40,7 @@ _CHARTS = {
     "trajectory": Chart(Axis("divergence from the past, nats", from_zero=True)),
 }
 _DRAWN_ELSEWHERE = frozenset(
-    {"step", "loss", "tokens", "time", "step_seconds", "mfu"}
+    {"step", "loss", "tokens", "time", "elapsed", "step_seconds", "mfu"}
     | {"skipped", "skipped_total", "passed_over"}
     | {"mean_log_z", "max_attention_logit", "smallest_gradient_rms"}
 )

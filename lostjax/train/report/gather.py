@@ -29,6 +29,7 @@ from lostjax.train.build.job import Job
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.keep.commands import read_commands
 from lostjax.train.log.json_lines import read_evaluations, read_metrics, read_whole
 from lostjax.train.log.readings import read_stability
 from lostjax.train.report.contents import Report, Sample, Timings
@@ -40,7 +41,7 @@ BASELINE_BYTES = 50_000_000
 
 
 def summarise(
-    job: Job, compiled: Compiled, state: TrainState, *, command: str, timings: Timings
+    job: Job, compiled: Compiled, state: TrainState, *, timings: Timings
 ) -> Report:
     """Gather the report of a finished run.
 
@@ -48,7 +49,6 @@ def summarise(
       job: the run.
       compiled: its programs, which know the compiler's temporary memory.
       state: its final state.
-      command: the command line.
       timings: its durations.
 
     Returns:
@@ -61,7 +61,7 @@ def summarise(
     }
     return Report(
         title=describe_model(job.config, job.model),
-        command=command,
+        command="\n".join(read_commands(job.directory)),
         configuration=dataclasses.asdict(job.config),
         metrics=metrics,
         evaluations=read_whole(read_evaluations, job.directory),
@@ -119,6 +119,7 @@ def measure_baselines(data: Data, *, cache_dir: str | None) -> dict[str, float]:
 
 
 def _score(data: Data, path: Path) -> None:
+    print("measuring text baselines, once for this text: xz and n-grams", flush=True)
     found = score_text(
         list(data.corpus.train),
         list(data.corpus.heldout),

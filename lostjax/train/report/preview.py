@@ -8,7 +8,9 @@ from lostjax.train.config.fields import flat_fields
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.log.terminal import open_console
 from lostjax.train.report.contents import Report
+from lostjax.train.report.forecast import describe_forecast
 from lostjax.train.report.ledger import build_ledger
+from lostjax.view.characters import replace_controls
 from lostjax.view.numbers import format_count
 
 
@@ -36,10 +38,12 @@ def print_preview(config: TrainConfig) -> None:
         f"{per_step} are {config.steps * per_step / tokens:.2f} epochs",
         highlight=False,
     )
+    if forecast := describe_forecast(job):
+        console.print(forecast, highlight=False)
 
 
 def print_summary(report: Report, *, path: str, console: Console | None = None) -> None:
-    """Print the results of a run: some ten lines, the same facts as the page's head.
+    """Print a run's sample and its results: the same facts as the page's head.
 
     Args:
       report: of the finished run.
@@ -47,6 +51,9 @@ def print_summary(report: Report, *, path: str, console: Console | None = None) 
       console: to print on; standard output by default.
     """
     console = console or open_console()
+    if report.sample is not None:
+        text = replace_controls(report.sample.prompt + report.sample.continuation)
+        console.print(f"\nsample\n{text}", markup=False, highlight=False)
     rows = [("", ""), *report.summary(), ("report", path)]
     width = max(len(name) for name, _ in rows)
     for name, value in rows:

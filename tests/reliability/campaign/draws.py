@@ -84,7 +84,7 @@ class Campaign:
             codes = world.end(group)
             world.check()
             if any(codes):
-                _check_refusal(group)
+                world.detail += f" | {_find_refusal(group)}"
                 return "refused"
         world.check()
         try:
@@ -111,13 +111,17 @@ class Campaign:
         return Path(tempfile.mkdtemp(dir=self._place))
 
 
-def _check_refusal(group) -> None:
+def _find_refusal(group) -> str:
+    """Find the line that says why a run cannot resume; the first process's."""
+    found = []
     for run in group:
         if run.process.returncode == 0:
             continue
         lines = [line for line in run.said().splitlines() if ": error: " in line]
         if len(lines) != 1:
             raise Violation("not one line", run.said())
+        found += lines
+    return found[0]
 
 
 def compare(found: dict, wanted: dict) -> None:

@@ -35,12 +35,16 @@ HAS_CHECKPOINT = ("evaluation", "final save", "report")
 AT_ANY_MOMENT = (
     "A run that is killed at any moment and restarted ends as if nothing had happened"
 )
-SIGNALS = "SIGTERM and Ctrl-C save first, on one process or on many"
-BROKEN_OUTPUT = AT_ANY_MOMENT
-DISK = "A save that fails during a run does not stop the run"
-DIRECTORY = (
-    "A run that loses access to its directory still ends with its planned exit code"
+SIGNALS = (
+    "SIGTERM, Ctrl-C, SIGQUIT and a closed terminal save first, on one process or on "
+    "many"
 )
+BROKEN_OUTPUT = "Output that breaks does not stop a run"
+DISK = "A save that fails during a run does not stop the run"
+OPEN_FILES = (
+    "A save that hangs or runs out of open files does not hold up the run or its end"
+)
+DIRECTORY = "A run whose directory is deleted or renamed makes it again"
 
 ATTACKS = {
     "kill": Attack(
@@ -70,7 +74,9 @@ ATTACKS = {
     "disk": Attack(
         attacks.fill_disk, DISK, frozenset({FAILED, REFUSED}), needs_mounts=True
     ),
-    "open files": Attack(attacks.allow_few_files, DISK, frozenset({FAILED, REFUSED})),
+    "open files": Attack(
+        attacks.allow_few_files, OPEN_FILES, frozenset({FAILED, REFUSED})
+    ),
     "checkpoint": Attack(
         damage.damage_checkpoint,
         "A damaged checkpoint costs only the steps since the one before it",
@@ -81,7 +87,7 @@ ATTACKS = {
     ),
     "file": Attack(
         damage.damage_run_file,
-        "A broken file is read or refused in one line, however broken it is",
+        "Every file that a run reads again is vouched for by a hash",
         frozenset({KILLED}),
         HAS_DIRECTORY,
         may_refuse=True,
@@ -96,7 +102,7 @@ ATTACKS = {
     ),
     "link": Attack(
         damage.link,
-        "No configuration leads out of `runs/`",
+        "Nothing in a run's directory leads out of it",
         frozenset({KILLED}),
         HAS_DIRECTORY,
         may_refuse=True,

@@ -302,6 +302,17 @@ def test_renamed_fields_exist():
         get_field(TrainConfig(), new)
 
 
+def test_held_out_loss_is_measured_on_the_way_by_default():
+    config = TrainConfig(steps=600)
+    assert [s for s in range(1, 601) if s % config.eval_interval == 0] == [
+        *(120, 240, 360, 480, 600)
+    ]
+    assert TrainConfig(steps=3).eval_interval == 1
+    assert TrainConfig(steps=600, eval_every=7).eval_interval == 7
+    assert TrainConfig(eval_every=0).eval_interval == 0
+    check_config(TrainConfig(eval_every=None))
+
+
 def test_a_nested_field_is_replaced():
     config = replace_in(TrainConfig(), "optim.frugal", density=0.5)
     assert config.optim.frugal.density == 0.5

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from lostjax.disk.manifest import write_manifest
 from lostjax.errors import ConfigError
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_config
@@ -48,7 +49,9 @@ def test_latest_is_the_run_made_last_though_the_clock_was_set_back(
         directory = RUNS / name
         make_run(directory, config_for(directory))
         assert find_run("latest") == directory
-        assert capsys.readouterr().err == f"latest: {directory}\n"
+        assert (
+            capsys.readouterr().err == f"latest: {directory} (it has no checkpoint)\n"
+        )
         ahead = time.time() + 1e6  # and the next one is made by the right clock
         os.utime(directory / "config.json", (ahead, ahead))
     make_run(RUNS / "b", config_for(RUNS / "b"))  # went on; was not made anew
@@ -112,3 +115,21 @@ def test_other_data_is_refused_with_what_differs(tmp_path):
         ConfigError, match=r"other data \(train_hash: ab there, cd now\)"
     ):
         check_same_data(tmp_path / "run", IDENTITY | {"train_hash": "cd"})
+
+
+def test_latest_passes_over_runs_without_a_checkpoint_where_one_is_needed(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        make_run(RUNS / name, config_for(RUNS / name))
+    assert find_run("latest", with_checkpoint=True) == RUNS / "b"
+    assert capsys.readouterr().err == "latest: runs/b (it has no checkpoint)\n"
+    step = RUNS / "a" / "checkpoints" / "10"
+    step.mkdir(parents=True)
+    (step / "x").write_text("state")
+    write_manifest(step)
+    assert find_run("latest", with_checkpoint=True) == RUNS / "a"
+    said = capsys.readouterr().err
+    assert said == "latest: runs/a (runs/b is newer, but has no checkpoint)\n"
+    assert find_run("latest") == RUNS / "b"

@@ -11,7 +11,7 @@ import rich.console
 from rich.console import Console
 
 from lostjax.train.log.terminal import Progress
-from lostjax.train.report.contents import Report, Timings
+from lostjax.train.report.contents import Report, Sample, Timings
 from lostjax.train.report.preview import print_summary
 
 
@@ -148,9 +148,13 @@ def test_the_summary_keeps_a_long_path_whole():
         parameters=5_412_352,
         baselines={"xz": 2.32, "trigram": 1.84},
         timings=Timings(total=272.0),
+        sample=Sample("Fellow citizens,", " we [meet]\x1b[31m today"),
     )
     print_summary(report, path=path, console=Console(file=text, width=80))
-    lines = dict(line.split("  ", 1) for line in text.getvalue().splitlines() if line)
+    head, sample, results = text.getvalue().partition("today\n")
+    shown = "Fellow citizens, we [meet]\N{REPLACEMENT CHARACTER}[31m today"
+    assert head + sample == f"\nsample\n{shown}\n"
+    lines = dict(line.split("  ", 1) for line in results.splitlines() if line)
     assert {name: value.strip() for name, value in lines.items()} == {
         "model": "tiny",
         "held-out bits per byte": "1.900",

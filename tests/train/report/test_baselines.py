@@ -22,4 +22,9 @@ def test_a_finished_run_is_reported_without_its_text(tmp_path, capsys, change):
     assert said.count("\n") == 1
     assert not [entry for entry in (cache / "baselines").iterdir() if entry.is_file()]
     path.write_bytes(whole)
+    capsys.readouterr()
     assert len(gather.measure_baselines(data, cache_dir=str(cache))) == 5
+    said = capsys.readouterr().out
+    assert said == "measuring text baselines, once for this text: xz and n-grams\n"
+    assert len(gather.measure_baselines(data, cache_dir=str(cache))) == 5
+    assert not capsys.readouterr().out, "they are kept"
