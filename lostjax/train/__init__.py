@@ -12,6 +12,8 @@ imports nothing heavy: each name is imported when it is first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lostjax.extras import explain_missing
+
 if TYPE_CHECKING:
     from lostjax.train.interface.configuration import preset
     from lostjax.train.interface.finished import Run, load
@@ -30,6 +32,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
+        if reason := explain_missing():
+            raise ModuleNotFoundError(f"lostjax.train {reason}")
         module = importlib.import_module(f"lostjax.train.interface.{_MODULES[name]}")
         return getattr(module, name)
     raise AttributeError(f"module 'lostjax.train' has no attribute {name!r}")
