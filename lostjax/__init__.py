@@ -12,7 +12,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("analysis", "data", "losses", "metrics", "nn", "optim", "steps")
+_ROOMS = ("analysis", "data", "losses", "metrics", "nn", "optim", "steps", "train")
 
 
 def __getattr__(name: str) -> Any:

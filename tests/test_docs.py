@@ -17,7 +17,7 @@ ROOMS = sorted(
 )
 """Rooms with a page; `test_every_room_has_a_page` says which need one."""
 
-PUBLIC = ("nn", "losses", "metrics", "optim", "data", "steps", "analysis")
+PUBLIC = ("nn", "losses", "metrics", "optim", "data", "steps", "analysis", "train")
 """Rooms whose names a user imports."""
 
 

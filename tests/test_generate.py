@@ -4,11 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-import lostjax.generate
 from lostjax.generate import main as generate
 from lostjax.train.__main__ import main as train
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.stored import load_config, save_config
+from lostjax.train.interface import sampling
 
 DECAY = 0.75
 
@@ -28,13 +28,13 @@ def mesa(text_file, cache_dir, tmp_path_factory):
 def used(monkeypatch):
     """The variables that text was made from."""
     used = []
-    sample = lostjax.generate.sample_tokens
+    sample = sampling.sample_tokens
 
     def watched(model, variables, **options):
         used.append(variables)
         return sample(model, variables, **options)
 
-    monkeypatch.setattr(lostjax.generate, "sample_tokens", watched)
+    monkeypatch.setattr(sampling, "sample_tokens", watched)
     return used
 
 

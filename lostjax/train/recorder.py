@@ -6,7 +6,7 @@ the host. Only the first process writes; the others read along. Nothing is decid
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -176,7 +176,12 @@ class Recorder:
 
 
 def open_recorder(
-    job: Job, stack: ExitStack, *, first_step: int, started: float
+    job: Job,
+    stack: ExitStack,
+    *,
+    first_step: int,
+    started: float,
+    also: Sequence[Sink] = (),
 ) -> Recorder:
     """Open a run's files and its progress in the terminal, and announce its start.
 
@@ -185,6 +190,7 @@ def open_recorder(
       stack: closes them.
       first_step: steps already done; lines of later ones are removed.
       started: `time.monotonic()` when the program began.
+      also: sinks besides the run's files and the terminal; closed by their owner.
     """
     if not is_first_host():
         return Recorder(
@@ -201,7 +207,7 @@ def open_recorder(
     files = open_sinks(
         job.directory, resume_step=first_step, wandb_project=config.wandb
     )
-    sinks: list[Sink] = [files, stack.enter_context(progress)]
+    sinks: list[Sink] = [files, stack.enter_context(progress), *also]
     stack.callback(files.close)
     progress.note(_opening_line(job, first_step))
     log: StabilityLog | None = None

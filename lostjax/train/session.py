@@ -5,8 +5,8 @@ and the configuration are all that a resumed run needs: batch k is a pure functi
 """
 
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -39,6 +39,7 @@ from lostjax.train.keep.held_directory import HeldDirectory
 from lostjax.train.keep.open_files import provide_open_files
 from lostjax.train.keep.run_files import print_damage
 from lostjax.train.log.output import LOG_FILE, Output, steady_output
+from lostjax.train.log.sink import Sink
 from lostjax.train.log.tensorboard import TENSORBOARD_FOLDER
 from lostjax.train.loop import step_to_end, was_evaluated
 from lostjax.train.recorder import Recorder, open_recorder
@@ -64,6 +65,10 @@ class Outcome(NamedTuple):
     in a row, or the loss spiked too often, see `train.watch.diagnosis`."""
 
 
+Catch = Callable[[StopRequest], AbstractContextManager[None]]
+"""Turns what stops a run into a request, for a `with` block."""
+
+
 class _Ended(NamedTuple):
     """The end of a run, before its report is written."""
 
@@ -75,13 +80,22 @@ class _Ended(NamedTuple):
     timings: Timings | None = None
 
 
-def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
+def train(
+    config: TrainConfig,
+    *,
+    command: str,
+    started: float,
+    sinks: Sequence[Sink] = (),
+    catch: Catch = catch_stop_signals,
+) -> Outcome:
     """Train, evaluate, checkpoint and report, from the start or from a checkpoint.
 
     Args:
       config: the run.
       command: the command line, for the report.
       started: `time.monotonic()` when the program began, for the report.
+      sinks: take the numbers of the run besides its files; in the first process only.
+      catch: catches what stops the run, from before its first step to its last save.
 
     Returns:
       How the run ended.
@@ -90,18 +104,26 @@ def train(config: TrainConfig, *, command: str, started: float) -> Outcome:
       ConfigError, DataError: before anything is written.
     """
     with steady_output() as output:
-        return _train(config, output, command=command, started=started)
+        return _train(
+            config, output, command=command, started=started, sinks=sinks, catch=catch
+        )
 
 
 def _train(
-    config: TrainConfig, output: Output, *, command: str, started: float
+    config: TrainConfig,
+    output: Output,
+    *,
+    command: str,
+    started: float,
+    sinks: Sequence[Sink],
+    catch: Catch,
 ) -> Outcome:
     with ExitStack() as stack:
         provide_open_files()
         with leaving_without_the_others():
             job = prepare_job(config)
             stop = StopRequest(agree(job.mesh))
-            stack.enter_context(catch_stop_signals(stop))
+            stack.enter_context(catch(stop))
         leaving = partial(leaving_without_the_others, partial(drop_lock, job.directory))
         with leaving():
             checkpoints, held = _open_directory(job, stack, command=command)
@@ -118,6 +140,7 @@ def _train(
                 job,
                 stack,
                 first=first,
+                sinks=sinks,
                 started=started,
                 checkpoints=checkpoints,
                 held=held,
@@ -182,6 +205,7 @@ def _run(
     stack: ExitStack,
     *,
     first: int,
+    sinks: Sequence[Sink],
     started: float,
     checkpoints: Checkpoints,
     held: HeldDirectory,
@@ -200,7 +224,9 @@ def _run(
         on_first_host(held.ensure)
         if first:
             on_first_host(partial(record_command, job.directory, command, step=first))
-        recorder = open_recorder(job, stack, first_step=first, started=started)
+        recorder = open_recorder(
+            job, stack, first_step=first, started=started, also=sinks
+        )
     state, verdict, code = step_to_end(
         job, compiled, state, recorder=recorder, checkpoints=checkpoints, stop=stop
     )

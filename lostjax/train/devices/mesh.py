@@ -98,6 +98,8 @@ def make_mesh(text: str) -> Mesh:
     """
     devices = jax.devices()
     found = f"{len(devices)} x {devices[0].device_kind}"
+    if devices[0].platform == "cpu":  # see `provide_devices`
+        found += ", fixed when JAX started in this process: restart it for more"
     sizes = resolve_mesh(text, n_devices=len(devices), found=found)
     used = devices[: math.prod(sizes.values())]
     if {device.process_index for device in used} != set(range(jax.process_count())):

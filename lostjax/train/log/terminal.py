@@ -28,6 +28,15 @@ from lostjax.view.numbers import (
 _SHORTEST_BAR = 8
 
 
+def open_console() -> Console:
+    """Open standard output for a run's lines.
+
+    Not by rich's way into notebooks, which displays each line as HTML: it passes by
+    standard output, and so by the log of the run.
+    """
+    return Console(force_jupyter=False)
+
+
 class Progress:
     """A sink (see `lostjax.train.log.sink`) that shows a run's progress.
 
@@ -56,7 +65,7 @@ class Progress:
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console()
+        self._console = console or open_console()
         self._last_step = last_step
         self._interval = interval
         self._clock = clock

@@ -6,6 +6,7 @@ from rich.table import Table
 from lostjax.train.build.job import prepare_job
 from lostjax.train.config.fields import flat_fields
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.log.terminal import open_console
 from lostjax.train.report.contents import Report
 from lostjax.train.report.forecast import describe_forecast
 from lostjax.train.report.ledger import build_ledger
@@ -49,7 +50,7 @@ def print_summary(report: Report, *, path: str, console: Console | None = None) 
       path: of the report's page.
       console: to print on; standard output by default.
     """
-    console = console or Console()
+    console = console or open_console()
     if report.sample is not None:
         text = replace_controls(report.sample.prompt + report.sample.continuation)
         console.print(f"\nsample\n{text}", markup=False, highlight=False)

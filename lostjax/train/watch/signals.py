@@ -4,6 +4,7 @@ The first of SIGTERM, SIGINT (Ctrl-C), SIGQUIT and SIGHUP (the terminal was clos
 requests that the run saves and stops. A second signal ends the process at once: its
 handler is the kernel's default, because Python's own handlers do not run while the
 process waits for a compiler. With several processes a signal to one of them is enough.
+In a notebook a second signal does what it did before, or it would end the kernel.
 
 SIGHUP never counts as the second signal, and what follows it is the first: whoever
 closes a terminal sends it twice, and often SIGTERM after it. `nohup` starts a program
@@ -12,12 +13,13 @@ with SIGHUP ignored, and it stays ignored.
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-_SAID = "\n{}: saving and stopping; a second signal exits at once\n"
+_SAID = "\n{}: saving and stopping; a second signal {} at once\n"
 _CAUGHT = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
 # The progress line hides the cursor, and nothing restores it after a second signal.
 _SHOW_CURSOR = "\x1b[?25h"
@@ -68,8 +70,20 @@ class StopRequest:
 
 
 @contextmanager
-def catch_stop_signals(request: StopRequest) -> Iterator[None]:
-    """Turn the signals that end programs into a request, for a `with` block."""
+def catch_stop_signals(
+    request: StopRequest, *, second: signal.Handlers | None = signal.SIG_DFL
+) -> Iterator[None]:
+    """Turn the signals that end programs into a request, for a `with` block.
+
+    Signals reach the main thread alone: in another thread the block runs as it is.
+
+    Args:
+      request: is asked at the first signal.
+      second: what handles the second signal; None for what handled it before.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     before: dict[int, Any] = {}
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -81,8 +95,11 @@ def catch_stop_signals(request: StopRequest) -> Iterator[None]:
             # The kernel's default action ends the process even if Python cannot run a
             # handler.
             for caught in before.keys() - {signal.SIGHUP}:
-                signal.signal(caught, signal.SIG_DFL)
-        said = _SAID.format(signal.Signals(number).name)
+                signal.signal(
+                    caught, _restorable(before[caught]) if second is None else second
+                )
+        verb = "interrupts" if second is None else "exits"
+        said = _SAID.format(signal.Signals(number).name, verb)
         said = _SHOW_CURSOR + said if os.isatty(2) else said
         with suppress(OSError):  # nobody reads standard error any more
             os.write(2, said.encode())  # the signal may have interrupted a print
@@ -95,5 +112,9 @@ def catch_stop_signals(request: StopRequest) -> Iterator[None]:
         yield
     finally:
         for caught, handler in before.items():
-            # None: the handler was not installed by Python, and cannot be restored.
-            signal.signal(caught, signal.SIG_DFL if handler is None else handler)
+            signal.signal(caught, _restorable(handler))
+
+
+def _restorable(handler: Any) -> Any:
+    """Return a handler that can be installed: None stands for one not from Python."""
+    return signal.SIG_DFL if handler is None else handler

@@ -1,11 +1,13 @@
 """What a person reads while the run goes on."""
 
+import builtins
 import io
 import os
 import pty
 import subprocess
 import sys
 
+import rich.console
 from rich.console import Console
 
 from lostjax.train.log.terminal import Progress
@@ -162,3 +164,13 @@ def test_the_summary_keeps_a_long_path_whole():
         "report": path,
         "comparison": "better than 1 of 2 baselines; next: trigram (1.840)",
     }
+
+
+def test_in_a_notebook_lines_pass_by_standard_output(monkeypatch, capsys):
+    shell = type("ZMQInteractiveShell", (), {})()
+    monkeypatch.setattr(builtins, "get_ipython", lambda: shell, raising=False)
+    assert rich.console.Console().is_jupyter
+    with Progress(first_step=0, last_step=2) as progress:
+        progress.write(1, {"loss": 8.3})
+        progress.note("a line")
+    assert capsys.readouterr().out == "step 1/2  loss 8.300\na line\n"

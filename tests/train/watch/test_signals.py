@@ -91,3 +91,12 @@ def test_a_program_that_ignores_its_terminal_goes_on():
     ignored = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n{CATCHES}"
     done = subprocess.run([sys.executable, "-c", ignored, "SIGHUP"], timeout=60)
     assert done.returncode == 0
+
+
+def test_in_a_notebook_a_second_interrupt_does_not_end_the_kernel():
+    request = StopRequest()
+    with pytest.raises(KeyboardInterrupt), catch_stop_signals(request, second=None):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.poll()
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,1 @@
+"""The trainer's Python interface; `lostjax.train` exports its public names."""

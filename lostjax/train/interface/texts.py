@@ -1,0 +1,44 @@
+"""Texts to evaluate a run's model on, as batches of rows."""
+
+from lostjax.data import EvalPlan, TokenFiles, Tokenizer, open_corpus, pack_documents
+from lostjax.data.text.documents import TextDocuments
+from lostjax.data.text.parts import open_part
+from lostjax.data.text.sources import parse_source
+from lostjax.errors import DataError
+from lostjax.train.config.schema import TrainConfig
+
+
+def plan_text(
+    source: str | None, config: TrainConfig, *, tokenizer: Tokenizer
+) -> EvalPlan:
+    """Plan the batches of a text for a run's model.
+
+    Args:
+      source: the text, all of which is used; None for the run's held-out text.
+      config: the run's configuration.
+      tokenizer: the run's tokenizer.
+
+    Returns:
+      Every row of the text.
+
+    Raises:
+      DataError: if the text cannot be used or is empty.
+    """
+    data = config.data
+    rows = [
+        pack_documents(part, tokenizer, seq_len=data.seq_len, cache_dir=data.cache_dir)
+        for part in _open(source, config)
+    ]
+    some = [part for part in rows if part.n_documents]
+    if not some:
+        raise DataError(f"{source or data.source}: contains no text to evaluate on")
+    return EvalPlan(some, batch_size=config.batch_size // config.accumulate)
+
+
+def _open(
+    source: str | None, config: TrainConfig
+) -> tuple[TextDocuments | TokenFiles, ...]:
+    if source is None:
+        data = config.data
+        return open_corpus(data.source, heldout=data.heldout).heldout_parts
+    return tuple(open_part(part.name).whole for part in parse_source(source))
