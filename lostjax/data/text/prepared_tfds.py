@@ -178,7 +178,7 @@ def _list(names: Sequence[str]) -> str:
 
 
 def _find(name: str) -> Path:
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))  # of no such user: as it is
     if (path / "dataset_info.json").is_file():
         return path
     inside = sorted(path.rglob("dataset_info.json")) if path.is_dir() else []

@@ -95,7 +95,7 @@ def load_tokenizer(
         if documents is None:
             raise DataError(f"tokenizer {spec}: needs text to train on")
         return _train_cached(size, _as_documents(documents), cache_dir)
-    path = Path(spec).expanduser()
+    path = Path(os.path.expanduser(spec))  # of no such user: as it is
     if not os.path.isfile(path):
         hint = nearest_hint(spec, ["bpe:4096", "bytes"])
         raise DataError(

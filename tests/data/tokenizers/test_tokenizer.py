@@ -161,6 +161,7 @@ def test_a_file_may_call_its_end_of_text_otherwise(tmp_path):
         ("byte", "did you mean bytes"),
         ("bpe4096", "did you mean bpe:4096"),
         ("{}/none.json", "existing tokenizer.json"),
+        ("~nosuchuser/t.json", "existing tokenizer.json"),
         ("{}/broken.json", "broken.json: not a tokenizer.json"),
         ("{}/broken.model", "broken.model: not a SentencePiece model"),
         ("{}/endless.json", "endless.json: has none of the end-of-text tok"),
