@@ -7,6 +7,7 @@ which do not hold up the end of the program.
 
 import errno
 import logging
+import sys
 import threading
 import time
 from collections import Counter
@@ -42,6 +43,9 @@ class ArrayStore:
     def __init__(self) -> None:
         for name in _NOISY:
             logging.getLogger(name).addFilter(_is_no_failed_save)
+        if sys.unraisablehook is sys.__unraisablehook__:
+            # Until the end of the program: threads of a failed save may be late.
+            sys.unraisablehook = _show_unraisable
         # A directory that cannot be made must fail at once: if orbax makes directories
         # in the background, its threads wait for them and delay the exit by minutes.
         self._orbax = ocp.AsyncCheckpointer(
@@ -176,6 +180,17 @@ def check_readable(
                 ) from error
             if describe_arrays(found.tree) != wanted:
                 raise OSError(errno.EIO, f"{name} has other arrays when read again")
+
+
+def _show_unraisable(unraisable: Any) -> None:
+    """Print an exception that nobody can catch, unless a failed save left it.
+
+    Threads of tensorstore call back an event loop that orbax has closed by then.
+    """
+    error = unraisable.exc_value
+    if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
+        return
+    sys.__unraisablehook__(unraisable)
 
 
 def _is_no_failed_save(record: logging.LogRecord) -> bool:
