@@ -17,9 +17,9 @@ and if it is admitted, what becomes of the others:
     gone K       process K died, or its host did; or it exited after it was done
 
 It sends `here` every few seconds, `done`, or `left`. A death shows at once, because the
-kernel closes the connections of a dead process. A process that is frozen and a host that
-is silent are taken for dead after half of SECONDS, JAX's own bound: JAX would abort the
-others without a word about the run.
+kernel closes the connections of a dead process. A process that is frozen and a host
+that is silent are taken for dead after half of SECONDS, JAX's own bound: JAX would
+abort the others without a word about the run.
 
 JAX's service ends with this process. In the first process, JAX's default, it would end
 with that one, and JAX would then abort all others before they could print a line. It
