@@ -23,6 +23,10 @@ COMPILED := tests/nn/kernels/tpu/test_products_compiled.py \
 	tests/nn/kernels/test_attention_compiled.py \
 	tests/plan/test_command.py::test_a_tpus_compiler_plans_a_step
 
+# Environments beside the default one, made one after the other.
+OTHERS := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(PLAN)/.installed) \
+	$(if $(filter False,$(DEFAULT_IS_NEW)),$(if $(NEWEST_PYTHON),$(NEWEST)/.installed))
+
 .PHONY: train test docs slow torture mutants compiled kernels gpu tpu lint newest clean
 
 train: $(VENV)/.installed
@@ -30,9 +34,9 @@ train: $(VENV)/.installed
 
 # Linters and the vendors' compilers mostly keep one core busy each: side by side.
 test: $(VENV)/.installed-test
-	$(MAKE) -j 2 lint compiled
+	$(MAKE) $(VENV)/.installed-test $(OTHERS)
+	$(MAKE) -j 2 -O newest lint compiled
 	$(VENV)/bin/python -m pytest $(PARALLEL) -m "not slow and not torture"
-	$(MAKE) newest
 
 # The documentation site; without a network, and a warning is an error.
 docs: $(VENV)/.installed-docs
@@ -55,9 +59,8 @@ mutants: $(VENV)/.installed-test
 
 # The kernels by the TPU's and NVIDIA's own compilers, no hardware needed; in an
 # environment of its own, for an installed libtpu or CUDA changes how JAX starts.
-compiled:
-ifeq ($(shell uname -sm),Linux x86_64)
-	$(MAKE) $(PLAN)/.installed
+compiled: $(filter $(PLAN)/%,$(OTHERS))
+ifneq ($(filter $(PLAN)/%,$(OTHERS)),)
 	$(PLAN)/bin/python -m pytest -m "not slow and not torture" $(COMPILED)
 else
 	@echo "no compiler of TPUs and H100s for $(shell uname -sm): no kernel is compiled"
@@ -83,17 +86,20 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/mypy
 
-newest:
+newest: $(filter $(NEWEST)/%,$(OTHERS))
 ifeq ($(DEFAULT_IS_NEW),True)
 	@echo "$(PYTHON) already has the newest jax"
 else ifeq ($(NEWEST_PYTHON),)
 	@echo "no Python 3.12 or newer runs here: the newest jax is not tried"
 else
-	test -x $(NEWEST)/bin/python || $(NEWEST_PYTHON) -m venv $(NEWEST)
-	$(NEWEST)/bin/python -m pip install -q -e '.[test]'
 	$(NEWEST)/bin/python -m pytest $(PARALLEL) -m "newest and not slow and not torture" \
 		$$(grep -rl "mark.newest" --include="test_*.py" tests)
 endif
+
+$(NEWEST)/.installed: setup.cfg pyproject.toml
+	test -x $(NEWEST)/bin/python || $(NEWEST_PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install -q -e '.[test]'
+	touch $@
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
