@@ -1,0 +1,275 @@
+"""Notebooks: run at small size in a real kernel, and committed with their outputs."""
+
+import ast
+import base64
+import importlib
+import importlib.util
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import lostjax
+
+pytest.importorskip("nbclient")
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LARGEST = 500_000  # bytes of a notebook with its outputs
+
+_spec = importlib.util.spec_from_file_location(
+    "execute", ROOT / "notebooks" / "execute.py"
+)
+execute = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(execute)
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def outputs(notebook):
+    return [output for cell in code_cells(notebook) for output in cell.outputs]
+
+
+def printed(notebook):
+    return "".join(o.text for o in outputs(notebook) if o.output_type == "stream")
+
+
+def figures(notebook):
+    shown = [output.get("data", {}) for output in outputs(notebook)]
+    return [data["image/png"] for data in shown if "image/png" in data]
+
+
+@pytest.fixture
+def run_small(monkeypatch, tmp_path, cache_dir):
+    def run(number, *more):
+        """Run a notebook, and more cells in its kernel; it has two devices."""
+        monkeypatch.setenv(execute.SMALL, "1")
+        monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache_dir))
+        monkeypatch.setenv(
+            "PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        )
+        notebook = execute.read(NOTEBOOKS[number - 1])
+        cells = map(execute.nbformat.v4.new_code_cell, more)
+        notebook.cells += cells
+        for cell in notebook.cells:
+            if "# raises" in cell.source:
+                cell.metadata["tags"] = ["raises-exception"]
+        execute.execute(notebook, directory=tmp_path)
+        return notebook
+
+    return run
+
+
+INTERRUPTED = """
+import os, signal
+
+def interrupt(step, metrics):
+    if step == 3:
+        os.kill(os.getpid(), signal.SIGINT)  # as a notebook's button does
+
+values = {"steps": 6, "run_dir": "interrupted", "data.source": "sotu:2006-2008"}
+config = lostjax.train.preset("smoke", **values)
+stopped = lostjax.train.run(config, callbacks=[interrupt])  # raises
+"""
+
+RESUMED = """
+import dataclasses
+
+run = lostjax.train.load("interrupted")
+print(run, len(jax.devices()))
+run = lostjax.train.run(dataclasses.replace(run.config, mesh="data:1"))
+print(run)
+"""
+
+
+def test_the_first_notebook_trains_and_its_kernel_resumes_a_run(run_small):
+    notebook = run_small(1, INTERRUPTED, "run.plot()", RESUMED)
+    *story, interrupted, plotted, resumed = code_cells(notebook)
+    # The training: lines, the curve, a sample, the sizes, the report.
+    lines = "".join(o.text for cell in story for o in cell.outputs if "text" in o)
+    first, last = (
+        float(re.search(rf"step {step}/20  loss ([\d.]+)", lines)[1])
+        for step in (1, 20)
+    )
+    assert last < first
+    assert lines.count("Fellow citizens,") == 3, "the run's own sample, and two"
+    assert "LOST has" in lines and "report.html" in lines
+    (report,) = story[-1].outputs
+    assert report.data["text/html"].startswith("<iframe title=")
+    pictures = [
+        cell
+        for cell in story
+        if any("image/png" in o.get("data", {}) for o in cell.outputs)
+    ]
+    assert len(pictures) == 2
+    # The interrupt: one red line, the exception, and the state is kept.
+    *_, error = interrupted.outputs
+    assert error.ename == "Stopped"
+    assert "interrupted: stopped and saved at step" in error.evalue
+    assert plotted.outputs[0].data["image/png"]
+    before, after = re.findall(r"Run\(.*?: step (\d) of 6", resumed.outputs[0].text)
+    assert 3 <= int(before) < 6 and after == "6"
+    assert ") 2\n" in resumed.outputs[0].text, "the run before had both devices"
+    # Nothing else is on standard error than the interrupt's line.
+    assert [text.strip() for text in execute.find_noise(notebook)] == [
+        "SIGINT: saving and stopping; a second signal interrupts at once"
+    ]
+
+
+@pytest.mark.slow
+def test_the_second_notebook_trains_four_kinds_of_models(run_small):
+    notebook = run_small(2)
+    assert execute.find_noise(notebook) == []
+    found = re.findall(
+        r"(\w+): [\d,]+ parameters, loss ([\d.]+) to ([\d.]+)", printed(notebook)
+    )
+    assert [name for name, *_ in found] == ["linen", "NNX", "Equinox", "dict"]
+    assert all(float(last) < float(first) for _, first, last in found)
+    for kept, adam in re.findall(
+        r"state: ([\d,]+) bytes; Adam's would be ([\d,]+)", printed(notebook)
+    ):
+        assert int(kept.replace(",", "")) < 0.5 * int(adam.replace(",", ""))
+    assert len(figures(notebook)) == 3
+
+
+@pytest.mark.slow
+def test_the_third_notebook_compares_three_methods(run_small):
+    notebook = run_small(3)
+    assert execute.find_noise(notebook) == []
+    found = dict(re.findall(r"(\w+) +training loss ([\d.]+)", printed(notebook)))
+    assert set(found) == {"SGD", "SAF", "MESA"}
+    assert float(found["SGD"]) < float(found["SAF"]) < 2.3, "the divergence holds back"
+    assert float(found["SGD"]) < float(found["MESA"]) < 2.3
+    assert len(figures(notebook)) == 3
+
+
+@pytest.mark.slow
+def test_the_fourth_notebook_plans(run_small):
+    notebook = run_small(4)
+    assert execute.find_noise(notebook) == []
+    text = printed(notebook)
+    assert "LOST is planned:" in text and "peak memory" in text and "2 x cpu" in text
+    assert "read from the compiled program: static" in text
+    assert len(figures(notebook)) == 1
+
+
+@each_notebook
+def test_a_notebook_begins_as_all_do(path):
+    committed = execute.nbformat.read(path, as_version=4)
+    assert execute.read(path) == committed, "run `make notebooks`"
+    text = path.read_text()
+    for owner in re.findall(
+        r"github(?:\.com|usercontent\.com)?/([\w-]+/[\w-]+)/", text
+    ):
+        assert owner == execute.REPOSITORY
+
+
+@each_notebook
+def test_a_committed_notebook_has_its_outputs(path):
+    notebook = execute.nbformat.read(path, as_version=4)
+    assert path.stat().st_size < LARGEST
+    assert re.search(
+        r"\*Executed on \d+ \w+ 20\d\d on .*: [\d.]+ minutes", notebook.cells[0].source
+    )
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1))
+    assert execute.find_noise(notebook) == []
+    assert not [o for o in outputs(notebook) if o.output_type == "error"]
+    pictures = [base64.b64decode(png) for png in figures(notebook)]
+    assert pictures and all(png.startswith(b"\x89PNG") for png in pictures)
+
+
+def private_names(source):
+    """Find what code uses of lostjax that no room exports."""
+    rooms = {
+        room: set(importlib.import_module(f"lostjax.{room}").__all__)
+        for room in lostjax._ROOMS
+    }
+    public = {f"lostjax.{room}.{name}" for room in rooms for name in rooms[room]}
+    public |= {"lostjax", "lostjax.__version__", *(f"lostjax.{room}" for room in rooms)}
+    used, imported = set(), set()
+    nodes = list(ast.walk(ast.parse(source)))
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("lostjax"):
+            used |= {f"{node.module}.{alias.name}" for alias in node.names}
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            used |= {a.name for a in node.names if a.name.startswith("lostjax")}
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            first, *rest = ast.unparse(node).split(".")
+            chain = [first, *rest] if first == "lostjax" else ["lostjax", first, *rest]
+            if first in {"lostjax", *imported} and len(chain) <= 3:
+                used.add(".".join(chain))
+    return used - public
+
+
+@each_notebook
+def test_a_notebook_uses_public_names(path):
+    cells = code_cells(execute.nbformat.read(path, as_version=4))
+    assert private_names("\n".join(cell.source for cell in cells)) == set()
+
+
+def test_a_private_name_is_found():
+    assert private_names("from lostjax import nn\nnn.Dense\nlostjax.train.run") == set()
+    assert private_names("from lostjax.nn.mlp import MLP") == {"lostjax.nn.mlp.MLP"}
+    assert private_names("from lostjax import nn\nnn.Dens") == {"lostjax.nn.Dens"}
+
+
+@pytest.mark.parametrize(
+    "jax_version, libtpu, wanted",
+    [
+        (
+            "0.10.2",
+            True,
+            '"lostjax[train,digits] @ git+https://github.com/{}" jax==0.10.2 jaxlib==',
+        ),
+        (
+            "0.12.0rc1",
+            False,
+            '"lostjax[train,digits] @ git+https://github.com/{}" jax==0.12.0rc1 ',
+        ),
+        ("0.9.1", True, '"lostjax[tpu,digits] @ git+https://github.com/{}"'),
+        (None, False, '"lostjax[train,digits] @ git+https://github.com/{}"'),
+    ],
+)
+def test_installing_never_parts_jax_from_its_plugin(
+    monkeypatch, jax_version, libtpu, wanted
+):
+    import importlib.metadata as metadata
+
+    def version(name):
+        if jax_version is None:
+            raise metadata.PackageNotFoundError(name)
+        return jax_version
+
+    there = {"libtpu": libtpu or None, "lostjax": None}
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(importlib.util, "find_spec", there.get)
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    calls = []
+    shell = type("Shell", (), {"run_line_magic": lambda _, *words: calls.append(words)})
+    exec(execute.setup("digits"), {"get_ipython": shell})
+    ((magic, command),) = calls
+    assert magic == "pip"
+    assert command.startswith(f"install -q {wanted.format(execute.REPOSITORY)}")
+    # A second time nothing is installed.
+    there["lostjax"] = True
+    exec(execute.setup("digits"), {"get_ipython": shell})
+    assert len(calls) == 1
+
+
+def test_figures_are_compressed(tmp_path):
+    image = execute.Image.effect_noise((200, 200), 40).convert("RGB")
+    image.save(tmp_path / "noise.png")
+    png = (tmp_path / "noise.png").read_bytes()
+    small = execute._quantize(png)
+    assert small.startswith(b"\x89PNG") and len(small) < 0.8 * len(png)
+    assert json.dumps(base64.b64encode(small).decode())
