@@ -135,13 +135,19 @@ def compress_figures(notebook: Any) -> None:
                 data["image/png"] = base64.b64encode(_quantize(png)).decode()
 
 
-def describe_machine() -> str:
-    """Name the processor, as the figures of a benchmark do."""
+def _describe_execution() -> str:
+    """Name the day, the processor, and whether the notebook had it for itself."""
     info = Path("/proc/cpuinfo")
     text = info.read_text() if info.exists() else ""
     found = re.search(r"model name\s*: (.*)", text)
     model = re.sub(r"\(R\)|\(TM\)| Processor", "", found[1]) if found else "CPU"
-    return f"{os.cpu_count()} cores of an {model.strip()}"
+    cores, day = os.cpu_count() or 1, datetime.date.today()
+    *_, load = os.getloadavg()
+    others = ", beside other programs" if load > 2 * cores else ""
+    return (
+        f"*Executed on {day.day} {day:%B %Y} on {cores} cores of an {model.strip()}"
+        f"{others}"
+    )
 
 
 def _replace_line(notebook: Any, start: str, line: str) -> None:
@@ -182,13 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{name}: wrote to standard error:", *noise, file=sys.stderr)
             return 1
         compress_figures(notebook)
-        day = datetime.date.today()
-        _replace_line(
-            notebook,
-            "*Executed",
-            f"*Executed on {day.day} {day:%B %Y} on {describe_machine()}: "
-            f"{minutes:.1f} minutes, {cpu_minutes:.1f} minutes of CPU.*",
-        )
+        times = f"{minutes:.1f} minutes, {cpu_minutes:.1f} minutes of CPU"
+        _replace_line(notebook, "*Executed", f"{_describe_execution()}: {times}.*")
         nbformat.write(notebook, HERE / name)
         print(f"{name}: {minutes:.1f} min, {cpu_minutes:.1f} CPU min", flush=True)
     return 0
