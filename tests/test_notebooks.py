@@ -121,9 +121,10 @@ def test_the_first_notebook_trains_and_its_kernel_resumes_a_run(run_small):
     assert 3 <= int(before) < 6 <= int(after)
     assert ", not finished) on 2\n" in lines and "resuming" in lines
     # Nothing else is on standard error than the line of each interrupt.
-    assert "".join(execute.find_noise(notebook)).strip().splitlines()[::2] == [
-        "SIGINT: saving and stopping; a second signal interrupts at once"
-    ] * 2
+    assert (
+        "".join(execute.find_noise(notebook)).strip().splitlines()[::2]
+        == ["SIGINT: saving and stopping; a second signal interrupts at once"] * 2
+    )
 
 
 @pytest.mark.slow
