@@ -11,6 +11,7 @@ def main(directory: str | None = None) -> lostjax.train.Run:
     config = lostjax.train.preset(
         "smoke",
         steps=40,
+        batch_size=32,
         run_dir=directory or tempfile.mkdtemp() + "/run",
         **{"optim.name": "frugal", "data.source": "sotu:2006-2008"},
     )

@@ -15,7 +15,8 @@ tx = optax.chain(optax.sgd(0.1, momentum=0.9), optim.track_past_params(0.98))
 def main(steps: int = 200, *, weight: float = 0.8) -> float:
     """Train on scikit-learn's digits; returns the average's held-out error."""
     train, heldout = data.split_samples(data.load_digits(), train_rows=512, seed=0)
-    x_BM, labels_B = train.inputs.reshape(-1, 64), jnp.asarray(train.labels)
+    x_BM = jnp.asarray(train.inputs.reshape(-1, 64))
+    labels_B = jnp.asarray(train.labels)
     params = model.init(jax.random.key(0), x_BM)["params"]
 
     def classify(params: PyTree, x_BM: jax.Array) -> jax.Array:
@@ -36,7 +37,8 @@ def main(steps: int = 200, *, weight: float = 0.8) -> float:
     state = tx.init(params)
     for _ in range(steps):
         params, state = step(params, state)
-    logits_BV = classify(optim.get_past_params(state), heldout.inputs.reshape(-1, 64))
+    heldout_BM = jnp.asarray(heldout.inputs.reshape(-1, 64))
+    logits_BV = classify(optim.get_past_params(state), heldout_BM)
     error = float(metrics.error_rate(logits_BV, jnp.asarray(heldout.labels)))
     print(f"held-out error of the average: {error:.1%}")
     return error
