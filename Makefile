@@ -23,7 +23,7 @@ COMPILED := tests/nn/kernels/tpu/test_products_compiled.py \
 	tests/nn/kernels/test_attention_compiled.py \
 	tests/plan/test_command.py::test_a_tpus_compiler_plans_a_step
 
-.PHONY: train test docs slow torture mutants compiled kernels gpu tpu lint newest clean
+.PHONY: train test docs notebooks slow torture mutants compiled kernels gpu tpu lint newest clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m lostjax.train --mesh=data:8
@@ -38,6 +38,12 @@ test: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m sphinx -W --keep-going -n -q docs build/docs
 	@echo build/docs/index.html
+
+# Executes the notebooks at full size and writes their outputs into them. The last one
+# plans for hardware, with the compilers of the other environment.
+notebooks: $(VENV)/.installed-test $(PLAN)/.installed
+	$(VENV)/bin/python notebooks/execute.py 1_pretrain.ipynb 2_own_loop.ipynb 3_flatness.ipynb
+	$(PLAN)/bin/python notebooks/execute.py 4_plan.ipynb
 
 slow: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m slow
