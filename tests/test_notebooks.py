@@ -4,11 +4,11 @@ import ast
 import base64
 import importlib
 import importlib.util
-import json
 import os
 import re
 from pathlib import Path
 
+import matplotlib.font_manager  # makes the list of fonts
 import pytest
 
 import lostjax
@@ -54,6 +54,8 @@ def run_small(monkeypatch, tmp_path, cache_dir):
         monkeypatch.setenv(execute.SMALL, "1")
         monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache_dir))
+        # A new list of fonts would take seconds, and a line on standard error.
+        monkeypatch.setenv("MPLCONFIGDIR", matplotlib.get_cachedir())
         monkeypatch.setenv(
             "PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         )
@@ -176,6 +178,13 @@ def test_a_notebook_begins_as_all_do(path):
 
 
 @each_notebook
+def test_a_notebook_is_on_the_site(path):
+    pages = ROOT / "docs" / "notebooks"
+    assert (pages / path.name).resolve() == path
+    assert f"\n{path.stem}\n" in (pages / "index.md").read_text()
+
+
+@each_notebook
 def test_a_committed_notebook_has_its_outputs(path):
     notebook = execute.nbformat.read(path, as_version=4)
     assert path.stat().st_size < LARGEST
@@ -276,4 +285,3 @@ def test_figures_are_compressed(tmp_path):
     png = (tmp_path / "noise.png").read_bytes()
     small = execute._quantize(png)
     assert small.startswith(b"\x89PNG") and len(small) < 0.8 * len(png)
-    assert json.dumps(base64.b64encode(small).decode())
