@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         line = f"{PROGRAM} {shlex.join(words)}".rstrip()
         code = train(command.config, command=line, started=started).exit_code
-        finish_with_hosts()
+        finish_with_hosts(code)
         return code
     except (ConfigError, DataError) as error:
         return leave_hosts(_refuse(error))

@@ -192,6 +192,6 @@ def test_the_committed_plans_have_every_row():
     assert toys <= set(everything["here"])
     rows = {name for name in list_rows("times", "gpu") if "torch" not in name}
     rows |= {f"largest {size}" for size in list_rows("memory", "gpu")}
-    assert rows <= set(everything["h100:1"])
-    for topology in set(everything) - {"here"}:  # others may lack some, not have more
-        assert set(everything[topology]) <= rows | {"made"}, topology
+    assert set(everything) == {"here", "h100:1", "h200:1"}
+    for topology in set(everything) - {"here"}:
+        assert set(everything[topology]) == rows | {"made"}, topology

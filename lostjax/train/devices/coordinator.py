@@ -14,10 +14,12 @@ and if it is admitted, what becomes of the others:
 
     done K       process K has finished
     left K       process K ends before its time, and has printed why
-    gone K       process K died, or its host did
+    gone K       process K died, or its host did; or it exited after it was done
 
-A death shows at once, because the kernel closes the connections of a dead process, and
-a silent host within 30 s, because the kernel asks for signs of life.
+It sends `here` every few seconds, `done`, or `left`. A death shows at once, because the
+kernel closes the connections of a dead process. A process that is frozen and a host
+that is silent are taken for dead after half of SECONDS, JAX's own bound: JAX would
+abort the others without a word about the run.
 
 JAX's service ends with this process. In the first process, JAX's default, it would end
 with that one, and JAX would then abort all others before they could print a line. It
@@ -35,6 +37,9 @@ import os
 import secrets
 import socket
 import sys
+
+HERE = b"here\n"
+"""A sign of life."""
 
 ANYBODY = "-"
 """The token where none is needed."""
@@ -67,7 +72,10 @@ async def _serve(port: int, processes: int, silent: int) -> None:
     except Exception as error:
         print("error", " ".join(str(error).split()), flush=True)
         return
-    await Herald(processes, token=token, service_port=service_port).serve(listener)
+    herald = Herald(
+        processes, token=token, service_port=service_port, silent=silent / 2
+    )
+    await herald.serve(listener)
     del service
 
 
@@ -117,9 +125,11 @@ def keep_alive(connection: socket.socket) -> None:
 class Herald:
     """Admits processes, and tells each what becomes of the others."""
 
-    def __init__(self, processes: int, *, token: str | None, service_port: int) -> None:
+    def __init__(
+        self, processes: int, *, token: str | None, service_port: int, silent: float
+    ) -> None:
         self._processes, self._token = processes, token
-        self._service_port = service_port
+        self._service_port, self._silent = service_port, silent
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._ends: dict[int, str] = {}
 
@@ -150,9 +160,11 @@ class Herald:
             index = number
             self._writers[index] = writer
             writer.write(f"service {self._service_port}\n".encode())
-            while said := await reader.readline():
-                self._announce(index, said.decode().strip())
-        except (OSError, ValueError):  # a broken connection, or a stranger
+            while said := await asyncio.wait_for(reader.readline(), self._silent):
+                if said != HERE:
+                    self._announce(index, said.decode().strip())
+        # A broken connection or none too long (TimeoutError), or a stranger.
+        except (OSError, ValueError):
             pass
         finally:
             if index is not None:
@@ -175,8 +187,8 @@ class Herald:
         return "ended" if self._ends else None
 
     def _announce(self, index: int, how: str) -> None:
-        """Tell all others how a process ends, the first time that it is known."""
-        if index in self._ends:
+        """Tell all others how a process ends."""
+        if self._ends.get(index, "done") != "done" or self._ends.get(index) == how:
             return
         self._ends[index] = how
         for other, writer in self._writers.items():

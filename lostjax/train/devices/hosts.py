@@ -2,8 +2,8 @@
 
 If a process dies, the others must end too, and without cleaning up, because that would
 wait for the dead process. They hear of it at once (`train.devices.lifeline`), and often
-see it even sooner, because pending transfers to it fail. A process that is frozen shows
-neither: after `joining.SILENT_SECONDS` without heartbeats, JAX aborts the others.
+see it even sooner, because pending transfers to it fail. A process that is frozen is
+missed after half of `joining.SILENT_SECONDS`.
 """
 
 import traceback
@@ -24,11 +24,15 @@ from lostjax.train.devices.lifeline import find_lifeline
 _OTHERS_GONE = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED", "heartbeat")
 
 
-def finish_with_hosts() -> None:
-    """Report to the other processes, if there are any, that this one is done."""
+def finish_with_hosts(code: int = 0) -> None:
+    """Report to the other processes, if there are any, that this one is done.
+
+    Args:
+      code: exit code of this process.
+    """
     line = find_lifeline()
     if line is not None:
-        line.finish()
+        line.finish(code)
 
 
 def leave_hosts(code: int) -> int:

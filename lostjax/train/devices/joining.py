@@ -25,7 +25,8 @@ from lostjax.train.devices.lifeline import (
 )
 
 SILENT_SECONDS = 60
-"""Seconds without a heartbeat after which a process is taken for dead."""
+"""Seconds without a heartbeat after which JAX aborts the other processes; they end by
+themselves after half of that."""
 
 JOIN_SECONDS = 300
 """Seconds that a process waits for the others to start."""

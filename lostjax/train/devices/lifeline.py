@@ -25,6 +25,8 @@ from lostjax.train.devices import coordinator
 
 _RETRY_SECONDS = 0.2
 
+_SIGN_SECONDS = 5.0
+
 PATIENCE_SECONDS = 5.0
 """Seconds that all processes have to end after one of them ended before its time, as
 they do if they refuse the same thing."""
@@ -150,7 +152,8 @@ class Lifeline:
         """
         self._connection, self._beside = connection, beside
         self._index, self._processes = index, processes
-        self._finished = self._left = False
+        self._finished = self._left = self._exits = False
+        self._code = 0
         self._ends: dict[int, str] = {}
         self._news = threading.Condition()
         self._ending = threading.Lock()
@@ -158,14 +161,19 @@ class Lifeline:
         """Called before this process ends because of another one; must not wait for
         other processes."""
         if connection is not None:
-            threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
-        # Of an exception that nobody expected. JAX's own function, which waits for all
-        # processes, was registered when JAX was imported and so runs after it.
-        atexit.register(self.leave, 1)
+            for work in (self._listen, self._show_life):
+                threading.Thread(target=work, name="lifeline", daemon=True).start()
+        # JAX's own function, which waits for all processes, was registered when JAX was
+        # imported and so runs after it.
+        atexit.register(self._exit)
 
-    def finish(self) -> None:
-        """Report that this process has done its part; call it right before its exit."""
-        self._finished = True
+    def finish(self, code: int = 0) -> None:
+        """Report that this process has done its part; call it right before its exit.
+
+        Args:
+          code: the exit code.
+        """
+        self._finished, self._code = True, code
         self._send("done")
 
     def leave(self, code: int) -> int:
@@ -193,6 +201,26 @@ class Lifeline:
             os._exit(code)
         return code
 
+    def _exit(self) -> None:
+        """Prepare for the exit, which waits for all processes."""
+        if not self._finished:  # an exception that nobody expected
+            self.leave(1)
+            return
+        with self._news:
+            self._exits = True
+            gone = "gone" in self._ends.values()
+        if gone:
+            self._exit_alone()
+
+    def _exit_alone(self) -> None:
+        """Exit soon, because a process that was done may have died at its exit."""
+
+        def exit_at_once() -> None:
+            _print_last("")
+            os._exit(self._code)
+
+        _start_timer(exit_at_once)
+
     def end(self, text: str) -> None:
         """Print a line that starts with the name of this process, and exit at once.
 
@@ -213,6 +241,12 @@ class Lifeline:
             if self._connection is not None:
                 self._connection.socket.sendall(f"{word}\n".encode())
 
+    def _show_life(self) -> None:
+        """Show that this process is not frozen."""
+        while True:
+            time.sleep(_SIGN_SECONDS)
+            self._send(coordinator.HERE.decode().strip())
+
     def _listen(self) -> None:
         """Take the news, and end if another process is gone."""
         assert self._connection is not None
@@ -225,17 +259,20 @@ class Lifeline:
 
     def _hear(self, index: int, how: str) -> None:
         with self._news:
+            before = self._ends.get(index)
             self._ends[index] = how
             self._news.notify_all()
         if self._left:
             return
-        if how == "gone":
+        if how == "gone" and before == "done":
+            # It had done its part: this process can do its own.
+            if self._exits:
+                self._exit_alone()
+        elif how == "gone":
             self.end_without(f"process {index}")
         elif how == "left":
             # It may be about to end for the same reason, and to print it.
-            timer = threading.Timer(PATIENCE_SECONDS, self._follow, [index])
-            timer.daemon = True
-            timer.start()
+            _start_timer(lambda: self._follow(index))
 
     def _follow(self, index: int) -> None:
         if not self._left:
@@ -260,6 +297,12 @@ def find_lifeline() -> Lifeline | None:
             Lifeline(None, index=joined.process_id, processes=joined.num_processes)
         )
     return _held
+
+
+def _start_timer(act: Callable[[], None]) -> None:
+    timer = threading.Timer(PATIENCE_SECONDS, act)
+    timer.daemon = True
+    timer.start()
 
 
 def _print_last(text: str) -> None:

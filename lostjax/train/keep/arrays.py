@@ -144,9 +144,10 @@ class ArrayStore:
         """
         if wait:
             self._orbax.close()
+            # After a failed save the filters stay: its threads may still log.
+            for name in _NOISY:
+                logging.getLogger(name).removeFilter(_is_no_failed_save)
         self._stack.close()
-        for name in _NOISY:
-            logging.getLogger(name).removeFilter(_is_no_failed_save)
 
 
 def describe_arrays(tree: PyTree) -> Counter[tuple[tuple[int, ...], str]]:
@@ -197,4 +198,4 @@ def _is_no_failed_save(record: logging.LogRecord) -> bool:
     """Filter out the tracebacks of failed saves, which are reported elsewhere."""
     if record.name == "asyncio":
         return "tensorstore" not in repr(record.exc_info)
-    return record.module not in ("async_checkpointer", "future")
+    return not (record.exc_info and "orbax" in Path(record.pathname).parts)

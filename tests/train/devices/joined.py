@@ -7,6 +7,7 @@ import dataclasses
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from lostjax.errors import ConfigError
@@ -34,6 +35,8 @@ if what == "dies in a cluster":  # as Open MPI starts it
     }
 joining.JOIN_SECONDS = 2 if what == "alone" else 60
 lifeline.PATIENCE_SECONDS = 1.0
+if what == "freezes":
+    joining.SILENT_SECONDS, lifeline._SIGN_SECONDS = 4, 0.5
 
 
 def act() -> None:
@@ -45,6 +48,12 @@ def act() -> None:
     print("agreed", flush=True)
     if index == {"dies": 0, "dies in a cluster": 1}.get(what):
         os.kill(os.getpid(), signal.SIGKILL)
+    if index == 1 and what == "freezes":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if what == "dies at its end":
+        finish_with_hosts() if index else time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL if index else 0)
+        return
     if index == 1 and what == "refuses":
         raise ConfigError("no text here")
     if index == 1 and what == "fails":

@@ -46,7 +46,10 @@ def join(processes, what, *, started=None):
         for index in range(started or processes)
     ]
     try:
-        return [Ended(process) for process in group]
+        ends = [Ended(group[0])]
+        if what == "freezes":
+            group[1].kill()
+        return ends + [Ended(process) for process in group[1:]]
     finally:
         for process in group:
             process.kill()
@@ -114,6 +117,20 @@ def test_one_process_that_ends_before_its_time_ends_the_others(what, code, said)
     assert other.err == ended if what == "refuses" else other.err.startswith(gone)
 
 
+def test_a_process_that_freezes_ends_the_others():
+    other, frozen = join(2, "freezes")
+    assert frozen.code == -signal.SIGKILL
+    assert other.code == 1 and other.out == "agreed\nlast\n"
+    assert other.err.startswith("process 0 of 2 cannot reach process 1, which died")
+
+
+def test_a_process_that_dies_when_it_is_done_does_not_stop_the_others():
+    """JAX waits at its exit for all processes, and aborts after a minute."""
+    other, dead = join(2, "dies at its end")
+    assert dead.code == -signal.SIGKILL
+    assert (other.code, other.out, other.err) == (0, "agreed\n", "")
+
+
 def test_the_others_are_waited_for_a_while_only():
     (process,) = join(2, "alone", started=1)
     assert process.code == 1
@@ -137,10 +154,11 @@ def test_a_second_start_is_refused_and_all_hear_how_each_process_ends():
         connect("localhost", port, index=3, processes=4)
     admitted[1].socket.sendall(b"done\n")
     assert admitted[0].lines.readline() == "done 1\n"
-    for connection in admitted[1:]:  # the end of process 1 is known already
+    for connection in admitted[1:]:
         connection.lines.close()
         connection.socket.close()
-    assert admitted[0].lines.readline() == "gone 2\n"
+    ends = {admitted[0].lines.readline() for _ in range(2)}
+    assert ends == {"gone 1\n", "gone 2\n"}
     with pytest.raises(ConnectionError, match="is about to end"):
         connect("localhost", port, index=2, processes=3, attempts=1)
     beside.process.stdin.close()

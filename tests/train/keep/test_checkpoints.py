@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import random
 import shutil
 import threading
@@ -274,6 +275,24 @@ def test_a_checkpoint_that_was_never_joined_is_not_whole(copied, capsys):
         with pytest.raises(ConfigError, match="progress/manifest.ocdbt: was never wri"):
             checkpoints.restore(ABSTRACT, step=8, mesh=make_mesh("data:1"))
         assert checkpoints.find_whole_step() == 7
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_what_orbaxs_threads_log_of_a_failed_save_is_dropped_even_late(wait, caplog):
+    from orbax.checkpoint._src.futures import future
+
+    store = arrays.ArrayStore()
+    thread = future._SignalingThread(
+        target=lambda: 1 / 0, send_signals=[], receive_signals=[]
+    )
+    try:
+        store.close(wait=wait)
+        thread.run()  # one that was late
+        # After a save that worked nothing is late, and all is logged.
+        assert [r.name for r in caplog.records] == (["absl"] if wait else [])
+    finally:
+        for name in arrays._NOISY:
+            logging.getLogger(name).removeFilter(arrays._is_no_failed_save)
 
 
 def test_a_save_that_fails_is_said_and_the_next_one_tried(
