@@ -66,7 +66,9 @@ def requirements(source, extra):
 
 if importlib.util.find_spec("lostjax") is None:
     wanted = requirements("git+https://github.com/REPOSITORY", "EXTRA")
-    get_ipython().run_line_magic("pip", f"install -q {wanted}")'''
+    get_ipython().run_line_magic("pip", f"install -q {wanted}")
+    if "jax==" not in wanted:
+        print("jax is new: restart the session if anything imported it before")'''
 
 
 def badge(name: str) -> str:

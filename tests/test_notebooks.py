@@ -257,7 +257,7 @@ def test_a_private_name_is_found():
     ],
 )
 def test_installing_never_parts_jax_from_its_plugin(
-    monkeypatch, jax_version, libtpu, wanted
+    monkeypatch, capsys, jax_version, libtpu, wanted
 ):
     import importlib.metadata as metadata
 
@@ -276,6 +276,7 @@ def test_installing_never_parts_jax_from_its_plugin(
     ((magic, command),) = calls
     assert magic == "pip"
     assert command.startswith(f"install -q {wanted.format(execute.REPOSITORY)}")
+    assert ("restart" in capsys.readouterr().out) == ("jax==" not in command)
     # A second time nothing is installed.
     there["lostjax"] = True
     exec(execute.setup("digits"), {"get_ipython": shell})
