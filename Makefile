@@ -27,7 +27,7 @@ COMPILED := tests/nn/kernels/tpu/test_products_compiled.py \
 OTHERS := $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),$(PLAN)/.installed) \
 	$(if $(filter False,$(DEFAULT_IS_NEW)),$(if $(NEWEST_PYTHON),$(NEWEST)/.installed))
 
-.PHONY: train test docs slow torture mutants compiled kernels gpu tpu lint newest clean
+.PHONY: train test docs notebooks slow torture mutants compiled kernels gpu tpu lint newest clean
 
 train: $(VENV)/.installed
 	$(VENV)/bin/python -m lostjax.train --mesh=data:8
@@ -42,6 +42,12 @@ test: $(VENV)/.installed-test
 docs: $(VENV)/.installed-docs
 	$(VENV)/bin/python -m sphinx -W --keep-going -n -q docs build/docs
 	@echo build/docs/index.html
+
+# Executes the notebooks at full size and writes their outputs into them. The last one
+# plans for hardware, with the compilers of the other environment.
+notebooks: $(VENV)/.installed-test $(PLAN)/.installed
+	$(VENV)/bin/python notebooks/execute.py 1_pretrain.ipynb 2_own_loop.ipynb 3_flatness.ipynb
+	$(PLAN)/bin/python notebooks/execute.py 4_plan.ipynb
 
 slow: $(VENV)/.installed-test
 	$(VENV)/bin/python -m pytest -m slow

@@ -18,7 +18,7 @@ author = "the lostjax authors"
 copyright = f"{author}, Apache-2.0"
 version = release = lostjax.__version__
 
-extensions = ["myst_parser", "sphinx.ext.napoleon", "docstrings", "offline"]
+extensions = ["myst_nb", "sphinx.ext.napoleon", "docstrings", "offline"]
 exclude_patterns = ["_build", "_ext"]
 default_role = "code"
 highlight_language = "text"
@@ -28,6 +28,8 @@ nitpick_ignore_regex = [(r"py:.*", r".*")]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+# Notebooks are shown as they are committed, with their outputs.
+nb_execution_mode = "off"
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

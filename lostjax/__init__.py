@@ -2,9 +2,9 @@
 
 The rooms are `lostjax.nn` (layers and models), `lostjax.losses`, `lostjax.metrics`,
 `lostjax.optim` (optax transformations), `lostjax.data` (text to batches),
-`lostjax.steps` (pure training steps), `lostjax.analysis` and `lostjax.train` (the
-trainer). `python -m lostjax` lists the programs. `import lostjax` imports no room: each
-is imported when it is first used.
+`lostjax.steps` (pure training steps), `lostjax.analysis`, `lostjax.train` (the trainer)
+and `lostjax.plan` (whether a run fits). `python -m lostjax` lists the programs.
+`import lostjax` imports no room: each is imported when it is first used.
 """
 
 import importlib
@@ -12,7 +12,17 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_ROOMS = ("analysis", "data", "losses", "metrics", "nn", "optim", "steps", "train")
+_ROOMS = (
+    "analysis",
+    "data",
+    "losses",
+    "metrics",
+    "nn",
+    "optim",
+    "plan",
+    "steps",
+    "train",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,10 @@ ROOMS = sorted(
 )
 """Rooms with a page; `test_every_room_has_a_page` says which need one."""
 
-PUBLIC = ("nn", "losses", "metrics", "optim", "data", "steps", "analysis", "train")
+PUBLIC = (
+    *("nn", "losses", "metrics", "optim", "data", "steps", "analysis", "train"),
+    "plan",
+)
 """Rooms whose names a user imports."""
 
 

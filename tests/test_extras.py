@@ -54,13 +54,14 @@ def test_the_library_needs_no_extra():
     )
     code += "from lostjax.__main__ import main\nassert main(['--help']) == 0\n"
     code += "from lostjax import losses, nn\nlostjax.optim.frugal\n"
-    code += "try:\n    lostjax.train.run\nexcept ImportError as e:\n    print(e)\n"
+    for lazy in ("train.run", "plan.make_plan"):
+        code += f"try:\n    lostjax.{lazy}\nexcept ImportError as e:\n    print(e)\n"
     code += "try:\n    import lostjax.data\nexcept ImportError as e:\n    print(e)"
     done = run_without_the_extras(code)
     assert done.returncode == 0, done.stderr
     needed = "needs pip install 'lostjax[train]' (missing: grain, "
-    said = done.stdout.splitlines()[-2:]
-    for line, room in zip(said, ("train", "data"), strict=True):
+    said = done.stdout.splitlines()[-3:]
+    for line, room in zip(said, ("train", "plan", "data"), strict=True):
         assert line.startswith(f"lostjax.{room} {needed}")
 
 

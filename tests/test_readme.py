@@ -98,7 +98,7 @@ def test_a_layer_is_wrapped_for_nnx_as_it_says(page):
     text = (ROOT / page).read_text()
     (code,) = re.findall(r"`flax\.nnx\.bridge\.(ToNNX\(.*?)` wraps", text)
     scope = {"ToNNX": nnx.bridge.ToNNX, "nn": lostjax.nn, "nnx": nnx}
-    layer = nnx.bridge.lazy_init(eval(code, scope), jax.numpy.ones((1, 32)))
+    layer = eval(code, {**scope, "x": jax.numpy.ones((1, 32))})
     assert layer(jax.numpy.ones((3, 32))).shape == (3, 64)
 
 

@@ -33,7 +33,6 @@ from lostjax.plan.table import compare_plans, note_plans, plan_values, render_pl
 from lostjax.plan.targets import find_target
 from lostjax.train.config.presets import PRESETS, get_preset
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.devices.platform import settle_platform
 from lostjax.train.devices.provide import provide_devices
 from lostjax.train.flags import config_of, parse_run_flags
 from lostjax.train.log.output import run_printing_program
@@ -85,7 +84,6 @@ def plan(flags: Flags, *, console: Console) -> list[Plan]:
     other = get_preset(flags.against, flag="--against") if flags.against else None
     if flags.topology == "here":
         provide_devices(config)
-    settle_platform()
     target = find_target(flags.topology)
     if flags.search:
         plans = search_plans(config, target, count=flags.search, say=console.print)

@@ -23,6 +23,7 @@ import jax
 from lostjax.errors import ConfigError
 from lostjax.numerals import read_whole
 from lostjax.train.devices.chips import Chip, find_chip
+from lostjax.train.devices.platform import settle_platform
 
 TPUS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2, "tpu7x": 3}
 """TPU generations, and the number of dimensions of their slices."""
@@ -171,6 +172,8 @@ def find_target(name: str) -> Target:
       ConfigError: if the name is unknown, with examples; or if its compiler is not
         installed, with the command that installs it.
     """
+    # Installed compilers would otherwise be started as if their hardware were here.
+    settle_platform()
     kind, _, shape = name.lower().partition(":")
     if name == "here":
         devices = tuple(jax.devices())

@@ -8,6 +8,7 @@ import json
 import jax
 import pytest
 
+import lostjax
 from lostjax.errors import ConfigError
 from lostjax.nn import activation_bytes, count_flops, count_parameters
 from lostjax.nn.attention.blocked import blocked_attention
@@ -289,6 +290,14 @@ def test_a_gpu_plan_says_what_jax_sets_aside(plans, device, peak, needs):
     assert len(told) == device.startswith("NVIDIA")
     assert any("MEM_FRACTION" in note for note in notes) == (needs is not None)
     assert needs is None or needs in told[0]
+
+
+def test_a_plan_from_python_starts_no_absent_hardware(monkeypatch):
+    # An installed libtpu would wait for a TPU, where no command settled the platform.
+    settled = []
+    monkeypatch.setattr(targets, "settle_platform", lambda: settled.append(True))
+    assert lostjax.plan.find_target("here").name == "here" and settled
+    assert lostjax.plan.make_plan is make_plan
 
 
 def test_search_compiles_the_promising_ones_and_sorts_them():

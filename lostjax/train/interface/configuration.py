@@ -10,11 +10,13 @@ from lostjax.train.config.fields import flag_name, flat_fields
 from lostjax.train.config.presets import PRESETS
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.flags import SHORT_FLAGS, parse_run_flags
+from lostjax.train.interface.mistakes import cut_traceback
 from lostjax.train.usage import negated_flag
 
 PROGRAM = "python -m lostjax.train"
 
 
+@cut_traceback
 def preset(name: str = "tiny", /, **values: object) -> TrainConfig:
     """Return a preset's configuration with other values for some fields.
 

@@ -23,6 +23,7 @@ from lostjax.train.config.stored import load_run_config
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.platform import settle_platform
 from lostjax.train.evaluate import Evaluation, evaluate
+from lostjax.train.interface.mistakes import cut_traceback
 from lostjax.train.interface.restored import choose_step, read_variables
 from lostjax.train.interface.sampling import Sampling, continue_prompt
 from lostjax.train.interface.texts import plan_text
@@ -123,6 +124,7 @@ class Run:
         """Whether all steps are done and the report is written."""
         return (self.directory / REPORT).is_file()
 
+    @cut_traceback
     def generate(
         self,
         prompt: str,
@@ -165,6 +167,7 @@ class Run:
             read_model=lambda: (self.model, self.variables),
         )
 
+    @cut_traceback
     def evaluate(self, source: str | Path | None = None) -> Evaluation:
         """Evaluate the model on every row of a text.
 
@@ -234,6 +237,7 @@ class Run:
         return frame_page(page, title=f"Report of {self.directory}")
 
 
+@cut_traceback
 def load(
     path: str | Path,
     *,

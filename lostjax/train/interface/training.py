@@ -15,6 +15,7 @@ from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.hosts import finish_with_hosts
 from lostjax.train.interface.configuration import format_command
 from lostjax.train.interface.finished import Run, load
+from lostjax.train.interface.mistakes import cut_traceback
 from lostjax.train.log.sink import Values, is_evaluation
 from lostjax.train.session import train
 from lostjax.train.watch.signals import StopRequest, catch_stop_signals
@@ -36,6 +37,7 @@ class Stopped(KeyboardInterrupt):
         self.run = run
 
 
+@cut_traceback
 def run(config: TrainConfig, *, callbacks: Iterable[Callback] = ()) -> Run:
     """Train, evaluate, checkpoint and report, as `python -m lostjax.train` does.
 

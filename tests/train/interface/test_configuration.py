@@ -83,3 +83,13 @@ def test_the_command_of_a_configuration_trains_the_same():
         words = shlex.split(format_command(config))
         assert words[:3] == ["python", "-m", "lostjax.train"]
         assert parse_command(words[3:]).config == config
+
+
+def test_a_mistake_is_shown_without_the_frames_inside():
+    with pytest.raises(ConfigError, match="did you mean smoke") as found:
+        lostjax.train.preset("smoek")
+    assert [frame.name for frame in found.traceback] == [
+        "test_a_mistake_is_shown_without_the_frames_inside",
+        "call",
+    ]
+    assert found.value.__suppress_context__
