@@ -36,6 +36,7 @@ def test_train_from_python(tmp_path, plain_report, capsys):
     assert capsys.readouterr().out.count("loss 5.5") >= 1
 
 
+@pytest.mark.slow
 def test_own_loop():
     first, last = load("own_loop").main(steps=30)
     assert last < first - 1
@@ -52,6 +53,7 @@ def test_nnx_model():
     assert last < first - 1
 
 
+@pytest.mark.slow
 def test_trajectory():
     assert load("trajectory").main(steps=100) < 0.15
 
