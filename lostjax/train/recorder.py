@@ -20,6 +20,7 @@ from lostjax.steps.step import Metrics
 from lostjax.train.build.job import Job
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
+from lostjax.train.build.schedule import describe_schedule
 from lostjax.train.devices.hosts import is_first_host, on_first_host
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.log.json_lines import STABILITY_FILE, open_sinks, read_metrics
@@ -210,6 +211,7 @@ def open_recorder(
     sinks: list[Sink] = [files, stack.enter_context(progress), *also]
     stack.callback(files.close)
     progress.note(_opening_line(job, first_step))
+    progress.note(describe_schedule(config.optim, steps=config.steps))
     log: StabilityLog | None = None
     # A run that stops its readings still drops those of later steps.
     if config.stability.every or (job.directory / STABILITY_FILE).exists():

@@ -6,17 +6,19 @@ from pathlib import Path
 import jax
 
 from lostjax.data import Data, prepare_data
-from lostjax.disk.paths import check_path
+from lostjax.disk.paths import check_path, read_path
 from lostjax.errors import ConfigError
 from lostjax.train.build.run import Run, build_run, check_batch
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.config.stored import CONFIG_FILE
 from lostjax.train.devices.agreement import check_same, check_same_flags
 from lostjax.train.devices.compilation_cache import keep_programs
 from lostjax.train.devices.joining import join_hosts
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.provide import provide_devices
 from lostjax.train.keep.directory import choose_run_dir
+from lostjax.train.keep.extension import adopt_extensions, extend_run
 from lostjax.train.keep.identity import check_same_data
 
 
@@ -29,8 +31,13 @@ class Job(Run):
     """The run's directory; it may not exist yet."""
 
 
-def prepare_job(config: TrainConfig) -> Job:
+def prepare_job(config: TrainConfig, *, extends: bool = False) -> Job:
     """Check and build everything a run needs. Only caches are written.
+
+    Args:
+      config: the run.
+      extends: whether a run with other steps or another schedule, if there is one in
+        the directory, is extended; it is refused otherwise.
 
     Raises:
       ConfigError, DataError: naming what is wrong and what would be right.
@@ -44,6 +51,8 @@ def prepare_job(config: TrainConfig) -> Job:
     check_batch(config, mesh)  # before the text is read
     if jax.process_count() > 1 and config.run_dir is None:
         raise ConfigError("--run-dir: several processes need one, the same for all")
+    if config.run_dir is not None:
+        config = _settle(config, extends=extends)
     directory = choose_run_dir(config)
     data = prepare_text(config)
     check_same("data", data.identity)
@@ -51,6 +60,17 @@ def prepare_job(config: TrainConfig) -> Job:
     run = build_run(config, mesh=mesh, vocab_size=data.vocab_size, rows=data.train)
     parts = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
     return Job(**parts, data=data, directory=directory)
+
+
+def _settle(config: TrainConfig, *, extends: bool) -> TrainConfig:
+    """Complete the configuration by what the run in its directory had planned."""
+    assert config.run_dir is not None
+    directory = read_path(config.run_dir, flag="--run-dir")
+    config = adopt_extensions(directory, config)
+    if extends and (directory / CONFIG_FILE).exists():
+        config = extend_run(directory, config)
+        check_config(config)
+    return config
 
 
 def prepare_text(config: TrainConfig) -> Data:

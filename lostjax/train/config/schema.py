@@ -11,6 +11,7 @@ LinearName = Literal["dense", "low_rank", "cola", "sltrain", "lost"]
 OptimizerName = Literal[
     "adamw", "frugal", "galore", "muon", "sign_sgd", "schedule_free"
 ]
+ScheduleName = Literal["cosine", "wsd", "constant"]
 SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
 AttentionName = Literal["xla", "cudnn", "splash"]
@@ -132,10 +133,18 @@ class OptimConfig:
     schedule_free AdamW without a decaying schedule."""
     learning_rate: float = 6e-3
     """Peak learning rate."""
+    schedule: ScheduleName = "cosine"
+    """Learning rate after the warm-up: half a cosine, warmup-stable-decay (wsd: the
+    peak, then a linear decay), or constant. schedule_free has no decay."""
     warmup: float = 0.1
     """Share of all steps spent warming up, in [0, 1)."""
+    decay_fraction: float = 0.2
+    """wsd: share of all steps at the end in which the rate decays, in (0, 1]."""
     final_fraction: float = 0.1
-    """Final learning rate as a share of the peak (cosine decay), in [0, 1]."""
+    """Final learning rate of cosine and wsd as a share of the peak, in [0, 1]."""
+    earlier: str = ""
+    """Schedules that an extended run followed before; `--resume=RUN --steps=MORE`
+    writes them, as UNTIL:STEPS:SCHEDULE:FINAL:DECAY."""
     b1: float = 0.9
     """Decay of the first moment, in [0, 1)."""
     b2: float = 0.95
@@ -289,7 +298,8 @@ class TrainConfig:
     batch, fsdp the batch and the parameters, tensor the matrices. A CPU is split into
     this many devices."""
     steps: int = 600
-    """Optimiser steps; the learning-rate schedule has the same length."""
+    """Optimiser steps; the learning-rate schedule has the same length. With --resume,
+    more steps extend the run."""
     batch_size: int = 16
     """Rows of text in a step."""
     accumulate: int = 1
