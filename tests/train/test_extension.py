@@ -18,7 +18,7 @@ from lostjax.train.config.schema import OptimConfig
 from lostjax.train.config.stored import load_run_config, save_config
 from lostjax.train.config.stretches import extend_config, first_steps
 from lostjax.train.keep.directory import choose_run_dir, hold_run_dir
-from lostjax.train.keep.extension import adopt_extensions, extend_run
+from lostjax.train.keep.extension import adopt_stored, extend_run
 
 PEAK = 6e-3
 
@@ -173,16 +173,16 @@ def test_only_what_an_extension_may_change_extends(stored, tmp_path):
     with pytest.raises(ConfigError, match=r"use --resume=.* with these flags"):
         choose_run_dir(longer)
     assert extend_run(tmp_path, stored) == stored
-    assert adopt_extensions(tmp_path, stored) == stored
+    assert adopt_stored(tmp_path, stored) == stored
 
 
 def test_what_was_planned_is_written_once_the_directory_is_held(stored, tmp_path):
     extended = extend_run(tmp_path, dataclasses.replace(stored, steps=40))
     with hold_run_dir(tmp_path, extended, identity={"a": 1}, needed=0):
         assert load_run_config(tmp_path) == extended
-    assert adopt_extensions(tmp_path, dataclasses.replace(stored, steps=40)) == extended
+    assert adopt_stored(tmp_path, dataclasses.replace(stored, steps=40)) == extended
     with pytest.raises(ConfigError, match="--steps: 40 there, 20 now"):
-        choose_run_dir(adopt_extensions(tmp_path, stored))
+        choose_run_dir(adopt_stored(tmp_path, stored))
     once_more = extend_run(tmp_path, dataclasses.replace(extended, steps=60))
     assert once_more.optim.earlier == extended.optim.earlier  # 40 was never followed
 

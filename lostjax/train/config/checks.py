@@ -26,6 +26,7 @@ _LEAST = {
     "steps": 1,
     "batch_size": 1,
     "accumulate": 1,
+    "init_step": 1,
     "eval_every": 0,
     "checkpoint_every": 1,
     "keep": 1,
@@ -129,6 +130,11 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(
             f"--batch-size={config.batch_size}: with --data.seq-len="
             f"{config.data.seq_len} a step has more than {LARGEST} tokens"
+        )
+    if config.init_step is not None and config.init_from is None:
+        raise ConfigError(
+            f"--init-step={config.init_step}: needs --init-from=RUN, the run whose "
+            "checkpoint it is"
         )
     _check_optim(config.optim)
     _check_schedule(config.optim, steps=config.steps)

@@ -293,6 +293,12 @@ class TrainConfig:
     run_dir: str | None = None
     """Directory of the run (default: runs/PRESET-DATE-TIME). If it holds a run with a
     checkpoint, that run is resumed."""
+    init_from: str | None = None
+    """Start from the parameters of this run (a directory, or latest), to fine-tune its
+    model on other text: its model and tokenizer, a new optimiser and schedule. Other
+    values are the run's too, unless there is --preset or --config."""
+    init_step: int | None = None
+    """Checkpoint of --init-from; default its newest."""
     mesh: str = "data:-1"
     """Devices by axis, as data:4,fsdp:2,tensor:2; -1: all that remain. data divides the
     batch, fsdp the batch and the parameters, tensor the matrices. A CPU is split into

@@ -118,16 +118,16 @@ def is_extension(stored: TrainConfig, config: TrainConfig) -> bool:
     )
 
 
-def adopt_earlier(stored: TrainConfig, asked: TrainConfig) -> TrainConfig:
-    """Take over what an extended run had planned, if the command line is silent of it.
+def adopt_settled(stored: TrainConfig, asked: TrainConfig) -> TrainConfig:
+    """Take over what a run settled when it was begun or extended.
 
-    A script that repeats its command line resumes the run that it extended.
+    A script that repeats its command line resumes the run that it began.
     """
-    if asked.optim.earlier:
-        return asked
-    return dataclasses.replace(
-        asked, optim=dataclasses.replace(asked.optim, earlier=stored.optim.earlier)
-    )
+    if not asked.optim.earlier:
+        asked = replace_in(asked, "optim", earlier=stored.optim.earlier)
+    if asked.init_from is not None and asked.init_step is None:
+        asked = dataclasses.replace(asked, init_step=stored.init_step)
+    return asked
 
 
 def _format(stretch: Stretch) -> str:

@@ -17,13 +17,13 @@ from lostjax.data import Tokenizer, load_saved_tokenizer
 from lostjax.errors import ConfigError
 from lostjax.nn import Transformer
 from lostjax.steps.step import EvalStep, make_eval_step
+from lostjax.train.build.restored import choose_step, read_variables
 from lostjax.train.build.run import Run as Parts
 from lostjax.train.build.run import build_run
 from lostjax.train.config.stored import load_run_config
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.platform import settle_platform
 from lostjax.train.evaluate import Evaluation, evaluate
-from lostjax.train.interface.restored import choose_step, read_variables
 from lostjax.train.interface.sampling import Sampling, continue_prompt
 from lostjax.train.interface.texts import plan_text
 from lostjax.train.keep.directory import REPORT, find_run

@@ -12,7 +12,7 @@ from lostjax.train.config.fields import diff_configs
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import CONFIG_FILE, load_run_config, save_config
 from lostjax.train.config.stretches import (
-    adopt_earlier,
+    adopt_settled,
     extend_config,
     list_stretches,
     may_extend,
@@ -47,11 +47,10 @@ def extend_run(directory: Path, config: TrainConfig) -> TrainConfig:
     return extend_config(stored, config, step=max(steps))
 
 
-def adopt_extensions(directory: Path, config: TrainConfig) -> TrainConfig:
-    """Take over the earlier schedules of an extended run, if there is one.
+def adopt_stored(directory: Path, config: TrainConfig) -> TrainConfig:
+    """Take over what a run settled when it was begun or extended, if there is one.
 
-    A command line that was repeated with more steps, by a script that restarts it, so
-    resumes the run that it extended.
+    A script that repeats its command line so resumes the run that it began.
     """
     if not (directory / CONFIG_FILE).exists():
         return config
@@ -59,7 +58,7 @@ def adopt_extensions(directory: Path, config: TrainConfig) -> TrainConfig:
         stored = load_run_config(directory)
     except ConfigError:
         return config  # `choose_run_dir` refuses or mends it
-    adopted = adopt_earlier(stored, config)
+    adopted = adopt_settled(stored, config)
     return config if diff_configs(stored, adopted) else adopted
 
 
