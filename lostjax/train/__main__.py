@@ -33,7 +33,7 @@ class Flags(TrainConfig):
     """
 
     config: str | None = None
-    """JSON file of default values, such as RUN/config.json."""
+    """YAML or JSON file of values over the preset's, or RUN/config.json."""
     resume: str | None = None
     """Run to resume: its directory, or latest. Other steps or another --optim.schedule
     extend it."""

@@ -18,9 +18,10 @@ from lostjax import __version__
 from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS, flag_name
+from lostjax.train.config.files import read_config_file
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.config.stored import load_config, load_run_config
+from lostjax.train.config.stored import load_run_config
 from lostjax.train.habits import suggest_flag
 from lostjax.train.keep.directory import find_run
 from lostjax.train.keep.layout import TOKENIZER_FILES
@@ -148,10 +149,8 @@ def _choose_start(words: Sequence[str]) -> TrainConfig:
     chosen = {name: _value_of(words, name) for name in _STARTS}
     if chosen["config"] and chosen["resume"]:
         raise ConfigError("--config and --resume both say where values start from")
-    if chosen["preset"] and (chosen["config"] or chosen["resume"]):
-        raise ConfigError(
-            "--preset and --config or --resume both say where values start from"
-        )
+    if chosen["preset"] and chosen["resume"]:
+        raise ConfigError("--preset and --resume both say where values start from")
     if chosen["resume"] and chosen["init-from"]:
         raise ConfigError(
             "--init-from and --resume both say which parameters the run starts from"
@@ -161,7 +160,8 @@ def _choose_start(words: Sequence[str]) -> TrainConfig:
         start = load_run_config(directory)
         return dataclasses.replace(start, run_dir=str(directory))
     if chosen["config"]:
-        start = load_config(read_path(chosen["config"], flag="--config"))
+        path = read_path(chosen["config"], flag="--config")
+        start = read_config_file(path, preset=chosen["preset"])
         return dataclasses.replace(start, run_dir=None)
     if chosen["init-from"]:
         return _start_from(chosen["init-from"], preset=chosen["preset"])
