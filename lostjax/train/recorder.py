@@ -18,6 +18,7 @@ from lostjax.steps.readings import headline
 from lostjax.steps.state import TrainState
 from lostjax.steps.step import Metrics
 from lostjax.train.build.job import Job
+from lostjax.train.build.model import choose_attention
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
 from lostjax.train.build.schedule import describe_schedule
@@ -244,9 +245,13 @@ def _read_elapsed(run_dir: Path) -> float:
 
 def _opening_line(job: Job, first: int) -> str:
     place = f"resuming at step {first}" if first else "starting"
+    attention = choose_attention(
+        job.config.model, mesh=job.mesh, length=job.config.data.seq_len
+    )
     count = format_count(count_parameters(job.model).total)
     return (
         f"{job.directory}: {place}; {describe_model(job.config, job.model)}, {count} "
-        f"parameters; {format_count(job.data.train_tokens)} training tokens, "
+        f"parameters, attention by {attention}; "
+        f"{format_count(job.data.train_tokens)} training tokens, "
         f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}"
     )

@@ -158,7 +158,12 @@ def build_guard(config: TrainConfig) -> Guard:
 
 def _place(run: Run) -> Transformer:
     """Bind the model to the run's mesh."""
-    return place_model(run.model, config=run.config.model, mesh=run.mesh)
+    return place_model(
+        run.model,
+        config=run.config.model,
+        mesh=run.mesh,
+        length=run.config.data.seq_len,
+    )
 
 
 def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:

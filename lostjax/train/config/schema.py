@@ -14,7 +14,7 @@ OptimizerName = Literal[
 ScheduleName = Literal["cosine", "wsd", "constant"]
 SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
-AttentionName = Literal["xla", "cudnn", "splash"]
+AttentionName = Literal["auto", "xla", "cudnn", "splash"]
 ProductName = Literal["xla", "mosaic_tpu", "mosaic_gpu"]
 RematName = Literal["none", "full", "products", "bottleneck"]
 ReweightName = Literal["none", "lin_upper", "quadratic", "extremes", "upper"]
@@ -71,12 +71,12 @@ class ModelConfig:
     """Products of lost, cola and low_rank: by XLA, or by kernels for TPUs (mosaic_tpu)
     or Hopper GPUs (mosaic_gpu, in bfloat16). If a kernel does not fit, XLA multiplies
     and the log says why."""
-    attention: AttentionName = "xla"
+    attention: AttentionName = "auto"
     """Attention: by XLA, which writes the scores to memory (on a CPU in blocks that fit
     its caches, with a backward pass of their own), or by kernels that keep them on the
     chip, for NVIDIA GPUs (cudnn, in bfloat16, rows of an even number of tokens) or TPUs
     (splash, rows of a multiple of 128 tokens). If a kernel does not fit, XLA attends
-    and the log says why."""
+    and the log says why. auto takes the kernel that fits the devices, else XLA."""
     remat: RematName = "products"
     """Activations kept for the backward pass: all (none), the residual stream alone
     (full), the outputs of matrices and attention (products; fastest on a CPU), or the
