@@ -12,14 +12,13 @@ from lostjax.train.build.initial import check_origin, settle_origin
 from lostjax.train.build.run import Run, build_run, check_batch
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.config.stored import CONFIG_FILE
 from lostjax.train.devices.agreement import check_same, check_same_flags
 from lostjax.train.devices.compilation_cache import keep_programs
 from lostjax.train.devices.joining import join_hosts
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.provide import provide_devices
 from lostjax.train.keep.directory import choose_run_dir
-from lostjax.train.keep.extension import adopt_stored, extend_run
+from lostjax.train.keep.extension import adopt_stored, extend_run, holds_run
 from lostjax.train.keep.identity import check_same_data
 from lostjax.train.keep.layout import CHECKPOINTS, TOKENIZER_FILES
 from lostjax.train.keep.step_directories import list_steps
@@ -57,11 +56,13 @@ def prepare_job(config: TrainConfig, *, extends: bool = False) -> Job:
     if config.run_dir is not None:
         config = _settle(config, extends=extends)
     directory = choose_run_dir(config)
-    is_new = not list_steps(directory / CHECKPOINTS)
-    if config.init_from is not None and is_new:  # later, the other run may be gone
+    starts_from = config.init_from is not None and not list_steps(
+        directory / CHECKPOINTS
+    )  # later, the other run may be gone
+    if starts_from:
         config = settle_origin(config)
     data = prepare_text(config, directory=directory)
-    if config.init_from is not None and is_new:
+    if starts_from:
         check_origin(config, data.tokenizer)
     check_same("data", data.identity)
     check_same_data(directory, data.identity)
@@ -75,7 +76,7 @@ def _settle(config: TrainConfig, *, extends: bool) -> TrainConfig:
     assert config.run_dir is not None
     directory = read_path(config.run_dir, flag="--run-dir")
     config = adopt_stored(directory, config)
-    if extends and (directory / CONFIG_FILE).exists():
+    if extends and holds_run(directory):
         config = extend_run(directory, config)
         check_config(config)
     return config

@@ -60,7 +60,9 @@ def describe_schedule(config: OptimConfig, *, steps: int) -> str:
     parts = _list_parts(config, steps=steps)
     schedule = build_schedule(config, steps=steps)
     peak = format_number(config.learning_rate)
-    text = f"learning rate: {_warmup(config, steps)} steps of warm-up to {peak}"
+    warmup = _warmup(config, steps)
+    unit = "step" if warmup == 1 else "steps"
+    text = f"learning rate: {warmup} {unit} of warm-up to {peak}"
     for start, stretch in parts:
         begun = f" from step {start}" if start else ""
         text += f"; {_describe(config, stretch)}{begun} to step {stretch.until}"

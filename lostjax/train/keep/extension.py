@@ -21,6 +21,14 @@ from lostjax.train.keep.layout import CHECKPOINTS, REPORT
 from lostjax.train.keep.step_directories import list_steps
 
 
+def holds_run(directory: Path) -> bool:
+    """Return whether a directory holds a run's configuration that can be reached."""
+    try:
+        return (directory / CONFIG_FILE).exists()
+    except OSError:  # no permission: `choose_run_dir` says so
+        return False
+
+
 def extend_run(directory: Path, config: TrainConfig) -> TrainConfig:
     """Return the configuration of a run that is extended from its newest checkpoint.
 
@@ -52,7 +60,7 @@ def adopt_stored(directory: Path, config: TrainConfig) -> TrainConfig:
 
     A script that repeats its command line so resumes the run that it began.
     """
-    if not (directory / CONFIG_FILE).exists():
+    if not holds_run(directory):
         return config
     try:
         stored = load_run_config(directory)
