@@ -28,7 +28,6 @@ COMMON: dict[str, tuple[str, ...]] = {
     "training": (
         "optim.name",
         "optim.learning_rate",
-        "optim.schedule",
         "objective.reweight.name",
         "objective.trajectory.name",
     ),
