@@ -19,8 +19,9 @@ from step import LENGTH, ROWS, VOCABULARY, make_forms, random_batch
 from timing import fastest_in_turn
 
 from lostjax.data import Batch
+from lostjax.train.build.initial import start_state
 from lostjax.train.build.programs import lower_step
-from lostjax.train.build.run import build_run, start_state
+from lostjax.train.build.run import build_run
 from lostjax.train.config.schema import (
     DataConfig,
     ModelConfig,

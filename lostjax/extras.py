@@ -16,6 +16,7 @@ TRAIN = (
     "tokenizers",
     "tyro",
     "xxhash",
+    "yaml",
 )
 """Modules that `pip install 'lostjax[train]'` brings."""
 

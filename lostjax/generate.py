@@ -1,7 +1,8 @@
 """Generate text from a checkpoint: `python -m lostjax.generate RUN --prompt "..."`.
 
-Configuration and tokenizer are those of the run. The checkpoint may have been saved on
-any mesh, and is restored onto one device.
+Without `--prompt`, and at a terminal, it asks for prompts and prints the tokens as they
+come, until Ctrl-D. Configuration and tokenizer are those of the run. The checkpoint may
+have been saved on any mesh, and is restored onto one device.
 """
 
 from lostjax.extras import require_train
@@ -10,14 +11,17 @@ if __name__ == "__main__":
     require_train("python -m lostjax.generate")
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Sequence
-from typing import Literal
+from contextlib import suppress
+from typing import Any, Literal
 
 from lostjax.errors import ConfigError, DataError
 from lostjax.train.config.checks import check_seed
 from lostjax.train.flags import Positional, parse_flags
-from lostjax.train.interface.finished import load
+from lostjax.train.interface.finished import Run, load
+from lostjax.train.interface.sampling import check_values, make_sampling
 from lostjax.train.log.output import run_printing_program
 
 PROGRAM = "python -m lostjax.generate"
@@ -29,8 +33,9 @@ class Flags:
 
     run: Positional[str]
     """Directory of the run, or latest."""
-    prompt: str = "Fellow citizens,"
-    """Text to continue."""
+    prompt: str | None = None
+    """Text to continue; default: ask for prompts at a terminal, "Fellow citizens,"
+    elsewhere."""
     tokens: int = 100
     """Number of tokens to generate."""
     temperature: float = 0.8
@@ -51,12 +56,11 @@ class Flags:
     --objective.trajectory=mesa keep."""
 
 
-def generate(flags: Flags) -> str:
-    """Continue a prompt with a run's model.
+DEFAULT_PROMPT = "Fellow citizens,"
 
-    Returns:
-      The continuation, without the prompt, up to the end of the document if the model
-      generates one.
+
+def generate(flags: Flags) -> None:
+    """Continue a prompt with a run's model, or ask for prompts.
 
     Raises:
       ConfigError: if there is no such run or checkpoint, `average` is set but the run
@@ -65,26 +69,44 @@ def generate(flags: Flags) -> str:
     """
     check_seed(flags.seed)  # before anything is read
     run = load(flags.run, step=flags.step, average=flags.average, dtype=flags.dtype)
-    return run.generate(
-        flags.prompt,
-        tokens=flags.tokens,
-        temperature=flags.temperature,
-        top_k=flags.top_k,
-        top_p=flags.top_p,
-        seed=flags.seed,
-    )
+    options: dict[str, Any] = {
+        name: getattr(flags, name)
+        for name in ("tokens", "temperature", "top_k", "top_p")
+    }
+    if flags.prompt is None and sys.stdin.isatty():
+        _converse(run, options, seed=flags.seed)
+        return
+    prompt = DEFAULT_PROMPT if flags.prompt is None else flags.prompt
+    print(prompt + run.generate(prompt, seed=flags.seed, **options))
+
+
+def _converse(run: Run, options: dict[str, Any], *, seed: int) -> None:
+    """Continue the prompts that a person types; each has the next seed."""
+    sampling = make_sampling(**options, seed=seed)
+    check_values(sampling, vocab_size=run.tokenizer.vocab_size)  # before a prompt
+    print(f"{run.directory}, step {run.step}: Ctrl-C stops a text, Ctrl-D ends")
+    for number in itertools.count():
+        try:
+            prompt = input("> ")
+        except EOFError:
+            print()
+            return
+        pieces = run.stream(prompt, seed=(seed + number) % 2**32, **options)
+        print(prompt, end="", flush=True)
+        with suppress(KeyboardInterrupt):
+            for piece in pieces:
+                print(piece, end="", flush=True)
+        print()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        flags = parse_flags(Flags, words, program=PROGRAM)
-        continuation = generate(flags)
+        generate(parse_flags(Flags, words, program=PROGRAM))
     except (ConfigError, DataError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
-    print(flags.prompt + continuation)
     return 0
 
 

@@ -317,13 +317,14 @@ def stored_bits(directory, item):
     }
 
 
-def test_a_finished_run_says_so_and_cannot_grow(run, flags, capsys):
+def test_a_finished_run_says_so_and_grows_only_when_it_is_asked_for(run, flags, capsys):
     directory, _ = run
     assert main([f"--resume={directory}"]) == 0
     assert "finished, all 20 steps are done" in capsys.readouterr().out
     assert main([f"--run-dir={directory}", "--steps=30", *flags]) == 2
     said = capsys.readouterr().err
-    assert "20 steps and cannot become 30" in said and "--run-dir NEW" in said
+    assert "another schedule (--steps: 20 there, 30 now)" in said
+    assert f"use --resume={directory} with these flags" in said
 
 
 @newest

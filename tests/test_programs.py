@@ -41,6 +41,7 @@ def test_a_word_is_refused_with_the_right_command(word, hint, capsys):
 DIRECTORIES = {
     "verify": "{}",
     "generate": "{}",
+    "evaluate": "{}",
     "train": "--run-dir={}",
     "train --resume": "--resume={}",
     "train --config": "--config={}",

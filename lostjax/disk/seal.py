@@ -100,6 +100,16 @@ def read_sealed(path: Path, *, largest: int = LARGEST) -> Sealed:
       OSError: if the file is missing or cannot be read.
       SealError: if it is damaged, no regular file, or too large.
     """
+    return unseal(read_regular(path, largest=largest))
+
+
+def read_regular(path: Path, *, largest: int) -> bytes:
+    """Read a file that is regular and not too large.
+
+    Raises:
+      OSError: if the file is missing or cannot be read.
+      SealError: if it is no regular file, or too large.
+    """
     # Before it is opened: a pipe would wait, and a device may never end.
     if not stat.S_ISREG(path.stat().st_mode):
         raise SealError("is not a regular file")
@@ -107,7 +117,7 @@ def read_sealed(path: Path, *, largest: int = LARGEST) -> Sealed:
         raw = file.read(largest + 1)
     if len(raw) > largest:
         raise SealError(f"is larger than {largest:,} bytes")
-    return unseal(raw)
+    return raw
 
 
 def was_sealed_as(raw: bytes, values: Mapping[str, Any]) -> bool:

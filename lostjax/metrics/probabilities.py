@@ -77,7 +77,7 @@ def error_rate(
       ValueError: as `accuracy`.
     """
     logits, labels, weights = _ready(logits, labels, weights)
-    return _mean(_ranks(logits, labels) >= 1, logits, weights)
+    return _mean(rank_labels(logits, labels) >= 1, logits, weights)
 
 
 def top_k_accuracy(
@@ -104,7 +104,7 @@ def top_k_accuracy(
     logits, labels, weights = _ready(logits, labels, weights)
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"k={k}: must lie in [1, {logits.shape[-1]}]")
-    return _mean(_ranks(logits, labels) < k, logits, weights)
+    return _mean(rank_labels(logits, labels) < k, logits, weights)
 
 
 def brier_score(
@@ -159,14 +159,59 @@ def expected_calibration_error(
     if n_bins < 1:
         raise ValueError(f"n_bins={n_bins}: must be at least 1")
     logits, labels, weights = _ready(logits, labels, weights)
+    gaps = calibration_gaps(logits, labels, n_bins=n_bins, weights=weights)
+    return _divide(jnp.sum(jnp.abs(gaps)), logits, weights)
+
+
+def calibration_gaps(
+    logits: Float[Array, "*batch V"],
+    labels: Int[Array, "*batch"],
+    *,
+    n_bins: int,
+    weights: Float[Array, "*batch"],
+) -> Float[Array, " N"]:
+    """Sum right - confidence over the examples of each bin of confidence.
+
+    The sums of batches add up; those of a whole set, their absolute values summed and
+    divided by the weights, are the `expected_calibration_error`.
+
+    Args:
+      logits: (..., V).
+      labels: classes in [0, V), shape (...).
+      n_bins: number of bins N of equal width over (0, 1], at least 1.
+      weights: how much each example counts, shape (...).
+
+    Returns:
+      Sums (N,), float32.
+    """
     confidence = jnp.max(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), axis=-1)
     edges = jnp.linspace(0.0, 1.0, n_bins + 1)[1:-1]
     bins = jnp.searchsorted(edges, confidence, side="left")
-    right = _ranks(logits, labels) < 1
+    right = rank_labels(logits, labels) < 1
     # NaNs of examples that do not count must not reach the sums.
     gaps = jnp.where(weights > 0, weights * (right - confidence), 0.0)
-    sums = jax.ops.segment_sum(gaps.ravel(), bins.ravel(), num_segments=n_bins)
-    return _divide(jnp.sum(jnp.abs(sums)), logits, weights)
+    return jax.ops.segment_sum(gaps.ravel(), bins.ravel(), num_segments=n_bins)
+
+
+def rank_labels(
+    logits: Float[Array, "*batch V"], labels: Int[Array, "*batch"]
+) -> Int[Array, "*batch"]:
+    """Count the classes before each label, ties in the order of classes.
+
+    Args:
+      logits: (..., V).
+      labels: classes in [0, V), shape (...).
+
+    Returns:
+      Ranks (...): 0 for the largest logit, V for a label that is no class.
+    """
+    ids = jnp.arange(logits.shape[-1])
+    hot = ids == labels[..., None]
+    own = jnp.max(logits, axis=-1, where=hot, initial=-jnp.inf)[..., None]
+    before = (logits > own) | ((logits == own) & (ids < labels[..., None]))
+    # A label that is no class has no place.
+    known = (labels >= 0) & (labels < logits.shape[-1])
+    return jnp.where(known, jnp.sum(before, axis=-1), logits.shape[-1])
 
 
 def _ready(
@@ -187,17 +232,6 @@ def _ready(
     require_shape("weights", weights, labels.shape)
     require_weights("weights", weights)
     return logits, labels, weights
-
-
-def _ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Count the classes before each label, ties in the order of classes."""
-    ids = jnp.arange(logits.shape[-1])
-    hot = ids == labels[..., None]
-    own = jnp.max(logits, axis=-1, where=hot, initial=-jnp.inf)[..., None]
-    before = (logits > own) | ((logits == own) & (ids < labels[..., None]))
-    # A label that is no class has no place.
-    known = (labels >= 0) & (labels < logits.shape[-1])
-    return jnp.where(known, jnp.sum(before, axis=-1), logits.shape[-1])
 
 
 def _mean(values: jax.Array, logits: jax.Array, weights: jax.Array) -> jax.Array:

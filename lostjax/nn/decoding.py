@@ -11,6 +11,7 @@ position. The cache holds the keys and values of all earlier positions: 2 L D va
 position and row.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
@@ -78,6 +79,55 @@ def sample_tokens(
     return tokens
 
 
+def stream_tokens(
+    model: Transformer,
+    variables: Variables,
+    *,
+    prompt_BT: Int[Array, "B T"],
+    n_tokens: int,
+    key: Key,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Iterator[Int[Array, "B"]]:
+    """Yield the tokens of `sample_tokens` one after the other, as they come.
+
+    The prompt is read in pieces whose lengths are powers of two, and so is the length
+    of the cache: prompts of other lengths find programs that are compiled already.
+
+    Args:
+        model: see `sample_tokens`.
+        variables: parameters and channels of the model.
+        prompt_BT: token ids to continue (B, T), T >= 1.
+        n_tokens: number of tokens to add, >= 1.
+        key: random key.
+        temperature: softmax temperature, >= 0; 0 is greedy.
+        top_k: sample from the k most likely tokens; None for all.
+        top_p: sample from the most likely tokens whose total probability reaches
+            top_p; None for all.
+
+    Yields:
+        Token ids (B,), int32.
+    """
+    places = prompt_BT.shape[1] + n_tokens - 1
+    decoder = model.clone(cache_length=1 << (places - 1).bit_length(), parent=None)
+    plain = {name: variables[name] for name in variables if name != "cache"}
+    cache: Variables = {}
+    for piece_BT in _cut_prompt(jnp.asarray(prompt_BT, jnp.int32)):
+        logits_BTV, cache = _read_on(decoder, plain, cache, piece_BT)
+    for number, each in enumerate(jax.random.split(key, n_tokens), 1):
+        token_B = _draw(
+            logits_BTV,
+            each,
+            1.0 if temperature == 0 else temperature,
+            top_p,
+            top_k=1 if temperature == 0 else top_k,
+        )
+        yield token_B
+        if number < n_tokens:
+            logits_BTV, cache = _read_on(decoder, plain, cache, token_B[:, None])
+
+
 def cut_logits(
     logits_BV: Float[Array, "B V"],
     *,
@@ -122,27 +172,52 @@ def _sample(
     n_tokens: int,
     top_k: int | None,
 ) -> Array:
-    def draw(logits_BTV: Array, key: Key) -> Array:
-        logits_BV = logits_BTV[:, -1] / temperature
-        if top_k == 1:
-            return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
-        logits_BV = cut_logits(logits_BV, top_k=top_k, top_p=top_p)
-        return jax.random.categorical(key, logits_BV).astype(jnp.int32)
-
-    def advance(cache: Variables, tokens_BT: Array) -> tuple[Array, Variables]:
-        read = model.apply({**variables, **cache}, tokens_BT, mutable=["cache"])
-        return cast(tuple[Array, Variables], read)
+    draw = partial(_draw, top_k=top_k)
 
     def step(carry: Carry, key: Key) -> tuple[Carry, Array]:
-        logits_BTV, cache = advance(carry[0], carry[1][:, None])
-        token_B = draw(logits_BTV, key)
+        logits_BTV, cache = _read_on(model, variables, carry[0], carry[1][:, None])
+        token_B = draw(logits_BTV, key, temperature, top_p)
         return (cache, token_B), token_B
 
     keys = jax.random.split(key, n_tokens)
-    logits_BTV, cache = advance({}, prompt_BT)
-    first_B = draw(logits_BTV, keys[0])
+    logits_BTV, cache = _read_on(model, variables, {}, prompt_BT)
+    first_B = draw(logits_BTV, keys[0], temperature, top_p)
     _, rest_TB = jax.lax.scan(step, (cache, first_B), keys[1:])
     return jnp.concatenate([prompt_BT, first_B[:, None], rest_TB.T], axis=1)
+
+
+@partial(jax.jit, static_argnums=0)
+def _read_on(
+    model: Transformer, variables: Variables, cache: Variables, tokens_BT: Array
+) -> tuple[Array, Variables]:
+    """Read tokens after those in the cache; returns their logits and the cache."""
+    read = model.apply({**variables, **cache}, tokens_BT, mutable=["cache"])
+    return cast(tuple[Array, Variables], read)
+
+
+@partial(jax.jit, static_argnames="top_k")
+def _draw(
+    logits_BTV: Array,
+    key: Key,
+    temperature: float | Array,
+    top_p: float | Array | None,
+    *,
+    top_k: int | None,
+) -> Array:
+    """Draw the token after the last position."""
+    logits_BV = logits_BTV[:, -1] / temperature
+    if top_k == 1:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    logits_BV = cut_logits(logits_BV, top_k=top_k, top_p=top_p)
+    return jax.random.categorical(key, logits_BV).astype(jnp.int32)
+
+
+def _cut_prompt(prompt_BT: Array) -> Iterator[Array]:
+    start, length = 0, prompt_BT.shape[1]
+    for bit in reversed(range(length.bit_length())):
+        if length >> bit & 1:
+            yield prompt_BT[:, start : start + (1 << bit)]
+            start += 1 << bit
 
 
 def check_sampling(

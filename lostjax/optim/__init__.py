@@ -13,7 +13,11 @@ from lostjax.optim.past_params import (
     track_lagged_params,
     track_past_params,
 )
-from lostjax.optim.schedules import warmup_cosine_schedule, window_schedule
+from lostjax.optim.schedules import (
+    warmup_cosine_schedule,
+    warmup_stable_decay_schedule,
+    window_schedule,
+)
 from lostjax.optim.splitting.adaptive import (
     active_fraction,
     falling_density,
@@ -82,6 +86,7 @@ __all__ = [
     "track_lagged_params",
     "track_past_params",
     "warmup_cosine_schedule",
+    "warmup_stable_decay_schedule",
     "width_multipliers",
     "window_schedule",
     "write_outputs",

@@ -25,6 +25,7 @@ from lostjax.train.build.micro_batches import count_micro_batches
 from lostjax.train.build.model import xla_attention
 from lostjax.train.build.programs import lower_step
 from lostjax.train.config.checks import check_config
+from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.chips import Chip
 from lostjax.train.devices.mesh import count_batch_shards
@@ -45,6 +46,8 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
       ConfigError, DataError: if the trainer would refuse the configuration.
     """
     check_config(config)
+    if config.model.attention == "auto":  # what every device has: at most more memory
+        config = replace_in(config, "model", attention="xla")
     mesh = lay_mesh(config, target)
     run = describe_run(config, mesh)
     state = place_shapes(run.abstract, mesh)

@@ -33,9 +33,10 @@ class Flags(TrainConfig):
     """
 
     config: str | None = None
-    """JSON file of default values, such as RUN/config.json."""
+    """YAML or JSON file of values over the preset's, or RUN/config.json."""
     resume: str | None = None
-    """Run to resume: its directory, or latest."""
+    """Run to resume: its directory, or latest. Other steps or another --optim.schedule
+    extend it."""
     dry_run: bool = False
     """Print the configuration, its memory and FLOPs; do not train."""
 
@@ -45,6 +46,8 @@ class Command(NamedTuple):
 
     config: TrainConfig
     dry_run: bool
+    extends: bool = False
+    """Whether the run in the directory is the one to go on with, if need be further."""
 
 
 def parse_command(arguments: Sequence[str]) -> Command:
@@ -61,7 +64,7 @@ def parse_command(arguments: Sequence[str]) -> Command:
       SystemExit: after printing the help that `--help` asks for.
     """
     flags = parse_run_flags(Flags, arguments, program=PROGRAM)
-    return Command(config_of(flags), flags.dry_run)
+    return Command(config_of(flags), flags.dry_run, extends=flags.resume is not None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,10 +82,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(error)
     try:
         if command.dry_run:
-            print_preview(command.config)
+            print_preview(command.config, extends=command.extends)
             return 0
         line = f"{PROGRAM} {shlex.join(words)}".rstrip()
-        code = train(command.config, command=line, started=started).exit_code
+        code = train(
+            command.config, command=line, started=started, extends=command.extends
+        ).exit_code
         finish_with_hosts(code)
         return code
     except (ConfigError, DataError) as error:

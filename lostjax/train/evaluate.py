@@ -11,19 +11,20 @@ are log2(V) x tokens / bytes.
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from lostjax.data.rows.batches import EvalPlan
+from lostjax.steps.score import ScoreStep, Sums
 from lostjax.steps.step import EvalStep
 from lostjax.train.build.job import Job
 from lostjax.train.build.programs import Compiled
 from lostjax.train.devices.sharding import place_batch
 from lostjax.train.log.json_lines import read_evaluations, read_whole
-from lostjax.typing import Variables
+from lostjax.typing import Batch, Variables
 
 
 class Evaluation(NamedTuple):
@@ -37,6 +38,27 @@ class Evaluation(NamedTuple):
     """Bits per UTF-8 byte that an entropy coder with the model's predictions needs."""
     tokens: int
     """Number of predicted tokens, including boundaries."""
+
+
+class Scores(NamedTuple):
+    """An `Evaluation`, how often a model is right, and how well it knows that."""
+
+    loss: float
+    """Mean cross entropy per token, nats."""
+    perplexity: float
+    """exp(loss)."""
+    bits_per_byte: float
+    """Bits per UTF-8 byte that an entropy coder with the model's predictions needs."""
+    tokens: int
+    """Number of predicted tokens, including boundaries."""
+    accuracy: float
+    """Share of the tokens that are the likeliest one."""
+    top_k: int
+    """k of `top_k_accuracy`."""
+    top_k_accuracy: float
+    """Share of the tokens that are among the k likeliest."""
+    calibration_error: float
+    """Expected calibration error over 15 bins of confidence, in [0, 1]."""
 
 
 def _go_on() -> None:
@@ -65,7 +87,50 @@ def evaluate(
     Returns:
       The evaluation over the whole text.
     """
-    sums = []
+    nats, tokens = map(
+        float, _sum_batches(step, variables, plan=plan, mesh=mesh, check=check)
+    )
+    return _summarise(nats, tokens, n_bytes=n_bytes)
+
+
+def score(
+    step: ScoreStep, variables: Variables, *, plan: EvalPlan, top_k: int, mesh: Mesh
+) -> Scores:
+    """Score a model on every row of a text.
+
+    Args:
+      step: jitted `make_score_step(model, top_k=top_k)`.
+      variables: the model's variables.
+      plan: the rows in order.
+      top_k: k of the top-k accuracy.
+      mesh: the devices.
+
+    Returns:
+      The scores over the whole text.
+    """
+    sums = Sums(*_sum_batches(step, variables, plan=plan, mesh=mesh, check=_go_on))
+    nats, tokens = float(sums.nats), float(sums.tokens)
+    # The sums leave out tokens whose logits are NaN, as in a model that diverged.
+    share = math.nan if math.isnan(nats) else 1 / tokens
+    return Scores(
+        *_summarise(nats, tokens, n_bytes=plan.n_bytes),
+        accuracy=float(sums.first) * share,
+        top_k=top_k,
+        top_k_accuracy=float(sums.top_k) * share,
+        calibration_error=float(np.abs(sums.gaps).sum()) * share,
+    )
+
+
+def _sum_batches(
+    step: Callable[[Variables, Batch], tuple[Any, ...]],
+    variables: Variables,
+    *,
+    plan: EvalPlan,
+    mesh: Mesh,
+    check: Callable[[], None],
+) -> list[Any]:
+    """Sum what a step returns over all batches."""
+    sums: list[tuple[Any, ...]] = []
     for index in range(plan.n_batches):
         check()
         sums.append(step(variables, place_batch(plan, index, mesh=mesh)))
@@ -74,8 +139,11 @@ def evaluate(
         jax.block_until_ready(sums[-2:-1])
     # Summed in float64 on the host, because a float32 sum over a million tokens loses
     # digits.
-    totals, weights = np.asarray(jax.device_get(sums), np.float64).T
-    nats, tokens = float(totals.sum()), float(weights.sum())
+    parts = zip(*jax.device_get(sums), strict=True)
+    return [np.sum(np.asarray(part, np.float64), axis=0) for part in parts]
+
+
+def _summarise(nats: float, tokens: float, *, n_bytes: int) -> Evaluation:
     loss = nats / tokens
     return Evaluation(
         loss=loss,

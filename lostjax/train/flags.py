@@ -1,8 +1,8 @@
 """Read a command line into a dataclass of flags, strictly.
 
-Two passes: `--preset`, `--config` or `--resume` choose the defaults, then every other
-flag is read over them, so that `--help` shows the values that would be used. Errors
-are one line and name the nearest flag.
+Two passes: `--preset`, `--config`, `--resume` or `--init-from` choose the defaults,
+then every other flag is read over them, so that `--help` shows the values that would be
+used. Errors are one line and name the nearest flag.
 """
 
 import contextlib
@@ -18,11 +18,13 @@ from lostjax import __version__
 from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError, nearest_hint
 from lostjax.train.config.fields import RENAMED_FIELDS, flag_name
+from lostjax.train.config.files import read_config_file
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.config.stored import load_config, load_run_config
+from lostjax.train.config.stored import load_run_config
 from lostjax.train.habits import suggest_flag
 from lostjax.train.keep.directory import find_run
+from lostjax.train.keep.layout import TOKENIZER_FILES
 from lostjax.train.usage import (
     format_full_usage,
     format_own_usage,
@@ -46,6 +48,9 @@ _NUMBERS = {
     float: r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|-?inf|nan",
 }
 """Numbers as people write them: Python also takes 1_0, other scripts and spaces."""
+
+_STARTS = ("preset", "config", "resume", "init-from")
+"""Flags that choose the values over which others are read."""
 
 T = TypeVar("T")
 R = TypeVar("R", bound=TrainConfig)
@@ -77,7 +82,11 @@ def parse_run_flags(flags: type[R], arguments: Sequence[str], *, program: str) -
         if asked & set(words):
             print(formatted(default, program=program))
             raise SystemExit(0)
-    return _parse(flags, words, default=default, program=program)
+    made = _parse(flags, words, default=default, program=program)
+    if made.init_from == "latest":
+        directory = default.init_from or find_run("latest", with_checkpoint=True)
+        made = dataclasses.replace(made, init_from=str(directory))
+    return made
 
 
 def config_of(flags: TrainConfig) -> TrainConfig:
@@ -137,21 +146,46 @@ def _fields_of(config: TrainConfig) -> dict[str, Any]:
 
 def _choose_start(words: Sequence[str]) -> TrainConfig:
     """Find the values that the flags are read over."""
-    chosen = {name: _value_of(words, name) for name in ("preset", "config", "resume")}
+    chosen = {name: _value_of(words, name) for name in _STARTS}
     if chosen["config"] and chosen["resume"]:
         raise ConfigError("--config and --resume both say where values start from")
-    if chosen["preset"] and (chosen["config"] or chosen["resume"]):
+    if chosen["preset"] and chosen["resume"]:
+        raise ConfigError("--preset and --resume both say where values start from")
+    if chosen["resume"] and chosen["init-from"]:
         raise ConfigError(
-            "--preset and --config or --resume both say where values start from"
+            "--init-from and --resume both say which parameters the run starts from"
         )
     if chosen["resume"]:
         directory = find_run(chosen["resume"])
         start = load_run_config(directory)
         return dataclasses.replace(start, run_dir=str(directory))
     if chosen["config"]:
-        start = load_config(read_path(chosen["config"], flag="--config"))
+        path = read_path(chosen["config"], flag="--config")
+        start = read_config_file(path, preset=chosen["preset"])
         return dataclasses.replace(start, run_dir=None)
+    if chosen["init-from"]:
+        return _start_from(chosen["init-from"], preset=chosen["preset"])
     return get_preset(chosen["preset"] or "tiny")
+
+
+def _start_from(name: str, *, preset: str | None) -> TrainConfig:
+    """Take the model and the tokenizer of a run, and the rest from it or a preset."""
+    directory = find_run(name, with_checkpoint=True)
+    there = load_run_config(directory)
+    start = get_preset(preset) if preset else there
+    tokenizer = there.data.tokenizer
+    if tokenizer != "bytes":  # bpe:SIZE would learn another one from another text
+        copies = [directory / name for name in TOKENIZER_FILES]
+        tokenizer = str(next((each for each in copies if each.is_file()), copies[0]))
+    return dataclasses.replace(
+        start,
+        run_dir=None,
+        model=there.model,
+        data=dataclasses.replace(start.data, tokenizer=tokenizer),
+        optim=dataclasses.replace(start.optim, earlier=""),
+        init_from=str(directory),
+        init_step=None,
+    )
 
 
 def _normalise(word: str) -> str:

@@ -18,8 +18,10 @@ from lostjax.steps.readings import headline
 from lostjax.steps.state import TrainState
 from lostjax.steps.step import Metrics
 from lostjax.train.build.job import Job
+from lostjax.train.build.model import choose_attention
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import Compiled
+from lostjax.train.build.schedule import describe_schedule
 from lostjax.train.devices.hosts import is_first_host, on_first_host
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.log.json_lines import STABILITY_FILE, open_sinks, read_metrics
@@ -210,6 +212,7 @@ def open_recorder(
     sinks: list[Sink] = [files, stack.enter_context(progress), *also]
     stack.callback(files.close)
     progress.note(_opening_line(job, first_step))
+    progress.note(describe_schedule(config.optim, steps=config.steps))
     log: StabilityLog | None = None
     # A run that stops its readings still drops those of later steps.
     if config.stability.every or (job.directory / STABILITY_FILE).exists():
@@ -242,9 +245,13 @@ def _read_elapsed(run_dir: Path) -> float:
 
 def _opening_line(job: Job, first: int) -> str:
     place = f"resuming at step {first}" if first else "starting"
+    attention = choose_attention(
+        job.config.model, mesh=job.mesh, length=job.config.data.seq_len
+    )
     count = format_count(count_parameters(job.model).total)
     return (
         f"{job.directory}: {place}; {describe_model(job.config, job.model)}, {count} "
-        f"parameters; {format_count(job.data.train_tokens)} training tokens, "
+        f"parameters, attention by {attention}; "
+        f"{format_count(job.data.train_tokens)} training tokens, "
         f"{job.mesh.size} x {job.mesh.devices.flat[0].device_kind}"
     )

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 
 from lostjax.steps.state import TrainState
+from lostjax.train.build.initial import start_state
 from lostjax.train.build.job import Job
-from lostjax.train.build.run import start_state
 from lostjax.train.keep.checkpoints import Checkpoints
 from lostjax.train.keep.directory import refusing_disk_errors
 from lostjax.train.recorder import Recorder

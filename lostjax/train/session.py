@@ -48,7 +48,7 @@ from lostjax.train.report.forecast import describe_forecast
 from lostjax.train.report.gather import summarise
 from lostjax.train.report.page import write_report
 from lostjax.train.report.preview import print_summary
-from lostjax.train.rollback import find_anchor, start_at
+from lostjax.train.rollback import find_anchor, set_anchor, start_at
 from lostjax.train.watch.signals import StopAsked, StopRequest, catch_stop_signals
 
 
@@ -87,6 +87,7 @@ def train(
     started: float,
     sinks: Sequence[Sink] = (),
     catch: Catch = catch_stop_signals,
+    extends: bool = False,
 ) -> Outcome:
     """Train, evaluate, checkpoint and report, from the start or from a checkpoint.
 
@@ -96,6 +97,7 @@ def train(
       started: `time.monotonic()` when the program began, for the report.
       sinks: take the numbers of the run besides its files; in the first process only.
       catch: catches what stops the run, from before its first step to its last save.
+      extends: whether a run of another schedule in the directory is extended.
 
     Returns:
       How the run ended.
@@ -105,12 +107,17 @@ def train(
     """
     with steady_output() as output:
         return _train(
-            config, output, command=command, started=started, sinks=sinks, catch=catch
+            partial(prepare_job, config, extends=extends),
+            output,
+            command=command,
+            started=started,
+            sinks=sinks,
+            catch=catch,
         )
 
 
 def _train(
-    config: TrainConfig,
+    prepare: Callable[[], Job],
     output: Output,
     *,
     command: str,
@@ -121,7 +128,7 @@ def _train(
     with ExitStack() as stack:
         provide_open_files()
         with leaving_without_the_others():
-            job = prepare_job(config)
+            job = prepare()
             stop = StopRequest(agree(job.mesh))
             stack.enter_context(catch(stop))
         leaving = partial(leaving_without_the_others, partial(drop_lock, job.directory))
@@ -131,7 +138,7 @@ def _train(
                 on_first_host(lambda: output.keep_log(job.directory / LOG_FILE))
         stack.enter_context(leaving())  # what follows is tidied up
         first = checkpoints.find_whole_step() or 0
-        was_finished = first >= config.steps
+        was_finished = first >= job.config.steps
         if was_finished and on_first_host((job.directory / REPORT).exists):
             on_first_host(partial(print_damage, job.directory))
             ended = _Ended(0)
@@ -155,7 +162,7 @@ def _train(
     elif is_reported:
         code = code or 1
     if was_finished:
-        print(f"{job.directory}: finished, all {config.steps} steps are done")
+        print(f"{job.directory}: finished, all {job.config.steps} steps are done")
     return Outcome(job.directory, ended.evaluation, code)
 
 
@@ -237,6 +244,8 @@ def _run(
             recorder.note(f"step {step}  stopped by {Signals(stop.signal).name}")
         # After a spike nothing is saved: the next start rolls back from it.
         is_kept = verdict.roll_back is None
+        if step == job.config.steps and step % job.config.checkpoint_every == 0:
+            state = set_anchor(state, step)  # as a longer run would have here
         if step and is_kept:  # the first state is made again from the seed
             checkpoints.save(state, step=step, also=find_anchor(job, state))
         if step == job.config.steps and is_kept:

@@ -14,10 +14,10 @@ import numpy as np
 
 from lostjax.errors import ConfigError
 from lostjax.steps.state import TrainState
+from lostjax.train.build.initial import start_state
 from lostjax.train.build.job import Job, prepare_job
 from lostjax.train.build.optimizer import evaluation_variables
 from lostjax.train.build.programs import compile_steps
-from lostjax.train.build.run import start_state
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.evaluate import Evaluation, evaluate_heldout
 from lostjax.train.stepping import Stepping

@@ -15,6 +15,7 @@ from lostjax.nn import (
     cut_logits,
     sample_tokens,
 )
+from lostjax.nn.decoding import stream_tokens
 
 LINEAR = {
     "dense": Ungrouped(Dense),
@@ -33,6 +34,20 @@ def make(name):
 @pytest.fixture(scope="module")
 def dense():
     return make("dense")
+
+
+@pytest.mark.parametrize("length, temperature, top_k", [(4, 0.0, None), (7, 0.9, 5)])
+def test_a_stream_yields_the_tokens_of_the_whole(dense, length, temperature, top_k):
+    options = {
+        "prompt_BT": TOKENS_BT[:, :length],
+        "n_tokens": 6,
+        "key": jax.random.key(4),
+        "temperature": temperature,
+        "top_k": top_k,
+    }
+    whole = sample_tokens(*dense, **options)[:, length:]
+    stream = list(stream_tokens(*dense, **options))
+    np.testing.assert_array_equal(np.stack(stream, axis=1), whole)
 
 
 @pytest.mark.parametrize("name", LINEAR)

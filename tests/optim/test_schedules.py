@@ -4,7 +4,11 @@ import numpy as np
 import optax
 import pytest
 
-from lostjax.optim import mask_decayed, warmup_cosine_schedule
+from lostjax.optim import (
+    mask_decayed,
+    warmup_cosine_schedule,
+    warmup_stable_decay_schedule,
+)
 
 
 def test_cosine_part_equals_optax():
@@ -43,3 +47,17 @@ def test_scales_are_not_decayed_and_matrices_are():
         "gamma": False,
         "head": {"kernel": True},
     }
+
+
+def test_wsd_keeps_the_peak_until_a_linear_decay():
+    schedule = warmup_stable_decay_schedule(
+        0.5, steps=20, warmup_steps=2, decay_steps=4, final_fraction=0.2
+    )
+    rates = [float(schedule(step)) for step in range(22)]
+    assert rates[:2] == [0.25, 0.5] and set(rates[2:17]) == {0.5}
+    theirs = optax.linear_schedule(0.5, 0.1, transition_steps=4)
+    np.testing.assert_allclose(rates[16:], [theirs(t) for t in range(6)], rtol=1e-6)
+    flat = warmup_stable_decay_schedule(0.5, steps=9, warmup_steps=0, decay_steps=0)
+    assert {float(flat(step)) for step in range(12)} == {0.5}
+    with pytest.raises(ValueError, match=r"decay_steps=4: must lie in \[0, 3\]"):
+        warmup_stable_decay_schedule(1.0, steps=5, warmup_steps=2, decay_steps=4)

@@ -16,9 +16,9 @@ from lostjax.steps.guard import Guard, count_update, init_guard, is_fit, update_
 from lostjax.steps.objective import Term
 from lostjax.train import rollback
 from lostjax.train.build import programs
+from lostjax.train.build.initial import start_state
 from lostjax.train.build.job import prepare_job
 from lostjax.train.build.programs import compile_steps
-from lostjax.train.build.run import start_state
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import (
     FrugalConfig,

@@ -23,8 +23,8 @@ from lostjax.train.usage import COMMON
 
 def test_flags_override_the_preset():
     words = "--preset=smoke --mesh=data:8 --model.rank 4 --optim=adamw --run_dir=x"
-    config, dry_run = parse_command(words.split())
-    assert not dry_run
+    config, dry_run, extends = parse_command(words.split())
+    assert not dry_run and not extends
     assert config.preset == "smoke" and config.mesh == "data:8"
     assert config.model == dataclasses.replace(get_preset("smoke").model, rank=4)
     assert config.run_dir == "x" and config.optim.name == "adamw"
@@ -61,9 +61,9 @@ def test_the_version_is_printed(program, capsys):
 def test_a_configuration_file_is_where_values_start(tmp_path):
     stored = dataclasses.replace(get_preset("smoke"), steps=7, run_dir="elsewhere")
     save_config(tmp_path / "config.json", stored)
-    config, _ = parse_command([f"--config={tmp_path}/config.json", "--seed=3"])
+    config, *_ = parse_command([f"--config={tmp_path}/config.json", "--seed=3"])
     assert (config.steps, config.seed, config.run_dir) == (7, 3, None)
-    config, _ = parse_command([f"--resume={tmp_path}"])
+    config, *_ = parse_command([f"--resume={tmp_path}"])
     assert config == dataclasses.replace(stored, run_dir=str(tmp_path))
 
 
@@ -79,7 +79,7 @@ def test_hosts_are_never_taken_from_a_stored_configuration(tmp_path):
         path.write_text(text)
         for word in (f"--config={path}", f"--resume={tmp_path}"):
             assert parse_command([word]).config.hosts == HostsConfig()
-    config, _ = parse_command([f"--resume={tmp_path}", "--hosts.index=0"])
+    config, *_ = parse_command([f"--resume={tmp_path}", "--hosts.index=0"])
     assert config.hosts == HostsConfig(index=0)
 
 
@@ -122,7 +122,8 @@ def test_hosts_are_never_taken_from_a_stored_configuration(tmp_path):
         ("--optim.b1=half", "--optim.b1=half: must be a number"),
         ("--model.linear=colla", "sltrain, lost; did you mean cola?"),
         ("--preset=tinny", "did you mean tiny"),
-        ("--preset=tiny --config=x", "both say where values start from"),
+        ("--preset=tiny --resume=x", "both say where values start from"),
+        ("--preset=tiny --config=x", "x: no such configuration file"),
         ("--config=/no/such.json", "/no/such.json: no such configuration file"),
         ("--resume=/no/such", "not a run's directory"),
         ("stray", "stray: not a flag; write flags as --NAME=VALUE"),
@@ -172,7 +173,7 @@ def test_the_short_help_names_fields_that_exist():
 
 def test_methods_have_short_flags():
     words = "--optim=galore --objective.trajectory=mesa --objective.reweight=upper"
-    config, _ = parse_command(words.split())
+    config, *_ = parse_command(words.split())
     assert config.optim.name == "galore"
     assert config.objective.trajectory.name == "mesa"
     assert config.objective.reweight.name == "upper"

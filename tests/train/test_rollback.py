@@ -25,9 +25,9 @@ from lostjax.steps.guard import Guard, count_update, init_guard, is_spike
 from lostjax.steps.objective import Term
 from lostjax.steps.state import TrainState
 from lostjax.train import loop, rollback
+from lostjax.train.build.initial import start_state
 from lostjax.train.build.job import prepare_job
 from lostjax.train.build.programs import Compiled
-from lostjax.train.build.run import start_state
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import GuardConfig
 from lostjax.train.keep.checkpoints import Checkpoints

@@ -2,8 +2,8 @@
 
     e t1 .. tn e u1 .. um e          documents t, u, ..; e: end-of-text
 
-Only the stream is stored: 2 bytes per token up to a vocabulary of 65,536, memory-mapped
-and independent of the row length. `rows.stream` reads it as rows.
+Only the stream is stored: 2 bytes per token up to a vocabulary of 65,536, and
+independent of the row length. `rows.stream` reads it as rows, from the disk.
 """
 
 import json
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lostjax.data.cache import cached, default_cache_dir, hash_parts
 from lostjax.data.rows.stream import Rows
 from lostjax.data.text.documents import TextDocuments
-from lostjax.data.text.token_files import TokenFiles
+from lostjax.data.text.token_files import TokenFiles, open_tokens
 from lostjax.data.tokenizers.tokenizer import Tokenizer
 from lostjax.errors import DataError, first_line
 
@@ -40,7 +40,7 @@ def pack_documents(
       cache_dir: directory of the cache; default ~/.cache/lostjax.
 
     Returns:
-      The rows, memory-mapped; there are none if there are no documents.
+      The rows, read from the disk; there are none if there are no documents.
 
     Raises:
       DataError: if a document cannot be read or changes while it is read, an id is
@@ -55,11 +55,9 @@ def pack_documents(
         root / "tokens" / key, lambda path: _write(path, documents, tokenizer)
     )
     try:
-        # Memory-mapped: the page cache shares it between processes. Pickles, which run
-        # code, are refused.
-        stream = np.load(place / "tokens.npy", mmap_mode="r", allow_pickle=False)
+        stream = open_tokens(place / "tokens.npy")
         counts = json.loads((place / "counts.json").read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, DataError) as error:
         raise DataError(
             f"{place}: broken cache ({first_line(error)}); delete this directory"
         ) from error
@@ -117,7 +115,8 @@ def _encode(
 ) -> Iterator[_Encoded]:
     if isinstance(documents, TokenFiles):
         eos_id, vocab_size = tokenizer.eos_id, tokenizer.vocab_size
-        for ids in documents.documents(eos_id=eos_id, vocab_size=vocab_size):
+        for stored in documents.documents(eos_id=eos_id, vocab_size=vocab_size):
+            ids = np.asarray(stored)
             # Bits per byte need bytes, and files of tokens have none but the decoded
             # ones.
             yield _Encoded(ids, len(tokenizer.decode(ids).encode("utf-8")))

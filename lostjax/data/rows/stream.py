@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int, Integer
 from numpy.typing import NDArray
 
+from lostjax.data.stored_tokens import StoredTokens
+
 
 class RowArrays(NamedTuple):
     """Arrays of some rows of a stream."""
@@ -32,7 +34,7 @@ class RowArrays(NamedTuple):
 class Rows:
     """A stream of tokens, read as rows of `seq_len` tokens."""
 
-    stream: NDArray[np.unsignedinteger]
+    stream: NDArray[np.unsignedinteger] | StoredTokens
     """The tokens (N,), with end-of-text tokens between and around the documents."""
     seq_len: int
     vocab_size: int
@@ -68,8 +70,11 @@ class Rows:
         # int64: row number times row length overflows int32 beyond 2^31 tokens.
         at_BS = rows[:, None].astype(np.int64) * self.seq_len + time
         real_BT = (at_BS[:, :-1] < self.n_predicted) & (rows[:, None] >= 0)
-        # Clip to valid indices: padding is read from somewhere and then replaced.
-        stream_BS = self.stream[np.clip(at_BS, 0, self.n_predicted)].astype(np.int32)
+        stream_BS = np.zeros(at_BS.shape, np.int32)  # padding is replaced below
+        for row_S, first in zip(stream_BS, at_BS[:, 0].tolist(), strict=True):
+            if first >= 0:
+                read = self.stream[first : first + self.seq_len + 1]
+                row_S[: len(read)] = read
         tokens_BT = np.where(real_BT, stream_BS[:, :-1], self.eos_id)
         starts_BT = (tokens_BT == self.eos_id) & real_BT
         # A row starts a segment even inside a document: attention does not cross rows.
@@ -98,4 +103,4 @@ def join_streams(rows: Sequence[Rows]) -> Integer[np.ndarray, " N"]:
     """
     # A stream ends in the token that the next one starts with.
     tails = [part.stream[1:] for part in rows[1:]]
-    return np.concatenate([rows[0].stream, *tails])
+    return np.concatenate([np.asarray(part) for part in (rows[0].stream, *tails)])

@@ -131,14 +131,14 @@ def _check_apart(
 
 
 def _paths(parts: Iterable[TextDocuments | TokenFiles]) -> set[Path]:
-    return {
-        # Compare resolved paths, so that links and relative names of one file are
-        # found.
-        path.resolve()
-        for part in parts
-        if isinstance(part, HashedFiles)
-        for path in part.paths
-    }
+    found: set[Path] = set()
+    for part in parts:
+        if isinstance(part, Chain):  # of a directory
+            found |= _paths(part.parts)
+        elif isinstance(part, HashedFiles):
+            # Resolved, so that links and relative names of one file are found.
+            found |= {path.resolve() for path in part.paths}
+    return found
 
 
 def _texts(parts: Iterable[TextDocuments | TokenFiles]) -> Chain:

@@ -1,22 +1,28 @@
 """Files of a text source: found by path, directory or glob, and read by their kind.
 
     .jsonl    one JSON object per line         .npy, .bin    token ids
-    others    UTF-8 text, one document each; of a directory only .txt
+    others    UTF-8 text, one document each
 
-Files are read in the order of their names. A path that exists is always taken as a
-path, whatever characters it contains.
+Of a directory, .txt and then .jsonl files are read; a line on standard error counts the
+others, except for hidden ones. Files of a kind are read in the order of their names. A
+path that exists is always taken as a path, whatever characters it contains.
 """
 
 import glob
 import os
 import stat
+import sys
+from collections import Counter
+from functools import cache
 from pathlib import Path
 
-from lostjax.data.text.documents import JsonLines, TextDocuments, TextFiles
+from lostjax.data.text.documents import Chain, JsonLines, TextDocuments, TextFiles
 from lostjax.data.text.token_files import TokenFiles, open_tokens
 from lostjax.errors import DataError, nearest_hint
 
 _TOKEN_KINDS = frozenset({".npy", ".bin"})
+
+_DIRECTORY_KINDS = frozenset({".txt", ".jsonl"})
 
 
 def split_field(name: str) -> tuple[str, str | None]:
@@ -35,7 +41,7 @@ def find_files(path: str, *, name: str) -> list[Path]:
       name: the part as the user wrote it, for error messages.
 
     Returns:
-      At least one file; several are sorted.
+      At least one file; several are sorted. Those of a directory are .txt and .jsonl.
 
     Raises:
       DataError: if nothing is found, or the directory is TFDS's.
@@ -44,11 +50,7 @@ def find_files(path: str, *, name: str) -> list[Path]:
     if os.path.isdir(path):
         if os.path.exists(os.path.join(path, "dataset_info.json")):
             raise DataError(f"{path}: a TFDS directory; write tfds:{path}")
-        # Sort: the order of a directory differs between file systems.
-        files = sorted(p for p in Path(path).rglob("*.txt") if p.is_file())
-        if not files:
-            raise DataError(f"{path}: no .txt file in this directory or below it")
-        return files
+        return _find_in_directory(path)
     if os.path.exists(path):
         return [Path(path)]
     if glob.has_magic(path):
@@ -79,13 +81,13 @@ def open_files(
         empty or names a field of other files than .jsonl.
     """
     kinds = {_kind(path) for path in paths}
-    if len(kinds) > 1:
+    is_directory = os.path.isdir(os.path.expanduser(split_field(name)[0]))
+    if len(kinds) > 1 and not is_directory:
         raise DataError(
             f"{name}: matches files of several kinds ({', '.join(sorted(kinds))}); "
             "pass each kind as a part of a mixture"
         )
-    kind = kinds.pop()
-    if field is not None and kind != "jsonl":
+    if field is not None and "jsonl" not in kinds:
         raise DataError(f"{name}: #{field} names a field, but only .jsonl has fields")
     if field == "":
         raise DataError(f"{name}: the field after # is empty")
@@ -98,13 +100,44 @@ def open_files(
         raise DataError(f"{name}: {odd[0]} is not a regular file")
     if empty:
         raise DataError(f"{name}: empty, contains no text")
-    if kind == "jsonl":
-        return JsonLines(tuple(paths), field or "text")
-    if kind == "tokens":
+    if kinds == {"tokens"}:
         for path in paths:
             open_tokens(path)
         return TokenFiles(tuple(paths))
-    return TextFiles(tuple(paths))
+    texts = TextFiles(tuple(path for path in paths if _kind(path) == "text"))
+    lines = tuple(path for path in paths if _kind(path) == "jsonl")
+    if not lines:
+        return texts
+    objects = JsonLines(lines, field or "text")
+    return Chain((texts, objects)) if texts.paths else objects
+
+
+def _find_in_directory(path: str) -> list[Path]:
+    """Find the texts below a directory, and print what else there is."""
+    # Sort: the order of a directory differs between file systems.
+    found = sorted(p for p in Path(path).rglob("*") if p.is_file())
+    files = [p for p in found if p.suffix in _DIRECTORY_KINDS]
+    others = Counter(
+        p.suffix or "without a suffix"
+        for p in found
+        if p.suffix not in _DIRECTORY_KINDS
+        and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    )
+    counts = ", ".join(f"{number} {kind}" for kind, number in others.most_common(5))
+    if not files:
+        there = f"; it holds {counts}: name them by a glob" if counts else ""
+        raise DataError(
+            f"{path}: no .txt or .jsonl file in this directory or below it{there}"
+        )
+    if counts:
+        kinds = f"{len(files)} .txt and .jsonl files"
+        _print_once(f"{path}: {kinds} are read; passed over: {counts}")
+    return files
+
+
+@cache
+def _print_once(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _missing_hint(path: str) -> str:

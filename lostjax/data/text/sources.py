@@ -8,7 +8,7 @@
               | FILE.jsonl[#FIELD]      one JSON object per line; FIELD defaults to text
               | FILE.npy | FILE.bin     token ids (.bin: little-endian uint16)
               | FILE                    any other file: UTF-8 text, one document
-              | DIRECTORY               every .txt file below it, one document each
+              | DIRECTORY[#FIELD]       every .txt and .jsonl file below it
               | GLOB[#FIELD]            files of one kind; * ? [] and ** for any depth
     WEIGHT   := a positive decimal; weights are relative
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lostjax.data.cache import hash_parts
+from lostjax.data.stored_tokens import StoredTokens, blocks
 from lostjax.data.text.hashed_files import HashedFiles
 from lostjax.errors import DataError, first_line
 
@@ -36,9 +37,7 @@ class TokenFiles(HashedFiles):
         stretch = f"tokens {self.start!r} {self.stop!r}"
         return hash_parts(stretch, *self.file_hashes)
 
-    def documents(
-        self, *, eos_id: int, vocab_size: int
-    ) -> Iterator[NDArray[np.integer]]:
+    def documents(self, *, eos_id: int, vocab_size: int) -> Iterator[StoredTokens]:
         """Iterate over the documents, without the end-of-text tokens between them.
 
         Args:
@@ -46,10 +45,11 @@ class TokenFiles(HashedFiles):
           vocab_size: ids must lie in [0, vocab_size).
 
         Yields:
-          Token ids (N,) of each document in order, N >= 1.
+          Token ids (N,) of each document in order, N >= 1; `np.asarray` reads them.
 
         Raises:
-          DataError: if a file is not such an array, or an id is outside the vocabulary.
+          DataError: if a file is not such an array, an id is outside the vocabulary, or
+            the file is cut while it is read.
         """
         for path in self.paths:
             whole = open_tokens(path)
@@ -63,8 +63,8 @@ class TokenFiles(HashedFiles):
                 begin = end + 1
 
 
-def open_tokens(path: Path) -> NDArray[np.integer]:
-    """Open a file of token ids, memory-mapped.
+def open_tokens(path: Path) -> StoredTokens:
+    """Open a file of token ids.
 
     Args:
       path: a .npy file of a one-dimensional integer array, or a .bin file of
@@ -81,7 +81,8 @@ def open_tokens(path: Path) -> NDArray[np.integer]:
             tokens = _open_bin(path)
         else:
             # NumPy evaluates the header of a .npy file as text, so a broken header can
-            # raise any exception. Pickled objects, which run code, are never loaded.
+            # any exception. Pickled objects, which run code, are never loaded. The map
+            # is dropped unread: it knows where the array lies in the file.
             tokens = np.load(path, mmap_mode="r", allow_pickle=False)
     except DataError:
         raise
@@ -96,7 +97,8 @@ def open_tokens(path: Path) -> NDArray[np.integer]:
         raise DataError(f"{path}: token ids must be integers, not {tokens.dtype}")
     if tokens.size == 0:
         raise DataError(f"{path}: empty, holds no tokens")
-    return tokens
+    offset = tokens.offset if isinstance(tokens, np.memmap) else 0
+    return StoredTokens(path, dtype=tokens.dtype, size=tokens.size, offset=offset)
 
 
 def _open_bin(path: Path) -> NDArray[np.integer]:
@@ -109,18 +111,16 @@ def _open_bin(path: Path) -> NDArray[np.integer]:
     return np.memmap(path, dtype="<u2", mode="r")
 
 
-def _find_ends(tokens: NDArray[np.integer], eos_id: int) -> Iterator[int]:
+def _find_ends(tokens: StoredTokens, eos_id: int) -> Iterator[int]:
     """Find the end-of-text tokens blockwise, because a file may exceed the memory."""
-    for start in range(0, tokens.size, _BLOCK):
-        block = tokens[start : start + _BLOCK]
+    for start, block in blocks(tokens, size=_BLOCK):
         yield from (start + np.flatnonzero(block == eos_id)).tolist()
 
 
 def _check_ids(
-    tokens: NDArray[np.integer], *, path: Path, first: int, vocab_size: int
+    tokens: StoredTokens, *, path: Path, first: int, vocab_size: int
 ) -> None:
-    for start in range(0, tokens.size, _BLOCK):
-        block = tokens[start : start + _BLOCK]
+    for start, block in blocks(tokens, size=_BLOCK):
         bad = np.flatnonzero((block < 0) | (block >= vocab_size))
         if bad.size:
             at = int(bad[0])

@@ -20,6 +20,7 @@ from lostjax import nn as layers
 from lostjax.errors import ConfigError
 from lostjax.nn.attention.blocked import blocked_attention
 from lostjax.nn.attention.plain import Attend, plain_attention
+from lostjax.nn.kernels.attention import BLOCKS as SPLASH_BLOCKS
 from lostjax.nn.kernels.attention import (
     ShardedAttention,
     cudnn_attention,
@@ -31,7 +32,7 @@ from lostjax.nn.kernels.sharded import ShardedProducts
 from lostjax.nn.kernels.tpu import products as mosaic_tpu
 from lostjax.optim import width_multipliers
 from lostjax.train.build.state import abstract_variables
-from lostjax.train.config.schema import ModelConfig
+from lostjax.train.config.schema import AttentionName, ModelConfig
 from lostjax.train.config.widths import at_width
 from lostjax.train.devices.mesh import BATCH_AXES, is_on_cpu
 from lostjax.train.devices.sharding import CUT_OUTPUTS
@@ -136,7 +137,11 @@ def build_model(config: ModelConfig, *, vocab_size: int) -> layers.Transformer:
 
 
 def place_model(
-    model: layers.Transformer, *, config: ModelConfig, mesh: Mesh
+    model: layers.Transformer,
+    *,
+    config: ModelConfig,
+    mesh: Mesh,
+    length: int | None = None,
 ) -> layers.Transformer:
     """Bind a model to a mesh: shard its residual stream and choose its kernels.
 
@@ -144,6 +149,7 @@ def place_model(
       model: the result of `build_model` for the same configuration.
       config: names the kernels, if any.
       mesh: the devices that the model runs on.
+      length: tokens in a row, from which `auto` chooses attention; None: XLA's.
 
     Returns:
       The same module with the same parameters, which runs on this mesh only.
@@ -163,12 +169,53 @@ def place_model(
             inputs=build_linear(config, product=place(inputs="tensor")),
         )
     attend = xla_attention(mesh)
-    if config.attention in FUSED:
-        attend = ShardedAttention(FUSED[config.attention], mesh, BATCH_AXES, "tensor")
+    attention = choose_attention(config, mesh=mesh, length=length)
+    if attention in FUSED:
+        attend = ShardedAttention(FUSED[attention], mesh, BATCH_AXES, "tensor")
     placed: layers.Transformer = model.clone(
         constrain=constrain, linear=linear, attend=attend
     )
     return placed
+
+
+def choose_attention(
+    config: ModelConfig, *, mesh: Mesh, length: int | None
+) -> AttentionName:
+    """Choose the attention of a model whose configuration leaves it open.
+
+    Args:
+      config: the model; anything but `auto` is what it names.
+      mesh: the devices.
+      length: tokens in a row; None if they are not known.
+
+    Returns:
+      cudnn on NVIDIA GPUs of the Ampere generation or newer, for shapes that it takes
+      in bfloat16; splash on TPUs, for rows that it takes; else xla.
+    """
+    if config.attention != "auto":
+        return config.attention
+    if length is None:
+        return "xla"
+    device = mesh.devices.flat[0]
+    if device.platform == "tpu" and length % min(SPLASH_BLOCKS) == 0:
+        return "splash"
+    head = config.d_model // config.n_heads
+    fits = length % 2 == 0 and head % 8 == 0 and head <= 128
+    if _is_ampere(device) and fits and config.dtype == "bfloat16":
+        return "cudnn"
+    return "xla"
+
+
+def _is_ampere(device: Any) -> bool:
+    """Return whether a device is an NVIDIA GPU on which cuDNN's attention runs."""
+    # Older ones would end the run with an error that is not about cuDNN. AMD's GPUs
+    # have the platform gpu too, and a capability that is no number.
+    capability = str(getattr(device, "compute_capability", "")).partition(".")[0]
+    return (
+        device.platform in ("gpu", "cuda")
+        and capability.isdecimal()
+        and (int(capability) >= 8 and device.device_kind.startswith("NVIDIA"))
+    )
 
 
 def xla_attention(mesh: Mesh) -> Attend:

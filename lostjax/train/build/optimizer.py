@@ -1,6 +1,5 @@
-"""Build the optax chain and the learning-rate schedule of a configuration."""
+"""Build the optax chain of a configuration."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,7 @@ from optax.contrib import (
 
 from lostjax import optim
 from lostjax.steps.state import TrainState, model_variables
+from lostjax.train.build.schedule import build_schedule
 from lostjax.train.config.schema import OptimConfig
 from lostjax.typing import PyTree, Variables
 
@@ -58,12 +58,7 @@ def build_optimizer(
       The transformation and its schedule (step -> learning rate).
     """
     is_free = config.name == "schedule_free"
-    schedule = optim.warmup_cosine_schedule(
-        config.learning_rate,
-        steps=steps,
-        warmup_steps=min(math.ceil(config.warmup * steps), steps - 1),
-        final_fraction=1.0 if is_free else config.final_fraction,
-    )
+    schedule = build_schedule(config, steps=steps)
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     parts = [_build_direction(config)]
     if multipliers is not None:

@@ -28,6 +28,7 @@ from lostjax.train.build.optimizer import decomposes_gradients
 from lostjax.train.build.reweighting import build_reweighting
 from lostjax.train.build.run import Run
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.config.stretches import first_steps
 from lostjax.train.devices.mesh import count_batch_shards
 from lostjax.train.devices.sharding import BATCH_SPEC, tree_shardings
 
@@ -133,7 +134,9 @@ def build_gradient(run: Run, *, watch: bool = False) -> GradientOf:
         model,
         accumulate=count_micro_batches(config, mesh=run.mesh),
         terms=build_terms(config.objective, run.trajectory, model=model),
-        reweight=build_reweighting(config.objective.reweight, steps=config.steps),
+        reweight=build_reweighting(
+            config.objective.reweight, steps=first_steps(config)
+        ),
         remember=run.trajectory.remember,
         sam_radius=config.objective.sam_radius,
         watch=watch,
@@ -155,7 +158,12 @@ def build_guard(config: TrainConfig) -> Guard:
 
 def _place(run: Run) -> Transformer:
     """Bind the model to the run's mesh."""
-    return place_model(run.model, config=run.config.model, mesh=run.mesh)
+    return place_model(
+        run.model,
+        config=run.config.model,
+        mesh=run.mesh,
+        length=run.config.data.seq_len,
+    )
 
 
 def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch:

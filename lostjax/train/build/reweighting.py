@@ -30,7 +30,7 @@ def build_reweighting(config: ReweightConfig, *, steps: int) -> Reweighting | No
 
     Args:
       config: already checked.
-      steps: number of steps of the run, from which the warm-up is computed.
+      steps: steps that the run was begun with; the warm-up is a share of them.
 
     Returns:
       (values_BT, weights_BT, step) -> factors (B,); None without reweighting.

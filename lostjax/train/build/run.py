@@ -16,7 +16,7 @@ from lostjax.nn import Transformer, count_flops
 from lostjax.steps.state import TrainState
 from lostjax.train.build.model import build_model, build_multipliers
 from lostjax.train.build.optimizer import build_optimizer
-from lostjax.train.build.state import abstract_state, abstract_variables, init_state
+from lostjax.train.build.state import abstract_state, abstract_variables
 from lostjax.train.build.trajectory import Trajectory, build_trajectory
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.chips import find_chip
@@ -127,14 +127,3 @@ def check_batch(config: TrainConfig, mesh: Mesh) -> None:
             f"it must be a multiple of {unit}, because --mesh={config.mesh} cuts each "
             f"micro-batch into {shards} (data x fsdp); {near} would do"
         )
-
-
-def start_state(run: Run) -> TrainState:
-    """Make the first state of a run, from its seed."""
-    return init_state(
-        run.model,
-        run.tx,
-        mesh=run.mesh,
-        key=jax.random.key(run.config.seed),
-        init_memory=run.trajectory.init_memory,
-    )

@@ -26,6 +26,7 @@ def init_state(
     mesh: Mesh,
     key: Key,
     init_memory: InitMemory = _no_memory,
+    variables: Variables | None = None,
 ) -> TrainState:
     """Make the first state; each device computes its own shards of it.
 
@@ -35,6 +36,8 @@ def init_state(
       mesh: the devices that hold the state.
       key: random key; the state that it makes is the same on every mesh.
       init_memory: makes the memory of past outputs.
+      variables: params and channels to start from, sharded by the same table; None:
+        those that the key makes.
 
     Returns:
       The state at step 0, sharded by the table of `train.devices.mesh`.
@@ -51,7 +54,8 @@ def init_state(
         lambda variables: _start_state(variables, tx, init_memory),
         out_shardings=shardings._replace(params=None, channels=None),
     )
-    variables = start(key)
+    if variables is None:
+        variables = start(key)
     made: TrainState = finish(variables)._replace(**variables)
     return made
 

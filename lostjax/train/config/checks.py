@@ -19,12 +19,14 @@ from lostjax.train.config.schema import (
     OptimConfig,
     TrainConfig,
 )
+from lostjax.train.config.stretches import list_stretches
 from lostjax.train.config.widths import at_width
 
 _LEAST = {
     "steps": 1,
     "batch_size": 1,
     "accumulate": 1,
+    "init_step": 1,
     "eval_every": 0,
     "checkpoint_every": 1,
     "keep": 1,
@@ -72,6 +74,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             "objective.trajectory.decay",
         ),
     ),
+    "must lie in (0, 1]": (lambda x: 0 < x <= 1, ("optim.decay_fraction",)),
     "must be 0 or positive": (
         lambda x: 0 <= x < math.inf,
         (
@@ -128,7 +131,13 @@ def check_config(config: TrainConfig) -> None:
             f"--batch-size={config.batch_size}: with --data.seq-len="
             f"{config.data.seq_len} a step has more than {LARGEST} tokens"
         )
+    if config.init_step is not None and config.init_from is None:
+        raise ConfigError(
+            f"--init-step={config.init_step}: needs --init-from=RUN, the run whose "
+            "checkpoint it is"
+        )
     _check_optim(config.optim)
+    _check_schedule(config.optim, steps=config.steps)
     _check_model(config.model)
     if config.model.base_width:
         _check_base_width(config)
@@ -175,6 +184,23 @@ def _check_ranges(config: TrainConfig) -> None:
             value = get_field(config, name)
             if not allowed(value):
                 raise ConfigError(f"{flag_name(name)}={value}: {words}")
+
+
+def _check_schedule(optim: OptimConfig, *, steps: int) -> None:
+    """Refuse a schedule whose parts do not fit into its steps."""
+    if optim.schedule == "wsd" and optim.name == "schedule_free":
+        raise ConfigError(
+            "--optim.schedule=wsd: not with --optim=schedule_free, which averages "
+            "instead of decaying the learning rate"
+        )
+    for stretch in list_stretches(optim, steps=steps):
+        if stretch.schedule != "wsd":
+            continue
+        if optim.warmup + stretch.decay_fraction > 1:
+            raise ConfigError(
+                f"--optim.decay-fraction={stretch.decay_fraction}: with --optim.warmup="
+                f"{optim.warmup} it is more than all steps"
+            )
 
 
 def _check_optim(optim: OptimConfig) -> None:

@@ -16,6 +16,8 @@ SAME_RUN = (
     "data",
     "optim",
     "objective",
+    "init_from",
+    "init_step",
 )
 """Fields that a resumed run must share with its checkpoint: they decide the numbers."""
 

@@ -11,9 +11,10 @@ LinearName = Literal["dense", "low_rank", "cola", "sltrain", "lost"]
 OptimizerName = Literal[
     "adamw", "frugal", "galore", "muon", "sign_sgd", "schedule_free"
 ]
+ScheduleName = Literal["cosine", "wsd", "constant"]
 SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "orthonormal"]
 
-AttentionName = Literal["xla", "cudnn", "splash"]
+AttentionName = Literal["auto", "xla", "cudnn", "splash"]
 ProductName = Literal["xla", "mosaic_tpu", "mosaic_gpu"]
 RematName = Literal["none", "full", "products", "bottleneck"]
 ReweightName = Literal["none", "lin_upper", "quadratic", "extremes", "upper"]
@@ -70,12 +71,12 @@ class ModelConfig:
     """Products of lost, cola and low_rank: by XLA, or by kernels for TPUs (mosaic_tpu)
     or Hopper GPUs (mosaic_gpu, in bfloat16). If a kernel does not fit, XLA multiplies
     and the log says why."""
-    attention: AttentionName = "xla"
+    attention: AttentionName = "auto"
     """Attention: by XLA, which writes the scores to memory (on a CPU in blocks that fit
     its caches, with a backward pass of their own), or by kernels that keep them on the
     chip, for NVIDIA GPUs (cudnn, in bfloat16, rows of an even number of tokens) or TPUs
     (splash, rows of a multiple of 128 tokens). If a kernel does not fit, XLA attends
-    and the log says why."""
+    and the log says why. auto takes the kernel that fits the devices, else XLA."""
     remat: RematName = "products"
     """Activations kept for the backward pass: all (none), the residual stream alone
     (full), the outputs of matrices and attention (products; fastest on a CPU), or the
@@ -132,10 +133,18 @@ class OptimConfig:
     schedule_free AdamW without a decaying schedule."""
     learning_rate: float = 6e-3
     """Peak learning rate."""
+    schedule: ScheduleName = "cosine"
+    """Learning rate after the warm-up: half a cosine, warmup-stable-decay (wsd: the
+    peak, then a linear decay), or constant. schedule_free has no decay."""
     warmup: float = 0.1
     """Share of all steps spent warming up, in [0, 1)."""
+    decay_fraction: float = 0.2
+    """wsd: share of all steps at the end in which the rate decays, in (0, 1]."""
     final_fraction: float = 0.1
-    """Final learning rate as a share of the peak (cosine decay), in [0, 1]."""
+    """Final learning rate of cosine and wsd as a share of the peak, in [0, 1]."""
+    earlier: str = ""
+    """Schedules that an extended run followed before; `--resume=RUN --steps=MORE`
+    writes them, as UNTIL:STEPS:SCHEDULE:FINAL:DECAY."""
     b1: float = 0.9
     """Decay of the first moment, in [0, 1)."""
     b2: float = 0.95
@@ -284,12 +293,19 @@ class TrainConfig:
     run_dir: str | None = None
     """Directory of the run (default: runs/PRESET-DATE-TIME). If it holds a run with a
     checkpoint, that run is resumed."""
+    init_from: str | None = None
+    """Start from the parameters of this run (a directory, or latest), to fine-tune its
+    model on other text: its model and tokenizer, a new optimiser and schedule. Other
+    values are the run's too, unless there is --preset or --config."""
+    init_step: int | None = None
+    """Checkpoint of --init-from; default its newest."""
     mesh: str = "data:-1"
     """Devices by axis, as data:4,fsdp:2,tensor:2; -1: all that remain. data divides the
     batch, fsdp the batch and the parameters, tensor the matrices. A CPU is split into
     this many devices."""
     steps: int = 600
-    """Optimiser steps; the learning-rate schedule has the same length."""
+    """Optimiser steps; the learning-rate schedule has the same length. With --resume,
+    more steps extend the run."""
     batch_size: int = 16
     """Rows of text in a step."""
     accumulate: int = 1

@@ -48,17 +48,42 @@ def load_config(path: Path) -> TrainConfig:
         hash that it holds, is of an unknown version, or holds a field that does not
         exist.
     """
+    return overlay_config(TrainConfig(), read_values(path), where=str(path))
+
+
+def read_values(path: Path) -> Any:
+    """Read a JSON file of values, whose hash fits if it has one.
+
+    Raises:
+      ConfigError: if the file is missing, damaged or too large.
+    """
     try:
-        values = _read(path).values
+        return _read(path).values
     except SealError as error:
         hint = '; if you edited it on purpose, remove its last field, "hash"'
         raise ConfigError(
             f"{path}: not a configuration: it {error}"
             f"{hint if 'edited' in str(error) else ''}"
         ) from None
+
+
+def overlay_config(base: TrainConfig, values: Any, *, where: str) -> TrainConfig:
+    """Replace the fields of a configuration that a file names.
+
+    Args:
+      base: the values that the file leaves out.
+      values: the file's, of any version.
+      where: the file, for messages.
+
+    Returns:
+      The configuration; its hosts are unset, whatever the file names.
+
+    Raises:
+      ConfigError: if a field does not exist, or a value is not of its type.
+    """
     if isinstance(values, dict):
-        values = _upgrade(values, where=str(path))
-    made: TrainConfig = _from_dict(TrainConfig, values, where=str(path), prefix="")
+        values = _upgrade(values, where=where)
+    made: TrainConfig = _overlay(base, values, where=where, prefix="")
     return dataclasses.replace(made, hosts=HostsConfig())
 
 
@@ -167,10 +192,10 @@ def _upgrade(values: dict[str, Any], *, where: str) -> dict[str, Any]:
     return values
 
 
-def _from_dict(cls: type[Any], values: Any, *, where: str, prefix: str) -> Any:
+def _overlay(base: Any, values: Any, *, where: str, prefix: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: {prefix or 'it'} must be a JSON object")
-    hints = get_type_hints(cls)
+    hints = get_type_hints(type(base))
     unknown = sorted(set(values) - set(hints))
     if unknown:
         hint = nearest_hint(unknown[0][:80], hints, prefix=prefix)
@@ -180,12 +205,11 @@ def _from_dict(cls: type[Any], values: Any, *, where: str, prefix: str) -> Any:
     made = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(hints[name]):
-            made[name] = _from_dict(
-                hints[name], value, where=where, prefix=f"{prefix}{name}."
-            )
+            inner = getattr(base, name)
+            made[name] = _overlay(inner, value, where=where, prefix=f"{prefix}{name}.")
         else:
             made[name] = _checked(hints[name], value, f"{where}: {prefix}{name}")
-    return cls(**made)
+    return dataclasses.replace(base, **made)
 
 
 def _shown(name: str) -> str:

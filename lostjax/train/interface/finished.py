@@ -5,7 +5,7 @@ process trains, or that a crash ended, can be opened as well as a finished one.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,16 +16,20 @@ import numpy as np
 from lostjax.data import Tokenizer, load_saved_tokenizer
 from lostjax.errors import ConfigError
 from lostjax.nn import Transformer
-from lostjax.steps.step import EvalStep, make_eval_step
+from lostjax.steps.score import ScoreStep, make_score_step
+from lostjax.train.build.restored import choose_step, read_variables
 from lostjax.train.build.run import Run as Parts
 from lostjax.train.build.run import build_run
 from lostjax.train.config.stored import load_run_config
 from lostjax.train.devices.mesh import make_mesh
 from lostjax.train.devices.platform import settle_platform
-from lostjax.train.evaluate import Evaluation, evaluate
+from lostjax.train.evaluate import Scores, score
 from lostjax.train.interface.mistakes import cut_traceback
-from lostjax.train.interface.restored import choose_step, read_variables
-from lostjax.train.interface.sampling import Sampling, continue_prompt
+from lostjax.train.interface.sampling import (
+    continue_prompt,
+    make_sampling,
+    stream_prompt,
+)
 from lostjax.train.interface.texts import plan_text
 from lostjax.train.keep.directory import REPORT, find_run
 from lostjax.train.log.json_lines import read_evaluations, read_metrics, read_whole
@@ -65,6 +69,7 @@ class Run:
             )
         self.config = dataclasses.replace(config, run_dir=str(directory))
         self._asked_step, self._average, self._dtype = step, average, dtype
+        self._steps: dict[int, ScoreStep] = {}
 
     @cached_property
     def step(self) -> int:
@@ -154,50 +159,75 @@ class Run:
           ConfigError: if there is no checkpoint, or a value is wrong.
           DataError: if the run's tokenizer cannot be read.
         """
+        sampling = make_sampling(tokens, temperature, top_k, top_p, seed)
         return continue_prompt(
-            prompt,
-            Sampling(
-                tokens,
-                float(temperature),
-                top_k,
-                None if top_p is None else float(top_p),
-                seed,
-            ),
-            tokenizer=self.tokenizer,
-            read_model=lambda: (self.model, self.variables),
+            prompt, sampling, tokenizer=self.tokenizer, read_model=self._read_model
         )
 
     @cut_traceback
-    def evaluate(self, source: str | Path | None = None) -> Evaluation:
-        """Evaluate the model on every row of a text.
+    def stream(
+        self,
+        prompt: str,
+        *,
+        tokens: int = 100,
+        temperature: float | int = 0.8,
+        top_k: int | None = None,
+        top_p: float | int | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Continue a prompt piece by piece, as the tokens are drawn; see `generate`.
+
+        Returns:
+          An iterator over pieces of text, which are the continuation together.
+
+        Example:
+          for piece in run.stream("Fellow citizens,"):
+              print(piece, end="", flush=True)
+        """
+        sampling = make_sampling(tokens, temperature, top_k, top_p, seed)
+        return stream_prompt(
+            prompt, sampling, tokenizer=self.tokenizer, read_model=self._read_model
+        )
+
+    def _read_model(self) -> tuple[Transformer, Variables]:
+        return self.model, self.variables
+
+    @cut_traceback
+    def evaluate(self, source: str | Path | None = None, *, top_k: int = 5) -> Scores:
+        """Evaluate the model on every row of a text, as `python -m lostjax.evaluate`.
 
         Args:
           source: the text, as `--data.source` names it, or a path; the run's own
             held-out text if None.
+          top_k: k of the top-k accuracy, from 1 to the size of the vocabulary.
 
         Returns:
-          Loss (nats per token), perplexity, bits per byte, and the number of tokens.
+          Loss (nats per token), perplexity, bits per byte, the number of tokens,
+          accuracy, top-k accuracy and expected calibration error.
 
         Raises:
-          ConfigError: if there is no checkpoint.
+          ConfigError: if there is no checkpoint, or `top_k` is out of range.
           DataError: if the text cannot be used.
         """
+        if not 1 <= top_k <= self.tokenizer.vocab_size:
+            raise ConfigError(
+                f"--top-k={top_k}: must lie in [1, {self.tokenizer.vocab_size}], the "
+                "size of the vocabulary"
+            )
         plan = plan_text(
             None if source is None else str(source),
             self.config,
             tokenizer=self.tokenizer,
         )
-        return evaluate(
-            self._evaluation_step,
+        if top_k not in self._steps:
+            self._steps[top_k] = jax.jit(make_score_step(self.model, top_k=top_k))
+        return score(
+            self._steps[top_k],
             self.variables,
             plan=plan,
-            n_bytes=plan.n_bytes,
+            top_k=top_k,
             mesh=self._parts.mesh,
         )
-
-    @cached_property
-    def _evaluation_step(self) -> EvalStep:
-        return jax.jit(make_eval_step(self.model))
 
     def plot(self) -> "Figure":
         """Plot training and held-out loss by step.

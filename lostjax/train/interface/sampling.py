@@ -1,7 +1,7 @@
 """Continue a prompt with a run's model, and refuse wrong values before it is read."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,13 @@ import jax.numpy as jnp
 from lostjax.data import Tokenizer
 from lostjax.errors import ConfigError
 from lostjax.nn import Transformer, sample_tokens
-from lostjax.nn.decoding import check_sampling
+from lostjax.nn.decoding import check_sampling, stream_tokens
 from lostjax.train.config.checks import check_seed
 from lostjax.train.config.fields import flag_name
 from lostjax.typing import Variables
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""Bytes that are no whole character yet decode to it."""
 
 MOST_TOKENS = 2**17
 """Attention reads a cache of all tokens at every step: time grows with their square."""
@@ -26,6 +29,18 @@ class Sampling(NamedTuple):
     top_k: int | None
     top_p: float | None
     seed: int
+
+
+def make_sampling(
+    tokens: int,
+    temperature: float | int,
+    top_k: int | None,
+    top_p: float | int | None,
+    seed: int,
+) -> Sampling:
+    """Collect values that a caller may pass as whole numbers."""
+    cut = None if top_p is None else float(top_p)
+    return Sampling(tokens, float(temperature), top_k, cut, seed)
 
 
 def continue_prompt(
@@ -51,26 +66,66 @@ def continue_prompt(
     Raises:
       ConfigError: if a value is out of its range.
     """
-    _check(sampling, vocab_size=tokenizer.vocab_size)
+    check_values(sampling, vocab_size=tokenizer.vocab_size)
     model, variables = read_model()
-    ids = [tokenizer.eos_id, *tokenizer.encode_batch([prompt])[0]]
-    tokens_BT = sample_tokens(
-        model,
-        variables,
-        prompt_BT=jnp.asarray([ids], jnp.int32),
-        n_tokens=sampling.tokens,
-        key=jax.random.key(sampling.seed),
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-    )
-    continuation = [int(token) for token in tokens_BT[0, len(ids) :]]
+    options = _options(prompt, sampling, tokenizer)
+    n_prompt = options["prompt_BT"].shape[1]
+    tokens_BT = sample_tokens(model, variables, **options)
+    continuation = [int(token) for token in tokens_BT[0, n_prompt:]]
     if tokenizer.eos_id in continuation:
         continuation = continuation[: continuation.index(tokenizer.eos_id)]
     return tokenizer.decode(continuation)
 
 
-def _check(sampling: Sampling, *, vocab_size: int) -> None:
+def stream_prompt(
+    prompt: str,
+    sampling: Sampling,
+    *,
+    tokenizer: Tokenizer,
+    read_model: Callable[[], tuple[Transformer, Variables]],
+) -> Iterator[str]:
+    """Continue a prompt piece by piece; see `continue_prompt`.
+
+    Yields:
+      Pieces of the continuation as their tokens are drawn.
+    """
+    check_values(sampling, vocab_size=tokenizer.vocab_size)
+    model, variables = read_model()
+    ids: list[int] = []
+    shown = ""
+    tokens = stream_tokens(model, variables, **_options(prompt, sampling, tokenizer))
+    for token_B in tokens:
+        if int(token_B[0]) == tokenizer.eos_id:
+            break
+        ids.append(int(token_B[0]))
+        text = tokenizer.decode(ids)
+        # A character may need more tokens: until then it decodes to a mark, and what
+        # was shown stays as it is.
+        if not text.endswith(REPLACEMENT) and text.startswith(shown):
+            yield text[len(shown) :]
+            shown = text
+    if rest := tokenizer.decode(ids)[len(shown) :]:
+        yield rest
+
+
+def _options(prompt: str, sampling: Sampling, tokenizer: Tokenizer) -> dict[str, Any]:
+    ids = [tokenizer.eos_id, *tokenizer.encode_batch([prompt])[0]]
+    return {
+        "prompt_BT": jnp.asarray([ids], jnp.int32),
+        "n_tokens": sampling.tokens,
+        "key": jax.random.key(sampling.seed),
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+    }
+
+
+def check_values(sampling: Sampling, *, vocab_size: int) -> None:
+    """Refuse values that are out of their range.
+
+    Raises:
+      ConfigError: with the flag, the value and what is allowed.
+    """
     check_seed(sampling.seed)
     if sampling.tokens > MOST_TOKENS:
         raise ConfigError(f"--tokens={sampling.tokens}: must be 1 to {MOST_TOKENS}")

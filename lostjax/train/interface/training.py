@@ -38,7 +38,9 @@ class Stopped(KeyboardInterrupt):
 
 
 @cut_traceback
-def run(config: TrainConfig, *, callbacks: Iterable[Callback] = ()) -> Run:
+def run(
+    config: TrainConfig, *, callbacks: Iterable[Callback] = (), extend: bool = False
+) -> Run:
     """Train, evaluate, checkpoint and report, as `python -m lostjax.train` does.
 
     A directory (`run_dir`) that holds a run is resumed, and a finished run is returned
@@ -50,6 +52,9 @@ def run(config: TrainConfig, *, callbacks: Iterable[Callback] = ()) -> Run:
         `learning_rate`, `tokens_per_second`, ...) after each training step, while the
         next one runs. An exception from one of them stops the run, which is saved; a
         KeyboardInterrupt counts as an interrupt.
+
+      extend: extend the run in the directory if it was trained for other steps or with
+        another `optim.schedule`: pass `dataclasses.replace(run.config, steps=1200)`.
 
     Returns:
       The run.
@@ -80,6 +85,7 @@ def run(config: TrainConfig, *, callbacks: Iterable[Callback] = ()) -> Run:
         started=time.monotonic(),
         sinks=[watchers],
         catch=watchers.catch,
+        extends=extend,
     )
     finish_with_hosts()
     error = watchers.error

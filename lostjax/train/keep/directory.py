@@ -9,7 +9,7 @@ RUN/stability.jsonl    one line per reading, with `--stability.every`
 RUN/tensorboard/, profile/
 RUN/log.txt            every line that the run printed; see `train.log.output`
 RUN/commands.jsonl     the commands that started and resumed the run
-RUN/report.html        the report of a finished run
+RUN/report.html        the report of a finished run; -STEP.html: of an earlier end
 RUN/stopped.json       why the guard stopped the run; see `train.watch.diagnosis`
 RUN/lock               the process that writes the directory now
 """
@@ -35,6 +35,8 @@ from lostjax.train.config.stored import (
     load_run_config,
     save_config,
 )
+from lostjax.train.config.stretches import is_extension, may_extend
+from lostjax.train.keep.extension import write_extension
 from lostjax.train.keep.identity import write_identity
 from lostjax.train.keep.layout import CHECKPOINTS as CHECKPOINTS
 from lostjax.train.keep.layout import REPORT as REPORT
@@ -185,14 +187,14 @@ def _check_same_run(directory: Path, config: TrainConfig) -> None:
         raise
     check_resumable(path)
     differences = diff_configs(stored, config)
-    if not differences:
+    if not differences or is_extension(stored, config):
         return
     flag = f"--run-dir={directory}"
-    if config.steps > stored.steps and len(differences) == 1:
+    if may_extend(stored, config):
         raise ConfigError(
-            f"{flag}: its learning-rate schedule has {stored.steps} steps and cannot "
-            f"become {config.steps}; start a new run: --run-dir NEW "
-            f"--steps={config.steps}"
+            f"{flag}: holds a run of another schedule ({'; '.join(differences)}); to "
+            f"extend that run, use --resume={directory} with these flags; for a new "
+            "run, name another directory"
         )
     raise ConfigError(
         f"{flag}: holds a run of another configuration ({'; '.join(differences)}); "
@@ -265,7 +267,9 @@ def _write_config(directory: Path, config: TrainConfig) -> None:
             _date_last(directory)
         return
     try:
-        load_run_config(directory)
+        stored = load_run_config(directory)
+        if diff_configs(stored, config):
+            write_extension(directory, config)
     except ConfigError:
         original = find_original(path, config)
         if original is None:

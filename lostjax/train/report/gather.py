@@ -83,7 +83,10 @@ def summarise(
 def describe_model(config: TrainConfig, model: Transformer) -> str:
     """Describe a run's model in a line."""
     shape = f"{model.n_layers} layers of width {model.d_model}"
-    return f"{config.preset}: {config.model.linear}, {shape}"
+    origin = ""
+    if config.init_from is not None:
+        origin = f", from step {config.init_step} of {config.init_from}"
+    return f"{config.preset}: {config.model.linear}, {shape}{origin}"
 
 
 def measure_baselines(data: Data, *, cache_dir: str | None) -> dict[str, float]:

@@ -4,6 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lostjax.train.build.job import prepare_job
+from lostjax.train.build.schedule import describe_schedule
 from lostjax.train.config.fields import flat_fields
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.log.terminal import open_console
@@ -14,13 +15,18 @@ from lostjax.view.characters import replace_controls
 from lostjax.view.numbers import format_count
 
 
-def print_preview(config: TrainConfig) -> None:
+def print_preview(config: TrainConfig, *, extends: bool = False) -> None:
     """Print a run's configuration and budget without running it.
+
+    Args:
+      config: the run.
+      extends: whether a run of another schedule in its directory is extended.
 
     Raises:
       ConfigError, DataError: as the run itself would.
     """
-    job = prepare_job(config)
+    job = prepare_job(config, extends=extends)
+    config = job.config
     console = Console()
     for name, value in flat_fields(config).items():
         console.print(f"{name} = {value}", markup=False, highlight=False)
@@ -38,6 +44,7 @@ def print_preview(config: TrainConfig) -> None:
         f"{per_step} are {config.steps * per_step / tokens:.2f} epochs",
         highlight=False,
     )
+    console.print(describe_schedule(config.optim, steps=config.steps), highlight=False)
     if forecast := describe_forecast(job):
         console.print(forecast, highlight=False)
 

@@ -64,7 +64,10 @@ def diagnose(job: Job, state: TrainState, streak: Streak) -> Diagnosis:
     state = state._replace(step=jnp.full_like(state.step, streak.first_step - 1))
     number = int(state.batches)
     batch = place_batch(job.data.train, number, mesh=job.mesh)
-    model = place_model(job.model, config=job.config.model, mesh=job.mesh)
+    length = job.config.data.seq_len
+    model = place_model(
+        job.model, config=job.config.model, mesh=job.mesh, length=length
+    )
     outputs = look_at_outputs(model, model_variables(state), batch)
     means, gradients, updates = _look(job, state, batch)
     bad_gradients = _find_bad(gradients, outputs)

@@ -148,7 +148,7 @@ def test_held_out_rows_come_once_and_in_order(sizes, batch_size, spare):
     assert weights[examples == -1].sum() == 0
     targets = np.concatenate([batch.targets_BT for batch in batches])
     assert targets[weights > 0].tolist() == [
-        token for part in rows for token in part.stream[1:]
+        token for part in rows for token in np.asarray(part.stream[1:])
     ]
     assert weights.sum() == plan.n_predicted
 

@@ -1,5 +1,7 @@
 """Packing by counting: every token and every boundary is predicted exactly once."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 from lostjax.data import DataError, Rows, load_tokenizer, pack_documents
 from lostjax.data.cache import _hash_tree
 from lostjax.data.rows.stream import join_streams
+from lostjax.data.stored_tokens import StoredTokens
 from lostjax.data.text.documents import GivenDocuments
 from lostjax.data.text.token_files import TokenFiles
 
@@ -93,7 +96,7 @@ def test_the_cache_serves_every_row_length(tmp_path, monkeypatch):
     short = pack_documents(documents, BYTES, seq_len=2, cache_dir=tmp_path)
     monkeypatch.setattr("lostjax.data.rows.packing._write", None)
     long = pack_documents(documents, BYTES, seq_len=5, cache_dir=tmp_path)
-    assert isinstance(long.stream, np.memmap)
+    assert isinstance(long.stream, StoredTokens)
     np.testing.assert_array_equal(short.stream, long.stream)
     assert short.content_hash != long.content_hash
     with pytest.raises(TypeError):  # other text has to be packed
@@ -185,5 +188,19 @@ def test_ids_are_kept_in_as_few_bytes_as_hold_the_largest(
     rows = pack_documents(
         GivenDocuments(("some text",)), Wide(), seq_len=2, cache_dir=tmp_path
     )
-    assert rows.stream.tolist() == [0, vocab_size - 1, 7, 0]
+    assert np.asarray(rows.stream).tolist() == [0, vocab_size - 1, 7, 0]
     assert rows.stream.dtype.itemsize == bytes_each
+
+
+def test_cached_tokens_that_are_cut_while_they_are_used_are_one_line(tmp_path):
+    documents = GivenDocuments(["abcdefgh" * 20, "xyz"])
+    rows = pack_documents(documents, BYTES, seq_len=4, cache_dir=tmp_path)
+    last = np.array([rows.n_rows - 1])
+    before = rows.take(last).tokens_BT.tolist()
+    (path,) = tmp_path.rglob("tokens.npy")
+    os.truncate(path, path.stat().st_size - 4)
+    with pytest.raises(DataError, match=r"tokens.npy: was cut while it was being read"):
+        rows.take(last)
+    assert rows.take(np.array([0])).weights_BT.all()
+    again = pack_documents(documents, BYTES, seq_len=4, cache_dir=tmp_path)
+    assert again.take(last).tokens_BT.tolist() == before

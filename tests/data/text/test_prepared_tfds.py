@@ -136,7 +136,8 @@ def test_one_text_never_takes_the_place_of_another(speeches, tmp_path):
             f"tfds:{copy}", tokenizer="bytes", seq_len=4, batch_size=1, seed=0,
             cache_dir=tmp_path / "cache",
         )  # fmt: skip
-        rows += [data.train.sources[0].stream, data.heldout.sources[0].stream]
+        parts = (data.train.sources[0], data.heldout.sources[0])
+        rows += [np.asarray(part.stream) for part in parts]
     texts = [bytes(ids[ids < 256].astype(np.uint8)).decode() for ids in rows]
     assert texts == ["first ésecond", "held out", "first éthird", "held out"]
 

@@ -63,6 +63,35 @@ def test_a_directory_is_all_text_below_it_in_order(books):
     assert whole[-1] == "book 29\n"  # deep/ comes after b28.txt
 
 
+def test_a_directory_is_read_whole_or_says_what_it_passed_over(tmp_path, capsys):
+    for name, text in {
+        "b.txt": "plain",
+        "a/c.jsonl": '{"text": "one", "body": "x"}\n{"text": "two", "body": "y"}\n',
+        "a/empty.txt": "",
+        "README.md": "not read",
+        "tokens.npy": "not read",
+        "x.npy": "not read",
+        ".git/HEAD": "hidden",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    corpus = open_corpus(str(tmp_path), heldout="sotu")
+    assert list(corpus.train) == ["plain", "one", "two"]
+    open_corpus(str(tmp_path), heldout="sotu")
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: 3 .txt and .jsonl files are read; passed over: 2 .npy, 1 .md\n"
+    )
+    by_field = open_corpus(f"{tmp_path}#body", heldout="sotu")
+    assert list(by_field.train) == ["plain", "x", "y"]
+    assert by_field.train.fingerprint != corpus.train.fingerprint
+    with pytest.raises(DataError, match="c.jsonl is also in the training text"):
+        open_corpus(str(tmp_path), heldout=f"{tmp_path}/a/c.jsonl")
+    (tmp_path / "only").mkdir()
+    (tmp_path / "only" / "a.npy").write_text("")
+    with pytest.raises(DataError, match="no .txt .*; it holds 1 .npy: name them by a"):
+        open_corpus(f"{tmp_path}/only")
+
+
 def test_a_glob_takes_what_matches(books):
     flat = open_corpus(f"{books}/b*.txt", heldout="sotu")
     deep = open_corpus(f"{books}/**/b*.txt", heldout="sotu")
@@ -154,7 +183,7 @@ def write_bad_files(folder):
         ("sotu:1980-1961", "sotu:FIRST-LAST"),
         ("{}/god.txt", "did you mean .*good.txt"),
         ("{}/*.text", "matches no file"),
-        ("{}/nothing", "no .txt file"),
+        ("{}/nothing", "no .txt or .jsonl file"),
         ("{}/empty.txt", "empty.txt: empty"),
         ("{}/empty.bin", "empty"),
         ("{}/good.*", "several kinds"),

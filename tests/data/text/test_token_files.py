@@ -1,6 +1,7 @@
 """Token files: documents end at end of text; broken ones are one clear line."""
 
 import io
+import os
 import pickle
 import tracemalloc
 from pathlib import Path
@@ -17,7 +18,9 @@ from lostjax.data.text.token_files import TokenFiles, open_tokens
 
 def documents(path, **options):
     files = TokenFiles((path,), **options)
-    return [ids.tolist() for ids in files.documents(eos_id=9, vocab_size=10)]
+    return [
+        np.asarray(ids).tolist() for ids in files.documents(eos_id=9, vocab_size=10)
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "i4", "i8"])
@@ -114,3 +117,26 @@ def test_damaged_npy_files_give_a_data_error_or_tokens(tmp_path, data):
         assert documents(path) is not None
     except DataError as error:
         assert str(path) in str(error)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.bin"])
+def test_a_file_that_is_cut_while_it_is_read_is_one_line(tmp_path, name):
+    path = tmp_path / name
+    ids = np.arange(100_000, dtype="<u2") % 9
+    np.save(path, ids) if name == "a.npy" else ids.tofile(path)
+    tokens = open_tokens(path)
+    np.testing.assert_array_equal(tokens[70_000:80_000], ids[70_000:80_000])
+    os.truncate(path, 150_000)  # a mapped file would end the process here
+    np.testing.assert_array_equal(tokens[:10_000], ids[:10_000])
+    with pytest.raises(DataError, match=f"{name}: was cut while it was being read"):
+        np.asarray(tokens[70_000:80_000])
+
+
+def test_a_file_that_is_replaced_is_read_to_its_end(tmp_path):
+    path = tmp_path / "a.bin"
+    np.arange(9, dtype="<u2").tofile(path)
+    tokens = open_tokens(path)
+    path.unlink()
+    path.write_bytes(b"no")
+    np.testing.assert_array_equal(tokens, np.arange(9))
+    assert len(tokens[7:20]) == 2 and len(tokens[5:3]) == 0

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from lostjax.nn.kernels.kernel_form import log_once
 from lostjax.nn.kernels.tpu.blocks import V5E
 from lostjax.nn.kernels.tpu.products import mosaic_products, on_tpu
 from lostjax.train.build import model as models
-from lostjax.train.build.model import build_model, place_model
+from lostjax.train.build.model import build_model, choose_attention, place_model
 from lostjax.train.config.schema import ModelConfig
 from lostjax.train.devices.mesh import make_mesh
 
@@ -127,6 +128,55 @@ def test_a_model_on_a_cpu_attends_in_blocks():
     model = build_model(BASE, vocab_size=16)
     placed = place_model(model, config=BASE, mesh=make_mesh("data:1"))
     assert placed.attend is blocked_attention
+
+
+def device(kind, platform="gpu", **facts):
+    return SimpleNamespace(platform=platform, device_kind=kind, **facts)
+
+
+H100 = device("NVIDIA H100 80GB HBM3", compute_capability="9.0")
+TPU = device("TPU v5 lite", "tpu")
+
+
+@pytest.mark.parametrize(
+    "where, values, length, chosen",
+    [
+        (H100, {"dtype": "bfloat16"}, 256, "cudnn"),
+        (H100, {"dtype": "float32"}, 256, "xla"),
+        (H100, {"dtype": "bfloat16"}, 255, "xla"),
+        (H100, {"dtype": "bfloat16", "d_model": 24}, 256, "xla"),  # 12 a head
+        (H100, {"dtype": "bfloat16", "attention": "xla"}, 256, "xla"),
+        (H100, {"dtype": "bfloat16"}, None, "xla"),
+        (
+            device("Tesla T4", compute_capability="7.5"),
+            {"dtype": "bfloat16"},
+            256,
+            "xla",
+        ),
+        (
+            device("NVIDIA V100", compute_capability="7.0"),
+            {"dtype": "bfloat16"},
+            8,
+            "xla",
+        ),
+        (
+            device("AMD MI300X", compute_capability="gfx942"),
+            {"dtype": "bfloat16"},
+            8,
+            "xla",
+        ),
+        (TPU, {}, 256, "splash"),
+        (TPU, {}, 200, "xla"),
+        (TPU, {"attention": "cudnn"}, 256, "cudnn"),
+        (device("cpu", "cpu"), {"dtype": "bfloat16"}, 256, "xla"),
+    ],
+)
+def test_attention_is_chosen_by_what_the_devices_take(where, values, length, chosen):
+    config = dataclasses.replace(
+        BASE, **{"d_model": 32, "n_heads": 2, "attention": "auto", **values}
+    )
+    mesh = SimpleNamespace(devices=np.array([where]))
+    assert choose_attention.__wrapped__(config, mesh=mesh, length=length) == chosen
 
 
 def test_a_learnt_gamma_is_a_parameter_of_every_matrix():

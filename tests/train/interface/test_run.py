@@ -3,6 +3,8 @@
 import dataclasses
 import html
 import inspect
+import io
+import json
 import math
 import os
 import re
@@ -16,6 +18,7 @@ import pytest
 
 import lostjax
 from lostjax.errors import ConfigError
+from lostjax.evaluate import main as evaluate
 from lostjax.generate import main as generate
 from lostjax.train import session
 from lostjax.train.config.stored import load_config
@@ -102,6 +105,32 @@ def test_the_model_is_the_one_that_was_evaluated(run):
     assert logits_BTV.shape == (1, len(ids[0]), run.tokenizer.vocab_size)
 
 
+def test_the_program_prints_what_the_method_returns(run, capsys):
+    own = run.evaluate(top_k=7)
+    assert evaluate([str(run.directory), "--top-k=7", "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == {
+        "run": str(run.directory),
+        "step": STEPS,
+        "text": "its held-out text",
+        **own._asdict(),
+    }
+    assert own.top_k_accuracy >= own.accuracy and 0 <= own.calibration_error <= 1
+    source = run.config.data.source
+    assert evaluate([str(run.directory), f"--data.source={source}", "--step=6"]) == 0
+    table = capsys.readouterr().out
+    assert table.startswith(f"{run.directory}, step 6, on {source}\nbits per byte  ")
+    assert "\ntop-5 accuracy " in table and "\nexpected calibration error " in table
+    for words, message in {
+        "--top-k=0": "--top-k=0: must lie in [1, 257], the size of the vocabulary",
+        "--data.source=nowhere.txt": "nowhere.txt: no such file or source",
+        "--step=5": f"--step=5: {run.directory} has checkpoints of steps 6",
+    }.items():
+        assert evaluate([str(run.directory), words]) == 2
+        said = capsys.readouterr()
+        assert message in said.err and said.err.count("\n") == 1 and not said.out
+
+
 def test_another_text_can_be_evaluated(run, tmp_path):
     text = tmp_path / "other.txt"
     text.write_text("Grant of patent license. " * 20)
@@ -125,6 +154,29 @@ def test_text_is_that_of_the_command_line(run, capsys):
         run.generate("Licence", temperature=-1)
     with pytest.raises(ConfigError, match="--tokens=0"):
         run.generate("Licence", tokens=0)
+
+
+def test_prompts_are_asked_for_at_a_terminal(run, capsys, monkeypatch):
+    options = {"tokens": 8, "top_k": 5}
+    texts = [
+        run.generate(prompt, seed=seed, **options)
+        for seed, prompt in ((3, "Licence"), (4, "é"))
+    ]
+    pieces = list(run.stream("Licence", seed=3, **options))
+    assert "".join(pieces) == texts[0] and len(pieces) > 1
+    words = [str(run.directory), "--tokens=8", "--top-k=5", "--seed=3"]
+    terminal = io.StringIO("Licence\né\n")
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert generate(words) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{run.directory}, step {STEPS}: Ctrl-C stops a text")
+    assert f"> Licence{texts[0]}\n> é{texts[1]}\n> \n" in said
+    assert generate([*words[:1], "--top-k=999"]) == 2
+    assert "--top-k=999: must be 1 to" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("Licence\n"))  # a pipe
+    assert generate(words) == 0
+    assert capsys.readouterr().out.startswith("Fellow citizens,")
 
 
 def test_a_plot_shows_itself(run):

@@ -65,7 +65,9 @@ def test_the_same_run_is_taken_and_another_refused(tmp_path):
     assert choose_run_dir(dataclasses.replace(config, mesh="data:2"))
     with pytest.raises(ConfigError, match="--seed: 0 there, 1 now.*--resume="):
         choose_run_dir(dataclasses.replace(config, seed=1))
-    with pytest.raises(ConfigError, match="600 steps and cannot become 700.*new run"):
+    with pytest.raises(
+        ConfigError, match="another schedule .--steps: 600 there, 700 now.*--resume="
+    ):
         choose_run_dir(dataclasses.replace(config, steps=700))
 
 
