@@ -16,7 +16,6 @@ TRAIN = (
     "tokenizers",
     "tyro",
     "xxhash",
-    "yaml",
 )
 """Modules that `pip install 'lostjax[train]'` brings."""
 
