@@ -38,12 +38,13 @@ def test_weights_maximise_the_penalised_mean():
 
 @pytest.mark.parametrize("r", [1e-6, 1e-2, 1.0, 4.9, 5.1, 1e2, 1e6])
 def test_the_loss_keeps_its_digits_at_every_temperature(r):
-    share = np.asarray(PRIOR) / PRIOR.sum()
-    values = np.asarray(VALUES, float)
-    expected = r * logsumexp(values / r, b=share)
-    found, gradient = bound(VALUES, temperature=r, weights=PRIOR)
+    many = jnp.array(RNG.uniform(0, 5, 40), jnp.float32)
+    share = np.arange(40) % 7 / (np.arange(40) % 7).sum()
+    expected = r * logsumexp(np.asarray(many, float) / r, b=share)
+    prior = jnp.arange(40.0) % 7
+    found, gradient = bound(many, temperature=r, weights=prior)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    weights = weigh(VALUES, temperature=r, prior_B=PRIOR)
+    weights = weigh(many, temperature=r, prior_B=prior)
     np.testing.assert_allclose(gradient, weights, rtol=1e-4, atol=1e-6)
 
 
