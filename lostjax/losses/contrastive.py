@@ -37,7 +37,7 @@ def info_nce_loss(
     *,
     temperature: Scalar = 0.1,
     negatives_ND: Float[Array, "N D"] | None = None,
-    hard_share: float = 1.0,
+    hard_share: float | int = 1.0,
 ) -> Float[Array, "B"]:
     """Compute the cross entropy of finding each anchor's positive among its negatives.
 

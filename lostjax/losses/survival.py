@@ -89,7 +89,7 @@ def discretize_times(
     times: Float[ArrayLike, "*batch"] | Int[ArrayLike, "*batch"],
     *,
     events: Int[ArrayLike, "*batch"] | Bool[ArrayLike, "*batch"],
-    edges: Sequence[float] | ArrayLike,
+    edges: Sequence[float | int] | ArrayLike,
 ) -> DiscreteTimes:
     """Put times into bins, and censor those past the last edge.
 

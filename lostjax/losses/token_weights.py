@@ -26,8 +26,8 @@ def surprisal_weights(
     reference_logits: Float[Array, "*batch T V"],
     targets: Int[Array, "*batch T"],
     *,
-    alpha: float = 1.0,
-    min_weight: float = 0.0,
+    alpha: float | int = 1.0,
+    min_weight: float | int = 0.0,
     weights: Float[Array, "*batch T"] | None = None,
 ) -> Float[Array, "*batch T"]:
     """Compute a weight for each token of a sequence, with mean 1 over the sequence.
