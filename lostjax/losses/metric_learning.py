@@ -74,12 +74,10 @@ def prototypes(
             raise ValueError(f"labels_B: class {absent[0]} has no example")
     member_NB = jnp.arange(n_classes)[:, None] == labels_B
     count_N = jnp.sum(member_NB, axis=-1, keepdims=True)
-    # A scatter drops what is past the end, but would count -1 from the end.
-    segment_B = jnp.where(labels_B < 0, n_classes, labels_B)
     # Sums of classes instead of a product with one-hot labels, which a TPU would round
     # to bfloat16.
     total_ND = jax.ops.segment_sum(
-        support_BD.astype(jnp.float32), segment_B, num_segments=n_classes
+        support_BD.astype(jnp.float32), labels_B, num_segments=n_classes
     )
     return total_ND / count_N  # 0 / 0 is NaN
 

@@ -58,7 +58,8 @@ def kl_dro_weights(
       ValueError: no example, shapes that differ, a temperature that is not positive, or
         a prior that is negative or not finite.
     """
-    losses_B, prior_B = _ready(losses_B, prior_B, temperature)
+    names = "losses_B", "prior_B"
+    losses_B, prior_B = _ready(losses_B, prior_B, names, temperature=temperature)
     worst = jnp.max(losses_B, where=prior_B > 0, initial=-jnp.inf)
     # exp(l / r) overflows at l = 90 r: subtract the largest loss first.
     raised_B = prior_B * jnp.exp((losses_B - worst) / temperature)
@@ -90,7 +91,8 @@ def set_kl_dro_loss(
     Raises:
       ValueError: as `kl_dro_weights`.
     """
-    losses, weights = _ready(losses, weights, temperature)
+    names = "losses", "weights"
+    losses, weights = _ready(losses, weights, names, temperature=temperature)
     counts = weights > 0
     total = jnp.sum(weights)
     share = weights / jnp.where(total == 0, 1.0, total)
@@ -172,17 +174,21 @@ def hard_negative_mask(
 
 
 def _ready(
-    losses: jax.Array, prior: jax.Array | None, temperature: Scalar
+    losses: jax.Array,
+    prior: jax.Array | None,
+    names: tuple[str, str],
+    *,
+    temperature: Scalar,
 ) -> tuple[jax.Array, jax.Array]:
-    """Check the arguments; return float32 losses and prior."""
+    """Check the arguments, which have these names; return float32 losses and prior."""
     require_positive("temperature", temperature)
     if not losses.size:
-        raise ValueError("losses=[]: must hold at least one example")
+        raise ValueError(f"{names[0]}=[]: must hold at least one example")
     losses = losses.astype(jnp.float32)
     if prior is None:
         return losses, jnp.ones_like(losses)
-    require_shape("prior", prior, losses.shape)
-    require_weights("prior", prior)
+    require_shape(names[1], prior, losses.shape)
+    require_weights(names[1], prior)
     return losses, prior.astype(jnp.float32)
 
 

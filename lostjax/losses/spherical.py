@@ -48,8 +48,6 @@ class LogitSums(NamedTuple):
     """Sum of all logits."""
     squares: Float[Array, "*batch"]
     """Sum of the squares of all logits."""
-    n_classes: int
-    """Number D of logits, at least 2."""
 
 
 def z_loss(
@@ -85,12 +83,13 @@ def z_loss(
 
 
 def z_loss_from_sums(
-    sums: LogitSums, *, scale: Scalar = 1.0, shift: Scalar = 0.0
+    sums: LogitSums, *, n_classes: int, scale: Scalar = 1.0, shift: Scalar = 0.0
 ) -> Float[Array, "*batch"]:
     """Compute `z_loss` from the target's logit and two sums.
 
     Args:
       sums: three numbers of each example; computed in float32.
+      n_classes: number D of logits, at least 2.
       scale: a > 0.
       shift: b, the standard score from which on the loss flattens.
 
@@ -101,7 +100,8 @@ def z_loss_from_sums(
     Raises:
       ValueError: fewer than two classes, or a scale that is not positive.
     """
-    target, total, squares, n_classes = _unpack(sums)
+    _require_two(n_classes)
+    target, total, squares = _widen(sums)
     mean = total / n_classes
     mean_square = squares / n_classes
     variance = mean_square - jnp.square(mean)
@@ -128,14 +128,18 @@ def taylor_softmax_loss(
       ValueError: shapes that do not match, a target outside its range, or fewer than
         two classes.
     """
-    return taylor_softmax_loss_from_sums(sum_logits(logits, targets))
+    sums = sum_logits(logits, targets)
+    return taylor_softmax_loss_from_sums(sums, n_classes=logits.shape[-1])
 
 
-def taylor_softmax_loss_from_sums(sums: LogitSums) -> Float[Array, "*batch"]:
+def taylor_softmax_loss_from_sums(
+    sums: LogitSums, *, n_classes: int
+) -> Float[Array, "*batch"]:
     """Compute `taylor_softmax_loss` from the target's logit and two sums.
 
     Args:
       sums: three numbers of each example; computed in float32.
+      n_classes: number D of logits, at least 2.
 
     Returns:
       Losses of the shape of `sums.target`, float32, in nats.
@@ -143,7 +147,8 @@ def taylor_softmax_loss_from_sums(sums: LogitSums) -> Float[Array, "*batch"]:
     Raises:
       ValueError: fewer than two classes.
     """
-    target, total, squares, n_classes = _unpack(sums)
+    _require_two(n_classes)
+    target, total, squares = _widen(sums)
     # Both arguments are positive: 1 + z + z^2 / 2 is at least 1 / 2.
     own = 1 + target + jnp.square(target) / 2
     return jnp.log(n_classes + total + squares / 2) - jnp.log(own)
@@ -176,11 +181,8 @@ def spherical_squared_error_from_sums(sums: LogitSums) -> Float[Array, "*batch"]
 
     Returns:
       Losses of the shape of `sums.target`, float32.
-
-    Raises:
-      ValueError: fewer than two classes.
     """
-    target, _, squares, _ = _unpack(sums)
+    target, _, squares = _widen(sums)
     return squares - 2 * target + 1
 
 
@@ -194,7 +196,7 @@ def sum_logits(
       targets: classes in [0, V), shape (...); a traced target outside has logit NaN.
 
     Returns:
-      Arrays of shape (...), float32, and V.
+      Arrays of shape (...), float32.
 
     Raises:
       ValueError: shapes that do not match, a target outside its range, or fewer than
@@ -205,7 +207,6 @@ def sum_logits(
         _pick(logits, targets),
         jnp.sum(logits, axis=-1),
         jnp.sum(jnp.square(logits), axis=-1),
-        logits.shape[-1],
     )
 
 
@@ -221,12 +222,8 @@ def _require_two(n_classes: int) -> None:
         raise ValueError(f"n_classes={n_classes}: must be at least 2")
 
 
-def _unpack(sums: LogitSums) -> tuple[jax.Array, jax.Array, jax.Array, int]:
-    _require_two(sums.n_classes)
-    target, total, squares = (
-        jnp.asarray(x, jnp.float32) for x in (sums.target, sums.total, sums.squares)
-    )
-    return target, total, squares, sums.n_classes
+def _widen(sums: LogitSums) -> LogitSums:
+    return LogitSums(*(jnp.asarray(each, jnp.float32) for each in sums))
 
 
 def _pick(logits: jax.Array, targets: jax.Array) -> jax.Array:

@@ -169,7 +169,7 @@ def forward(
 
     Returns:
       Logits and sums, float32. For the losses of `lostjax.losses` with one target:
-      `LogitSums(sums.targets_BK[:, 0], sums.total_B, sums.squares_B, V)`.
+      `LogitSums(sums.targets_BK[:, 0], sums.total_B, sums.squares_B)`.
     """
     x_BD = x_BD.astype(jnp.float32)
     rows_BKD = _take_rows(state, targets_BK)

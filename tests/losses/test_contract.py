@@ -110,13 +110,13 @@ def of_survival(logits, targets):
     return jnp.take_along_axis(curve, targets[..., None], axis=-1)[..., 0]
 
 
-def of_sums(loss):
+def of_sums(loss, **options):
     """A spherical loss of the numbers that it reads."""
 
     def run(logits, targets):
         sums = losses.sum_logits(logits, targets)
         assert isinstance(sums, losses.LogitSums)
-        return loss(sums)
+        return loss(sums, **options)
 
     return run
 
@@ -152,12 +152,12 @@ LOSSES = {
     "survival": Loss(of_survival, ("survival_curve",)),
     "z": Loss(losses.z_loss, ("z_loss",)),
     "z of sums": Loss(
-        of_sums(losses.z_loss_from_sums),
+        of_sums(losses.z_loss_from_sums, n_classes=V),
         ("z_loss_from_sums", "sum_logits", "LogitSums"),
     ),
     # These two are computed from sums in either form.
     "taylor": Loss(
-        of_sums(losses.taylor_softmax_loss_from_sums),
+        of_sums(losses.taylor_softmax_loss_from_sums, n_classes=V),
         ("taylor_softmax_loss", "taylor_softmax_loss_from_sums"),
     ),
     "squared error": Loss(

@@ -34,12 +34,12 @@ def naive_square(o):
 ROWS = {
     "z": (
         partial(losses.z_loss, scale=0.7, shift=1.5),
-        partial(losses.z_loss_from_sums, scale=0.7, shift=1.5),
+        partial(losses.z_loss_from_sums, n_classes=9, scale=0.7, shift=1.5),
         lambda o: naive_z(o, 0.7, 1.5),
     ),
     "taylor": (
         losses.taylor_softmax_loss,
-        losses.taylor_softmax_loss_from_sums,
+        partial(losses.taylor_softmax_loss_from_sums, n_classes=9),
         naive_taylor,
     ),
     "square": (
@@ -91,8 +91,8 @@ def test_equal_logits_have_score_0_and_no_gradient(value):
     @jax.jit
     def both(z):
         sums = losses.sum_logits(z, TARGETS)
-        forms = losses.z_loss, lambda z, t: losses.z_loss_from_sums(sums)
-        return jnp.stack([form(z, TARGETS) for form in forms])
+        other = losses.z_loss_from_sums(sums, n_classes=9)
+        return jnp.stack([losses.z_loss(z, TARGETS), other])
 
     np.testing.assert_allclose(both(z), np.log(2), rtol=1e-6)
     gradient = jax.jit(jax.grad(lambda z: both(z).sum()))(z)
@@ -123,6 +123,7 @@ def test_bad_input_is_named():
             loss(z[:, :1], jnp.array([0, 0]))
     with pytest.raises(ValueError, match="scale=0"):
         losses.z_loss(z, t, scale=0.0)
-    sums = losses.LogitSums(jnp.zeros(2), jnp.zeros(2), jnp.ones(2), 1)
-    with pytest.raises(ValueError, match="n_classes=1"):
-        losses.spherical_squared_error_from_sums(sums)
+    sums = losses.LogitSums(jnp.zeros(2), jnp.zeros(2), jnp.ones(2))
+    for loss in (losses.z_loss_from_sums, losses.taylor_softmax_loss_from_sums):
+        with pytest.raises(ValueError, match="n_classes=1"):
+            loss(sums, n_classes=1)

@@ -21,9 +21,11 @@ TARGETS = jnp.array(TARGETS)
 
 def loss(sums):
     """A loss of all three numbers, and of two targets with different slopes."""
-    z = LogitSums(sums.targets_BK[:, 0], sums.total_B, sums.squares_B, V)
+    z = LogitSums(sums.targets_BK[:, 0], sums.total_B, sums.squares_B)
     other = 0.3 * jnp.square(sums.targets_BK[:, 1]) + 0.01 * sums.squares_B
-    return jnp.mean(z_loss_from_sums(z, shift=3.0) + other + 1e-3 * sums.total_B**2)
+    return jnp.mean(
+        z_loss_from_sums(z, n_classes=V, shift=3.0) + other + 1e-3 * sums.total_B**2
+    )
 
 
 def factored_step(state, x, targets, decay):
@@ -114,7 +116,8 @@ def test_a_centred_layer_has_rows_of_mean_0_and_the_same_z_loss():
     ]
     first, second = (
         z_loss_from_sums(
-            LogitSums(each.targets_BK[:, 0], each.total_B, each.squares_B, V)
+            LogitSums(each.targets_BK[:, 0], each.total_B, each.squares_B),
+            n_classes=V,
         )
         for each in sums
     )
