@@ -222,4 +222,4 @@ def _concordance(
     weighted_B2 = counts_B2.astype(jnp.float32) * weights_B[:, None]
     won, pairs = jnp.sum(weighted_B2, axis=0)
     broken = jnp.any(jnp.isnan(risks_B)) | jnp.any(jnp.isnan(times_B))
-    return nan_if(broken | ~jnp.isfinite(pairs), won / pairs)
+    return nan_if(broken, won / pairs)  # inf / inf and 0 / 0 are NaN
