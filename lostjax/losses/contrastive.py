@@ -61,11 +61,15 @@ def info_nce_loss(
         raise ValueError(f"hard_share={hard_share}: must lie in (0, 1]")
     own_B, others_BN = _similarities(anchors_BD, positives_BD, negatives_ND)
     n_kept = math.ceil(hard_share * others_BN.shape[-1])
+    if not n_kept:
+        return 0 * own_B  # without negatives; NaN stays visible
     if n_kept < others_BN.shape[-1]:
         others_BN, _ = jax.lax.top_k(others_BN, n_kept)
-    all_BN = jnp.concatenate([own_B[:, None], others_BN], axis=-1) / temperature
-    # logsumexp subtracts the maximum first: s / t overflows exp at t = 0.01.
-    return jax.nn.logsumexp(all_BN, axis=-1) - all_BN[:, 0]
+    # The softplus of differences keeps the digits of a small loss, and logsumexp
+    # subtracts the maximum first: s / t overflows exp at t = 0.01.
+    return jax.nn.softplus(
+        jax.nn.logsumexp((others_BN - own_B[:, None]) / temperature, axis=-1)
+    )
 
 
 def simple_contrastive_loss(

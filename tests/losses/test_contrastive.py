@@ -55,6 +55,12 @@ def test_a_cold_loss_is_the_hardest_negative_alone():
     np.testing.assert_allclose(t * info_nce(X, Y, temperature=t), expected, atol=1e-4)
 
 
+def test_a_small_loss_keeps_its_digits():
+    basis = jnp.eye(B)
+    found = info_nce(basis, basis, temperature=0.05)
+    np.testing.assert_allclose(found, (B - 1) * np.exp(-20), rtol=1e-5)
+
+
 def test_a_hot_loss_counts_all_negatives_alike():
     t = 100.0
     rise = (SIMILARITY - np.diag(SIMILARITY)[:, None]).mean(-1)
