@@ -18,13 +18,14 @@ Two properties of the formulas matter in use. q is largest at p = 1 / (1 + alpha
 positive is driven to that probability and not to 1 (0.99 at alpha = 0.01, 0.5 at
 alpha = 1); `stop_gradient_weight` treats (1 - p)^alpha as a constant, which removes
 this optimum. Without squares and with g = 1 the slope near p = 0 is 1 for a negative
-but 0.75 for a positive, so with rare positives the loss per example drives all
+but 0.75 for a positive, so with rare positives the loss per example can drive all
 predictions to 0; squares are therefore the default.
 
-Li et al. write the numerator per example and, in one class of their code, the
-denominator over the batch; here both are per example or both are of the set. A loss of
-a set split over micro-batches differs from that of the whole set; under `jax.jit` the
-set is the global array, under `jax.shard_map` gather it first.
+The authors' unsquared loss of classes (github.com/ShannonAI/dice_loss_for_NLP) has its
+numerator per example and its denominator over the batch; here both are per example or
+both are of the set. A loss of a set split over micro-batches differs from that of the
+whole set; under `jax.jit` the set is the global array, under `jax.shard_map` gather it
+first.
 
 Cost: one pass over the logits.
 """
