@@ -1,5 +1,6 @@
 """Measurements of parameters, activations, training curves and text."""
 
+from lostjax.analysis.contrastive import relative_penalty
 from lostjax.analysis.flatness import ascent_rise, random_rise
 from lostjax.analysis.ngrams import predict_ngram
 from lostjax.analysis.stability import (
@@ -26,6 +27,7 @@ __all__ = [
     "predict_max_logit",
     "predict_ngram",
     "random_rise",
+    "relative_penalty",
     "score_text",
     "tensor_rms",
 ]

@@ -8,6 +8,7 @@ from lostjax.extras import explain_missing
 if reason := explain_missing():
     raise ModuleNotFoundError(f"lostjax.data {reason}")
 
+from lostjax.data.episodes import Episode, draw_episode
 from lostjax.data.epochs import epoch_rows
 from lostjax.data.prepare import Data, prepare_data
 from lostjax.data.rows.batches import BatchPlan, EvalPlan
@@ -39,6 +40,7 @@ __all__ = [
     "Corpus",
     "Data",
     "DataError",
+    "Episode",
     "EvalPlan",
     "Rows",
     "Samples",
@@ -46,6 +48,7 @@ __all__ = [
     "TokenFiles",
     "Tokenizer",
     "count_tokens",
+    "draw_episode",
     "epoch_rows",
     "load_digits",
     "load_fashion_mnist",

@@ -1,11 +1,48 @@
 """Losses and weights: how wrong an answer is, and how much an example counts."""
 
+from lostjax.losses.contrastive import info_nce_loss, simple_contrastive_loss
 from lostjax.losses.language import (
     log_partition_penalty,
     next_token_loss,
     smoothing_penalty,
 )
+from lostjax.losses.metric_learning import (
+    proto_triplet_loss,
+    prototypes,
+    prototypical_logits,
+    set_icnn_loss,
+    set_icnn_score,
+)
+from lostjax.losses.overlap import (
+    dice_loss,
+    multiclass_dice_loss,
+    set_dice_loss,
+    set_tversky_loss,
+)
 from lostjax.losses.reduce import sequence_means, weighted_mean, weighted_sums
+from lostjax.losses.robust import (
+    hard_negative_mask,
+    kl_dro_weights,
+    set_kl_dro_loss,
+    small_loss_mask,
+)
+from lostjax.losses.spherical import (
+    LogitSums,
+    spherical_squared_error,
+    spherical_squared_error_from_sums,
+    sum_logits,
+    taylor_softmax_loss,
+    taylor_softmax_loss_from_sums,
+    z_loss,
+    z_loss_from_sums,
+)
+from lostjax.losses.survival import (
+    DiscreteTimes,
+    discretize_times,
+    hazard_loss,
+    survival_curve,
+)
+from lostjax.losses.token_weights import surprisal_weights
 from lostjax.losses.trajectory import (
     TopOutputs,
     compress_outputs,
@@ -23,21 +60,49 @@ from lostjax.losses.weighting import (
 )
 
 __all__ = [
+    "DiscreteTimes",
+    "LogitSums",
     "Shape",
     "TopOutputs",
     "compress_outputs",
     "compressed_trajectory_loss",
+    "dice_loss",
+    "discretize_times",
     "extremes",
+    "hard_negative_mask",
+    "hazard_loss",
+    "info_nce_loss",
+    "kl_dro_weights",
     "lin_upper",
     "log_partition_penalty",
+    "multiclass_dice_loss",
     "next_token_loss",
+    "proto_triplet_loss",
+    "prototypes",
+    "prototypical_logits",
     "quadratic",
     "sample_weights",
     "sequence_means",
+    "set_dice_loss",
+    "set_icnn_loss",
+    "set_icnn_score",
+    "set_kl_dro_loss",
+    "set_tversky_loss",
+    "simple_contrastive_loss",
+    "small_loss_mask",
     "smoothing_penalty",
+    "spherical_squared_error",
+    "spherical_squared_error_from_sums",
+    "sum_logits",
+    "surprisal_weights",
+    "survival_curve",
+    "taylor_softmax_loss",
+    "taylor_softmax_loss_from_sums",
     "temperature_schedule",
     "trajectory_loss",
     "upper",
     "weighted_mean",
     "weighted_sums",
+    "z_loss",
+    "z_loss_from_sums",
 ]

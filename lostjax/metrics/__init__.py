@@ -1,5 +1,6 @@
 """Scores of a whole set of answers, without a gradient."""
 
+from lostjax.metrics.censoring import Censoring, fit_censoring
 from lostjax.metrics.classification import (
     balanced_accuracy,
     class_f1,
@@ -17,26 +18,37 @@ from lostjax.metrics.probabilities import (
     top_k_accuracy,
 )
 from lostjax.metrics.ranking import average_precision, roc_auc
-from lostjax.metrics.representation import alignment, uniformity
-from lostjax.metrics.survival import concordance_index
+from lostjax.metrics.representation import alignment, tolerance, uniformity
+from lostjax.metrics.survival import (
+    censored_brier_score,
+    concordance_index,
+    integrated_brier_score,
+    uno_concordance_index,
+)
 
 __all__ = [
+    "Censoring",
     "accuracy",
     "alignment",
     "average_precision",
     "balanced_accuracy",
     "bits_per_byte",
     "brier_score",
+    "censored_brier_score",
     "class_f1",
     "concordance_index",
     "confusion_matrix",
     "error_rate",
     "expected_calibration_error",
+    "fit_censoring",
+    "integrated_brier_score",
     "macro_f1",
     "matthews_correlation",
     "micro_f1",
     "perplexity",
     "roc_auc",
+    "tolerance",
     "top_k_accuracy",
     "uniformity",
+    "uno_concordance_index",
 ]

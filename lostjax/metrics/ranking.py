@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from lostjax.metrics.inputs import (
+from lostjax.checks import (
     nan_if,
     require_binary,
     require_examples,

@@ -49,6 +49,7 @@ from lostjax.nn.flops import Flops, count_flops
 from lostjax.nn.linear.projection import MakeLinear, Ungrouped
 from lostjax.nn.memory import Memory, activation_bytes, count_memory
 from lostjax.nn.mlp import MLP
+from lostjax.nn.nested_dropout import NestedDropout, truncation_sweep
 from lostjax.nn.norm import RMSNorm
 from lostjax.nn.parameters import Parameters, count_parameters
 from lostjax.nn.remat import RematPolicy, save_products
@@ -59,6 +60,7 @@ __all__ += [
     "MLP",
     "MakeLinear",
     "Memory",
+    "NestedDropout",
     "Parameters",
     "RMSNorm",
     "RematPolicy",
@@ -76,4 +78,5 @@ __all__ += [
     "rotate",
     "sample_tokens",
     "save_products",
+    "truncation_sweep",
 ]

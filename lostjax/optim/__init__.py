@@ -1,5 +1,6 @@
 """Optimisation: optax transformations, memories of the past, schedules and masks."""
 
+from lostjax.optim import factored_output as factored_output
 from lostjax.optim.masks import mask_decayed
 from lostjax.optim.memory import (
     OutputMemory,

@@ -111,6 +111,13 @@ ROWS = {
         {"vocab_size": 3},
         covers=("score_text", "TextBaselines"),
     ),
+    "relative penalty": Row(
+        analysis.relative_penalty,
+        {"similarities": jnp.array([[0.5, 0.5, 0.1]]), "temperature": 1e-2},
+        np.array([[0.5, 0.5, 0.5 * math.exp(-40)]]),
+        {"temperature": 0.0},
+        covers=("relative_penalty",),
+    ),
     "ascend": Row(
         analysis.ascend,
         {"params": params(), "gradients": params(), "radius": 1.0},

@@ -4,6 +4,7 @@ One row a function: to add one, add a row. `test_every_public_name_has_a_row` fa
 until it has one.
 """
 
+import inspect
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from lostjax import losses
 pytestmark = pytest.mark.newest
 B, T, V = 3, 4, 7
 TYPES_ONLY = {"Shape"}
+OF_SETS = {"prototypes", "set_icnn_loss", "set_icnn_score"}
+"""Functions of a whole labelled set, without weights: test_metric_learning.py."""
 
 
 class Loss(NamedTuple):
@@ -36,8 +39,19 @@ class Weights(NamedTuple):
     covers: tuple[str, ...]
 
 
+class Mask(NamedTuple):
+    """The examples to keep of values (B,) that are there."""
+
+    of: Callable[..., jax.Array]
+    """From values and a mask of what is there to a mask of what to keep."""
+    covers: tuple[str, ...]
+
+
 class Reduction(NamedTuple):
-    """One number of values (B, T) and weights, or one a row."""
+    """One number of values (B, T) and weights, or one a row.
+
+    Losses of a whole set are of this kind.
+    """
 
     of: Callable[..., jax.Array]
     covers: tuple[str, ...]
@@ -60,6 +74,58 @@ def against_the_top(logits, targets):
     return losses.compressed_trajectory_loss(logits, past)
 
 
+def by_set(of):
+    """Apply a loss of rows (B, D) to each of the sets that leading axes hold."""
+
+    def run(logits, targets):
+        if logits.ndim > 2:
+            return jax.vmap(run)(logits, targets)
+        return of(logits, targets)
+
+    return run
+
+
+def contrast(logits, targets):
+    other = past_of(logits, targets)
+    return losses.info_nce_loss(logits, other, temperature=0.5, hard_share=0.5)
+
+
+def against_text(logits, targets):
+    """Weigh tokens by how surprised another model is at them."""
+    weights = losses.surprisal_weights(past_of(logits, targets), targets)
+    return weights * losses.next_token_loss(logits, targets)
+
+
+def of_times(logits, targets):
+    """The likelihood of times, every second one of which is censored."""
+    times = losses.discretize_times(
+        targets + 0.5, events=targets % 2, edges=np.arange(V + 1)
+    )
+    assert isinstance(times, losses.DiscreteTimes)
+    return losses.hazard_loss(logits, times.bins, events=times.events)
+
+
+def of_survival(logits, targets):
+    curve = losses.survival_curve(logits)
+    return jnp.take_along_axis(curve, targets[..., None], axis=-1)[..., 0]
+
+
+def of_sums(loss, **options):
+    """A spherical loss of the numbers that it reads."""
+
+    def run(logits, targets):
+        sums = losses.sum_logits(logits, targets)
+        assert isinstance(sums, losses.LogitSums)
+        return loss(sums, **options)
+
+    return run
+
+
+def of_distances(logits, targets):
+    distances = losses.prototypical_logits(logits, jnp.eye(V))
+    return losses.next_token_loss(distances, targets)
+
+
 LOSSES = {
     "next_token": Loss(losses.next_token_loss, ("next_token_loss",)),
     "log_partition": Loss(
@@ -72,6 +138,49 @@ LOSSES = {
         against_the_top,
         ("compressed_trajectory_loss", "compress_outputs", "TopOutputs"),
     ),
+    "dice": Loss(
+        lambda logits, targets: losses.dice_loss(
+            logits[..., 0], targets == 0, alpha=0.1
+        ),
+        ("dice_loss",),
+    ),
+    "dice of classes": Loss(
+        lambda logits, targets: losses.multiclass_dice_loss(logits, targets, alpha=0.1),
+        ("multiclass_dice_loss",),
+    ),
+    "hazard": Loss(of_times, ("hazard_loss", "discretize_times", "DiscreteTimes")),
+    "survival": Loss(of_survival, ("survival_curve",)),
+    "z": Loss(losses.z_loss, ("z_loss",)),
+    "z of sums": Loss(
+        of_sums(losses.z_loss_from_sums, n_classes=V),
+        ("z_loss_from_sums", "sum_logits", "LogitSums"),
+    ),
+    # These two are computed from sums in either form.
+    "taylor": Loss(
+        of_sums(losses.taylor_softmax_loss_from_sums, n_classes=V),
+        ("taylor_softmax_loss", "taylor_softmax_loss_from_sums"),
+    ),
+    "squared error": Loss(
+        of_sums(losses.spherical_squared_error_from_sums),
+        ("spherical_squared_error", "spherical_squared_error_from_sums"),
+    ),
+    "info nce": Loss(by_set(contrast), ("info_nce_loss",)),
+    "simple contrastive": Loss(
+        by_set(
+            lambda logits, targets: losses.simple_contrastive_loss(
+                logits, past_of(logits, targets), weight=0.1
+            )
+        ),
+        ("simple_contrastive_loss",),
+    ),
+    "prototypical": Loss(of_distances, ("prototypical_logits",)),
+    "proto triplet": Loss(
+        lambda logits, targets: losses.proto_triplet_loss(
+            logits, targets, prototypes_ND=jnp.eye(V), margin=2.0
+        ),
+        ("proto_triplet_loss",),
+    ),
+    "surprisal": Loss(against_text, ("surprisal_weights",)),
 }
 
 
@@ -92,15 +201,57 @@ WEIGHTS = {
             prior_B=prior,
         ),
         ("temperature_schedule",),
-    )
+    ),
+    "kl dro": Weights(
+        lambda values, prior: losses.kl_dro_weights(
+            values, temperature=2.0, prior_B=prior
+        ),
+        ("kl_dro_weights",),
+    ),
 }
+MASKS = {
+    "small losses": Mask(
+        lambda values, there: losses.small_loss_mask(values, k=2, where=there),
+        ("small_loss_mask",),
+    ),
+    "hard negatives": Mask(
+        lambda values, there: losses.hard_negative_mask(
+            values, jnp.zeros(values.shape, int), k=2, where=there
+        ),
+        ("hard_negative_mask",),
+    ),
+}
+
+
+def of_labels(of, **options):
+    """A loss of a set of logits, of which every third is a positive."""
+
+    def run(values, weights):
+        labels = jnp.arange(values.size).reshape(values.shape) % 3 == 0
+        return of(values, labels, weights=weights, **options)
+
+    return run
+
+
 REDUCTIONS = {
     "mean": Reduction(losses.weighted_mean, ("weighted_mean",)),
     "sums": Reduction(lambda v, w: losses.weighted_sums(v, w)[0], ("weighted_sums",)),
     "rows": Reduction(losses.sequence_means, ("sequence_means",), rows=True),
+    "dice of a set": Reduction(
+        of_labels(losses.set_dice_loss, alpha=0.1), ("set_dice_loss",)
+    ),
+    "tversky": Reduction(
+        of_labels(losses.set_tversky_loss, false_positive_cost=0.3),
+        ("set_tversky_loss",),
+    ),
+    "kl dro": Reduction(
+        lambda v, w: losses.set_kl_dro_loss(v, temperature=2.0, weights=w),
+        ("set_kl_dro_loss",),
+    ),
 }
 every_loss = pytest.mark.parametrize("row", LOSSES.values(), ids=LOSSES)
 every_weights = pytest.mark.parametrize("row", WEIGHTS.values(), ids=WEIGHTS)
+every_mask = pytest.mark.parametrize("row", MASKS.values(), ids=MASKS)
 every_reduction = pytest.mark.parametrize("row", REDUCTIONS.values(), ids=REDUCTIONS)
 
 
@@ -133,6 +284,11 @@ def compiled(of):
 
 
 @cache
+def mapped(of):
+    return jax.jit(jax.vmap(of))
+
+
+@cache
 def pulled(of):
     """The values, and the gradient by the first argument of their sum in shares.
 
@@ -148,10 +304,20 @@ def pulled(of):
 
 
 def test_every_public_name_has_a_row():
-    rows = [*LOSSES.values(), *WEIGHTS.values(), *REDUCTIONS.values()]
+    tables = LOSSES, WEIGHTS, MASKS, REDUCTIONS
+    rows = [row for table in tables for row in table.values()]
     assert {name for row in rows for name in row.covers} == (
-        set(losses.__all__) - TYPES_ONLY
+        set(losses.__all__) - TYPES_ONLY - OF_SETS
     )
+
+
+def test_at_most_two_arguments_are_positional():
+    for name in set(losses.__all__) - TYPES_ONLY:
+        if isinstance(getattr(losses, name), type):
+            continue
+        given = inspect.signature(getattr(losses, name)).parameters.values()
+        kinds = [parameter.kind for parameter in given]
+        assert kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) <= 2, name
 
 
 @every_loss
@@ -160,7 +326,7 @@ def test_a_loss_has_a_value_per_example_and_jit_and_vmap_change_nothing(row):
     values = row.of(logits, targets)
     assert values.shape == targets.shape and values.dtype == jnp.float32
     close(compiled(row.of)(logits, targets), values)
-    close(jax.vmap(row.of)(logits, targets), values)
+    close(mapped(row.of)(logits, targets), values)
 
 
 @every_loss
@@ -211,7 +377,7 @@ def test_weights_sum_to_one_and_jit_and_vmap_change_nothing(row):
     assert np.ptp(weights[prior > 0] / prior[prior > 0]) > 0.05, "not uniform"
     close(compiled(row.of)(values, prior), weights)
     pair = jnp.stack([values, values[::-1]]), jnp.stack([prior, prior[::-1]])
-    close(jax.vmap(row.of)(*pair), jnp.stack([weights, weights[::-1]]))
+    close(mapped(row.of)(*pair), jnp.stack([weights, weights[::-1]]))
 
 
 @every_weights
@@ -240,6 +406,24 @@ def test_weights_of_equal_losses_are_the_prior(row):
     np.testing.assert_array_equal(of(jnp.ones(5), jnp.zeros(5)), 0)
 
 
+@every_mask
+def test_a_mask_keeps_k_of_what_is_there_and_nan_first(row):
+    values, prior = losses_and_prior()
+    there = prior > 0
+    mask = row.of(values, there)
+    assert mask.dtype == bool and mask.shape == values.shape
+    assert np.sum(mask) == 2 and not np.any(mask & ~there)
+    np.testing.assert_array_equal(compiled(row.of)(values, there), mask)
+    pair = jnp.stack([values, values[::-1]]), jnp.stack([there, there[::-1]])
+    np.testing.assert_array_equal(mapped(row.of)(*pair), np.stack([mask, mask[::-1]]))
+    for at in np.flatnonzero(there):
+        for extreme in (jnp.inf, -jnp.inf):
+            broken = jnp.full(5, extreme).at[at].set(jnp.nan)
+            assert compiled(row.of)(broken, there)[at], "NaN must stay visible"
+    few = jnp.array([False, True, False, False, False])
+    np.testing.assert_array_equal(compiled(row.of)(values, few), few)
+
+
 @every_reduction
 def test_a_reduction_is_float32_and_jit_and_vmap_change_nothing(row):
     values, weights = values_and_weights()
@@ -249,7 +433,8 @@ def test_a_reduction_is_float32_and_jit_and_vmap_change_nothing(row):
     assert got.shape == ((B,) if row.rows else ())
     close(compiled(row.of)(values, weights), got)
     both = jnp.stack([values, 2 * values]), jnp.stack([weights, weights])
-    close(jax.vmap(row.of)(*both), jnp.stack([got, 2 * got]))
+    doubled = compiled(row.of)(2 * values, weights)
+    close(mapped(row.of)(*both), jnp.stack([got, doubled]))
 
 
 @every_reduction

@@ -64,6 +64,19 @@ def draw_times(rng):
     return risks, rng.permutation(150).astype(np.float32), np.ones(150, bool)
 
 
+def draw_censored(rng):
+    """Risks and times with ties, half of them censored."""
+    risks = rng.integers(0, 12, size=150).astype(np.float32)
+    times = rng.integers(1, 40, size=150).astype(np.float32)
+    return risks, times, rng.random(150) < 0.5
+
+
+def draw_survival(rng):
+    """Probabilities of surviving one time, and times, half of them censored."""
+    _, times, events = draw_censored(rng)
+    return rng.random((150, 1)).astype(np.float32), times, events
+
+
 def draw_points(rng):
     x = rng.normal(size=(2, 30, 5)).astype(np.float32)
     return tuple(x / np.linalg.norm(x, axis=-1, keepdims=True))
@@ -71,6 +84,63 @@ def draw_points(rng):
 
 def concordance(risks, times, events):
     return metrics.concordance_index(risks, times, events_B=events)
+
+
+def uno(risks, times, events):
+    return metrics.uno_concordance_index(risks, times, events_B=events, horizon=30.0)
+
+
+def brier_at(survival, times, events):
+    return metrics.censored_brier_score(
+        survival, times, events_B=events, horizons_H=np.array([20.0])
+    )
+
+
+def integrated(survival, times, events):
+    both = jnp.concatenate([survival, survival / 2], axis=1)
+    return metrics.integrated_brier_score(
+        both, times, events_B=events, horizons_H=np.array([20.0, 30.0])
+    )
+
+
+def uncensored(times, events, at):
+    """Kaplan and Meier's product over the times of what was censored, one by one."""
+    share = 1.0
+    for time in np.unique(times[(times <= at) & ~events]):
+        at_risk = np.sum(times >= time) - np.sum((times == time) & events)
+        share *= 1 - np.sum((times == time) & ~events) / at_risk
+    return share
+
+
+def naive_uno(risks, times, events):
+    won = pairs = 0.0
+    for i in np.flatnonzero(events & (times < 30)):
+        later = (times > times[i]) | ((times == times[i]) & ~events)
+        weight = uncensored(times, events, times[i]) ** -2.0
+        pairs += weight * later.sum()
+        won += weight * np.sum((risks[i] > risks)[later])
+        won += weight * np.sum((risks[i] == risks)[later]) / 2
+    return won / pairs
+
+
+def naive_brier(survival, times, events, at):
+    total = 0.0
+    for p, time, event in zip(survival[:, 0], times, events, strict=True):
+        if time > at:
+            total += (1.0 - p) ** 2 / uncensored(times, events, at)
+        elif event:
+            total += float(p) ** 2 / uncensored(times, events, time)
+    return total / len(times)
+
+
+def mean_likeness(x, labels):
+    pairs = [
+        np.dot(x[i].astype(float), x[j])
+        for i in range(len(x))
+        for j in range(i)
+        if labels[i] == labels[j]
+    ]
+    return np.mean(pairs)
 
 
 def average_calibration(logits, labels):
@@ -129,6 +199,18 @@ def bad_times(risks, times, events):
         r"times_B: shape \(149,\), must be \(150,\)": (risks, times[1:], events),
         r"events_B: shape \(149,\), must be": (risks, times, events[1:]),
         "events_B: holds -1, must be 0 or 1": (risks, times, np.full(150, -1)),
+    }
+
+
+def bad_survival(survival, times, events):
+    return {
+        r"survival_BH: shape \(0, [12]\), needs 1": (
+            survival[:0],
+            times[:0],
+            events[:0],
+        ),
+        r"times_B: shape \(149,\), must be \(150,\)": (survival, times[1:], events),
+        "events_B: holds 2, must be 0 or 1": (survival, times, np.full(150, 2)),
     }
 
 
@@ -201,6 +283,19 @@ ROWS = {
         draw_times,
         bad_times,
     ),
+    "uno_concordance_index": Row(uno, naive_uno, draw_censored, bad_times),
+    "censored_brier_score": Row(
+        brier_at,
+        lambda s, t, e: [naive_brier(s, t, e, 20.0)],
+        draw_survival,
+        bad_survival,
+    ),
+    "integrated_brier_score": Row(
+        integrated,
+        lambda s, t, e: (naive_brier(s, t, e, 20) + naive_brier(s / 2, t, e, 30)) / 2,
+        draw_survival,
+        bad_survival,
+    ),
     "alignment": Row(
         metrics.alignment,
         lambda x, y: np.mean(np.linalg.norm(x - y, axis=-1) ** 2),
@@ -216,7 +311,19 @@ ROWS = {
         lambda rng: draw_points(rng)[:1],
         lambda x: {r"x_BD: shape \(1, 5\), needs 2": (x[:1],)},
     ),
+    "tolerance": Row(
+        metrics.tolerance,
+        mean_likeness,
+        lambda rng: (draw_points(rng)[0], rng.integers(-1, 6, size=30)),
+        lambda x, y: {
+            r"x_BD: shape \(1, 5\), needs 2": (x[:1], y[:1]),
+            r"labels_B: shape \(29,\), must be \(30,\)": (x, y[1:]),
+        },
+    ),
 }
+CURVES = {"Censoring", "fit_censoring"}
+"""No scores, but what some are weighted by; tested in test_survival.py."""
+
 OF_SUMS = {"perplexity", "bits_per_byte"}
 """Scores of two numbers; they have tests of their own below."""
 
@@ -240,12 +347,18 @@ def compiled(score, *arrays, **options):
     return jax.jit(functools.partial(score, **fixed))(*arrays, **given)
 
 
+@functools.cache
+def program(name):
+    """One program for each row."""
+    return jax.jit(ROWS[name].score)
+
+
 def draw(name, seed=0):
     return ROWS[name].draw(np.random.default_rng(seed))
 
 
 def test_every_public_score_has_a_row():
-    assert set(ROWS) | OF_SUMS == set(metrics.__all__)
+    assert set(ROWS) | OF_SUMS | CURVES == set(metrics.__all__)
 
 
 @every_row
@@ -253,14 +366,15 @@ def test_every_public_score_has_a_row():
 def test_others_agree(name, seed):
     arguments = draw(name, seed)
     expected = ROWS[name].oracle(*arguments)
-    found = ROWS[name].score(*arguments)
+    found = program(name)(*arguments)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
 
 
 @every_row
 def test_compiled_and_mapped_are_the_same(name):
     many = [draw(name, seed) for seed in range(3)]
-    one_by_one = jnp.stack([ROWS[name].score(*each) for each in many])
+    first = ROWS[name].score(*many[0])
+    one_by_one = jnp.stack([first, *(program(name)(*each) for each in many[1:])])
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *many)
     mapped = jax.jit(jax.vmap(ROWS[name].score))(*stacked)
     np.testing.assert_allclose(mapped, one_by_one, rtol=1e-6, atol=1e-7)
@@ -282,15 +396,15 @@ def test_a_nan_shows(name):
     first, *rest = draw(name)
     first = first.copy()
     first.flat[-1] = np.nan
-    assert np.isnan(ROWS[name].score(first, *rest))
+    assert np.isnan(program(name)(first, *rest))
 
 
 @every_row
 def test_the_order_of_examples_does_not_matter(name):
     arguments = draw(name)
     order = np.random.default_rng(1).permutation(len(arguments[0]))
-    found = ROWS[name].score(*[each[order] for each in arguments])
-    np.testing.assert_allclose(found, ROWS[name].score(*arguments), rtol=1e-6)
+    found = program(name)(*[each[order] for each in arguments])
+    np.testing.assert_allclose(found, program(name)(*arguments), rtol=1e-6)
 
 
 def test_at_most_two_arguments_are_positional():

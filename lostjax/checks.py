@@ -1,7 +1,7 @@
-"""Checks that all scores share.
+"""Checks of arguments that losses and scores share.
 
 Values are checked only if they are known: under `jax.jit` a label outside its range
-does not raise, and each score's docstring states what it does instead.
+does not raise, and each docstring states what happens instead.
 """
 
 from typing import Any
@@ -44,6 +44,24 @@ def require_weights(name: str, weights: jax.Array) -> None:
     wrong = _first(weights, lambda known: ~((known >= 0) & (known < np.inf)))
     if wrong is not None:
         raise ValueError(f"{name}: holds {wrong}, must be finite and not negative")
+
+
+def require_positive(name: str, value: Any) -> None:
+    """Raise ValueError if a known number is not positive, or NaN."""
+    if not isinstance(value, jax.core.Tracer) and not value > 0:
+        raise ValueError(f"{name}={value}: must be positive")
+
+
+def require_not_negative(name: str, value: Any) -> None:
+    """Raise ValueError if a known number is negative or NaN."""
+    if not isinstance(value, jax.core.Tracer) and not value >= 0:
+        raise ValueError(f"{name}={value}: must be 0 or positive")
+
+
+def require_increasing(name: str, values: jax.Array) -> None:
+    """Raise ValueError if known numbers do not increase, or one is NaN."""
+    if not isinstance(values, jax.core.Tracer) and not np.all(np.diff(values) > 0):
+        raise ValueError(f"{name}: {np.asarray(values).tolist()}, must increase")
 
 
 def nan_if(condition: jax.Array, score: jax.Array) -> jax.Array:
