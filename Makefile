@@ -5,8 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 NEWEST := .venv-newest
 PLAN := .venv-plan
-# Three processes share the tests on two cores: some wait for processes that they start.
-PARALLEL := -n 3 --dist worksteal
+# Two processes share the tests, each the half of the files and then what is left.
+# Three on two cores take longer: the threads of XLA spin while they wait.
+PARALLEL := -n 2 --dist worksteal
 
 # A Python 3.12 or 3.13 that really runs (a shim on the path may not), other than the
 # default one: there the newest jax is installed and tried.
