@@ -632,6 +632,7 @@ def test_dry_run_prints_the_configuration_and_the_budget(flags, tmp_path, capsys
 
 @newest
 @pytest.mark.usefixtures("plain_report")
+@pytest.mark.slow
 def test_a_profile_is_written(flags, tmp_path):
     directory = tmp_path / "profiled"
     words = [f"--run-dir={directory}", *flags, "--profile=3:5"]

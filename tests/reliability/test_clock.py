@@ -20,6 +20,7 @@ def moving_clock(monkeypatch):
     clock.move(monkeypatch.setattr)
 
 
+@pytest.mark.slow
 def test_a_run_whose_clock_is_set_all_the_time_is_the_same_run(
     uninterrupted, outcome, flags, start, train_here, moving_clock, tmp_path
 ):

@@ -20,6 +20,7 @@ SCRIPT = Path(__file__).with_name("placed_rows.py")
 
 
 @pytest.mark.usefixtures("plain_report", "compile_once")
+@pytest.mark.slow
 def test_every_example_comes_once_an_epoch_over_restarts_and_meshes(
     text_file, cache_dir, tmp_path, monkeypatch
 ):

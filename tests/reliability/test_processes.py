@@ -23,6 +23,7 @@ def end_of(run, timeout):
     return code, time.monotonic() - began
 
 
+@pytest.mark.slow
 def test_the_other_of_two_processes_ends_at_once(flags, start, host_flags, tmp_path):
     words = [f"--run-dir={tmp_path / 'run'}", *flags, "--steps=2000"]
     words.remove("--steps=24")

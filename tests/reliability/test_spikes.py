@@ -142,6 +142,7 @@ def test_a_run_that_is_stopped_goes_back_as_far_as_one_that_is_not(
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_spikes_again_and_again_end_the_run(words, moments, tmp_path, capsys):
     run, killed = tmp_path / "run", tmp_path / "killed"
     words = [*words, "--guard.patience=3", spike_at(range(10, 101))]
@@ -164,6 +165,7 @@ def test_spikes_again_and_again_end_the_run(words, moments, tmp_path, capsys):
         assert json.loads((again / STOPPED_FILE).read_text()) == found
 
 
+@pytest.mark.slow
 def test_without_spikes_it_is_the_run_that_would_skip_them(words, outcome, tmp_path):
     for choice in ("skip", "rollback"):
         here = [word.replace("rollback", choice) for word in words]

@@ -37,6 +37,7 @@ def ask_while(true, run, number):
             return
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_an_evaluation_saves_and_goes_on_where_it_was(
     uninterrupted, outcome, flags, start, train_here, tmp_path
 ):

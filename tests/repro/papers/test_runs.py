@@ -40,6 +40,7 @@ def test_the_state_of_frugal_is_its_share_of_adams():
     assert found == pytest.approx(adamw - 0.75 * 8 * 12_544 / 1000, abs=1)
 
 
+@pytest.mark.slow
 def test_saf_reads_the_model_that_a_method_has():
     """On a run so short that the average is still near the start."""
     average, trial = run("saf", "AdamW, averaged", steps=20, eval_every=10)
