@@ -10,7 +10,9 @@ import optax
 import pytest
 
 from lostjax.data import Batch
+from lostjax.losses import next_token_loss
 from lostjax.steps.gradient import make_gradient
+from lostjax.steps.objective import Term
 from lostjax.steps.step import make_train_step
 from lostjax.steps.terms import log_partition_term
 from lostjax.train.build import micro_batches, programs
@@ -152,7 +154,7 @@ def started():
 
 
 @functools.cache
-def weighted_step(accumulate, log_partition=0.0):
+def weighted_step(accumulate, term=None):
     """One step on rows with very different numbers of tokens."""
     model, tx, state = started()
     tokens_BT = jax.random.randint(jax.random.key(1), (8, 17), 0, 32)
@@ -167,10 +169,8 @@ def weighted_step(accumulate, log_partition=0.0):
         example_B=jnp.arange(8),
         epoch_B=jnp.zeros(8, jnp.int32),
     )
-    terms = {"log_partition": log_partition_term(log_partition)}
-    gradient = make_gradient(
-        model, accumulate=accumulate, terms=terms if log_partition else {}
-    )
+    terms = {} if term is None else {"term": term}
+    gradient = make_gradient(model, accumulate=accumulate, terms=terms)
     step = make_train_step(gradient, tx)
     return jax.jit(step)(state, batch)
 
@@ -188,10 +188,26 @@ def test_accumulation_weighs_by_tokens():
 
 def test_the_log_partition_penalty_enters_the_gradient_and_not_the_loss():
     plain, metrics = weighted_step(1)
-    penalised, other = weighted_step(1, log_partition=0.1)
+    penalised, other = weighted_step(1, log_partition_term(0.1))
     np.testing.assert_allclose(metrics["loss"], other["loss"], rtol=1e-6)
     head = plain.params["head"]["kernel"], penalised.params["head"]["kernel"]
     assert not np.allclose(*head, rtol=1e-3)
+
+
+def test_a_term_is_added_with_its_weight():
+    """Half the cross entropy once more is a step half as long again."""
+    again = Term(
+        lambda state, prepared, targets_BT, logits_BTV: next_token_loss(
+            logits_BTV, targets_BT
+        ),
+        lambda batches: 0.5,
+    )
+    _, _, start = started()
+    before, once, more = (
+        np.asarray(state.params["head"]["kernel"])
+        for state in (start, weighted_step(1)[0], weighted_step(1, again)[0])
+    )
+    np.testing.assert_allclose(more - before, 1.5 * (once - before), atol=1e-6)
 
 
 def test_kept_channels_never_move():
