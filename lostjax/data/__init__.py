@@ -14,14 +14,8 @@ from lostjax.data.prepare import Data, prepare_data
 from lostjax.data.rows.batches import BatchPlan, EvalPlan
 from lostjax.data.rows.packing import pack_documents
 from lostjax.data.rows.stream import Rows
-from lostjax.data.samples import (
-    Samples,
-    Split,
-    load_digits,
-    load_fashion_mnist,
-    load_mnist,
-    split_samples,
-)
+from lostjax.data.samples.classes import Samples, Split, split_samples
+from lostjax.data.samples.images import load_digits, load_fashion_mnist, load_mnist
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import (

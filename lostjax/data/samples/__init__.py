@@ -1,0 +1,1 @@
+"""Small real data sets as arrays: one file a kind of data."""
