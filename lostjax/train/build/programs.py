@@ -34,7 +34,7 @@ from lostjax.train.build.run import Run
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stretches import first_steps
 from lostjax.train.devices.mesh import count_batch_shards
-from lostjax.train.devices.sharding import BATCH_SPEC, tree_shardings
+from lostjax.train.devices.sharding import BATCH_SPEC, place_shapes, tree_shardings
 
 Weigh = Callable[[Batch], Batch]
 """Adds the factors of its tokens to a batch, if a run has a reference."""
@@ -161,6 +161,19 @@ def jit_weighing(run: Run) -> Any:
         in_shardings=(tree_shardings(reference.abstract, run.mesh), rows),
         out_shardings=rows,
     )
+
+
+def lower_weighing(run: Run) -> Any:
+    """Lower the program that weighs a batch, for devices that may be abstract.
+
+    Returns:
+      A `jax.stages.Lowered`.
+    """
+    assert run.reference is not None
+    rows = NamedSharding(run.mesh, BATCH_SPEC)
+    batch = abstract_batch(run.config, rows)._replace(factors_BT=None)
+    variables = place_shapes(run.reference.abstract, run.mesh)
+    return jit_weighing(run).lower(variables, batch)
 
 
 def build_gradient(run: Run, *, watch: bool = False) -> GradientOf:

@@ -12,12 +12,15 @@ import lostjax
 from lostjax.data import save_tokenizer
 from lostjax.errors import ConfigError
 from lostjax.losses import surprisal_weights
+from lostjax.nn import count_flops
 from lostjax.train.__main__ import parse_command
 from lostjax.train.build.job import prepare_job
 from lostjax.train.build.programs import build_weighing
 from lostjax.train.devices.sharding import place_batch
 from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.keep.directory import hold_run_dir
+from lostjax.train.report.forecast import count_step_bytes
+from lostjax.train.report.ledger import build_ledger
 from lostjax.train.trial import run_trial
 
 FLAG = "--objective.token-weights.reference"
@@ -176,6 +179,17 @@ def test_a_run_resumes_bit_for_bit_with_the_same_reference_alone(
     # The command line of the first start, repeated, is the same run.
     job = prepare_job(weighed(config, reference))
     assert job.config.objective.token_weights.digest == settled.digest
+
+
+def test_a_dry_run_lists_the_reference(config, reference):
+    job = prepare_job(weighed(config, reference))
+    (row,) = [row for row in build_ledger(job) if "reference" in row.name]
+    there = lostjax.train.load(reference)
+    assert row.model == sum(x.nbytes for x in jax.tree.leaves(there.variables))
+    plain = prepare_job(config)
+    assert count_step_bytes(job) - count_step_bytes(plain) == row.model
+    forward = job.flops_per_token - plain.flops_per_token
+    assert forward == count_flops(there.model, length=32).forward
 
 
 @pytest.mark.parametrize(
