@@ -494,7 +494,7 @@ EXPERIMENT = Experiment(
     paper="Prioritizing Image-Related Tokens (PRIOR, arXiv:2505.08971)",
     scales={
         "smoke": Scale(
-            Captioning(source="digits", width=16, layers=1, steps=20),
+            Captioning(source="digits", width=16, layers=1, steps=30),
             (3.2e-2, 6.4e-2, 12.8e-2),
             ("plain", "alpha 1", "without picture"),
         ),

