@@ -169,7 +169,7 @@ def test_a_run_resumes_bit_for_bit_with_the_same_reference_alone(
     with pytest.raises(ConfigError, match=r"4: is another checkpoint; .* resumes with"):
         prepare_job(parse_command(resumed).config)
     shutil.rmtree(moved)
-    with pytest.raises(ConfigError, match="no such configuration file; the run began"):
+    with pytest.raises(ConfigError, match="not a run's directory .*; the run began"):
         prepare_job(parse_command(resumed).config)
     # What evaluates or continues text needs no reference.
     assert len(read_state(run, 4)) == len(uninterrupted)
@@ -228,5 +228,7 @@ def test_a_damaged_reference_is_refused_before_anything_is_written(
         prepare_job(asked)
     assert not (tmp_path / "run").exists()
     for place in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ConfigError, match="no such configuration file"):
+        with pytest.raises(ConfigError, match="not a run's directory"):
             prepare_job(weighed(config, place))
+    with pytest.raises(ConfigError, match="step=4: needs --objective.token-weights"):
+        prepare_job(weighed(config, None, step=4))
