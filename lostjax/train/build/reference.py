@@ -15,13 +15,17 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from lostjax.data import Tokenizer, load_saved_tokenizer
+from lostjax.data import Tokenizer
 from lostjax.disk.manifest import MANIFEST
 from lostjax.disk.seal import SealError, digest, read_regular
 from lostjax.errors import ConfigError
 from lostjax.steps.state import model_variables
 from lostjax.train.build.model import place_model
-from lostjax.train.build.restored import choose_step, read_variables
+from lostjax.train.build.restored import (
+    choose_step,
+    load_run_tokenizer,
+    read_variables,
+)
 from lostjax.train.build.run import Reference, build_run
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import TrainConfig
@@ -82,10 +86,12 @@ def check_reference(config: TrainConfig, tokenizer: Tokenizer) -> None:
       DataError: if its tokenizer cannot be read.
     """
     directory = _find(config)
-    theirs = load_saved_tokenizer(directory)
+    theirs = load_run_tokenizer(directory)
     if theirs.fingerprint != tokenizer.fingerprint:
         copies = [directory / name for name in TOKENIZER_FILES]
-        same = next((each for each in copies if each.is_file()), "bytes")
+        same: Path | str = next(each for each in copies if each.is_file())
+        if load_run_config(directory).data.tokenizer == "bytes":
+            same = "bytes"
         raise ConfigError(
             f"{FLAG}={directory}: its tokenizer is not that of this run "
             f"({theirs.vocab_size} tokens there, {tokenizer.vocab_size} here); "

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 import lostjax
-from lostjax.data import save_tokenizer
+from lostjax.data import load_saved_tokenizer, load_tokenizer, save_tokenizer
 from lostjax.errors import ConfigError
 from lostjax.losses import surprisal_weights
 from lostjax.nn import count_flops
 from lostjax.train.__main__ import parse_command
+from lostjax.train.build.initial import check_origin
 from lostjax.train.build.job import prepare_job
 from lostjax.train.build.programs import build_weighing
+from lostjax.train.build.reference import check_reference
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.stored import save_config
 from lostjax.train.devices.sharding import place_batch
 from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.keep.directory import hold_run_dir
@@ -211,6 +215,17 @@ def test_what_does_not_fit_is_refused(words, message, config, reference):
     asked = dataclasses.replace(given, data=data, mesh="data:1", steps=4)
     with pytest.raises(ConfigError, match=message):
         prepare_job(asked)
+
+
+def test_bytes_are_the_same_tokenizer_in_every_run(config, reference, tmp_path):
+    """Although their saved form is one of another kind."""
+    save_config(tmp_path / "config.json", get_preset("smoke"))
+    ours = load_tokenizer("bytes")
+    save_tokenizer(ours, tmp_path)
+    check_reference(weighed(config, tmp_path), ours)
+    check_origin(dataclasses.replace(config, init_from=str(tmp_path)), ours)
+    with pytest.raises(ConfigError, match="--data.tokenizer=bytes would train"):
+        check_reference(weighed(config, tmp_path), load_saved_tokenizer(reference))
 
 
 def test_a_damaged_reference_is_refused_before_anything_is_written(
