@@ -16,6 +16,7 @@ from lostjax.data.rows.packing import pack_documents
 from lostjax.data.rows.stream import Rows
 from lostjax.data.samples.classes import Samples, Split, split_samples
 from lostjax.data.samples.images import load_digits, load_fashion_mnist, load_mnist
+from lostjax.data.samples.openmoji import Pictograms, load_openmoji
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import (
@@ -36,6 +37,7 @@ __all__ = [
     "DataError",
     "Episode",
     "EvalPlan",
+    "Pictograms",
     "Rows",
     "Samples",
     "Split",
@@ -47,6 +49,7 @@ __all__ = [
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",
+    "load_openmoji",
     "load_saved_tokenizer",
     "load_tokenizer",
     "open_corpus",

@@ -42,7 +42,10 @@ from lostjax.losses.survival import (
     hazard_loss,
     survival_curve,
 )
-from lostjax.losses.token_weights import surprisal_weights
+from lostjax.losses.token_weights import (
+    surprisal_weights,
+    surprisal_weights_of_losses,
+)
 from lostjax.losses.trajectory import (
     TopOutputs,
     compress_outputs,
@@ -95,6 +98,7 @@ __all__ = [
     "spherical_squared_error_from_sums",
     "sum_logits",
     "surprisal_weights",
+    "surprisal_weights_of_losses",
     "survival_curve",
     "taylor_softmax_loss",
     "taylor_softmax_loss_from_sums",

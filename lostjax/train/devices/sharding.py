@@ -149,7 +149,12 @@ def place_batch(plan: Batches, number: int, *, mesh: Mesh) -> Batch:
         return jax.make_array_from_callback(shape, sharding, shard)
 
     some = next(iter(parts.values()))
-    return Batch(*(place(field, leaf) for field, leaf in enumerate(some)))
+    return Batch(
+        *(
+            None if leaf is None else place(field, leaf)
+            for field, leaf in enumerate(some)
+        )
+    )
 
 
 def spec_for(
