@@ -180,7 +180,9 @@ LOSSES = {
         ),
         ("proto_triplet_loss",),
     ),
-    "surprisal": Loss(against_text, ("surprisal_weights",)),
+    "surprisal": Loss(
+        against_text, ("surprisal_weights", "surprisal_weights_of_losses")
+    ),
 }
 
 
