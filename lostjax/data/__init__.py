@@ -15,7 +15,13 @@ from lostjax.data.rows.batches import BatchPlan, EvalPlan
 from lostjax.data.rows.packing import pack_documents
 from lostjax.data.rows.stream import Rows
 from lostjax.data.samples.classes import Samples, Split, split_samples
+from lostjax.data.samples.human_labels import HumanLabels, load_human_labels
 from lostjax.data.samples.images import load_digits, load_fashion_mnist, load_mnist
+from lostjax.data.samples.label_noise import (
+    confuse_labels,
+    estimate_confusion,
+    symmetric_confusion,
+)
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import (
@@ -36,16 +42,20 @@ __all__ = [
     "DataError",
     "Episode",
     "EvalPlan",
+    "HumanLabels",
     "Rows",
     "Samples",
     "Split",
     "TokenFiles",
     "Tokenizer",
+    "confuse_labels",
     "count_tokens",
     "draw_episode",
     "epoch_rows",
+    "estimate_confusion",
     "load_digits",
     "load_fashion_mnist",
+    "load_human_labels",
     "load_mnist",
     "load_saved_tokenizer",
     "load_tokenizer",
@@ -54,4 +64,5 @@ __all__ = [
     "prepare_data",
     "save_tokenizer",
     "split_samples",
+    "symmetric_confusion",
 ]
