@@ -235,7 +235,7 @@ def test_a_notebook_uses_public_names(path):
 
 def test_a_private_name_is_found():
     assert private_names("from lostjax import nn\nnn.Dense\nlostjax.train.run") == set()
-    assert private_names("from lostjax.nn.mlp import MLP") == {"lostjax.nn.mlp.MLP"}
+    assert private_names("from lostjax.nn.budget import a") == {"lostjax.nn.budget.a"}
     assert private_names("from lostjax import nn\nnn.Dens") == {"lostjax.nn.Dens"}
 
 

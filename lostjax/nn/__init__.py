@@ -48,14 +48,16 @@ from lostjax.nn.decoding import cut_logits, sample_tokens
 from lostjax.nn.flops import Flops, count_flops
 from lostjax.nn.linear.projection import MakeLinear, Ungrouped
 from lostjax.nn.memory import Memory, activation_bytes, count_memory
-from lostjax.nn.mlp import MLP
-from lostjax.nn.nested_dropout import NestedDropout, truncation_sweep
+from lostjax.nn.networks.conv import ConvNet
+from lostjax.nn.networks.mlp import MLP
+from lostjax.nn.networks.nested_dropout import NestedDropout, truncation_sweep
 from lostjax.nn.norm import RMSNorm
 from lostjax.nn.parameters import Parameters, count_parameters
 from lostjax.nn.remat import RematPolicy, save_products
 from lostjax.nn.transformer import Transformer
 
 __all__ += [
+    "ConvNet",
     "Flops",
     "MLP",
     "MakeLinear",

@@ -42,6 +42,8 @@ class Claim(NamedTuple):
     cost: Cost
     swept: str
     """What learning rates were compared by."""
+    interval: str
+    """Describes how the intervals of the findings were computed."""
 
 
 def claim_values(claim: Claim) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from lostjax.errors import ConfigError, nearest_hint
 from lostjax.repro.claims import Claim, Cost
-from lostjax.repro.findings import Comparison, judge
+from lostjax.repro.findings import UNPAIRED, Comparison, Interval, judge
 from lostjax.repro.rows import Row
 from lostjax.repro.runs import (
     Train,
@@ -68,6 +68,8 @@ class Experiment(Generic[C]):
     tuning: Tuning = TUNE_ON_FIRST_SEED
     swept: str = ""
     """What learning rates are compared by; default: the first measure."""
+    interval: Interval = UNPAIRED
+    """Of differences; `PAIRED` if a seed is a split of the data that methods share."""
     seeds: int = 5
     """Runs a row, at least 2; 3 if each trains a language model."""
 
@@ -117,9 +119,10 @@ def measure_claim(
         paper=experiment.paper,
         setting=f"{experiment.setting(at)} {experiment.tuning.sentence}".strip(),
         rows=rows,
-        findings=judge(rows, experiment.comparisons),
+        findings=judge(rows, experiment.comparisons, interval=experiment.interval),
         cost=add_costs([cell for _, made in found for cell in made]),
         swept=experiment.swept or experiment.measures[0],
+        interval=experiment.interval.name,
     )
 
 

@@ -40,7 +40,7 @@ def write_page(claim: Claim) -> str:
         "",
         *_wrap(_describe(claim)),
         *_wrap(
-            "Differences of means with their 95 % intervals (Welch's t over the seeds; "
+            f"Differences of means with their 95 % intervals ({claim.interval}; "
             "negative is better):"
         ),
         "| statement | measure | difference | verdict |",

@@ -11,7 +11,7 @@ from scipy import stats
 
 from lostjax.errors import ConfigError
 from lostjax.repro.claims import Claim, Cost, read_tally, save_claim
-from lostjax.repro.findings import Comparison, compare_rows, judge
+from lostjax.repro.findings import PAIRED, UNPAIRED, Comparison, compare_rows, judge
 from lostjax.repro.rows import Row
 from lostjax.repro.tables import (
     draw_claim,
@@ -42,6 +42,7 @@ def make_claim(*others):
         ),
         cost=Cost(12, 48_000, 7_500, ("a machine, jax 1",)),
         swept=BITS,
+        interval="t",
     )
 
 
@@ -68,6 +69,42 @@ def test_the_margin_is_that_of_welchs_t(counts):
     theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
     low, high = finding.difference - finding.margin, finding.difference + finding.margin
     np.testing.assert_allclose((low, high), theirs, rtol=1e-9)
+
+
+def test_a_paired_margin_is_that_of_the_differences():
+    generator = np.random.default_rng(0)
+    splits = generator.normal(scale=10, size=4)  # shared: they cancel
+    first, second = (
+        tuple(splits + generator.normal(loc=loc, size=4)) for loc in (0.0, 3.0)
+    )
+    rows = make_row("a", first), make_row("b", second)
+    finding = compare_rows(*rows, statement="a is better", interval=PAIRED)
+    theirs = stats.ttest_rel(first, second).confidence_interval(0.95)
+    low, high = finding.difference - finding.margin, finding.difference + finding.margin
+    np.testing.assert_allclose((low, high), theirs, rtol=1e-9)
+    unpaired = compare_rows(*rows, statement="a is better")
+    assert finding.verdict == "holds" and unpaired.verdict == "within noise"
+    (judged,) = judge(rows, [Comparison("a", "b", "a is better")], interval=PAIRED)
+    assert judged == finding
+
+
+def test_a_paired_margin_to_a_number_is_that_of_the_row():
+    row = make_row("a", (1.0, 1.3, 0.8))
+    first, second = (
+        compare_rows(row, 2.0, statement="a is below 2", interval=interval)
+        for interval in (PAIRED, UNPAIRED)
+    )
+    assert first == second
+
+
+def test_seeds_that_were_not_all_run_cannot_be_paired():
+    with pytest.raises(ValueError, match="3 seeds cannot be paired with 2"):
+        compare_rows(
+            make_row("a", (1.0, 1.3, 0.8)),
+            make_row("b", (1.0, 1.3)),
+            statement="a is better",
+            interval=PAIRED,
+        )
 
 
 def test_equal_seeds_have_no_margin():

@@ -1,0 +1,1 @@
+"""Small networks, for experiments that take seconds."""
