@@ -93,9 +93,9 @@ def make_coteaching_step(
         both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), batch)
         state, metrics = step(state, both)
     """
-    if not callable(keep) and not isinstance(keep, jax.core.Tracer):
-        if not 0 < keep <= 1:
-            raise ValueError(f"keep={keep}: must lie in (0, 1]")
+    known = not callable(keep) and not isinstance(keep, jax.core.Tracer)
+    if known and not 0 < keep <= 1:  # type: ignore[operator]
+        raise ValueError(f"keep={keep}: must lie in (0, 1]")
     score = losses_of if score_of is None else score_of
 
     def loss(params: PyTree, batch: PyTree, mask_B: jax.Array) -> jax.Array:

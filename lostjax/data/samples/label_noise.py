@@ -15,7 +15,7 @@ from lostjax.typing import Array, Float, Int, Key
 
 
 def estimate_confusion(
-    true_B: Int[np.ndarray, "B"], given_B: Int[np.ndarray, "B"], *, n_classes: int
+    true_B: Int[np.ndarray, "B"], given_B: Int[np.ndarray, "C"], *, n_classes: int
 ) -> Float[np.ndarray, "V V"]:
     """Estimate how often each class is given each label.
 
@@ -68,7 +68,7 @@ def symmetric_confusion(n_classes: int, *, rate: float) -> Float[np.ndarray, "V 
 
 def confuse_labels(
     labels_B: Int[Array, "B"] | Int[np.ndarray, "B"],
-    confusion_VV: Float[Array, "V V"] | Float[np.ndarray, "V V"],
+    confusion_VV: Float[Array, "V W"] | Float[np.ndarray, "V W"],
     *,
     key: Key,
 ) -> Int[Array, "B"]:
