@@ -55,19 +55,16 @@ from jaxtyping import Float
 from lostjax import losses
 from lostjax.data import (
     DataError,
-    Split,
     confuse_labels,
     epoch_rows,
     estimate_confusion,
-    load_digits,
-    load_fashion_mnist,
     load_human_labels,
-    split_samples,
     symmetric_confusion,
 )
 from lostjax.nn import MLP, NestedDropout, truncation_sweep
 from lostjax.repro.experiment import Experiment, Scale
 from lostjax.repro.findings import PAIRED, Comparison
+from lostjax.repro.images import DIGITS, GARMENTS, load_rows
 from lostjax.repro.tune import Grids, Tuning, use_whole_grid
 from lostjax.steps import fit, init_coteaching, make_coteaching_step, map_runs
 from lostjax.sweep.cell_file import Cell
@@ -137,8 +134,8 @@ class Settings(NamedTuple):
 class Training:
     """Size of a run, and the settings that a method chooses among."""
 
-    data: str = "Fashion-MNIST"
-    """Or `digits`, for the smoke scale, with symmetric noise in people's place."""
+    data: str = GARMENTS
+    """Or digits, for the smoke scale, with symmetric noise in people's place."""
     rows: int = 2000
     validation_rows: int = 1000
     test_rows: int = 1000
@@ -361,38 +358,27 @@ class Drawn(NamedTuple):
 
 
 @cache
-def load(data: str) -> tuple[Split, dict[str, np.ndarray]]:
-    """Load images as rows, and the confusion of every kind of noise."""
+def load_confusions(data: str) -> dict[str, np.ndarray]:
+    """Load the confusion matrix of every kind of noise."""
     rates = {"symmetric 20 %": 0.2, "symmetric 50 %": 0.5, "none": 0.0}
-    if data == "digits":
+    if data == DIGITS:
         rates |= {noise: NOISES[noise] for noise in NOISES if "human" in noise}
-        split = split_samples(load_digits(), train_rows=1200, seed=0)
-        size = 8
-    else:
-        split, size = load_fashion_mnist(), 14
     found = {
         noise: symmetric_confusion(CLASSES, rate=rate) for noise, rate in rates.items()
     }
-    if data != "digits":
+    if data != DIGITS:
         people = load_human_labels()
         for noise, given in (("17", people.random_1), ("40", people.worst)):
             found[f"human {noise} %"] = estimate_confusion(
                 people.true, given, n_classes=CLASSES
             )
-
-    def flatten(samples):
-        images = np.asarray(samples.inputs)
-        step = images.shape[1] // size
-        pooled = images.reshape(len(images), size, step, size, step).mean((2, 4))
-        return dataclasses.replace(samples, inputs=pooled.reshape(len(images), -1))
-
-    return Split(*map(flatten, split)), {noise: found[noise] for noise in NOISES}
+    return {noise: found[noise] for noise in NOISES}
 
 
 @cache
 def draw(training: Training, block: int) -> Drawn:
     """Draw every seed of a block, each with every kind of noise, in turn."""
-    split, confusions = load(training.data)
+    split, confusions = load_rows(training.data), load_confusions(training.data)
     seeds = []
     for number in range(block * training.block, (block + 1) * training.block):
         order = np.random.default_rng(number).permutation(len(split.train.labels))
@@ -589,8 +575,9 @@ def describe(scale: Scale[Training]) -> str:
         f"Every run: two perceptrons of {HIDDEN} and {FEATURES} units on "
         f"{config.rows:,} images of {config.data}, {PERIODS * config.epochs} epochs of "
         f"SGD with momentum {MOMENTUM:g}, {BATCH} images a step; the mean of their "
-        f"logits answers {config.test_rows:,} test images. Three settings of each method and "
-        f"the number of epochs are chosen for each seed by {config.validation_rows:,} "
+        f"logits answers {config.test_rows:,} test images. Three settings of each "
+        f"method and the number of epochs are chosen for each seed by "
+        f"{config.validation_rows:,} "
         "clean validation images. Variance and squared bias are of the probabilities, "
         f"in hundredths, over {config.block} seeds."
     )
@@ -602,7 +589,7 @@ EXPERIMENT = Experiment(
     paper="Compressing Features for Learning with Noisy Labels (arXiv:2206.13140)",
     scales={
         "smoke": Scale(
-            Training("digits", 100, 100, 100, epochs=1, block=2),
+            Training(DIGITS, 100, 100, 100, epochs=1, block=2),
             RATES[1:],
             ("cross entropy", "nested dropout", "co-teaching", BOTH),
         ),
