@@ -104,7 +104,7 @@ def load_human_labels(path: str | Path | None = None) -> HumanLabels:
         NotImplementedError,
     ) as error:
         raise DataError(f"{where}: cannot be read: {first_line(error)}") from None
-    return HumanLabels(**_check(found, where))
+    return _check(found, where)
 
 
 def _find_package() -> Path:
@@ -163,7 +163,7 @@ def _encode(text: str, _: str) -> bytes:
     return text.encode("latin1")
 
 
-def _check(found: Any, where: Path) -> dict[str, np.ndarray]:
+def _check(found: Any, where: Path) -> HumanLabels:
     """Require columns of one length with classes in their range."""
     if not isinstance(found, dict) or not set(COLUMNS.values()) <= set(found):
         raise DataError(f"{where}: must hold the columns {', '.join(COLUMNS.values())}")
@@ -178,4 +178,5 @@ def _check(found: Any, where: Path) -> dict[str, np.ndarray]:
             )
         if column.min() < 0 or column.max() >= len(CIFAR_CLASSES):
             raise DataError(f"{where}: {COLUMNS[name]} holds a class outside [0, 9]")
-    return {name: column.astype(np.int32) for name, column in columns.items()}
+    # COLUMNS has the order of the fields.
+    return HumanLabels(*(column.astype(np.int32) for column in columns.values()))

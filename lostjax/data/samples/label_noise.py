@@ -40,7 +40,8 @@ def estimate_confusion(
     totals_V = counts_VV.sum(axis=1, keepdims=True)
     if not totals_V.all():
         raise ValueError(f"true_B: holds no example of class {np.argmin(totals_V)}")
-    return (counts_VV / totals_V).astype(np.float32)
+    shares_VV: np.ndarray = (counts_VV / totals_V).astype(np.float32)
+    return shares_VV
 
 
 def symmetric_confusion(n_classes: int, *, rate: float) -> Float[np.ndarray, "V V"]:
