@@ -270,7 +270,7 @@ def describe(scale: Scale[Training]) -> str:
     )
 
 
-RATES = (0.005, 0.015, 0.045)
+RATES = (0.015, 0.045, 0.135)
 
 
 EXPERIMENT = Experiment(
