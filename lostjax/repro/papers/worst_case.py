@@ -228,7 +228,7 @@ def describe(scale: Scale[Training]) -> str:
     )
 
 
-RATES = (0.1, 0.2, 0.4)
+RATES = (0.05, 0.1, 0.2, 0.4)
 
 
 EXPERIMENT = Experiment(
