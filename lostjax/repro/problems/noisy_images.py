@@ -49,10 +49,10 @@ class Training:
 
     data: str = GARMENTS
     """Or digits, for the smoke scale, with symmetric noise in people's place."""
-    rows: int = 2000
-    validation_rows: int = 1000
+    rows: int = 500
+    validation_rows: int = 200
     test_rows: int = 1000
-    epochs: int = 4
+    epochs: int = 10
     """Of each period."""
     block: int = 5
     """Seeds that the variance is taken over."""
