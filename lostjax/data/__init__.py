@@ -15,7 +15,13 @@ from lostjax.data.rows.batches import BatchPlan, EvalPlan
 from lostjax.data.rows.packing import pack_documents
 from lostjax.data.rows.stream import Rows
 from lostjax.data.samples.classes import Samples, Split, split_samples
+from lostjax.data.samples.human_labels import HumanLabels, load_human_labels
 from lostjax.data.samples.images import load_digits, load_fashion_mnist, load_mnist
+from lostjax.data.samples.label_noise import (
+    confuse_labels,
+    estimate_confusion,
+    symmetric_confusion,
+)
 from lostjax.data.samples.openmoji import Pictograms, load_openmoji
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
@@ -38,16 +44,20 @@ __all__ = [
     "Episode",
     "EvalPlan",
     "Pictograms",
+    "HumanLabels",
     "Rows",
     "Samples",
     "Split",
     "TokenFiles",
     "Tokenizer",
+    "confuse_labels",
     "count_tokens",
     "draw_episode",
     "epoch_rows",
+    "estimate_confusion",
     "load_digits",
     "load_fashion_mnist",
+    "load_human_labels",
     "load_mnist",
     "load_openmoji",
     "load_saved_tokenizer",
@@ -57,4 +67,5 @@ __all__ = [
     "prepare_data",
     "save_tokenizer",
     "split_samples",
+    "symmetric_confusion",
 ]

@@ -1,5 +1,6 @@
 """Losses and weights: how wrong an answer is, and how much an example counts."""
 
+from lostjax.losses.bounded import generalized_cross_entropy_loss
 from lostjax.losses.contrastive import info_nce_loss, simple_contrastive_loss
 from lostjax.losses.language import (
     log_partition_penalty,
@@ -72,6 +73,7 @@ __all__ = [
     "dice_loss",
     "discretize_times",
     "extremes",
+    "generalized_cross_entropy_loss",
     "hard_negative_mask",
     "hazard_loss",
     "info_nce_loss",
