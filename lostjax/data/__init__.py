@@ -16,6 +16,13 @@ from lostjax.data.rows.packing import pack_documents
 from lostjax.data.rows.stream import Rows
 from lostjax.data.samples.classes import Samples, Split, split_samples
 from lostjax.data.samples.images import load_digits, load_fashion_mnist, load_mnist
+from lostjax.data.samples.lifetimes import (
+    LEAKS,
+    Lifetimes,
+    encode_lifetimes,
+    load_scikit_survival,
+    load_survset,
+)
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import (
@@ -29,6 +36,7 @@ from lostjax.errors import DataError
 from lostjax.typing import Batch
 
 __all__ = [
+    "LEAKS",
     "Batch",
     "BatchPlan",
     "Corpus",
@@ -36,6 +44,7 @@ __all__ = [
     "DataError",
     "Episode",
     "EvalPlan",
+    "Lifetimes",
     "Rows",
     "Samples",
     "Split",
@@ -43,11 +52,14 @@ __all__ = [
     "Tokenizer",
     "count_tokens",
     "draw_episode",
+    "encode_lifetimes",
     "epoch_rows",
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",
     "load_saved_tokenizer",
+    "load_scikit_survival",
+    "load_survset",
     "load_tokenizer",
     "open_corpus",
     "pack_documents",
