@@ -23,6 +23,7 @@ from lostjax.data.samples.lifetimes import (
     load_scikit_survival,
     load_survset,
 )
+from lostjax.data.samples.openmoji import Pictograms, load_openmoji
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import (
@@ -45,6 +46,7 @@ __all__ = [
     "Episode",
     "EvalPlan",
     "Lifetimes",
+    "Pictograms",
     "Rows",
     "Samples",
     "Split",
@@ -57,6 +59,7 @@ __all__ = [
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",
+    "load_openmoji",
     "load_saved_tokenizer",
     "load_scikit_survival",
     "load_survset",
