@@ -15,6 +15,7 @@ from lostjax.data.rows.batches import BatchPlan, EvalPlan
 from lostjax.data.rows.packing import pack_documents
 from lostjax.data.rows.stream import Rows
 from lostjax.data.samples.classes import Samples, Split, split_samples
+from lostjax.data.samples.glyphs import load_glyphs
 from lostjax.data.samples.images import load_digits, load_fashion_mnist, load_mnist
 from lostjax.data.samples.lifetimes import (
     LEAKS,
@@ -58,6 +59,7 @@ __all__ = [
     "epoch_rows",
     "load_digits",
     "load_fashion_mnist",
+    "load_glyphs",
     "load_mnist",
     "load_openmoji",
     "load_saved_tokenizer",
