@@ -2,6 +2,7 @@
 
 from lostjax.losses.bounded import generalized_cross_entropy_loss
 from lostjax.losses.contrastive import info_nce_loss, simple_contrastive_loss
+from lostjax.losses.cox import breslow_survival, set_cox_loss
 from lostjax.losses.language import (
     log_partition_penalty,
     next_token_loss,
@@ -68,6 +69,7 @@ __all__ = [
     "LogitSums",
     "Shape",
     "TopOutputs",
+    "breslow_survival",
     "compress_outputs",
     "compressed_trajectory_loss",
     "dice_loss",
@@ -88,6 +90,7 @@ __all__ = [
     "quadratic",
     "sample_weights",
     "sequence_means",
+    "set_cox_loss",
     "set_dice_loss",
     "set_icnn_loss",
     "set_icnn_score",
