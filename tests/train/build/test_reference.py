@@ -217,6 +217,13 @@ def test_what_does_not_fit_is_refused(words, message, config, reference):
         prepare_job(asked)
 
 
+def test_the_latest_run_can_be_the_reference(reference, tmp_path, monkeypatch):
+    shutil.copytree(reference, tmp_path / "runs" / "one")
+    monkeypatch.chdir(tmp_path)
+    weights = parse_command([f"{FLAG}=latest"]).config.objective.token_weights
+    assert weights.reference == "runs/one"
+
+
 def test_bytes_are_the_same_tokenizer_in_every_run(config, reference, tmp_path):
     """Although their saved form is one of another kind."""
     save_config(tmp_path / "config.json", get_preset("smoke"))
