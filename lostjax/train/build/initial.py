@@ -12,11 +12,15 @@ from pathlib import Path
 
 import jax
 
-from lostjax.data import Tokenizer, load_saved_tokenizer
+from lostjax.data import Tokenizer
 from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError
 from lostjax.steps.state import TrainState
-from lostjax.train.build.restored import choose_step, read_variables
+from lostjax.train.build.restored import (
+    choose_step,
+    load_run_tokenizer,
+    read_variables,
+)
 from lostjax.train.build.run import Run, build_run
 from lostjax.train.build.state import init_state
 from lostjax.train.config.fields import flag_name
@@ -88,7 +92,7 @@ def check_origin(config: TrainConfig, tokenizer: Tokenizer) -> None:
       DataError: if the other run's cannot be read.
     """
     directory = _origin(config)
-    theirs = load_saved_tokenizer(directory)
+    theirs = load_run_tokenizer(directory)
     if theirs.fingerprint != tokenizer.fingerprint:
         raise ConfigError(
             f"--data.tokenizer={config.data.tokenizer}: is not the tokenizer of "
