@@ -15,6 +15,7 @@ from lostjax.data.rows.batches import BatchPlan, EvalPlan
 from lostjax.data.rows.packing import pack_documents
 from lostjax.data.rows.stream import Rows
 from lostjax.data.samples.classes import Samples, Split, split_samples
+from lostjax.data.samples.glyphs import load_glyphs
 from lostjax.data.samples.human_labels import HumanLabels, load_human_labels
 from lostjax.data.samples.images import load_digits, load_fashion_mnist, load_mnist
 from lostjax.data.samples.label_noise import (
@@ -22,6 +23,14 @@ from lostjax.data.samples.label_noise import (
     estimate_confusion,
     symmetric_confusion,
 )
+from lostjax.data.samples.lifetimes import (
+    LEAKS,
+    Lifetimes,
+    encode_lifetimes,
+    load_scikit_survival,
+    load_survset,
+)
+from lostjax.data.samples.openmoji import Pictograms, load_openmoji
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import (
@@ -43,6 +52,9 @@ __all__ = [
     "Episode",
     "EvalPlan",
     "HumanLabels",
+    "LEAKS",
+    "Lifetimes",
+    "Pictograms",
     "Rows",
     "Samples",
     "Split",
@@ -51,13 +63,18 @@ __all__ = [
     "confuse_labels",
     "count_tokens",
     "draw_episode",
+    "encode_lifetimes",
     "epoch_rows",
     "estimate_confusion",
     "load_digits",
     "load_fashion_mnist",
+    "load_glyphs",
     "load_human_labels",
     "load_mnist",
+    "load_openmoji",
     "load_saved_tokenizer",
+    "load_scikit_survival",
+    "load_survset",
     "load_tokenizer",
     "open_corpus",
     "pack_documents",

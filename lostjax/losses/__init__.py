@@ -2,6 +2,7 @@
 
 from lostjax.losses.bounded import generalized_cross_entropy_loss
 from lostjax.losses.contrastive import info_nce_loss, simple_contrastive_loss
+from lostjax.losses.cox import breslow_survival, set_cox_loss
 from lostjax.losses.language import (
     log_partition_penalty,
     next_token_loss,
@@ -43,7 +44,10 @@ from lostjax.losses.survival import (
     hazard_loss,
     survival_curve,
 )
-from lostjax.losses.token_weights import surprisal_weights
+from lostjax.losses.token_weights import (
+    surprisal_weights,
+    surprisal_weights_of_losses,
+)
 from lostjax.losses.trajectory import (
     TopOutputs,
     compress_outputs,
@@ -65,6 +69,7 @@ __all__ = [
     "LogitSums",
     "Shape",
     "TopOutputs",
+    "breslow_survival",
     "compress_outputs",
     "compressed_trajectory_loss",
     "dice_loss",
@@ -85,6 +90,7 @@ __all__ = [
     "quadratic",
     "sample_weights",
     "sequence_means",
+    "set_cox_loss",
     "set_dice_loss",
     "set_icnn_loss",
     "set_icnn_score",
@@ -97,6 +103,7 @@ __all__ = [
     "spherical_squared_error_from_sums",
     "sum_logits",
     "surprisal_weights",
+    "surprisal_weights_of_losses",
     "survival_curve",
     "taylor_softmax_loss",
     "taylor_softmax_loss_from_sums",

@@ -19,8 +19,14 @@ from lostjax import losses
 pytestmark = pytest.mark.newest
 B, T, V = 3, 4, 7
 TYPES_ONLY = {"Shape"}
-OF_SETS = {"prototypes", "set_icnn_loss", "set_icnn_score"}
-"""Functions of a whole labelled set, without weights: test_metric_learning.py."""
+OF_SETS = {
+    "breslow_survival",
+    "prototypes",
+    "set_cox_loss",
+    "set_icnn_loss",
+    "set_icnn_score",
+}
+"""Functions of a whole set, without weights: test_cox.py, test_metric_learning.py."""
 
 
 class Loss(NamedTuple):
@@ -184,7 +190,9 @@ LOSSES = {
         ),
         ("proto_triplet_loss",),
     ),
-    "surprisal": Loss(against_text, ("surprisal_weights",)),
+    "surprisal": Loss(
+        against_text, ("surprisal_weights", "surprisal_weights_of_losses")
+    ),
 }
 
 
