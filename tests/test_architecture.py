@@ -27,8 +27,8 @@ DOORS = {
     "tensorflow": (),
     "torch": (),
     "clu": (),
-    # A pickle may run anything: this one makes arrays and refuses all else.
-    "pickle": ("data/samples/human_labels.py",),
+    # A pickle may run anything: these make arrays and tables and refuse all else.
+    "pickle": ("data/samples/human_labels.py", "data/samples/lifetimes.py"),
 }
 
 

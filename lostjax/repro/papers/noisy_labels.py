@@ -274,7 +274,7 @@ def describe(scale: Scale[Training]) -> str:
     )
 
 
-RATES = (0.015, 0.045, 0.135)
+RATES = (0.005, 0.015, 0.045, 0.135)
 
 
 EXPERIMENT = Experiment(
@@ -282,7 +282,7 @@ EXPERIMENT = Experiment(
     scales={
         "smoke": Scale(
             Training(DIGITS, 100, 100, 100, epochs=1, block=2),
-            RATES[1:],
+            RATES[2:],
             ("cross entropy", "nested dropout", "co-teaching", BOTH),
         ),
         "small": Scale(Training(), RATES),
