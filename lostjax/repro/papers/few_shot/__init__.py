@@ -7,12 +7,12 @@ metric-based methods such as prototypical networks (Snell et al., arXiv:1703.051
 also those of another set than was trained on. Its images are not to be had in packages;
 here are two sets that are:
 
-    glyphs        170 letters in 16 faces (`data.load_glyphs`)
-    pictograms    OpenMoji in grey: a class is a subgroup of annotation, such as
-                  animal-bird, with one pictogram of each family (`data.load_openmoji`)
+    glyphs        168 letters in 16 faces (`data.load_glyphs`)
+    pictograms    OpenMoji in grey: a class is one of 50 subgroups of annotation, such
+                  as animal-bird, with one pictogram of each family (`data.load_openmoji`)
 
-Images are moved by up to 2 of their 16 pixels, with noise of deviation .1: a first try,
-on another seed, found the raw pixels of centred letters as good as what was learnt.
+Images are moved by up to 2 of their 16 pixels, with noise of deviation .1: a first try
+found the raw pixels of centred letters as good as what was learnt.
 
 A perceptron embeds 16 x 16 pixels. It is trained by episodes of 10 classes with the
 shots that it is judged by and 10 queries, by the mean of some of three losses: cross
@@ -20,11 +20,11 @@ entropy of negative squared distances to prototypes (a prototypical network),
 `losses.proto_triplet_loss`, and `losses.set_icnn_loss` of the queries. It is judged on
 600 episodes of 5 classes that it has not seen, of its own set and of the other.
 
-Settled before anything was measured: 3/5 of the classes train, 1/5 choose, 1/5 are
-judged; the cases of one letter stay together. Every method has the same 3 learning
-rates of Adam and 5 places to stop, and is judged where the classes of its own set that
-choose are classified best. A seed is a split with its episodes, the same for every
-method. Controls: the network as it starts, and the pixels.
+Settled before these images were judged on their seeds: 3/5 of the classes train, 1/5
+choose, 1/5 are judged; the cases of one letter stay together. Every method has the same
+3 learning rates of Adam and 5 places to stop, and is judged where the classes of its
+own set that choose are classified best. A seed is a split with its episodes, the same
+for every method. Controls: the network as it starts, and the pixels.
 """
 
 import dataclasses
