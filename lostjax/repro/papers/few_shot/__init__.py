@@ -8,8 +8,8 @@ also those of another set than was trained on. Its images are not to be had in p
 here are two sets that are:
 
     glyphs        168 letters in 16 faces (`data.load_glyphs`)
-    pictograms    OpenMoji in grey: a class is one of 50 subgroups of annotation, such
-                  as animal-bird, with one pictogram of each family (`data.load_openmoji`)
+    pictograms    OpenMoji in grey (`data.load_openmoji`): a class is one of 50
+                  subgroups, such as animal-bird, with one pictogram of each family
 
 Images are moved by up to 2 of their 16 pixels, with noise of deviation .1: a first try
 found the raw pixels of centred letters as good as what was learnt.
