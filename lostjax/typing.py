@@ -50,6 +50,9 @@ class Batch(NamedTuple):
     epoch_B: Any
     """Number of completed passes over the row's source, int32; each row occurs once per
     epoch. 0 in an evaluation."""
+    factors_BT: Any = None
+    """Factors on the weights of the tokens' cross entropies in the objective, with mean
+    1 over a row by weight, float32; None for 1 each."""
 
 
 __all__ = [

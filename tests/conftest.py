@@ -8,8 +8,7 @@ import itertools
 import math
 import os
 import re
-import shutil
-import tempfile
+import sys
 import threading
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -17,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxlib.version import __version_info__
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kept_programs import find_place, tidy
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile much and run little: XLA's expensive passes cost three times the time,
@@ -31,13 +33,8 @@ os.environ["XLA_FLAGS"] = (
 )
 # Eight devices wait for each other on this pool; with fewer threads some wait for ever.
 os.environ["NPROC"] = "16"
-# What the tests and the processes that they start compile, each program once; nothing
-# outlives the session. The processes that share the tests inherit the first one's.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = (
-    os.environ["JAX_COMPILATION_CACHE_DIR"]
-    if "PYTEST_XDIST_WORKER" in os.environ
-    else tempfile.mkdtemp(prefix="programs-")
-)
+# What the tests and the processes that they start compile, each program once.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(find_place())
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -109,10 +106,10 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(100_000, 20, 20)
 
 
-def pytest_sessionfinish() -> None:
-    """Remove what was compiled."""
+def pytest_sessionstart() -> None:
+    """Look through the kept programs once, not in every process of the session."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+        tidy(find_place())
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,13 @@ from lostjax.data.rows.packing import pack_documents
 from lostjax.data.rows.stream import Rows
 from lostjax.data.samples.classes import Samples, Split, split_samples
 from lostjax.data.samples.glyphs import load_glyphs
+from lostjax.data.samples.human_labels import HumanLabels, load_human_labels
 from lostjax.data.samples.images import load_digits, load_fashion_mnist, load_mnist
+from lostjax.data.samples.label_noise import (
+    confuse_labels,
+    estimate_confusion,
+    symmetric_confusion,
+)
 from lostjax.data.samples.lifetimes import (
     LEAKS,
     Lifetimes,
@@ -38,7 +44,6 @@ from lostjax.errors import DataError
 from lostjax.typing import Batch
 
 __all__ = [
-    "LEAKS",
     "Batch",
     "BatchPlan",
     "Corpus",
@@ -46,6 +51,8 @@ __all__ = [
     "DataError",
     "Episode",
     "EvalPlan",
+    "HumanLabels",
+    "LEAKS",
     "Lifetimes",
     "Pictograms",
     "Rows",
@@ -53,13 +60,16 @@ __all__ = [
     "Split",
     "TokenFiles",
     "Tokenizer",
+    "confuse_labels",
     "count_tokens",
     "draw_episode",
     "encode_lifetimes",
     "epoch_rows",
+    "estimate_confusion",
     "load_digits",
     "load_fashion_mnist",
     "load_glyphs",
+    "load_human_labels",
     "load_mnist",
     "load_openmoji",
     "load_saved_tokenizer",
@@ -71,4 +81,5 @@ __all__ = [
     "prepare_data",
     "save_tokenizer",
     "split_samples",
+    "symmetric_confusion",
 ]

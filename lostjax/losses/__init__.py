@@ -1,5 +1,6 @@
 """Losses and weights: how wrong an answer is, and how much an example counts."""
 
+from lostjax.losses.bounded import generalized_cross_entropy_loss
 from lostjax.losses.contrastive import info_nce_loss, simple_contrastive_loss
 from lostjax.losses.cox import breslow_survival, set_cox_loss
 from lostjax.losses.language import (
@@ -43,7 +44,10 @@ from lostjax.losses.survival import (
     hazard_loss,
     survival_curve,
 )
-from lostjax.losses.token_weights import surprisal_weights
+from lostjax.losses.token_weights import (
+    surprisal_weights,
+    surprisal_weights_of_losses,
+)
 from lostjax.losses.trajectory import (
     TopOutputs,
     compress_outputs,
@@ -71,6 +75,7 @@ __all__ = [
     "dice_loss",
     "discretize_times",
     "extremes",
+    "generalized_cross_entropy_loss",
     "hard_negative_mask",
     "hazard_loss",
     "info_nce_loss",
@@ -98,6 +103,7 @@ __all__ = [
     "spherical_squared_error_from_sums",
     "sum_logits",
     "surprisal_weights",
+    "surprisal_weights_of_losses",
     "survival_curve",
     "taylor_softmax_loss",
     "taylor_softmax_loss_from_sums",

@@ -9,7 +9,8 @@ Pre-Training", 2025, arXiv:2505.08971 (alpha = 1). The lower bound of (1 - p)^al
 ours: without one, a token that the reference predicts with certainty has weight 0 and
 is never learnt from.
 
-The weights depend on the reference and the text alone: compute them once and keep them.
+The weights depend on the reference and the text alone: compute them once and keep them,
+or keep the reference's losses -log p, of which the second form takes one per token.
 
 Cost: one pass over the reference's logits.
 """
@@ -55,14 +56,45 @@ def surprisal_weights(
         loss = weighted_mean(values_BT, weights_BT * factor_BT)
     """
     require_shape("targets", targets, reference_logits.shape[:-1])
+    return surprisal_weights_of_losses(
+        next_token_loss(reference_logits, targets),
+        alpha=alpha,
+        min_weight=min_weight,
+        weights=weights,
+    )
+
+
+def surprisal_weights_of_losses(
+    reference_losses: Float[Array, "*batch T"],
+    *,
+    alpha: float | int = 1.0,
+    min_weight: float | int = 0.0,
+    weights: Float[Array, "*batch T"] | None = None,
+) -> Float[Array, "*batch T"]:
+    """Compute the weights of `surprisal_weights` from the reference's losses.
+
+    Args:
+      reference_losses: -log p of each token under the reference, in nats, (..., T).
+      alpha: exponent >= 0; 0 for weights of 1.
+      min_weight: lower bound in [0, 1] of (1 - p)^alpha.
+      weights: how much each token counts, non-negative, (..., T); 0 for padding, whose
+        losses may have any value. None for 1 each.
+
+    Returns:
+      Factors (..., T), float32; see `surprisal_weights`.
+
+    Raises:
+      ValueError: shapes that do not match, or a number outside its range.
+    """
     require_not_negative("alpha", alpha)
     if not 0 <= min_weight <= 1:
         raise ValueError(f"min_weight={min_weight}: must lie in [0, 1]")
-    there = jnp.ones(targets.shape, jnp.float32) if weights is None else weights
-    require_shape("weights", there, targets.shape)
+    shape = reference_losses.shape
+    there = jnp.ones(shape, jnp.float32) if weights is None else weights
+    require_shape("weights", there, shape)
     require_weights("weights", there)
     there = there.astype(jnp.float32)
-    log_p = -next_token_loss(reference_logits, targets)
+    log_p = -reference_losses.astype(jnp.float32)
     # expm1 keeps the digits of 1 - p near p = 1.
     raw = jnp.maximum(-jnp.expm1(log_p), 0.0) ** alpha
     # Select before multiplying: 0 * NaN is NaN.

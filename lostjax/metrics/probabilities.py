@@ -2,7 +2,7 @@
 
     accuracy                   = mean [argmax_v z_v = label]
     error rate                 = 1 - accuracy
-    top-k accuracy             = mean [label is among the k largest z_v]
+    top-k accuracy             = mean [fewer than k other classes have z_v >= z_label]
     Brier score                = mean sum_v (p_v - [v = label])^2,  p = softmax(z)
     expected calibration error = sum_b |B_b| / B  |accuracy of B_b - confidence of B_b|
 
@@ -14,8 +14,10 @@ with examples put into bins B_b of equal width by their confidence max_v p_v. Br
 Every function takes logits or log-probabilities of any leading shape, weights for
 padding, and returns NaN if an example that counts has a NaN among its logits: a model
 that diverged shows as one. Ties of logits go to the lower class, as `jnp.argmax` has
-it, so that a model that answers all alike is not perfect. Functions are pure and run
-under `jax.jit` and `jax.vmap`; a traced label outside [0, V) is never right.
+it, so that a model that answers all alike is not perfect. Top-k accuracy is stricter,
+because it compares models some of which have few distinct logits: a tie or a NaN counts
+as a miss. Functions are pure and run under `jax.jit` and `jax.vmap`; a traced label
+outside [0, V) is never right.
 
 Cost: a few passes over the logits.
 """
@@ -31,7 +33,7 @@ from lostjax.checks import (
     require_shape,
     require_weights,
 )
-from lostjax.typing import Array, Float, Int
+from lostjax.typing import Array, Bool, Float, Int
 
 
 def accuracy(
@@ -54,7 +56,8 @@ def accuracy(
     Raises:
       ValueError: no example, shapes that differ, or a value outside its range.
     """
-    return top_k_accuracy(logits, labels, k=1, weights=weights)
+    logits, labels, weights = _ready(logits, labels, weights)
+    return _mean(rank_labels(logits, labels) < 1, logits, weights)
 
 
 def error_rate(
@@ -89,6 +92,9 @@ def top_k_accuracy(
 ) -> Float[Array, ""]:
     """Compute the share of examples whose label is among the k largest logits.
 
+    A label is not if k or more other classes have a logit as large or NaN, nor if its
+    own is NaN.
+
     Args:
       logits: (..., V), at least one example.
       labels: classes in [0, V), shape (...).
@@ -104,7 +110,9 @@ def top_k_accuracy(
     logits, labels, weights = _ready(logits, labels, weights)
     if not 1 <= k <= logits.shape[-1]:
         raise ValueError(f"k={k}: must lie in [1, {logits.shape[-1]}]")
-    return _mean(rank_labels(logits, labels) < k, logits, weights)
+    hits = is_among_largest(logits, labels, k=k)
+    total = jnp.sum(jnp.where(weights > 0, weights * hits, 0.0))
+    return total / jnp.sum(weights)
 
 
 def brier_score(
@@ -212,6 +220,22 @@ def rank_labels(
     # A label that is no class has no place.
     known = (labels >= 0) & (labels < logits.shape[-1])
     return jnp.where(known, jnp.sum(before, axis=-1), logits.shape[-1])
+
+
+def is_among_largest(
+    logits: Float[Array, "*batch V"], labels: Int[Array, "*batch"], *, k: int
+) -> Bool[Array, "*batch"]:
+    """Return which labels have fewer than k rivals; see `top_k_accuracy`.
+
+    Args:
+      logits: (..., V).
+      labels: classes in [0, V), shape (...); others are among no number of classes.
+      k: from 1 to V.
+    """
+    hot = jnp.arange(logits.shape[-1]) == labels[..., None]
+    own = jnp.max(logits, axis=-1, where=hot, initial=-jnp.inf)[..., None]
+    rivals = jnp.sum(~(logits < own) & ~hot, axis=-1)
+    return (rivals < k) & jnp.any(hot & ~jnp.isnan(own), axis=-1)
 
 
 def _ready(

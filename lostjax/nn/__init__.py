@@ -51,6 +51,7 @@ from lostjax.nn.memory import Memory, activation_bytes, count_memory
 from lostjax.nn.networks.conv import ConvNet
 from lostjax.nn.networks.mlp import MLP
 from lostjax.nn.networks.nested_dropout import NestedDropout, truncation_sweep
+from lostjax.nn.networks.patches import PatchEncoder
 from lostjax.nn.norm import RMSNorm
 from lostjax.nn.parameters import Parameters, count_parameters
 from lostjax.nn.remat import RematPolicy, save_products
@@ -64,6 +65,7 @@ __all__ += [
     "Memory",
     "NestedDropout",
     "Parameters",
+    "PatchEncoder",
     "RMSNorm",
     "RematPolicy",
     "Rotation",

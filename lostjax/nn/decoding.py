@@ -35,6 +35,7 @@ def sample_tokens(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    prefix_BPD: Float[Array, "B P D"] | None = None,
 ) -> Int[Array, "B T+{n_tokens}"]:
     """Extend every prompt by `n_tokens` sampled tokens.
 
@@ -48,6 +49,7 @@ def sample_tokens(
         top_k: sample from the k most likely tokens, 1 to V; None for all.
         top_p: sample from the most likely tokens whose total probability reaches
             top_p, in (0, 1]; None for all.
+        prefix_BPD: embeddings before the prompt (B, P, D), such as those of an image.
 
     Returns:
         Prompt and continuation, (B, T + n_tokens), int32.
@@ -66,13 +68,17 @@ def sample_tokens(
     )
     tokens: Array = _sample(
         # The last sampled token is never fed back, so the cache has no place for it.
-        model.clone(cache_length=prompt_BT.shape[1] + n_tokens - 1, parent=None),
+        model.clone(
+            cache_length=_length(prefix_BPD) + prompt_BT.shape[1] + n_tokens - 1,
+            parent=None,
+        ),
         {name: variables[name] for name in variables if name != "cache"},
         jnp.asarray(prompt_BT, jnp.int32),
         key,
         # Greedy decoding takes the argmax: any finite temperature avoids 0 / 0.
         1.0 if temperature == 0 else temperature,
         top_p,
+        prefix_BPD,
         n_tokens=n_tokens,
         top_k=1 if temperature == 0 else top_k,
     )
@@ -89,6 +95,7 @@ def stream_tokens(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    prefix_BPD: Float[Array, "B P D"] | None = None,
 ) -> Iterator[Int[Array, "B"]]:
     """Yield the tokens of `sample_tokens` one after the other, as they come.
 
@@ -105,16 +112,18 @@ def stream_tokens(
         top_k: sample from the k most likely tokens; None for all.
         top_p: sample from the most likely tokens whose total probability reaches
             top_p; None for all.
+        prefix_BPD: embeddings before the prompt (B, P, D).
 
     Yields:
         Token ids (B,), int32.
     """
-    places = prompt_BT.shape[1] + n_tokens - 1
+    places = _length(prefix_BPD) + prompt_BT.shape[1] + n_tokens - 1
     decoder = model.clone(cache_length=1 << (places - 1).bit_length(), parent=None)
     plain = {name: variables[name] for name in variables if name != "cache"}
     cache: Variables = {}
     for piece_BT in _cut_prompt(jnp.asarray(prompt_BT, jnp.int32)):
-        logits_BTV, cache = _read_on(decoder, plain, cache, piece_BT)
+        logits_BTV, cache = _read_on(decoder, plain, cache, piece_BT, prefix_BPD)
+        prefix_BPD = None  # it is in the cache now
     for number, each in enumerate(jax.random.split(key, n_tokens), 1):
         token_B = _draw(
             logits_BTV,
@@ -168,6 +177,7 @@ def _sample(
     key: Key,
     temperature: float | Array,
     top_p: float | Array | None,
+    prefix_BPD: Array | None,
     *,
     n_tokens: int,
     top_k: int | None,
@@ -180,7 +190,7 @@ def _sample(
         return (cache, token_B), token_B
 
     keys = jax.random.split(key, n_tokens)
-    logits_BTV, cache = _read_on(model, variables, {}, prompt_BT)
+    logits_BTV, cache = _read_on(model, variables, {}, prompt_BT, prefix_BPD)
     first_B = draw(logits_BTV, keys[0], temperature, top_p)
     _, rest_TB = jax.lax.scan(step, (cache, first_B), keys[1:])
     return jnp.concatenate([prompt_BT, first_B[:, None], rest_TB.T], axis=1)
@@ -188,10 +198,16 @@ def _sample(
 
 @partial(jax.jit, static_argnums=0)
 def _read_on(
-    model: Transformer, variables: Variables, cache: Variables, tokens_BT: Array
+    model: Transformer,
+    variables: Variables,
+    cache: Variables,
+    tokens_BT: Array,
+    prefix_BPD: Array | None = None,
 ) -> tuple[Array, Variables]:
     """Read tokens after those in the cache; returns their logits and the cache."""
-    read = model.apply({**variables, **cache}, tokens_BT, mutable=["cache"])
+    read = model.apply(
+        {**variables, **cache}, tokens_BT, prefix_BPD=prefix_BPD, mutable=["cache"]
+    )
     return cast(tuple[Array, Variables], read)
 
 
@@ -210,6 +226,10 @@ def _draw(
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     logits_BV = cut_logits(logits_BV, top_k=top_k, top_p=top_p)
     return jax.random.categorical(key, logits_BV).astype(jnp.int32)
+
+
+def _length(prefix_BPD: Array | None) -> int:
+    return 0 if prefix_BPD is None else prefix_BPD.shape[1]
 
 
 def _cut_prompt(prompt_BT: Array) -> Iterator[Array]:

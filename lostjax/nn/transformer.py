@@ -9,7 +9,8 @@ positions, SwiGLU (Shazeer 2020, arXiv 2002.05202), no biases, untied head. With
 maps it equals `LlamaForCausalLM` of the transformers library. Differences: rows can
 hold several documents (segment ids); `linear` builds the matrices; the SiLU of SwiGLU
 can be dropped if the linear maps have an activation of their own; queries and keys can
-be normalised.
+be normalised; embeddings of another kind, such as those of an image, can come before
+the tokens.
 
 The blocks run under one `nn.scan`: parameters are stacked on a leading axis L, and
 compile time is independent of depth. All products take (B*T, features) operands,
@@ -66,6 +67,8 @@ class Transformer(nn.Module):
             down.
         constrain: function applied to the residual stream (B, T, D) after the embedding
             and after each block, for example to constrain its sharding.
+        constrain_embedded: function applied to the embeddings of the tokens before
+            `constrain` is, for example to constrain them to the table's sharding.
         cache_length: positions of the KV cache; 0 for no cache.
         attend: attention implementation; not used with a KV cache.
     """
@@ -85,6 +88,7 @@ class Transformer(nn.Module):
     remat: RematPolicy | None = None
     channel_groups: int = 1
     constrain: Callable[[Array], Array] = keep_as_is
+    constrain_embedded: Callable[[Array], Array] = keep_as_is
     cache_length: int = 0
     attend: Attend = plain_attention
 
@@ -98,6 +102,7 @@ class Transformer(nn.Module):
         *,
         segments_BT: Int[Array, "B T"] | None = None,
         positions_BT: Int[Array, "#B T"] | None = None,
+        prefix_BPD: Float[Array, "B P D"] | None = None,
     ) -> Float[Array, "B T V"]:
         """Compute the logits of the next token at every position.
 
@@ -107,17 +112,25 @@ class Transformer(nn.Module):
                 is one document. A token attends to itself and to earlier tokens of its
                 own document.
             positions_BT: positions within the document; None for 0, 1, .. T-1, counted
-                from the end of the KV cache if there is one.
+                from the end of the KV cache and of the prefix.
+            prefix_BPD: embeddings (B, P, D) that come before the tokens, such as those
+                of `PatchEncoder`, at positions 0 .. P-1 (after those in a KV cache).
+                They are causal like tokens, belong to the document of the row's first
+                token, and have no logits. None for no prefix.
 
         Returns:
             Logits (B, T, V), float32; row t scores the token after token t.
 
         Raises:
             ValueError: if n_heads does not divide d_model, D/H is odd, `segments_BT` is
-                passed with a KV cache, or T exceeds `cache_length`.
+                passed with a KV cache, P + T exceeds `cache_length`, or the prefix is
+                not (B, P, D).
         """
         states_BTD = self.final_states(
-            tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT
+            tokens_BT,
+            segments_BT=segments_BT,
+            positions_BT=positions_BT,
+            prefix_BPD=prefix_BPD,
         )
         return self.unembed(states_BTD)
 
@@ -128,6 +141,7 @@ class Transformer(nn.Module):
         *,
         segments_BT: Int[Array, "B T"] | None = None,
         positions_BT: Int[Array, "#B T"] | None = None,
+        prefix_BPD: Float[Array, "B P D"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Compute the residual stream after the final norm, the input of the head.
 
@@ -135,19 +149,25 @@ class Transformer(nn.Module):
         `unembed` in chunks, because the logits are by far the largest array.
 
         Returns:
-            States (B, T, D), of the module's dtype.
+            States of the tokens (B, T, D), of the module's dtype.
         """
-        T = tokens_BT.shape[1]
-        self._check(T, segments_BT)
-        start, default_positions_BT = self._advance(T)
+        P = 0 if prefix_BPD is None else prefix_BPD.shape[1]
+        length = P + tokens_BT.shape[1]
+        self._check(length, segments_BT)
+        start, row_positions_BT = self._advance(length)
         if positions_BT is None:
-            positions_BT = default_positions_BT
+            positions_BT = row_positions_BT[:, P:]
+        if prefix_BPD is not None:
+            self._check_prefix(prefix_BPD, tokens_BT)
+            positions_BT = _prepend(row_positions_BT[:, :P], positions_BT)
+            if segments_BT is not None:
+                segments_BT = _prepend(segments_BT[:, :1].repeat(P, 1), segments_BT)
         rotation = rotary_angles(
             positions_BT, d_head=self.d_model // self.n_heads, theta=self.rope_theta
         )
         seen = None
         if not self.cache_length:
-            seen = Seen(causal_bias(T, segments_BT=segments_BT), segments_BT)
+            seen = Seen(causal_bias(length, segments_BT=segments_BT), segments_BT)
         embed = nn.Embed(
             self.vocab_size,
             self.d_model,
@@ -155,10 +175,13 @@ class Transformer(nn.Module):
             embedding_init=nn.initializers.normal(0.02),
             name="embed",
         )
-        x_BTD = self.constrain(embed(tokens_BT))
+        x_BTD = self.constrain_embedded(embed(tokens_BT))
+        if prefix_BPD is not None:
+            x_BTD = _prepend(prefix_BPD.astype(self.dtype), x_BTD)
+        x_BTD = self.constrain(x_BTD)
         x_BTD, _ = self._blocks()(x_BTD, rotation, seen, start)
         final_norm = RMSNorm(self.norm_eps, self.dtype, name="final_norm")
-        states_BTD: Array = final_norm(x_BTD)
+        states_BTD: Array = final_norm(x_BTD[:, P:])
         return states_BTD
 
     def unembed(self, states_BTD: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -232,6 +255,21 @@ class Transformer(nn.Module):
             )
         if self.cache_length and length > self.cache_length:
             raise ValueError(
-                f"tokens_BT has {length} positions: cache_length={self.cache_length}"
+                f"the row has {length} positions: cache_length={self.cache_length}"
                 " holds fewer"
             )
+
+    def _check_prefix(self, prefix_BPD: Array, tokens_BT: Array) -> None:
+        B, _, D = prefix_BPD.shape
+        if (len(tokens_BT), self.d_model) != (B, D):
+            raise ValueError(
+                f"prefix_BPD has shape {prefix_BPD.shape}: must be ({len(tokens_BT)}, "
+                f"P, {self.d_model}), for the rows of tokens_BT and d_model"
+            )
+
+
+def _prepend(first: Array, then: Array) -> Array:
+    """Join along the positions; a leading axis of 1 is repeated."""
+    rows = max(len(first), len(then))
+    both = (jnp.broadcast_to(x, (rows, *x.shape[1:])) for x in (first, then))
+    return jnp.concatenate(list(both), axis=1)

@@ -58,6 +58,19 @@ class Costs(NamedTuple):
         return math.fsum(each.bytes for each in self.collectives)
 
 
+def sum_costs(first: Costs, second: Costs) -> Costs:
+    """Add up the costs of two programs that run one after the other."""
+    return Costs(
+        flops=first.flops + second.flops,
+        hbm_bytes=first.hbm_bytes + second.hbm_bytes,
+        collectives=first.collectives + second.collectives,
+        least_flops=first.least_flops + second.least_flops,
+        least_hbm_bytes=first.least_hbm_bytes + second.least_hbm_bytes,
+        uncounted=first.uncounted + second.uncounted,
+        has_cudnn=first.has_cudnn or second.has_cudnn,
+    )
+
+
 def count_costs(program: Program, *, axes: Mapping[str, int]) -> Costs:
     """Count the costs of a program.
 

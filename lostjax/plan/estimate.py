@@ -1,7 +1,8 @@
 """Compile a training step for hardware that may be absent, and estimate its needs.
 
     peak memory   from the compiler: arguments + temporaries + program + outputs that
-                  do not alias an argument
+                  do not alias an argument; of the program that weighs tokens by a
+                  reference too, which lies on the device beside the state
     times         counts / the chip's published figures, see `plan.needs`
 
 Counts are those of `plan.costs`: static, from the compiled program.
@@ -16,20 +17,20 @@ from typing import Any
 import jax
 
 from lostjax.nn import activation_bytes
-from lostjax.plan.costs import Costs, count_costs
+from lostjax.plan.costs import Costs, count_costs, sum_costs
 from lostjax.plan.hlo_text import parse_program
 from lostjax.plan.layout import describe_run, lay_mesh
 from lostjax.plan.needs import Plan, Times, split_memory
 from lostjax.plan.targets import Target
 from lostjax.train.build.micro_batches import count_micro_batches
 from lostjax.train.build.model import xla_attention
-from lostjax.train.build.programs import lower_step
+from lostjax.train.build.programs import lower_step, lower_weighing
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.chips import Chip
 from lostjax.train.devices.mesh import count_batch_shards
-from lostjax.train.devices.sharding import place_shapes
+from lostjax.train.devices.sharding import place_shapes, shard_bytes
 
 
 def make_plan(config: TrainConfig, target: Target) -> Plan:
@@ -53,6 +54,11 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     state = place_shapes(run.abstract, mesh)
     began = time.monotonic()
     compiled, peak = _compile(lower_step(run, state))
+    weighing, held = None, 0.0
+    if run.reference is not None:
+        held = float(shard_bytes(place_shapes(run.reference.abstract, mesh)))
+        weighing, beside = _compile(lower_weighing(run))
+        peak = max(peak + held, beside + shard_bytes(state))
     seconds = time.monotonic() - began
     length = config.data.seq_len
     axes = dict(mesh.shape)
@@ -61,6 +67,9 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
     # The form of attention decides what autodiff keeps: that of the target's platform.
     placed = run.model.clone(attend=xla_attention(mesh))
     costs = None if compiled is None else _read_costs(compiled, axes)
+    if costs is not None and weighing is not None:
+        also = _read_costs(weighing, axes)
+        costs = None if also is None else sum_costs(costs, also)
     chip = target.chip
     return Plan(
         name=config.preset,
@@ -75,6 +84,7 @@ def make_plan(config: TrainConfig, target: Target) -> Plan:
             peak=peak,
             activations=float(activation_bytes(placed, batch_size=rows, length=length)),
             capacity=None if chip is None else chip.memory,
+            reference=held,
         ),
         costs=costs,
         model_flops=run.flops_per_token * config.batch_size * length / mesh.size,

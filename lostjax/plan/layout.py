@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh
 from lostjax.data import count_tokens
 from lostjax.plan.targets import Target
 from lostjax.train.build.job import prepare_text
+from lostjax.train.build.reference import build_reference
 from lostjax.train.build.run import Run, build_run
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.mesh import resolve_mesh
@@ -32,11 +33,16 @@ def describe_run(config: TrainConfig, mesh: Mesh) -> Run:
     Raises:
       ConfigError, DataError: see `make_plan`.
     """
+    rows = None
     if config.objective.trajectory.name == "none":
         size = count_tokens(config.data.tokenizer)
-        return build_run(config, mesh=mesh, vocab_size=size)
-    data = prepare_text(config)
-    return build_run(config, mesh=mesh, vocab_size=data.vocab_size, rows=data.train)
+    else:
+        data = prepare_text(config)
+        size, rows = data.vocab_size, data.train
+    reference = None
+    if config.objective.token_weights.reference is not None:
+        reference = build_reference(config, mesh=mesh, vocab_size=size)
+    return build_run(config, mesh=mesh, vocab_size=size, rows=rows, reference=reference)
 
 
 def lay_mesh(config: TrainConfig, target: Target) -> Mesh:

@@ -33,6 +33,8 @@ class Memory(NamedTuple):
     """Reported by the compiler."""
     capacity: float | None
     """Memory of a device; None if it is not known."""
+    reference: float = 0.0
+    """Variables of the model that weighs the tokens, beside the step."""
 
     @property
     def fits(self) -> bool | None:
@@ -102,6 +104,7 @@ def split_memory(
     peak: float,
     activations: float,
     capacity: float | None,
+    reference: float = 0.0,
 ) -> Memory:
     """Split the memory of a step by what it holds.
 
@@ -111,6 +114,7 @@ def split_memory(
       peak: bytes on each device that the compiler reports.
       activations: bytes on each device that autodiff keeps for the backward pass.
       capacity: bytes of a device's memory; None if they are not known.
+      reference: bytes on each device of the reference's variables.
 
     Returns:
       The bytes on each device.
@@ -127,4 +131,5 @@ def split_memory(
         temporaries=temporaries,
         peak=peak,
         capacity=capacity,
+        reference=reference,
     )

@@ -141,6 +141,8 @@ def estimate(config: TrainConfig, target: Target) -> Candidate:
     state = place_shapes(run.abstract, mesh)
     batch = count_bytes(abstract_batch(config, None)) // shards
     held = shard_bytes(state) + batch
+    if run.reference is not None:
+        held += shard_bytes(place_shapes(run.reference.abstract, mesh))
     gradients = shard_bytes(state.params)
     return Candidate(
         config,

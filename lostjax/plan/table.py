@@ -216,6 +216,8 @@ def _describe_memory(plan: Plan) -> dict[str, str]:
         "  parameters": format_bytes(memory.parameters),
         "  optimiser state": format_bytes(memory.optimizer),
     }
+    if memory.reference:
+        rows["  reference"] = format_bytes(memory.reference)
     if memory.temporaries is not None:
         rows["  temporaries"] = format_bytes(memory.temporaries)
     rows["    gradients, est."] = format_bytes(memory.gradients)

@@ -27,7 +27,13 @@ import jax
 import jax.numpy as jnp
 
 from lostjax.steps.ascent import ascend
-from lostjax.steps.objective import Objective, Reweighting, Term, final_states
+from lostjax.steps.objective import (
+    Objective,
+    Reweighting,
+    Term,
+    final_states,
+    objective_weights,
+)
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.typing import Batch, PyTree
 
@@ -118,11 +124,11 @@ def _differentiate(
 
     factors_B = None
     if objective.reweight is not None and accumulate > 1:
-        values_BT = _accumulated(losses, batch, accumulate)[1]
+        values_BT = map_micro_batches(losses, batch, accumulate)[1]
         # All rows decide together, so micro-batches need a first pass over the whole
         # batch.
-        factors_B = objective.reweight(values_BT, batch.weights_BT, state.step)
-    made, (seen, outputs) = _accumulated(one, (batch, factors_B), accumulate)
+        factors_B = objective.reweight(values_BT, objective_weights(batch), state.step)
+    made, (seen, outputs) = map_micro_batches(one, (batch, factors_B), accumulate)
     grads, sums, weight = made
     # A batch of padding alone has weight 0: the floor makes its gradient 0 instead of
     # NaN.
@@ -136,7 +142,7 @@ def _differentiate(
     )
 
 
-def _accumulated(
+def map_micro_batches(
     one: Callable[[Any], tuple[Any, PyTree]], batch: PyTree, parts: int
 ) -> tuple[Any, PyTree]:
     """Run `one` over micro-batches; sum its first result, join its second by row.

@@ -3,7 +3,9 @@
     objective = sum_t w_t (CE_t + sum_n c_n term_n,t) / sum_t w_t
 
 Reweighting multiplies the cross entropies of each row by a factor that depends on the
-losses of all rows.
+losses of all rows. A batch may bring factors of its tokens, from a reference model
+(`steps.token_weights`): they apply to the cross entropies too, also to those that the
+rows' factors are computed from.
 """
 
 from collections.abc import Callable, Mapping
@@ -75,15 +77,18 @@ class Objective(NamedTuple):
         )
         if factors_B is None and self.reweight is not None:
             values_BT = self.token_losses(params, states_BTD, batch)
-            factors_B = self.reweight(values_BT, batch.weights_BT, state.step)
+            factors_B = self.reweight(values_BT, objective_weights(batch), state.step)
         if factors_B is None:
             # Factors of 1 keep one code path; the product costs nothing beside the
             # logits.
             factors_B = jnp.ones(len(batch.tokens_BT))
+        factors_BT = jnp.broadcast_to(factors_B[:, None], batch.weights_BT.shape)
+        if batch.factors_BT is not None:
+            factors_BT = factors_BT * batch.factors_BT
         rows = _Rows(
             batch.targets_BT,
             batch.weights_BT,
-            jnp.broadcast_to(factors_B[:, None], batch.weights_BT.shape),
+            factors_BT,
             {name: term.prepare(state, batch) for name, term in self.terms.items()},
         )
         whole, (sums, outputs) = sum_over_positions(
@@ -99,21 +104,13 @@ class Objective(NamedTuple):
         self, params: PyTree, states_BTD: jax.Array, batch: Batch
     ) -> jax.Array:
         """Compute the loss of every token (B, T), without gradient."""
-
-        def score(
-            head: PyTree, states_BTD: jax.Array, targets_BT: jax.Array
-        ) -> tuple[jax.Array, tuple[None, jax.Array]]:
-            logits_BTV = unembed(self.model, head, states_BTD)
-            return jnp.zeros(()), (None, next_token_loss(logits_BTV, targets_BT))
-
-        # No backward pass: the factors are constants, and the model's graph is not
-        # needed twice.
-        head, states_BTD = jax.lax.stop_gradient((params["head"], states_BTD))
-        values_BT: jax.Array
-        _, (_, values_BT) = sum_over_positions(
-            score, head, states_BTD, batch.targets_BT, shards=self.shards
+        return token_losses(
+            self.model,
+            params["head"],
+            states_BTD,
+            targets_BT=batch.targets_BT,
+            shards=self.shards,
         )
-        return values_BT
 
     def _score(
         self, state: TrainState, head: PyTree, states_BTD: jax.Array, rows: _Rows
@@ -135,6 +132,38 @@ class Objective(NamedTuple):
             log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
             sums["mean_log_z"], _ = weighted_sums(log_z_BT, rows.weights_BT)
         return whole, (sums, self.remember(logits_BTV))
+
+
+def objective_weights(batch: Batch) -> jax.Array:
+    """Return how much each token's cross entropy counts before rows are reweighted."""
+    weights_BT: jax.Array = batch.weights_BT
+    return weights_BT if batch.factors_BT is None else weights_BT * batch.factors_BT
+
+
+def token_losses(
+    model: nn.Module,
+    head: PyTree,
+    states_BTD: jax.Array,
+    *,
+    targets_BT: jax.Array,
+    shards: int,
+) -> jax.Array:
+    """Compute the loss of every token (B, T) from final states, without gradient."""
+
+    def score(
+        head: PyTree, states_BTD: jax.Array, targets_BT: jax.Array
+    ) -> tuple[jax.Array, tuple[None, jax.Array]]:
+        logits_BTV = unembed(model, head, states_BTD)
+        return jnp.zeros(()), (None, next_token_loss(logits_BTV, targets_BT))
+
+    # No backward pass: what follows from the losses are constants, and the model's
+    # graph is not needed twice.
+    head, states_BTD = jax.lax.stop_gradient((head, states_BTD))
+    values_BT: jax.Array
+    _, (_, values_BT) = sum_over_positions(
+        score, head, states_BTD, targets_BT, shards=shards
+    )
+    return values_BT
 
 
 def final_states(model: nn.Module, variables: Variables, batch: Batch) -> jax.Array:

@@ -16,7 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from lostjax.losses import next_token_loss, weighted_sums
-from lostjax.metrics.probabilities import calibration_gaps, rank_labels
+from lostjax.metrics.probabilities import (
+    calibration_gaps,
+    is_among_largest,
+    rank_labels,
+)
 from lostjax.steps.head import sum_over_positions
 from lostjax.steps.objective import final_states, unembed
 from lostjax.typing import Batch, PyTree, Variables
@@ -56,11 +60,12 @@ def make_score_step(model: nn.Module, *, top_k: int) -> ScoreStep:
         targets_BT, weights_BT = rows
         logits_BTV = unembed(model, head, states_BTD)
         values_BT = next_token_loss(logits_BTV, targets_BT)
-        ranks_BT = rank_labels(logits_BTV, targets_BT)
         gaps_N = calibration_gaps(
             logits_BTV, targets_BT, n_bins=N_BINS, weights=weights_BT
         )
-        counts = (jnp.sum(weights_BT * (ranks_BT < k)) for k in (1, top_k))
+        right_BT = rank_labels(logits_BTV, targets_BT) < 1
+        within_BT = is_among_largest(logits_BTV, targets_BT, k=top_k)
+        counts = (jnp.sum(weights_BT * hits) for hits in (right_BT, within_BT))
         return weighted_sums(values_BT, weights_BT)[0], ((*counts, gaps_N), None)
 
     def step(variables: Variables, batch: Batch) -> Sums:

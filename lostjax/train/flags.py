@@ -17,7 +17,7 @@ from tyro.conf import Positional
 from lostjax import __version__
 from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError, nearest_hint
-from lostjax.train.config.fields import RENAMED_FIELDS, flag_name
+from lostjax.train.config.fields import RENAMED_FIELDS, flag_name, replace_in
 from lostjax.train.config.files import read_config_file
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
@@ -86,6 +86,12 @@ def parse_run_flags(flags: type[R], arguments: Sequence[str], *, program: str) -
     if made.init_from == "latest":
         directory = default.init_from or find_run("latest", with_checkpoint=True)
         made = dataclasses.replace(made, init_from=str(directory))
+    weights = made.objective.token_weights
+    if weights.reference == "latest":
+        directory = default.objective.token_weights.reference or find_run(
+            "latest", with_checkpoint=True
+        )
+        made = replace_in(made, "objective.token_weights", reference=str(directory))
     return made
 
 

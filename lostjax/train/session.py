@@ -6,7 +6,13 @@ and the configuration are all that a resumed run needs: batch k is a pure functi
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -26,6 +32,7 @@ from lostjax.train.devices.hosts import (
     leaving_without_the_others,
     on_first_host,
 )
+from lostjax.train.devices.lifeline import find_lifeline
 from lostjax.train.evaluate import Evaluation, find_evaluation
 from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
 from lostjax.train.keep.commands import record_command
@@ -49,7 +56,12 @@ from lostjax.train.report.gather import summarise
 from lostjax.train.report.page import write_report
 from lostjax.train.report.preview import print_summary
 from lostjax.train.rollback import find_anchor, set_anchor, start_at
-from lostjax.train.watch.signals import StopAsked, StopRequest, catch_stop_signals
+from lostjax.train.watch.signals import (
+    StopAsked,
+    StopRequest,
+    catch_stop_signals,
+    leaving_at_once,
+)
 
 
 class Outcome(NamedTuple):
@@ -223,8 +235,9 @@ def _run(
     # Before the first state, which takes minutes itself if the steps do.
     if forecast := is_first_host() and describe_forecast(job):
         print(forecast, flush=True)
-    state = start_at(job, checkpoints, first)
-    compiled = compile_steps(job, state)
+    with _nothing_to_save(job, stop):
+        state = start_at(job, checkpoints, first)
+        compiled = compile_steps(job, state)
     with refusing_disk_errors(job.directory):
         # Compiling takes minutes, in which the directory may be deleted: files that are
         # opened below would make another one of that name.
@@ -255,6 +268,13 @@ def _run(
         code = 1 if is_lost else 0 if evaluation else stop.exit_code
     timings = recorder.timings(compile_seconds=compiled.seconds)
     return _Ended(code, evaluation, state, compiled, timings)
+
+
+def _nothing_to_save(job: Job, stop: StopRequest) -> AbstractContextManager[None]:
+    """Leave at once if a signal comes; several processes stop together, later."""
+    if find_lifeline() is not None:
+        return nullcontext()
+    return leaving_at_once(stop, partial(drop_lock, job.directory))
 
 
 def _may_report(held: HeldDirectory) -> bool:

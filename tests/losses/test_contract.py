@@ -6,7 +6,7 @@ until it has one.
 
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -139,6 +139,10 @@ LOSSES = {
         ("log_partition_penalty",),
     ),
     "smoothing": Loss(losses.smoothing_penalty, ("smoothing_penalty",)),
+    "generalized cross entropy": Loss(
+        partial(losses.generalized_cross_entropy_loss, q=0.7),
+        ("generalized_cross_entropy_loss",),
+    ),
     "trajectory": Loss(against_the_past, ("trajectory_loss",)),
     "compressed trajectory": Loss(
         against_the_top,
@@ -186,7 +190,9 @@ LOSSES = {
         ),
         ("proto_triplet_loss",),
     ),
-    "surprisal": Loss(against_text, ("surprisal_weights",)),
+    "surprisal": Loss(
+        against_text, ("surprisal_weights", "surprisal_weights_of_losses")
+    ),
 }
 
 

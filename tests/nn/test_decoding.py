@@ -50,6 +50,20 @@ def test_a_stream_yields_the_tokens_of_the_whole(dense, length, temperature, top
     np.testing.assert_array_equal(np.stack(stream, axis=1), whole)
 
 
+def test_a_prefix_is_read_before_the_prompt(dense):
+    table_VD = dense[1]["params"]["embed"]["embedding"]
+    options = {"n_tokens": 5, "key": jax.random.key(4), "temperature": 0.0}
+    whole = sample_tokens(*dense, prompt_BT=TOKENS_BT[:, :7], **options)
+    split = {
+        "prompt_BT": TOKENS_BT[:, 4:7],
+        "prefix_BPD": table_VD[TOKENS_BT[:, :4]],
+        **options,
+    }
+    np.testing.assert_array_equal(sample_tokens(*dense, **split)[:, 3:], whole[:, 7:])
+    stream = list(stream_tokens(*dense, **split))
+    np.testing.assert_array_equal(np.stack(stream, axis=1), whole[:, 7:])
+
+
 @pytest.mark.parametrize("name", LINEAR)
 def test_cached_logits_equal_the_full_forward(name):
     model, variables = make(name)

@@ -310,3 +310,41 @@ def test_sizes_that_do_not_fit_are_refused(message):
     model = Transformer(**(SIZES | options))
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(partial(model.init, **inputs), jax.random.key(0), TOKENS_BT)
+
+
+def embed(variables, tokens_BT):
+    return variables["params"]["embed"]["embedding"][tokens_BT]
+
+
+def test_a_prefix_of_embedded_tokens_equals_tokens(lost):
+    model, variables = lost
+    whole_BTV = run(model, variables)
+    prefix_BPD = embed(variables, TOKENS_BT[:, :5])
+    got = run(model, variables, TOKENS_BT[:, 5:], prefix_BPD=prefix_BPD)
+    np.testing.assert_allclose(got, whole_BTV[:, 5:], atol=1e-5)
+    # Packed: the prefix belongs to the first document and to no other.
+    packed = {"segments_BT": SEGMENTS_BT, "positions_BT": POSITIONS_BT}
+    whole_BTV = run(model, variables, **packed)
+    rest = {name: value[:, 1:] for name, value in packed.items()}
+    got = run(model, variables, TOKENS_BT[:, 1:], prefix_BPD=prefix_BPD[:, :1], **rest)
+    np.testing.assert_allclose(got, whole_BTV[:, 1:], atol=1e-5)
+
+
+def test_a_prefix_adds_no_parameters_and_has_a_gradient(lost):
+    model, variables = lost
+    prefix_BPD = embed(variables, TOKENS_BT[:, :3])
+    made = jax.eval_shape(
+        partial(model.init, prefix_BPD=prefix_BPD), jax.random.key(0), TOKENS_BT
+    )
+    assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, variables)
+
+    def first_logits(prefix_BPD):
+        return jnp.sum(jnp.sin(run(model, variables, prefix_BPD=prefix_BPD)[:, 0]))
+
+    moved_P = np.abs(jax.grad(first_logits)(prefix_BPD)).max(axis=(0, 2))
+    assert (moved_P > 0).all()
+
+
+def test_a_prefix_of_another_width_is_refused(lost):
+    with pytest.raises(ValueError, match=r"prefix_BPD has shape \(2, 3, 8\)"):
+        run(*lost, prefix_BPD=jnp.zeros((2, 3, 8)))

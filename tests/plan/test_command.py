@@ -25,6 +25,7 @@ from lostjax.train.build.model import build_model
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import ModelConfig
+from lostjax.train.config.stored import save_config
 from lostjax.train.devices import platform
 from lostjax.train.devices.chips import CHIPS, Chip
 from lostjax.view.numbers import format_flops
@@ -165,6 +166,31 @@ def test_sharding_cuts_the_state_and_adds_collectives(plans):
     kinds = {(each.kind, each.axes) for each in plan.costs.collectives}
     assert ("all-reduce", "data") in kinds and ("all-gather", "fsdp") in kinds
     assert not whole.costs.collectives
+
+
+def test_a_plan_knows_the_reference_that_weighs_tokens(tmp_path, plans):
+    """It lies beside the state, and its forward pass is a part of the step's time."""
+    theirs = with_layers(6, linear="dense")
+    save_config(tmp_path / "config.json", theirs)
+    base = plans[2]
+    asked = replace_in(
+        with_layers(2, remat="none"),
+        "objective.token_weights",
+        reference=str(tmp_path),
+    )
+    plan = make_plan(asked, here(chip=CHIPS["TPU v5e"]))
+    model = build_model(theirs.model, vocab_size=257)
+    held = 4 * count_parameters(model).total
+    assert plan.memory.reference == held and base.memory.reference == 0
+    assert plan.memory.peak >= base.memory.peak + held
+    forward = count_flops(model, length=64).forward * plan.tokens
+    assert plan.model_flops - base.model_flops == pytest.approx(forward)
+    assert plan.costs.flops - base.costs.flops == pytest.approx(forward, rel=0.06)
+    candidate, plain = (
+        estimate_candidate(each, here(chip=CHIPS["TPU v5e"]))
+        for each in (asked, base.config)
+    )
+    assert candidate.held - plain.held == pytest.approx(held, abs=0.1 * held)
 
 
 def test_the_command_prints_and_writes(tmp_path, capsys, read_page):

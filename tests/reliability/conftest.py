@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from kept_programs import find_place, tidy
 
 from lostjax.train.__main__ import main
 
@@ -18,13 +19,16 @@ STEPS, SAVE_EVERY, EVALUATE_EVERY = Started.steps, 6, Started.evaluate_every
 
 
 @pytest.fixture(scope="session")
-def environment(tmp_path_factory):
+def environment():
     """JAX keeps what it compiled, so that a run that is started again is quick.
 
     In a place of their own: a process that is killed may leave half an entry.
     """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    place = find_place() / f"killed-{worker}"
+    tidy(place)
     return os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_COMPILATION_CACHE_DIR": str(place),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONUNBUFFERED": "1",

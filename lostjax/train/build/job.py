@@ -9,6 +9,11 @@ from lostjax.data import Data, prepare_data
 from lostjax.disk.paths import check_path, read_path
 from lostjax.errors import ConfigError
 from lostjax.train.build.initial import check_origin, settle_origin
+from lostjax.train.build.reference import (
+    build_reference,
+    check_reference,
+    settle_reference,
+)
 from lostjax.train.build.run import Run, build_run, check_batch
 from lostjax.train.config.checks import check_config
 from lostjax.train.config.schema import TrainConfig
@@ -61,12 +66,23 @@ def prepare_job(config: TrainConfig, *, extends: bool = False) -> Job:
     )  # later, the other run may be gone
     if starts_from:
         config = settle_origin(config)
+    weighs = config.objective.token_weights.reference is not None
+    if weighs:
+        config = settle_reference(config)
     data = prepare_text(config, directory=directory)
+    if weighs:
+        check_reference(config, data.tokenizer)
     if starts_from:
         check_origin(config, data.tokenizer)
     check_same("data", data.identity)
     check_same_data(directory, data.identity)
-    run = build_run(config, mesh=mesh, vocab_size=data.vocab_size, rows=data.train)
+    size = data.vocab_size
+    reference = None
+    if weighs:
+        reference = build_reference(config, mesh=mesh, vocab_size=size)
+    run = build_run(
+        config, mesh=mesh, vocab_size=size, rows=data.train, reference=reference
+    )
     parts = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
     return Job(**parts, data=data, directory=directory)
 

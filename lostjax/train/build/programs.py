@@ -1,6 +1,8 @@
 """Lower and compile a run's programs: the training step and the evaluation."""
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +11,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.data import Batch
+from lostjax.errors import ConfigError
 from lostjax.nn import Transformer
 from lostjax.steps.faults import parse_faults, put_faults
 from lostjax.steps.gradient import GradientOf, make_gradient
@@ -21,6 +24,7 @@ from lostjax.steps.step import (
     make_eval_step,
     make_train_step,
 )
+from lostjax.steps.token_weights import make_token_weighting
 from lostjax.train.build.micro_batches import count_micro_batches
 from lostjax.train.build.model import place_model
 from lostjax.train.build.objective import build_terms
@@ -30,7 +34,10 @@ from lostjax.train.build.run import Run
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stretches import first_steps
 from lostjax.train.devices.mesh import count_batch_shards
-from lostjax.train.devices.sharding import BATCH_SPEC, tree_shardings
+from lostjax.train.devices.sharding import BATCH_SPEC, place_shapes, tree_shardings
+
+Weigh = Callable[[Batch], Batch]
+"""Adds the factors of its tokens to a batch, if a run has a reference."""
 
 
 class Compiled(NamedTuple):
@@ -47,11 +54,14 @@ class Compiled(NamedTuple):
     temporary_bytes: int | None
     """Temporary memory of a training step per device, as the compiler reports it; None
     if the backend does not report it."""
+    weigh: Weigh
+    """Is applied to each batch before its step."""
 
     def advance(
         self, state: TrainState, batch: Batch, *, step: int
     ) -> tuple[TrainState, Metrics]:
         """Run step number `step`, counted from 1; every `watch_every`-th is watched."""
+        batch = self.weigh(batch)
         if self.watched is not None and step % self.watch_every == 0:
             return self.watched(state, batch)
         return self.train(state, batch)
@@ -89,6 +99,7 @@ def compile_steps(run: Run, state: TrainState) -> Compiled:
         ),
         seconds=seconds,
         temporary_bytes=getattr(train.memory_analysis(), "temp_size_in_bytes", None),
+        weigh=build_weighing(run),
     )
 
 
@@ -116,6 +127,53 @@ def lower_step(run: Run, state: TrainState, *, watch: bool = False) -> Any:
     )
     rows = NamedSharding(run.mesh, BATCH_SPEC)
     return jitted.lower(state, abstract_batch(run.config, rows))
+
+
+def build_weighing(run: Run) -> Weigh:
+    """Build what adds factors to batches; it restores the run's reference.
+
+    Raises:
+      ConfigError: if the reference cannot be read any more, or the run, whose
+        configuration names one, was built without it.
+    """
+    if run.config.objective.token_weights.reference is None:
+        return lambda batch: batch
+    if run.reference is None:
+        raise ConfigError(
+            "--objective.token-weights.reference: the run was built without it"
+        )
+    return partial(jit_weighing(run), run.reference.load())
+
+
+def jit_weighing(run: Run) -> Any:
+    """Jit the program (reference's variables, batch) -> batch with factors."""
+    reference, weights = run.reference, run.config.objective.token_weights
+    assert reference is not None
+    rows = NamedSharding(run.mesh, BATCH_SPEC)
+    return jax.jit(
+        make_token_weighting(
+            reference.model,
+            alpha=weights.alpha,
+            min_weight=weights.min_weight,
+            accumulate=count_micro_batches(run.config, mesh=run.mesh),
+            shards=count_batch_shards(run.mesh),
+        ),
+        in_shardings=(tree_shardings(reference.abstract, run.mesh), rows),
+        out_shardings=rows,
+    )
+
+
+def lower_weighing(run: Run) -> Any:
+    """Lower the program that weighs a batch, for devices that may be abstract.
+
+    Returns:
+      A `jax.stages.Lowered`.
+    """
+    assert run.reference is not None
+    rows = NamedSharding(run.mesh, BATCH_SPEC)
+    batch = abstract_batch(run.config, rows)._replace(factors_BT=None)
+    variables = place_shapes(run.reference.abstract, run.mesh)
+    return jit_weighing(run).lower(variables, batch)
 
 
 def build_gradient(run: Run, *, watch: bool = False) -> GradientOf:
@@ -177,6 +235,7 @@ def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch
       A `Batch` of `jax.ShapeDtypeStruct`, (B, T) or (B,).
     """
     shape = (config.batch_size, config.data.seq_len)
+    weights = config.objective.token_weights
 
     def leaf(shape: tuple[int, ...], dtype: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, jnp.dtype(dtype), sharding=sharding)
@@ -190,4 +249,5 @@ def abstract_batch(config: TrainConfig, sharding: NamedSharding | None) -> Batch
         positions_BT=whole,
         example_B=leaf(shape[:1], jnp.int32),
         epoch_B=leaf(shape[:1], jnp.int32),
+        factors_BT=None if weights.reference is None else leaf(shape, jnp.float32),
     )

@@ -1,6 +1,8 @@
 """Build the factors by which the rows of a batch are weighted.
 
-    factor_i = w_i / (n_i / sum_j n_j),      w from `losses.sample_weights`
+    factor_i = w_i / (n_i / sum_j n_j)
+
+w is from `losses.sample_weights`, or from `losses.kl_dro_weights` for `kl_dro`.
 
 n_i is the number of tokens in row i and also the prior of the weights: at infinite
 temperature every factor is 1, and the step equals the plain one. A row is one example
@@ -9,6 +11,7 @@ loss.
 """
 
 import math
+from functools import partial
 
 import jax.numpy as jnp
 
@@ -37,7 +40,11 @@ def build_reweighting(config: ReweightConfig, *, steps: int) -> Reweighting | No
     """
     if config.name == "none":
         return None
-    shape = SHAPES[config.name]
+    weigh = (
+        losses.kl_dro_weights
+        if config.name == "kl_dro"
+        else partial(losses.sample_weights, shape=SHAPES[config.name])
+    )
     temperature = losses.temperature_schedule(
         config.temperature,
         uniform_steps=math.ceil(config.warmup * steps),
@@ -49,9 +56,8 @@ def build_reweighting(config: ReweightConfig, *, steps: int) -> Reweighting | No
         step: Int[Array, ""],
     ) -> Float[Array, "B"]:
         tokens_B = jnp.sum(weights_BT, axis=1)
-        weights_B = losses.sample_weights(
+        weights_B = weigh(
             losses.sequence_means(values_BT, weights_BT),
-            shape=shape,
             temperature=temperature(step),
             prior_B=tokens_B,
         )

@@ -5,6 +5,8 @@ the same model, optimiser and objective. Nothing is compiled and no array is mad
 """
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import optax
@@ -22,6 +24,18 @@ from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.chips import find_chip
 from lostjax.train.devices.mesh import count_batch_shards
 from lostjax.trees import count_bytes
+from lostjax.typing import Variables
+
+
+class Reference(NamedTuple):
+    """The model of another run, which weighs the tokens of this one."""
+
+    model: Transformer
+    """Bound to the mesh."""
+    abstract: Variables
+    """Shapes and types of its variables."""
+    load: Callable[[], Variables]
+    """Restores the variables onto the mesh; once, they are kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +53,24 @@ class Run:
     """The past that the model is compared with."""
     abstract: TrainState
     """Shapes and types of the state."""
+    reference: Reference | None
+    """Weighs the tokens; None: they count alike, or the run is only described."""
 
     @property
     def flops_per_token(self) -> float:
         """Training FLOPs per token, of the model's products.
 
-        SAM takes two gradients; each set of past parameters is one more forward pass.
+        SAM takes two gradients; each set of past parameters is one more forward pass,
+        and so is a reference.
         """
-        flops = count_flops(self.model, length=self.config.data.seq_len)
+        length = self.config.data.seq_len
+        flops = count_flops(self.model, length=length)
         gradients = 2 if self.config.objective.sam_radius else 1
         past = len(self.trajectory.track)
-        return float(gradients * flops.train + past * flops.forward)
+        total = float(gradients * flops.train + past * flops.forward)
+        if self.reference is not None:
+            total += count_flops(self.reference.model, length=length).forward
+        return total
 
     @property
     def peak_flops(self) -> float | None:
@@ -65,7 +86,12 @@ class Run:
 
 
 def build_run(
-    config: TrainConfig, *, mesh: Mesh, vocab_size: int, rows: BatchPlan | None = None
+    config: TrainConfig,
+    *,
+    mesh: Mesh,
+    vocab_size: int,
+    rows: BatchPlan | None = None,
+    reference: Reference | None = None,
 ) -> Run:
     """Build a run's model, optimiser and objective.
 
@@ -75,6 +101,8 @@ def build_run(
       vocab_size: size of the tokenizer's vocabulary.
       rows: the training rows. Without them the run can be described and restored, but
         not trained if its objective depends on their number.
+      reference: weighs the tokens of training batches, if the configuration names one.
+        A run is described, evaluated and restored without it.
 
     Returns:
       The run.
@@ -91,7 +119,7 @@ def build_run(
     trajectory = build_trajectory(config, vocab_size=vocab_size, rows=rows)
     tx = optax.chain(tx, *trajectory.track) if trajectory.track else tx
     abstract = describe_state(model, tx, trajectory)
-    return Run(config, mesh, model, tx, schedule, trajectory, abstract)
+    return Run(config, mesh, model, tx, schedule, trajectory, abstract, reference)
 
 
 def describe_state(

@@ -42,6 +42,7 @@ _LEAST = {
     "guard.window": 2,
     "optim.frugal.update_gap": 1,
     "optim.frugal.stagger": 1,
+    "objective.token_weights.step": 1,
     "objective.trajectory.lag_epochs": 1,
     "objective.trajectory.top_k": 1,
     "objective.trajectory.lag_steps": 1,
@@ -62,6 +63,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             "optim.final_fraction",
             "optim.frugal.density",
             "objective.reweight.warmup",
+            "objective.token_weights.min_weight",
         ),
     ),
     "must lie in [0, 1)": (
@@ -83,6 +85,7 @@ _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             "optim.frugal.free_scale",
             "objective.log_partition",
             "objective.sam_radius",
+            "objective.token_weights.alpha",
             "objective.trajectory.weight",
             "objective.trajectory.start",
         ),
@@ -290,6 +293,13 @@ def _check_trajectory(config: TrainConfig) -> None:
 
 def _check_pairs(objective: ObjectiveConfig) -> None:
     """Refuse combinations of objectives that are not defined."""
+    weighs_tokens = objective.token_weights.reference is not None
+    if objective.label_smoothing and weighs_tokens:
+        raise ConfigError(
+            f"--objective.label-smoothing={objective.label_smoothing}: not with "
+            "--objective.token-weights.reference, which weights the cross entropies of "
+            "plain targets: a token of small weight would be smoothed away"
+        )
     if objective.label_smoothing and objective.reweight.name != "none":
         raise ConfigError(
             f"--objective.label-smoothing={objective.label_smoothing}: not with "

@@ -22,7 +22,11 @@ SAME_RUN = (
 """Fields that a resumed run must share with its checkpoint: they decide the numbers."""
 
 FREE_FIELDS = frozenset(
-    {"data.cache_dir", "model.attention", "model.product", "model.remat"}
+    {
+        *("data.cache_dir", "model.attention", "model.product", "model.remat"),
+        # Its digest tells whether it is the same, wherever it was moved.
+        "objective.token_weights.reference",
+    }
 )
 """Dotted fields under `SAME_RUN` that change where or how a run computes, not what."""
 

@@ -17,7 +17,7 @@ SubspaceName = Literal["rows", "columns", "coordinates", "blocks", "svd", "ortho
 AttentionName = Literal["auto", "xla", "cudnn", "splash"]
 ProductName = Literal["xla", "mosaic_tpu", "mosaic_gpu"]
 RematName = Literal["none", "full", "products", "bottleneck"]
-ReweightName = Literal["none", "lin_upper", "quadratic", "extremes", "upper"]
+ReweightName = Literal["none", "lin_upper", "quadratic", "extremes", "upper", "kl_dro"]
 TrajectoryName = Literal["none", "saf", "mesa", "lagged"]
 
 
@@ -180,9 +180,12 @@ class ReweightConfig:
 
     name: ReweightName = "none"
     """Rows of a batch that count more, by their loss; the hard half (lin_upper),
-    the middle (quadratic), both ends (extremes), or all with a large loss (upper)."""
+    the middle (quadratic), both ends (extremes), or all with a large loss (upper);
+    kl_dro by the size of the loss itself, without a limit."""
     temperature: float = 1.0
-    """No row counts more than e^(1/temperature) times another of its length."""
+    """No row counts more than e^(1/temperature) times another of its length; with
+    kl_dro, a row counts e times another of its length whose mean loss is this many
+    nats smaller."""
     warmup: float = 0.05
     """Share of all steps in which rows count alike, in [0, 1]."""
 
@@ -226,6 +229,25 @@ class TrajectoryConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TokenWeightsConfig:
+    """Weights of tokens by how much another run's model is surprised at them."""
+
+    reference: str | None = None
+    """Run (a directory, or latest) whose model weighs the tokens: what it expects with
+    certainty counts nothing. Its tokenizer must be the same. It is read when the run
+    starts, and again whenever it is resumed; it may be moved, but not changed."""
+    step: int | None = None
+    """Checkpoint of the reference; default its newest."""
+    digest: str = ""
+    """Hash of the reference's checkpoint. The run writes it, and refuses another one.
+    """
+    alpha: float = 1.0
+    """Exponent of 1 - p in a token's weight, where p is its probability."""
+    min_weight: float = 0.0
+    """Least weight of a token, in [0, 1], before the mean over its row is made 1."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ObjectiveConfig:
     """The training objective besides next-token cross entropy."""
 
@@ -238,6 +260,7 @@ class ObjectiveConfig:
     """Take the gradient after a step of this norm up the gradient, as SAM does (its
     authors: .05); doubles the work. 0: no SAM."""
     reweight: ReweightConfig = ReweightConfig()
+    token_weights: TokenWeightsConfig = TokenWeightsConfig()
     trajectory: TrajectoryConfig = TrajectoryConfig()
 
 

@@ -127,6 +127,12 @@ def adopt_settled(stored: TrainConfig, asked: TrainConfig) -> TrainConfig:
         asked = replace_in(asked, "optim", earlier=stored.optim.earlier)
     if asked.init_from is not None and asked.init_step is None:
         asked = dataclasses.replace(asked, init_step=stored.init_step)
+    weights, settled = asked.objective.token_weights, stored.objective.token_weights
+    if weights.reference is not None and not weights.digest:
+        step = settled.step if weights.step is None else weights.step
+        asked = replace_in(
+            asked, "objective.token_weights", step=step, digest=settled.digest
+        )
     return asked
 
 

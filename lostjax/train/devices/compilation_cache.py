@@ -43,20 +43,8 @@ def keep_programs() -> None:
     name = name_platform()
     if name is not None:
         place = default_cache_dir() / "programs" / name
-        # Threads, because reading and decompressing release the GIL.
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            list(pool.map(_remove_unless_whole, place.glob("*-cache")))
+        remove_torn(place)
         jax.config.update("jax_compilation_cache_dir", str(place))
-
-
-def _remove_unless_whole(entry: Path) -> None:
-    """Remove an entry that JAX could not read."""
-    try:
-        # JAX's own function, though private: no public one reads an entry.
-        decompress_executable(entry.read_bytes())
-    except Exception:  # zlib's errors, or zstandard's if it is installed
-        with contextlib.suppress(OSError):
-            entry.unlink()
 
 
 def name_platform() -> str | None:
@@ -79,3 +67,20 @@ def name_platform() -> str | None:
     if features is None:
         return None
     return f"cpu-{hash_parts(jaxlib_version, features[1])[:16]}"
+
+
+def remove_torn(place: Path) -> None:
+    """Remove the entries of a cache's directory that JAX could not read."""
+    # Threads, because reading and decompressing release the GIL.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(_remove_unless_whole, place.glob("*-cache")))
+
+
+def _remove_unless_whole(entry: Path) -> None:
+    """Remove an entry that JAX could not read."""
+    try:
+        # JAX's own function, though private: no public one reads an entry.
+        decompress_executable(entry.read_bytes())
+    except Exception:  # zlib's errors, or zstandard's if it is installed
+        with contextlib.suppress(OSError):
+            entry.unlink()

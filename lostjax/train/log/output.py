@@ -58,6 +58,8 @@ class SteadyStream:
             self._write_replaced(text.encode(encoding, "backslashreplace"), encoding)
         except (OSError, ValueError) as error:  # ValueError: it is closed
             self._note(error)
+        if "\n" in text:  # Python would keep a file's lines back until they are 8 kB
+            self.flush()
         return len(text)
 
     def flush(self) -> None:

@@ -95,7 +95,8 @@ def count_step_bytes(run: Run) -> float:
     # Logits and their gradient in float32.
     logits = 2 * 4 * model.vocab_size * rows * length / parts
     state, gradients = count_bytes(run.abstract), count_bytes(run.abstract.params)
-    return float(state + gradients + kept + logits)
+    reference = 0 if run.reference is None else count_bytes(run.reference.abstract)
+    return float(state + gradients + kept + logits + reference)
 
 
 def measure_speed(dtype: DTypeLike) -> float:

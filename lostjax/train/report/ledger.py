@@ -70,6 +70,9 @@ def build_ledger(job: Job, compiled: Compiled | None = None) -> list[LedgerRow]:
     if job.abstract.memory is not None:
         memory_bytes = count_bytes(job.abstract.memory)
         ledger.append(LedgerRow("past outputs by row (SAF)", memory_bytes))
+    if job.reference is not None:
+        reference_bytes = count_bytes(job.reference.abstract)
+        ledger.append(LedgerRow("reference that weighs tokens", reference_bytes))
     if compiled is not None and compiled.temporary_bytes is not None:
         name = "compiler's temporary memory, per device"
         ledger.append(LedgerRow(name, compiled.temporary_bytes))

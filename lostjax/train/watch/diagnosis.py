@@ -22,7 +22,7 @@ from lostjax.steps.readings import rms_by_path
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.train.build.job import Job
 from lostjax.train.build.model import place_model
-from lostjax.train.build.programs import build_gradient, build_guard
+from lostjax.train.build.programs import build_gradient, build_guard, build_weighing
 from lostjax.train.devices.sharding import place_batch, tree_shardings
 from lostjax.train.watch.first_bad import Outputs, look_at_outputs, order_backward
 from lostjax.train.watch.verdict import Streak
@@ -63,7 +63,8 @@ def diagnose(job: Job, state: TrainState, streak: Streak) -> Diagnosis:
     """
     state = state._replace(step=jnp.full_like(state.step, streak.first_step - 1))
     number = int(state.batches)
-    batch = place_batch(job.data.train, number, mesh=job.mesh)
+    placed = place_batch(job.data.train, number, mesh=job.mesh)
+    batch = build_weighing(job)(placed)
     length = job.config.data.seq_len
     model = place_model(
         job.model, config=job.config.model, mesh=job.mesh, length=length

@@ -6,6 +6,10 @@ handler is the kernel's default, because Python's own handlers do not run while 
 process waits for a compiler. With several processes a signal to one of them is enough.
 In a notebook a second signal does what it did before, or it would end the kernel.
 
+While the programs are compiled there is nothing to save, and Python's handlers do not
+run either: that can take minutes, in which a scheduler loses patience. In a block of
+`leaving_at_once` a thread that the kernel wakes ends the process at the first signal.
+
 SIGHUP never counts as the second signal, and what follows it is the first: whoever
 closes a terminal sends it twice, and often SIGTERM after it. `nohup` starts a program
 with SIGHUP ignored, and it stays ignored.
@@ -15,7 +19,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
@@ -41,17 +45,22 @@ class StopRequest:
         """
         self.signal: int | None = None
         """The signal that stops the run, once all processes agree; None before."""
-        self._asked = 0
+        self.leave: Callable[[int], None] | None = None
+        """Ends the process while there is nothing to save; see `leaving_at_once`."""
+        self.is_watched = False
+        """Whether a thread sees the signals at once."""
+        self.asked = 0
+        """The first signal of this process; 0 before."""
         self._agree = agree
 
     def ask(self, number: int) -> None:
         """Request that the run stops; safe in any thread or signal handler."""
-        self._asked = self._asked or number
+        self.asked = self.asked or number
 
     def poll(self) -> bool:
         """Return whether to stop now; all processes call it at the same points."""
         if self.signal is None:
-            self.signal = self._agree(self._asked) or None
+            self.signal = self._agree(self.asked) or None
         return self.signal is not None
 
     def check(self) -> None:
@@ -67,6 +76,33 @@ class StopRequest:
     def exit_code(self) -> int:
         """128 + signal, as in shells: 143 for SIGTERM, 130 for Ctrl-C; 0 if none."""
         return 0 if self.signal is None else 128 + self.signal
+
+
+@contextmanager
+def leaving_at_once(request: StopRequest, tidy: Callable[[], None]) -> Iterator[None]:
+    """End the process at the first signal, for a `with` block that does not train.
+
+    It does so also in the midst of a compilation. Without `catch_stop_signals` around
+    it in the main thread, or in a notebook, the block runs as it is.
+
+    Args:
+      request: what the signals ask.
+      tidy: called before the exit, in another thread.
+    """
+
+    def leave(number: int) -> None:
+        _write_error(f"\n{signal.Signals(number).name}: stopped before a step\n")
+        tidy()
+        os._exit(128 + number)
+
+    if request.is_watched:
+        request.leave = leave
+        if request.asked:
+            leave(request.asked)
+    try:
+        yield
+    finally:
+        request.leave = None
 
 
 @contextmanager
@@ -89,6 +125,8 @@ def catch_stop_signals(
     def ask(number: int, frame: FrameType | None) -> None:
         del frame
         request.ask(number)
+        if request.leave is not None:
+            return  # the thread that saw the signal ends the process
         if number == signal.SIGHUP:
             signal.signal(number, signal.SIG_IGN)
         else:
@@ -99,20 +137,50 @@ def catch_stop_signals(
                     caught, _restorable(before[caught]) if second is None else second
                 )
         verb = "interrupts" if second is None else "exits"
-        said = _SAID.format(signal.Signals(number).name, verb)
-        said = _SHOW_CURSOR + said if os.isatty(2) else said
-        with suppress(OSError):  # nobody reads standard error any more
-            os.write(2, said.encode())  # the signal may have interrupted a print
+        _write_error(_SAID.format(signal.Signals(number).name, verb))
 
     for number in _CAUGHT:
         if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
             continue
         before[number] = signal.signal(number, ask)
     try:
-        yield
+        with nullcontext() if second is None else _waking(request):
+            yield
     finally:
         for caught, handler in before.items():
             signal.signal(caught, _restorable(handler))
+
+
+@contextmanager
+def _waking(request: StopRequest) -> Iterator[None]:
+    """Let a thread see the signals that Python's handlers see, but at once."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while number := os.read(reading, 1):
+            if (leave := request.leave) and number[0] in _CAUGHT:
+                leave(number[0])
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    request.is_watched = True
+    try:
+        yield
+    finally:
+        request.is_watched = False
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        thread.join()
+        os.close(reading)
+
+
+def _write_error(text: str) -> None:
+    """Write what a signal may say in the midst of a print."""
+    text = _SHOW_CURSOR + text if os.isatty(2) else text
+    with suppress(OSError):  # nobody reads standard error any more
+        os.write(2, text.encode())
 
 
 def _restorable(handler: Any) -> Any:

@@ -129,6 +129,58 @@ def test_factors_average_to_one_over_tokens(name):
     assert np.ptp(factors_B[:7]) > 0.1
 
 
+def test_kl_dro_weighs_by_the_size_of_a_loss():
+    objective = dataclasses.replace(LIN_UPPER, name="kl_dro", temperature=0.5)
+    factors = build_reweighting(objective, steps=10)
+    weights_BT = make_batch().weights_BT
+    values_BT = jnp.arange(8.0)[:, None] * jnp.ones((8, 16)) / 4
+    factors_B = np.asarray(factors(values_BT, weights_BT, jnp.array(0)))
+    np.testing.assert_allclose(factors_B @ LENGTHS, LENGTHS.sum(), rtol=1e-5)
+    # Of its own length or another, a row counts e times one of half a nat less.
+    np.testing.assert_allclose(factors_B[2:7] / factors_B[:5], np.e, rtol=1e-4)
+    assert factors_B[7] == 0.0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_factors_of_tokens_weigh_cross_entropies_alone(start, accumulate):
+    """Also those that the rows' factors are computed from."""
+    model, tx, state = start(MODEL, rate=1.0)
+    factors_BT = jax.random.uniform(jax.random.key(3), (8, 16), maxval=2.0)
+    plain = make_batch()
+    batch = plain._replace(factors_BT=factors_BT)
+    counts_BT = plain.weights_BT * factors_BT
+
+    def minimised(params):
+        logits = model.apply({"params": params}, batch.tokens_BT)
+        values_BT = next_token_loss(logits, batch.targets_BT)
+        penalties_BT = jnp.square(jax.nn.logsumexp(logits, axis=-1))
+        rows_B = (counts_BT * values_BT).sum(1) / jnp.maximum(counts_BT.sum(1), 1e-9)
+        prior_B = counts_BT.sum(1)
+        share_B = prior_B / prior_B.sum()
+        factors_B = jax.lax.stop_gradient(prior_B * jnp.exp(rows_B - rows_B.max()))
+        factors_B = factors_B / factors_B.sum() / jnp.where(share_B, share_B, 1.0)
+        whole = (factors_B[:, None] * counts_BT * values_BT).sum()
+        whole += 0.1 * (plain.weights_BT * penalties_BT).sum()
+        return whole / plain.weights_BT.sum()
+
+    kl_dro = dataclasses.replace(LIN_UPPER, name="kl_dro", temperature=1.0)
+    gradient = make_gradient(
+        model,
+        accumulate=accumulate,
+        terms={"log_partition": log_partition_term(0.1)},
+        reweight=build_reweighting(kl_dro, steps=10),
+    )
+    made = jax.jit(gradient)(state, batch)
+    expected = jax.jit(jax.grad(minimised))(state.params)
+    for a, b in zip(
+        jax.tree.leaves(made.grads), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
+    # The reported loss is that of plain tokens.
+    unweighed = jax.jit(gradient)(state, plain).means["loss"]
+    np.testing.assert_allclose(made.means["loss"], unweighed, rtol=1e-6)
+
+
 def test_none_is_no_reweighting():
     assert build_reweighting(ReweightConfig(), steps=10) is None
 

@@ -125,3 +125,11 @@ def test_streams_come_back_and_errors_are_known():
             print("x")
             assert sys.stdout.isatty() and output.out.error == errno.EIO
         assert sys.stdout is broken
+
+
+def test_a_file_has_each_line_at_once(tmp_path):
+    """A run under nohup is followed in its file, which has its last line if it dies."""
+    path = tmp_path / "log"
+    with path.open("w") as file, redirect_stdout(file), steady_output():
+        print("a line")
+        assert path.read_text() == "a line\n"

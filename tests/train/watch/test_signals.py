@@ -56,6 +56,41 @@ def test_a_second_signal_ends_a_process_that_tidies_nothing(second):
     assert "SIGTERM: saving and stopping; a second signal exits at once" in done.stderr
 
 
+@pytest.mark.parametrize("when", ["before", "within", "after"])
+def test_a_signal_ends_a_process_in_a_long_call_that_saves_nothing(when, tmp_path):
+    """Like a compiler, the derivation of a key runs no handler before it returns."""
+    kill = "os.kill(os.getpid(), signal.SIGTERM)"
+    before, after = (
+        "pass" if when != moment else kill for moment in ("before", "after")
+    )
+    timer = f"threading.Timer(0.5 if {when == 'within'} else 99, lambda: {kill})"
+    script = (
+        "import hashlib, os, pathlib, signal, threading\n"
+        "from lostjax.train.watch.signals import *\n"
+        "request = StopRequest()\n"
+        f"tidy = pathlib.Path({str(tmp_path / 'tidied')!r}).touch\n"
+        f"timer = {timer}\n"
+        "timer.daemon = True\n"
+        "with catch_stop_signals(request):\n"
+        f"    {before}\n"
+        "    with leaving_at_once(request, tidy):\n"
+        "        timer.start()\n"
+        f"        rounds = {1 if when == 'after' else 2 * 10**9}\n"
+        "        hashlib.pbkdf2_hmac('sha1', b'', b'', rounds)\n"
+        f"    {after}\n"
+        "    print(request.poll())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=60, text=True
+    )
+    if when == "after":
+        assert (done.returncode, done.stdout) == (0, "True\n")
+        assert "SIGTERM: saving and stopping" in done.stderr
+    else:
+        assert done.returncode == 143 and (tmp_path / "tidied").exists()
+        assert done.stderr.endswith("SIGTERM: stopped before a step\n")
+
+
 CATCHES = (
     "import os, signal, sys, time\n"
     "from lostjax.train.watch.signals import StopRequest, catch_stop_signals\n"
