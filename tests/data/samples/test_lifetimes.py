@@ -38,7 +38,7 @@ def package(tmp_path, monkeypatch):
             "pid": [1, 2, 3, 4],
             "event": [1, 0, 1, 0],
             "time": [3.0, 4.0, 0.0, 2.5],
-            "num_age": [50.0, np.nan, 70.0, 60.0],
+            "num_age": [50.0, np.nan, 70.0, 190.0],
             "fac_sex": pandas.Categorical(
                 ["m", "f", None, "f"], categories=pandas.Index(["f", "m"], dtype=object)
             ),
@@ -60,7 +60,7 @@ def test_a_table_of_survset(package):
     found = load_survset("made")
     np.testing.assert_array_equal(found.times_B, np.float32([3, 4, 0, 2.5]))
     assert found.events_B.tolist() == [True, False, True, False]
-    np.testing.assert_array_equal(found.numbers_BN[:, 0], [50, np.nan, 70, 60])
+    np.testing.assert_array_equal(found.numbers_BN[:, 0], [50, np.nan, 70, 190])
     assert found.levels == (("f", "m", "missing"),)
     assert found.categories_BC[:, 0].tolist() == [1, 0, 2, 0]
     assert (found.number_names, found.category_names) == (("age",), ("sex",))
@@ -78,9 +78,10 @@ def test_a_file_of_scikit_survival(package):
 
 def test_inputs_are_standardised_by_those_that_train(package):
     x = encode_lifetimes(load_survset("made"), train_rows=[0, 1, 2])
-    # 50 and 70 have mean 60 and deviation 10; then not known; then the levels.
+    # 50 and 70 have mean 60 and deviation 10, and 13 is cut to 5; then what is not
+    # known; then the levels.
     np.testing.assert_array_equal(
-        x, [[-1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1], [0, 0, 1, 0, 0]]
+        x, [[-1, 0, 0, 1, 0], [0, 1, 1, 0, 0], [1, 0, 0, 0, 1], [5, 0, 1, 0, 0]]
     )
 
 

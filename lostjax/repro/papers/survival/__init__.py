@@ -24,10 +24,12 @@ and hdfail, disk drives of which 5.5 % fail. Columns that tell the outcome are l
 Open Bandit's sample (PyPI obp) has real clicks, without lifetimes: 38 among 10,000
 impressions of 80 items. Most items have none, so that its rates would weigh by chance.
 
-Settled before anything was measured: 3/5 of the subjects are trained on, and 1/5, of at
-most 2,000, choose and 1/5 are judged. Every method has the same grid of 3 rates and 2
-decays of AdamW and may stop at 6 places; each measure is read where it was least on the
-subjects that choose. A seed is a split, the same for every method.
+3/5 of the subjects are trained on, and of the others at most 2,000 choose and as many
+are judged. Width, steps and bins are the same for every method; they were settled after
+trials of hazard, Cox and regression on three of the sets, whose judged subjects were
+seen. Every method has the same grid of 3 rates and 2 decays of AdamW and may stop at 6
+places; each measure is read where it was least on the subjects that choose. A seed is a
+split, the same for every method.
 """
 
 import dataclasses
