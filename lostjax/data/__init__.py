@@ -31,6 +31,7 @@ from lostjax.data.samples.lifetimes import (
     load_survset,
 )
 from lostjax.data.samples.openmoji import Pictograms, load_openmoji
+from lostjax.data.samples.tagged_text import TaggedText, load_brown
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import (
@@ -58,6 +59,7 @@ __all__ = [
     "Rows",
     "Samples",
     "Split",
+    "TaggedText",
     "TokenFiles",
     "Tokenizer",
     "confuse_labels",
@@ -66,6 +68,7 @@ __all__ = [
     "encode_lifetimes",
     "epoch_rows",
     "estimate_confusion",
+    "load_brown",
     "load_digits",
     "load_fashion_mnist",
     "load_glyphs",

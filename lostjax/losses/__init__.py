@@ -2,7 +2,6 @@
 
 from lostjax.losses.bounded import generalized_cross_entropy_loss
 from lostjax.losses.contrastive import info_nce_loss, simple_contrastive_loss
-from lostjax.losses.cox import breslow_survival, set_cox_loss
 from lostjax.losses.language import (
     log_partition_penalty,
     next_token_loss,
@@ -38,7 +37,8 @@ from lostjax.losses.spherical import (
     z_loss,
     z_loss_from_sums,
 )
-from lostjax.losses.survival import (
+from lostjax.losses.survival.cox import breslow_survival, set_cox_loss
+from lostjax.losses.survival.hazard import (
     DiscreteTimes,
     discretize_times,
     hazard_loss,

@@ -1,6 +1,11 @@
 """Steps of learning as papers prescribe them, and their scan: pure functions."""
 
-from lostjax.steps.adversarial import (
+from lostjax.steps.fit import BatchAt, Fitted, Measure, Step, fit, map_runs
+from lostjax.steps.gradient import Gradient, GradientOf, make_gradient
+from lostjax.steps.guard import Guard, GuardState, init_guard
+from lostjax.steps.objective import Term
+from lostjax.steps.readings import Readings
+from lostjax.steps.robust.adversarial import (
     AdversarialState,
     Attack,
     AttackedBatch,
@@ -14,7 +19,7 @@ from lostjax.steps.adversarial import (
     weigh_alike,
     weigh_hard,
 )
-from lostjax.steps.ascent import (
+from lostjax.steps.robust.ascent import (
     Ball,
     Barrier,
     ValueOf,
@@ -25,18 +30,13 @@ from lostjax.steps.ascent import (
     move,
     projected_ascent,
 )
-from lostjax.steps.black_box import square_attack
-from lostjax.steps.coteaching import (
+from lostjax.steps.robust.black_box import square_attack
+from lostjax.steps.robust.coteaching import (
     CoteachingState,
     LossesOf,
     init_coteaching,
     make_coteaching_step,
 )
-from lostjax.steps.fit import BatchAt, Fitted, Measure, Step, fit, map_runs
-from lostjax.steps.gradient import Gradient, GradientOf, make_gradient
-from lostjax.steps.guard import Guard, GuardState, init_guard
-from lostjax.steps.objective import Term
-from lostjax.steps.readings import Readings
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.steps.step import make_eval_step, make_train_step
 from lostjax.steps.terms import label_smoothing_term, log_partition_term

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from lostjax.checks import require_positive
-from lostjax.steps.ascent import ValueOf
+from lostjax.steps.robust.ascent import ValueOf
 from lostjax.typing import Array, Float, Key, PyTree, Scalar
 
 HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import optax
 
 from lostjax.checks import require_positive
-from lostjax.steps.ascent import Barrier, ValueOf
+from lostjax.steps.robust.ascent import Barrier, ValueOf
 from lostjax.typing import Array, Float, Key, PyTree, Scalar
 
 
