@@ -114,8 +114,10 @@ def parse_flags(flags: type[T], arguments: Sequence[str], *, program: str) -> T:
     """
     words = [_normalise(word) for word in arguments]
     _print_version(words)
-    _refuse_unknown_and_repeated(words, known=_flag_names(flags))
-    if {"-h", "--help"} & set(words):
+    # Their help is whole: --help-all is for a person who knows it from the trainer.
+    known = _flag_names(flags) | {"--help-all": "--help-all"}
+    _refuse_unknown_and_repeated(words, known=known)
+    if {"-h", "--help", "--help-all"} & set(words):
         print(format_own_usage(flags, program=program))
         raise SystemExit(0)
     return _parse(flags, words, default=None, program=program)

@@ -87,8 +87,15 @@ def format_own_usage(flags: type[Any], *, program: str) -> str:
       program: as it is started.
     """
     lines = [*_format_head(flags, program), ""]
+    hints = get_type_hints(flags)
     for field in dataclasses.fields(flags):
-        lines += _format_field(flags, field.name, None)
+        part = hints[field.name]
+        if not dataclasses.is_dataclass(part):
+            lines += _format_field(flags, field.name, None)
+            continue
+        assert isinstance(part, type)
+        for inner in dataclasses.fields(part):
+            lines += _format_field(part, inner.name, None, owner=field.name)
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 from lostjax.data import Tokenizer, load_saved_tokenizer
+from lostjax.data.tokenizers.tokenizer import find_saved_tokenizer
 from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError
 from lostjax.steps.state import TrainState
@@ -93,7 +94,8 @@ def check_origin(config: TrainConfig, tokenizer: Tokenizer) -> None:
         raise ConfigError(
             f"--data.tokenizer={config.data.tokenizer}: is not the tokenizer of "
             f"{directory}, whose parameters the run starts from ({tokenizer.vocab_size}"
-            f" tokens here, {theirs.vocab_size} there); omit the flag"
+            f" tokens here, {theirs.vocab_size} there); the right one is "
+            f"--data.tokenizer={find_saved_tokenizer(directory)}"
         )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from lostjax.data import Tokenizer, load_saved_tokenizer
+from lostjax.data.tokenizers.tokenizer import find_saved_tokenizer
 from lostjax.disk.manifest import MANIFEST
 from lostjax.disk.paths import read_path
 from lostjax.disk.seal import digest
@@ -82,7 +83,7 @@ def check_reference(config: TrainConfig, tokenizer: Tokenizer) -> None:
         raise ConfigError(
             f"{FLAG}={directory}: its tokenizer is not that of this run "
             f"({theirs.vocab_size} tokens there, {tokenizer.vocab_size} here); "
-            f"--data.tokenizer={directory}/tokenizer.json would train with the same"
+            f"--data.tokenizer={find_saved_tokenizer(directory)} would train with the same"
         )
 
 
