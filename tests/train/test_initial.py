@@ -51,9 +51,7 @@ def make_run(directory, text_file, cache_dir, *, tokenizer, steps):
 def base(text_file, cache_dir, tmp_path_factory):
     """A run with checkpoints of steps 2 and 4, and a tokenizer of its own text."""
     directory = tmp_path_factory.mktemp("base") / "run"
-    return make_run(
-        directory, text_file, cache_dir, tokenizer="bpe:300", steps=(2, 4)
-    )
+    return make_run(directory, text_file, cache_dir, tokenizer="bpe:300", steps=(2, 4))
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def check_reference(config: TrainConfig, tokenizer: Tokenizer) -> None:
         raise ConfigError(
             f"{FLAG}={directory}: its tokenizer is not that of this run "
             f"({theirs.vocab_size} tokens there, {tokenizer.vocab_size} here); "
-            f"--data.tokenizer={find_saved_tokenizer(directory)} would train with the same"
+            f"--data.tokenizer={find_saved_tokenizer(directory)} is the same"
         )
 
 
