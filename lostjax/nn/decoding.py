@@ -25,6 +25,13 @@ Carry = tuple[Variables, Array]
 """Scan carry: the cache, and the last token, which is not yet in the cache."""
 
 
+STREAM_PIECE = 16
+"""A stream reads its prompt in pieces whose lengths are powers of this number."""
+
+SHORTEST_CACHE = 256
+"""Positions of a stream's cache, at least."""
+
+
 def sample_tokens(
     model: Transformer,
     variables: Variables,
@@ -99,8 +106,9 @@ def stream_tokens(
 ) -> Iterator[Int[Array, "B"]]:
     """Yield the tokens of `sample_tokens` one after the other, as they come.
 
-    The prompt is read in pieces whose lengths are powers of two, and so is the length
-    of the cache: prompts of other lengths find programs that are compiled already.
+    The prompt is read in pieces whose lengths are powers of `STREAM_PIECE`, and the
+    length of the cache is a power of two, at least `SHORTEST_CACHE`: prompts of other
+    lengths find programs that are compiled already.
 
     Args:
         model: see `sample_tokens`.
@@ -118,9 +126,11 @@ def stream_tokens(
         Token ids (B,), int32.
     """
     places = _length(prefix_BPD) + prompt_BT.shape[1] + n_tokens - 1
-    decoder = model.clone(cache_length=1 << (places - 1).bit_length(), parent=None)
+    length = max(SHORTEST_CACHE, 1 << (places - 1).bit_length())
+    decoder = model.clone(cache_length=length, parent=None)
     plain = {name: variables[name] for name in variables if name != "cache"}
-    cache: Variables = {}
+    # Not {}, for which the first piece of each length would be a program of its own.
+    cache = _empty_cache(decoder, plain, prompt_BT[:, :1])
     for piece_BT in _cut_prompt(jnp.asarray(prompt_BT, jnp.int32)):
         logits_BTV, cache = _read_on(decoder, plain, cache, piece_BT, prefix_BPD)
         prefix_BPD = None  # it is in the cache now
@@ -134,7 +144,8 @@ def stream_tokens(
         )
         yield token_B
         if number < n_tokens:
-            logits_BTV, cache = _read_on(decoder, plain, cache, token_B[:, None])
+            # With None: a call without the argument is another program to jit.
+            logits_BTV, cache = _read_on(decoder, plain, cache, token_B[:, None], None)
 
 
 def cut_logits(
@@ -211,6 +222,18 @@ def _read_on(
     return cast(tuple[Array, Variables], read)
 
 
+@partial(jax.jit, static_argnums=0)
+def _empty_cache(
+    model: Transformer, variables: Variables, tokens_BT: Array
+) -> Variables:
+    read = partial(model.apply, mutable=["cache"])
+    _, shapes = cast(
+        tuple[Array, Variables], jax.eval_shape(read, variables, tokens_BT)
+    )
+    empty: Variables = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return empty
+
+
 @partial(jax.jit, static_argnames="top_k")
 def _draw(
     logits_BTV: Array,
@@ -233,11 +256,15 @@ def _length(prefix_BPD: Array | None) -> int:
 
 
 def _cut_prompt(prompt_BT: Array) -> Iterator[Array]:
-    start, length = 0, prompt_BT.shape[1]
-    for bit in reversed(range(length.bit_length())):
-        if length >> bit & 1:
-            yield prompt_BT[:, start : start + (1 << bit)]
-            start += 1 << bit
+    start, length, size = 0, prompt_BT.shape[1], 1
+    while size * STREAM_PIECE <= length:
+        size *= STREAM_PIECE
+    while start < length:
+        if start + size > length:
+            size //= STREAM_PIECE
+            continue
+        yield prompt_BT[:, start : start + size]
+        start += size
 
 
 def check_sampling(
