@@ -107,7 +107,8 @@ class _Table(NamedTuple):
             example_B=np.arange(first, first + ROWS, dtype=np.int32),
             epoch_B=np.full(ROWS, epoch, np.int32),
         )
-        return Batch(*(leaf[rows] for leaf in batch))
+        sliced: Batch = jax.tree.map(lambda leaf: leaf[rows], batch)
+        return sliced
 
 
 if __name__ == "__main__":

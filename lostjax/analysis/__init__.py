@@ -12,7 +12,7 @@ from lostjax.analysis.stability import (
     predict_max_logit,
 )
 from lostjax.analysis.text_baselines import TextBaselines, score_text
-from lostjax.steps.ascent import ascend
+from lostjax.steps.robust.ascent import ascend
 from lostjax.trees import tensor_rms
 
 __all__ = [

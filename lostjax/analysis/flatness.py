@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lostjax.steps.ascent import ascend, move
+from lostjax.steps.robust.ascent import ascend, move
 from lostjax.typing import Array, Float, PyTree
 
 Loss = Callable[[PyTree], jax.Array]

@@ -1,5 +1,6 @@
 """Losses and weights: how wrong an answer is, and how much an example counts."""
 
+from lostjax.losses.bounded import generalized_cross_entropy_loss
 from lostjax.losses.contrastive import info_nce_loss, simple_contrastive_loss
 from lostjax.losses.language import (
     log_partition_penalty,
@@ -36,7 +37,8 @@ from lostjax.losses.spherical import (
     z_loss,
     z_loss_from_sums,
 )
-from lostjax.losses.survival import (
+from lostjax.losses.survival.cox import breslow_survival, set_cox_loss
+from lostjax.losses.survival.hazard import (
     DiscreteTimes,
     discretize_times,
     hazard_loss,
@@ -67,11 +69,13 @@ __all__ = [
     "LogitSums",
     "Shape",
     "TopOutputs",
+    "breslow_survival",
     "compress_outputs",
     "compressed_trajectory_loss",
     "dice_loss",
     "discretize_times",
     "extremes",
+    "generalized_cross_entropy_loss",
     "hard_negative_mask",
     "hazard_loss",
     "info_nce_loss",
@@ -86,6 +90,7 @@ __all__ = [
     "quadratic",
     "sample_weights",
     "sequence_means",
+    "set_cox_loss",
     "set_dice_loss",
     "set_icnn_loss",
     "set_icnn_score",

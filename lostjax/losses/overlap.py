@@ -52,7 +52,7 @@ def dice_loss(
     labels: Int[Array, "*batch"] | Bool[Array, "*batch"],
     *,
     smooth: Scalar = 1.0,
-    alpha: float | int = 0.0,
+    alpha: Scalar = 0.0,
     squared: bool = True,
     stop_gradient_weight: bool = False,
 ) -> Float[Array, "*batch"]:
@@ -90,7 +90,7 @@ def multiclass_dice_loss(
     labels: Int[Array, "*batch"],
     *,
     smooth: Scalar = 1.0,
-    alpha: float | int = 0.0,
+    alpha: Scalar = 0.0,
     squared: bool = True,
     stop_gradient_weight: bool = False,
 ) -> Float[Array, "*batch"]:
@@ -131,7 +131,7 @@ def set_dice_loss(
     labels: Int[Array, "..."] | Bool[Array, "..."],
     *,
     smooth: Scalar = 1.0,
-    alpha: float | int = 0.0,
+    alpha: Scalar = 0.0,
     squared: bool = True,
     stop_gradient_weight: bool = False,
     weights: Float[Array, "..."] | None = None,
@@ -211,7 +211,7 @@ def set_tversky_loss(
 
 
 def _ready(
-    logits: jax.Array, labels: jax.Array, *, smooth: Scalar, alpha: float | int = 0.0
+    logits: jax.Array, labels: jax.Array, *, smooth: Scalar, alpha: Scalar = 0.0
 ) -> jax.Array:
     """Check what the losses of two classes share; return float32 logits."""
     require_shape("labels", labels, logits.shape)
@@ -237,11 +237,11 @@ def _adjust(
     log_p: jax.Array,
     log_rest: jax.Array,
     *,
-    alpha: float | int,
+    alpha: Scalar,
     stop_gradient_weight: bool,
 ) -> jax.Array:
     """Compute (1 - p)^alpha p from logs: the gradient of a power at 0 is NaN."""
-    if alpha == 0:
+    if isinstance(alpha, int | float) and alpha == 0:
         return jnp.exp(log_p)
     log_weight = alpha * log_rest
     if stop_gradient_weight:

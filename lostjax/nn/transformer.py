@@ -67,6 +67,8 @@ class Transformer(nn.Module):
             down.
         constrain: function applied to the residual stream (B, T, D) after the embedding
             and after each block, for example to constrain its sharding.
+        constrain_embedded: function applied to the embeddings of the tokens before
+            `constrain` is, for example to constrain them to the table's sharding.
         cache_length: positions of the KV cache; 0 for no cache.
         attend: attention implementation; not used with a KV cache.
     """
@@ -86,6 +88,7 @@ class Transformer(nn.Module):
     remat: RematPolicy | None = None
     channel_groups: int = 1
     constrain: Callable[[Array], Array] = keep_as_is
+    constrain_embedded: Callable[[Array], Array] = keep_as_is
     cache_length: int = 0
     attend: Attend = plain_attention
 
@@ -172,7 +175,7 @@ class Transformer(nn.Module):
             embedding_init=nn.initializers.normal(0.02),
             name="embed",
         )
-        x_BTD = embed(tokens_BT)
+        x_BTD = self.constrain_embedded(embed(tokens_BT))
         if prefix_BPD is not None:
             x_BTD = _prepend(prefix_BPD.astype(self.dtype), x_BTD)
         x_BTD = self.constrain(x_BTD)

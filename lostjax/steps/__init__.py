@@ -1,36 +1,91 @@
 """Steps of learning as papers prescribe them, and their scan: pure functions."""
 
-from lostjax.steps.ascent import ascend, move
 from lostjax.steps.fit import BatchAt, Fitted, Measure, Step, fit, map_runs
 from lostjax.steps.gradient import Gradient, GradientOf, make_gradient
 from lostjax.steps.guard import Guard, GuardState, init_guard
 from lostjax.steps.objective import Term
 from lostjax.steps.readings import Readings
+from lostjax.steps.robust.adversarial import (
+    AdversarialState,
+    Attack,
+    AttackedBatch,
+    AttackedLosses,
+    Respond,
+    Weigh,
+    Weighed,
+    init_adversarial,
+    make_adversarial_step,
+    respond_at,
+    weigh_alike,
+    weigh_hard,
+)
+from lostjax.steps.robust.ascent import (
+    Ball,
+    Barrier,
+    ValueOf,
+    ascend,
+    barrier_ascent,
+    euclidean_ball,
+    max_ball,
+    move,
+    projected_ascent,
+)
+from lostjax.steps.robust.black_box import square_attack
+from lostjax.steps.robust.coteaching import (
+    CoteachingState,
+    LossesOf,
+    init_coteaching,
+    make_coteaching_step,
+)
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.steps.step import make_eval_step, make_train_step
 from lostjax.steps.terms import label_smoothing_term, log_partition_term
 
 __all__ = [
+    "AdversarialState",
+    "Attack",
+    "AttackedBatch",
+    "AttackedLosses",
+    "Ball",
+    "Barrier",
     "BatchAt",
+    "CoteachingState",
     "Fitted",
     "Gradient",
     "GradientOf",
     "Guard",
     "GuardState",
+    "LossesOf",
     "Measure",
     "Readings",
+    "Respond",
     "Step",
     "Term",
     "TrainState",
+    "ValueOf",
+    "Weigh",
+    "Weighed",
     "ascend",
+    "barrier_ascent",
+    "euclidean_ball",
     "fit",
+    "init_adversarial",
+    "init_coteaching",
     "init_guard",
     "label_smoothing_term",
     "log_partition_term",
+    "make_adversarial_step",
+    "make_coteaching_step",
     "make_eval_step",
     "make_gradient",
     "make_train_step",
     "map_runs",
+    "max_ball",
     "model_variables",
     "move",
+    "projected_ascent",
+    "respond_at",
+    "square_attack",
+    "weigh_alike",
+    "weigh_hard",
 ]

@@ -26,7 +26,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lostjax.steps.ascent import ascend
 from lostjax.steps.objective import (
     Objective,
     Reweighting,
@@ -34,6 +33,7 @@ from lostjax.steps.objective import (
     final_states,
     objective_weights,
 )
+from lostjax.steps.robust.ascent import ascend
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.typing import Batch, PyTree
 

@@ -6,7 +6,7 @@ until it has one.
 
 import inspect
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +19,14 @@ from lostjax import losses
 pytestmark = pytest.mark.newest
 B, T, V = 3, 4, 7
 TYPES_ONLY = {"Shape"}
-OF_SETS = {"prototypes", "set_icnn_loss", "set_icnn_score"}
-"""Functions of a whole labelled set, without weights: test_metric_learning.py."""
+OF_SETS = {
+    "breslow_survival",
+    "prototypes",
+    "set_cox_loss",
+    "set_icnn_loss",
+    "set_icnn_score",
+}
+"""Functions of a whole set, without weights: test_cox.py, test_metric_learning.py."""
 
 
 class Loss(NamedTuple):
@@ -133,6 +139,10 @@ LOSSES = {
         ("log_partition_penalty",),
     ),
     "smoothing": Loss(losses.smoothing_penalty, ("smoothing_penalty",)),
+    "generalized cross entropy": Loss(
+        partial(losses.generalized_cross_entropy_loss, q=0.7),
+        ("generalized_cross_entropy_loss",),
+    ),
     "trajectory": Loss(against_the_past, ("trajectory_loss",)),
     "compressed trajectory": Loss(
         against_the_top,
@@ -180,7 +190,9 @@ LOSSES = {
         ),
         ("proto_triplet_loss",),
     ),
-    "surprisal": Loss(against_text, ("surprisal_weights",)),
+    "surprisal": Loss(
+        against_text, ("surprisal_weights", "surprisal_weights_of_losses")
+    ),
 }
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import xxhash
 
@@ -14,8 +15,8 @@ config = parse_command(sys.argv[1:]).config
 run = prepare_job(config)
 found = {}
 for step in range(config.steps):
-    batch = place_batch(run.data.train, step, mesh=run.mesh)
-    for shards in zip(*(leaf.addressable_shards for leaf in batch), strict=True):
+    leaves = jax.tree.leaves(place_batch(run.data.train, step, mesh=run.mesh))
+    for shards in zip(*(leaf.addressable_shards for leaf in leaves), strict=True):
         start, stop, _ = shards[0].index[0].indices(config.batch_size)
         parts = [np.asarray(shard.data) for shard in shards]
         for number in range(stop - start):

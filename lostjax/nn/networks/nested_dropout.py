@@ -16,25 +16,25 @@ features of x_i W_i, where a loop over k would multiply by the classifier D time
 Cost: nothing of note; the sweep D B N numbers at once.
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lostjax.typing import Array, Float, Int
+from lostjax.checks import require_positive
+from lostjax.typing import Array, Float, Int, Scalar
 
 
 class NestedDropout(nn.Module):
     """Keep the first k features of the last axis; k is drawn anew for each batch.
 
     Attributes:
-        sigma: width of the distribution of k, > 0, in features; infinity for uniform.
+        sigma: width of the distribution of k, > 0, in features; infinity for uniform. A
+            traced one is not checked.
         mu: its centre, in features.
     """
 
-    sigma: float
-    mu: float = 0.0
+    sigma: Scalar
+    mu: Scalar = 0.0
 
     @nn.compact
     def __call__(
@@ -85,9 +85,8 @@ def truncation_sweep(
     return jnp.cumsum(products_DBN, axis=0)
 
 
-def _truncation_logits(width: int, *, sigma: float, mu: float) -> jax.Array:
+def _truncation_logits(width: int, *, sigma: Scalar, mu: Scalar) -> jax.Array:
     """Return log p(k) for k = 1 .. width, up to a constant."""
-    if math.isnan(sigma) or sigma <= 0:
-        raise ValueError(f"sigma={sigma}: must be positive")
+    require_positive("sigma", sigma)
     distance_D = (jnp.arange(1, width + 1) - mu) / sigma
     return -jnp.square(distance_D)

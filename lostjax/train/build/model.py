@@ -35,7 +35,7 @@ from lostjax.train.build.state import abstract_variables
 from lostjax.train.config.schema import AttentionName, ModelConfig
 from lostjax.train.config.widths import at_width
 from lostjax.train.devices.mesh import BATCH_AXES, is_on_cpu
-from lostjax.train.devices.sharding import CUT_OUTPUTS
+from lostjax.train.devices.sharding import CUT_OUTPUTS, EMBEDDING, spec_for
 from lostjax.typing import PyTree
 
 CHANNELS: dict[str, Callable[..., jax.Array]] = {
@@ -161,6 +161,16 @@ def place_model(
         pinned: jax.Array = jax.lax.with_sharding_constraint(x_BTD, stream)
         return pinned
 
+    table = spec_for(EMBEDDING, (model.vocab_size, model.d_model), mesh.shape)
+    features = table[1] if len(table) > 1 else None
+    embedded = NamedSharding(mesh, P("data", None, features))
+
+    def constrain_embedded(x_BTD: jax.Array) -> jax.Array:
+        # From the table's features to the stream's rows is one exchange among the
+        # devices that share rows. Left to itself, XLA may gather the whole stream.
+        pinned: jax.Array = jax.lax.with_sharding_constraint(x_BTD, embedded)
+        return pinned
+
     linear = model.linear
     if config.product in KERNELS:
         place = partial(ShardedProducts, KERNELS[config.product], mesh, BATCH_AXES)
@@ -173,7 +183,10 @@ def place_model(
     if attention in FUSED:
         attend = ShardedAttention(FUSED[attention], mesh, BATCH_AXES, "tensor")
     placed: layers.Transformer = model.clone(
-        constrain=constrain, linear=linear, attend=attend
+        constrain=constrain,
+        constrain_embedded=constrain_embedded,
+        linear=linear,
+        attend=attend,
     )
     return placed
 

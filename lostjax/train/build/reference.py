@@ -18,8 +18,7 @@ from jax.sharding import Mesh
 from lostjax.data import Tokenizer, load_saved_tokenizer
 from lostjax.data.tokenizers.tokenizer import find_saved_tokenizer
 from lostjax.disk.manifest import MANIFEST
-from lostjax.disk.paths import read_path
-from lostjax.disk.seal import digest
+from lostjax.disk.seal import SealError, digest, read_regular
 from lostjax.errors import ConfigError
 from lostjax.steps.state import model_variables
 from lostjax.train.build.model import place_model
@@ -30,12 +29,16 @@ from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_run_config
 from lostjax.train.devices.agreement import check_same
 from lostjax.train.devices.hosts import on_first_host
+from lostjax.train.keep.directory import find_run
 from lostjax.train.keep.layout import CHECKPOINTS, REPORT
 from lostjax.train.keep.recovery import summarise_damage
 from lostjax.train.keep.step_directories import find_step_damage, step_dir
 from lostjax.typing import Variables
 
 FLAG = "--objective.token-weights.reference"
+
+LARGEST_MANIFEST = 2**30
+"""Bytes: it has 35 for each 16 MiB of the checkpoint."""
 
 
 def settle_reference(config: TrainConfig) -> TrainConfig:
@@ -52,16 +55,18 @@ def settle_reference(config: TrainConfig) -> TrainConfig:
         one than the run began with.
     """
     weights = config.objective.token_weights
-    directory = _place(config)
     try:
-        load_run_config(directory)
+        directory = _find(config)
         step = choose_step(directory, step=weights.step)
         path = step_dir(directory / CHECKPOINTS, step)
         on_first_host(lambda: _refuse_damage(path))
+        there = digest(read_regular(path / MANIFEST, largest=LARGEST_MANIFEST))
     except ConfigError as error:
         text = str(error).replace("--step=", "--objective.token-weights.step=")
         raise ConfigError(_explain(config, text)) from None
-    there = digest((path / MANIFEST).read_bytes())
+    except (OSError, SealError) as error:  # it trains on, and has just deleted it
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(_explain(config, f"{path}/{MANIFEST}: {reason}")) from None
     check_same("reference", {"step": step, "digest": there})
     if weights.digest and weights.digest != there:
         raise ConfigError(_explain(config, f"{path}: is another checkpoint"))
@@ -77,13 +82,14 @@ def check_reference(config: TrainConfig, tokenizer: Tokenizer) -> None:
       ConfigError: if its tokenizer is another one.
       DataError: if its tokenizer cannot be read.
     """
-    directory = _place(config)
+    directory = _find(config)
     theirs = load_saved_tokenizer(directory)
     if theirs.fingerprint != tokenizer.fingerprint:
+        same = find_saved_tokenizer(directory)
         raise ConfigError(
             f"{FLAG}={directory}: its tokenizer is not that of this run "
             f"({theirs.vocab_size} tokens there, {tokenizer.vocab_size} here); "
-            f"--data.tokenizer={find_saved_tokenizer(directory)} is the same"
+            f"--data.tokenizer={same} would train with the same"
         )
 
 
@@ -101,7 +107,7 @@ def build_reference(config: TrainConfig, *, mesh: Mesh, vocab_size: int) -> Refe
     Raises:
       ConfigError: if there is no such run.
     """
-    directory = _place(config)
+    directory = _find(config)
     there = load_run_config(directory)
     # Its parts on this mesh, with this batch, which the mesh divides.
     there = dataclasses.replace(
@@ -123,10 +129,10 @@ def build_reference(config: TrainConfig, *, mesh: Mesh, vocab_size: int) -> Refe
     return Reference(model, model_variables(parts.abstract), load)
 
 
-def _place(config: TrainConfig) -> Path:
+def _find(config: TrainConfig) -> Path:
     reference = config.objective.token_weights.reference
     assert reference is not None
-    return read_path(reference, flag=FLAG)
+    return find_run(reference)
 
 
 def _refuse_damage(path: Path) -> None:

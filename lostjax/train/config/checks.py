@@ -294,6 +294,11 @@ def _check_trajectory(config: TrainConfig) -> None:
 def _check_pairs(objective: ObjectiveConfig) -> None:
     """Refuse combinations of objectives that are not defined."""
     weighs_tokens = objective.token_weights.reference is not None
+    if objective.token_weights.step is not None and not weighs_tokens:
+        raise ConfigError(
+            f"--objective.token-weights.step={objective.token_weights.step}: needs "
+            "--objective.token-weights.reference=RUN"
+        )
     if objective.label_smoothing and weighs_tokens:
         raise ConfigError(
             f"--objective.label-smoothing={objective.label_smoothing}: not with "

@@ -45,6 +45,10 @@ KEPT_PARTS = r"(^|/)opt_state/.*(^|/)(full|basis)/"
 """Arrays of FRUGAL's state, whose axes are shorter than the parameters'."""
 
 
+EMBEDDING = "embed/embedding"
+"""Path of the table of the tokens' embeddings."""
+
+
 PARTITION_RULES: tuple[tuple[str, P], ...] = (
     # The first axis of stacked layers is L. It stays whole, because layers are scanned.
     (rf"layers/.*/{_COLUMN}/kernel$", P(None, "fsdp", "tensor")),
@@ -57,7 +61,7 @@ PARTITION_RULES: tuple[tuple[str, P], ...] = (
     (rf"layers/.*/{_COLUMN}/(b|values)$", P(None, None, ("tensor", "fsdp"))),
     (rf"layers/.*/{_COLUMN}/(b|values)$", P(None, "fsdp", "tensor")),
     (rf"layers/.*/{_ROW}/(a|b|values)$", P(None, "tensor", "fsdp")),
-    (r"embed/embedding$", P(None, ("tensor", "fsdp"))),
+    (rf"{EMBEDDING}$", P(None, ("tensor", "fsdp"))),
     (r"head/kernel$", P("fsdp", "tensor")),
     # Past outputs (example, slot, time, ...) are sharded by time, because every shard
     # must be able to look up any example.

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from lostjax.nn import activation_bytes
 from lostjax.nn.attention.blocked import blocked_attention
@@ -320,3 +322,25 @@ def test_fused_attention_within_the_scan_has_the_same_gradients(monkeypatch):
     ):
         scale = float(jnp.abs(other).max())
         np.testing.assert_allclose(one / scale, other / scale, atol=2e-5)
+
+
+def test_gradients_reach_the_embeddings_without_all_rows():
+    """XLA alone gathers all rows on every device if two axes share them."""
+    config = dataclasses.replace(BASE, d_model=64)
+    model = build_model(config, vocab_size=4096)
+    mesh = make_mesh("data:4,fsdp:2")
+    placed = place_model(model, config=config, mesh=mesh)
+    by_features = NamedSharding(mesh, P(None, "fsdp"))
+    by_rows = NamedSharding(mesh, P(("data", "fsdp")))
+    table = jax.ShapeDtypeStruct((4096, 64), jnp.float32, sharding=by_features)
+    tokens = jax.ShapeDtypeStruct((8, 256), jnp.int32, sharding=by_rows)
+
+    def gathers_all_rows(constrain):
+        def loss(table_VD, tokens_BT):
+            return (placed.constrain(constrain(table_VD[tokens_BT])) ** 3).sum()
+
+        step = jax.jit(jax.grad(loss), out_shardings=by_features)
+        return "f32[8,256,32]" in step.lower(table, tokens).compile().as_text()
+
+    assert gathers_all_rows(lambda x_BTD: x_BTD)
+    assert not gathers_all_rows(placed.constrain_embedded)

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 
 import lostjax
-from lostjax.data import save_tokenizer
+from lostjax.data import load_saved_tokenizer, load_tokenizer, save_tokenizer
 from lostjax.errors import ConfigError
 from lostjax.losses import surprisal_weights
 from lostjax.nn import count_flops
 from lostjax.train.__main__ import parse_command
+from lostjax.train.build.initial import check_origin
 from lostjax.train.build.job import prepare_job
 from lostjax.train.build.programs import build_weighing
+from lostjax.train.build.reference import check_reference
+from lostjax.train.config.presets import get_preset
+from lostjax.train.config.stored import save_config
 from lostjax.train.devices.sharding import place_batch
 from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.keep.directory import hold_run_dir
@@ -169,7 +173,7 @@ def test_a_run_resumes_bit_for_bit_with_the_same_reference_alone(
     with pytest.raises(ConfigError, match=r"4: is another checkpoint; .* resumes with"):
         prepare_job(parse_command(resumed).config)
     shutil.rmtree(moved)
-    with pytest.raises(ConfigError, match="no such configuration file; the run began"):
+    with pytest.raises(ConfigError, match="not a run's directory .*; the run began"):
         prepare_job(parse_command(resumed).config)
     # What evaluates or continues text needs no reference.
     assert len(read_state(run, 4)) == len(uninterrupted)
@@ -213,6 +217,24 @@ def test_what_does_not_fit_is_refused(words, message, config, reference):
         prepare_job(asked)
 
 
+def test_the_latest_run_can_be_the_reference(reference, tmp_path, monkeypatch):
+    shutil.copytree(reference, tmp_path / "runs" / "one")
+    monkeypatch.chdir(tmp_path)
+    weights = parse_command([f"{FLAG}=latest"]).config.objective.token_weights
+    assert weights.reference == "runs/one"
+
+
+def test_bytes_are_the_same_tokenizer_in_every_run(config, reference, tmp_path):
+    """Although their saved form is one of another kind."""
+    save_config(tmp_path / "config.json", get_preset("smoke"))
+    ours = load_tokenizer("bytes")
+    save_tokenizer(ours, tmp_path)
+    check_reference(weighed(config, tmp_path), ours)
+    check_origin(dataclasses.replace(config, init_from=str(tmp_path)), ours)
+    with pytest.raises(ConfigError, match=r"tokenizer=.*/tokenizer.json would train"):
+        check_reference(weighed(config, tmp_path), load_saved_tokenizer(reference))
+
+
 def test_a_damaged_reference_is_refused_before_anything_is_written(
     config, reference, tmp_path
 ):
@@ -228,5 +250,7 @@ def test_a_damaged_reference_is_refused_before_anything_is_written(
         prepare_job(asked)
     assert not (tmp_path / "run").exists()
     for place in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ConfigError, match="no such configuration file"):
+        with pytest.raises(ConfigError, match="not a run's directory"):
             prepare_job(weighed(config, place))
+    with pytest.raises(ConfigError, match="step=4: needs --objective.token-weights"):
+        prepare_job(weighed(config, None, step=4))

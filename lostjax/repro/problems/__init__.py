@@ -1,0 +1,1 @@
+"""Problems that papers' claims are measured on: data that are drawn, and training."""

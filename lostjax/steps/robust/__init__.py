@@ -1,0 +1,1 @@
+"""Training against attacks on the inputs and against wrong labels."""
