@@ -17,6 +17,9 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from numpy.typing import NDArray
 
 from lostjax.nn.transformer import Transformer
 from lostjax.typing import Array, Float, Int, Key, Variables
@@ -129,10 +132,13 @@ def stream_tokens(
     length = max(SHORTEST_CACHE, 1 << (places - 1).bit_length())
     decoder = model.clone(cache_length=length, parent=None)
     plain = {name: variables[name] for name in variables if name != "cache"}
+    # NumPy cuts it without a program for each place and length.
+    tokens_BT = np.asarray(prompt_BT, np.int32)
     # Not {}, for which the first piece of each length would be a program of its own.
-    cache = _empty_cache(decoder, plain, prompt_BT[:, :1])
-    for piece_BT in _cut_prompt(jnp.asarray(prompt_BT, jnp.int32)):
-        logits_BTV, cache = _read_on(decoder, plain, cache, piece_BT, prefix_BPD)
+    cache = _place_like(plain, _empty_cache(decoder, plain, tokens_BT[:, :1]))
+    for piece_BT in _cut_prompt(tokens_BT):
+        tokens = jnp.asarray(piece_BT)
+        logits_BTV, cache = _read_on(decoder, plain, cache, tokens, prefix_BPD)
         prefix_BPD = None  # it is in the cache now
     for number, each in enumerate(jax.random.split(key, n_tokens), 1):
         token_B = _draw(
@@ -234,6 +240,16 @@ def _empty_cache(
     return empty
 
 
+def _place_like(variables: Variables, cache: Variables) -> Variables:
+    """Place a cache as the next one will be: a program belongs to its placement."""
+    sharding = getattr(jax.tree.leaves(variables)[0], "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return cache
+    whole = NamedSharding(sharding.mesh, PartitionSpec())
+    placed: Variables = jax.device_put(cache, whole)
+    return placed
+
+
 @partial(jax.jit, static_argnames="top_k")
 def _draw(
     logits_BTV: Array,
@@ -255,7 +271,7 @@ def _length(prefix_BPD: Array | None) -> int:
     return 0 if prefix_BPD is None else prefix_BPD.shape[1]
 
 
-def _cut_prompt(prompt_BT: Array) -> Iterator[Array]:
+def _cut_prompt(prompt_BT: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
     start, length, size = 0, prompt_BT.shape[1], 1
     while size * STREAM_PIECE <= length:
         size *= STREAM_PIECE
