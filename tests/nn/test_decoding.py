@@ -13,10 +13,11 @@ from lostjax.nn import (
     Transformer,
     Ungrouped,
     cut_logits,
-    decoding,
     sample_tokens,
+    streaming,
 )
-from lostjax.nn.decoding import stream_tokens
+from lostjax.nn.decoding import read_on
+from lostjax.nn.streaming import stream_tokens
 
 LINEAR = {
     "dense": Ungrouped(Dense),
@@ -52,15 +53,15 @@ def test_a_stream_yields_the_tokens_of_the_whole(dense, length, temperature, top
 
 
 def test_a_stream_compiles_for_two_lengths_of_prompts(dense, monkeypatch):
-    monkeypatch.setattr(decoding, "STREAM_PIECE", 3)
-    before = decoding._read_on._cache_size()
+    monkeypatch.setattr(streaming, "STREAM_PIECE", 3)
+    before = read_on._cache_size()
     for length in (9, 1, 2, 4, 8):
         options = {"prompt_BT": TOKENS_BT[:1, :length], "temperature": 0.0}
         options |= {"n_tokens": 2, "key": jax.random.key(4)}
         whole = sample_tokens(*dense, **options)[:, length:]
         stream = list(stream_tokens(*dense, **options))
         np.testing.assert_array_equal(np.stack(stream, axis=1), whole)
-    assert decoding._read_on._cache_size() - before == 3, "of 1, 3 and 9 tokens"
+    assert read_on._cache_size() - before == 3, "of 1, 3 and 9 tokens"
 
 
 def test_a_prefix_is_read_before_the_prompt(dense):

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from lostjax.data import Tokenizer
 from lostjax.errors import ConfigError
 from lostjax.nn import Transformer, sample_tokens
-from lostjax.nn.decoding import STREAM_PIECE, check_sampling, stream_tokens
+from lostjax.nn.decoding import check_sampling
+from lostjax.nn.streaming import STREAM_PIECE, stream_tokens
 from lostjax.train.config.checks import check_seed
 from lostjax.train.config.fields import flag_name
 from lostjax.typing import Array, Variables
