@@ -221,6 +221,9 @@ def test_a_notebook_shows_the_report_in_a_frame(run):
         r'<iframe [^>]*sandbox=""[^>]* srcdoc="([^"]*)"></iframe>', shown
     )
     assert html.unescape(source[1]) == page
+    rows = dict(re.findall(r"<tr><th scope=.row.>([^<]*)</th><td>([^<]*)</td>", page))
+    assert re.fullmatch(r"1 document, [\d.]+ k?B", rows["trained on"])
+    assert rows["held out"].startswith("1 document, ")
     assert "<style" not in shown, "the report's style sheet would restyle the notebook"
 
 
