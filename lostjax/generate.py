@@ -1,8 +1,9 @@
 """Generate text from a checkpoint: `python -m lostjax.generate RUN --prompt "..."`.
 
 Without `--prompt`, and at a terminal, it asks for prompts and prints the tokens as they
-come, until Ctrl-D. Configuration and tokenizer are those of the run. The checkpoint may
-have been saved on any mesh, and is restored onto one device.
+come, until Ctrl-D. `--prompt=-` reads the prompt from standard input. Configuration and
+tokenizer are those of the run. The checkpoint may have been saved on any mesh, and is
+restored onto one device.
 """
 
 from lostjax.extras import require_train
@@ -12,6 +13,8 @@ if __name__ == "__main__":
 
 import dataclasses
 import itertools
+import os
+import stat
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +24,11 @@ from lostjax.errors import ConfigError, DataError
 from lostjax.train.config.checks import check_seed
 from lostjax.train.flags import Positional, parse_flags
 from lostjax.train.interface.finished import Run, load
-from lostjax.train.interface.sampling import check_values, make_sampling
+from lostjax.train.interface.sampling import (
+    check_values,
+    compile_stream,
+    make_sampling,
+)
 from lostjax.train.log.output import run_printing_program
 
 PROGRAM = "python -m lostjax.generate"
@@ -34,8 +41,8 @@ class Flags:
     run: Positional[str]
     """Directory of the run, or latest."""
     prompt: str | None = None
-    """Text to continue; default: ask for prompts at a terminal, "Fellow citizens,"
-    elsewhere."""
+    """Text to continue; - reads it from standard input, such as a pipe. Default: ask
+    for prompts at a terminal, "Fellow citizens," elsewhere."""
     tokens: int = 100
     """Number of tokens to generate."""
     temperature: float = 0.8
@@ -76,15 +83,43 @@ def generate(flags: Flags) -> None:
     if flags.prompt is None and sys.stdin.isatty():
         _converse(run, options, seed=flags.seed)
         return
-    prompt = DEFAULT_PROMPT if flags.prompt is None else flags.prompt
+    prompt = flags.prompt
+    if prompt is None:
+        prompt = DEFAULT_PROMPT
+        if _has_input():  # not read unasked: a pipe that nobody writes to never ends
+            print("standard input is not read; --prompt=- reads it", file=sys.stderr)
+    elif prompt == "-":
+        prompt = _read_input()
     print(prompt + run.generate(prompt, seed=flags.seed, **options))
+
+
+def _has_input() -> bool:
+    """Return whether standard input is a pipe or a file."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or not of the system
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _read_input() -> str:
+    """Read a prompt from standard input, without the end of its last line."""
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--prompt=-: standard input is not UTF-8: {error}") from None
+    except (AttributeError, OSError, ValueError):
+        raise ConfigError("--prompt=-: standard input cannot be read") from None
+    return text.removesuffix("\n")
 
 
 def _converse(run: Run, options: dict[str, Any], *, seed: int) -> None:
     """Continue the prompts that a person types; each has the next seed."""
     sampling = make_sampling(**options, seed=seed)
     check_values(sampling, vocab_size=run.tokenizer.vocab_size)  # before a prompt
-    print(f"{run.directory}, step {run.step}: Ctrl-C stops a text, Ctrl-D ends")
+    print(f"{run.directory}, step {run.step}: compiling", flush=True)
+    compile_stream(run.model, run.variables, sampling)  # no prompt waits for it later
+    print("Ctrl-C stops a text, Ctrl-D ends")
     for number in itertools.count():
         try:
             prompt = input("> ")

@@ -380,7 +380,8 @@ def test_crafted_metadata_with_a_hash_that_fits_is_one_line(
 @pytest.mark.parametrize(
     "words, message",
     [
-        ([], "RUN is missing; see --help"),
+        ([], "RUN is missing, such as latest; see --help"),
+        (["{run}", "Dear Sir"], "did you mean --prompt='Dear Sir'?"),
         (["/no/run"], "/no/run: not a run's directory"),
         (["{run}", "--tokens=0"], "--tokens=0: must be at least 1"),
         (["{run}", "--top-k=999"], "--top-k=999: must be 1 to vocab_size=257"),

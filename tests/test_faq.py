@@ -44,6 +44,10 @@ def test_the_page_quotes_what_is_printed(
         run = dataclasses.replace(smoke, model=model, steps=20)
         (tmp_path / "runs" / "a").mkdir(parents=True)
         save_config(tmp_path / "runs" / "a" / "config.json", run)
+    if "latin.txt" in line:
+        (tmp_path / "latin.txt").write_bytes(
+            "ab \N{LATIN SMALL LETTER E WITH ACUTE}".encode("latin-1")
+        )
     before = sorted(tmp_path.rglob("*"))
     module = importlib.import_module(
         f"{program}.__main__" if _is_package(program) else program

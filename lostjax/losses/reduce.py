@@ -64,3 +64,12 @@ def sequence_means(
       Means of shape (B,), float32; 0 for a row whose weights are all 0.
     """
     return jax.vmap(weighted_mean)(values_BT, weights_BT)
+
+
+def require_one_per_example(name: str, losses_B: jax.Array) -> None:
+    """Raise a ValueError unless there is one axis, that of examples."""
+    if losses_B.ndim != 1:
+        raise ValueError(
+            f"{name} has shape {losses_B.shape}: must be (B,), one loss per example; "
+            "average the tokens of each example first, with losses.sequence_means"
+        )

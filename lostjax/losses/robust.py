@@ -32,6 +32,7 @@ from lostjax.checks import (
     require_shape,
     require_weights,
 )
+from lostjax.losses.reduce import require_one_per_example
 from lostjax.typing import Array, Bool, Float, Int, Scalar
 
 
@@ -58,6 +59,7 @@ def kl_dro_weights(
       ValueError: no example, shapes that differ, a temperature that is not positive, or
         a prior that is negative or not finite.
     """
+    require_one_per_example("losses_B", losses_B)
     names = "losses_B", "prior_B"
     losses_B, prior_B = _ready(losses_B, prior_B, names, temperature=temperature)
     worst = jnp.max(losses_B, where=prior_B > 0, initial=-jnp.inf)

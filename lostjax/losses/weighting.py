@@ -35,6 +35,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from lostjax.checks import require_shape
+from lostjax.losses.reduce import require_one_per_example
 from lostjax.typing import Array, Float
 
 Shape = Callable[[Float[Array, "B"]], Float[Array, "B"]]
@@ -124,13 +126,21 @@ def sample_weights(
       flows through them.
 
     Raises:
-      ValueError: if there is no example, or the temperature is not positive.
+      ValueError: if there is no example or more than one axis, the temperature is not
+        positive, or `shape` is not a function.
 
     Example:
         losses_B = sequence_means(next_token_loss(logits_BTV, targets_BT), weights_BT)
         loss = jnp.sum(sample_weights(losses_B, temperature=0.4) * losses_B)
     """
     _require_temperature(temperature)
+    require_one_per_example("losses_B", losses_B)
+    if not callable(shape):
+        known = {each.__name__ for each in (lin_upper, quadratic, extremes, upper)}
+        use = f"; use shape=losses.{shape}" if shape in known else ""
+        raise ValueError(f"shape={shape!r}: must be a function of h{use}")
+    if prior_B is not None:
+        require_shape("prior_B", prior_B, losses_B.shape)
     if not losses_B.size:
         raise ValueError("losses_B=[]: must hold at least one example")
     losses_B = losses_B.astype(jnp.float32)

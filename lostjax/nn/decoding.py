@@ -11,7 +11,6 @@ position. The cache holds the keys and values of all earlier positions: 2 L D va
 position and row.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import cast
 
@@ -69,7 +68,7 @@ def sample_tokens(
     tokens: Array = _sample(
         # The last sampled token is never fed back, so the cache has no place for it.
         model.clone(
-            cache_length=_length(prefix_BPD) + prompt_BT.shape[1] + n_tokens - 1,
+            cache_length=count_prefix(prefix_BPD) + prompt_BT.shape[1] + n_tokens - 1,
             parent=None,
         ),
         {name: variables[name] for name in variables if name != "cache"},
@@ -83,58 +82,6 @@ def sample_tokens(
         top_k=1 if temperature == 0 else top_k,
     )
     return tokens
-
-
-def stream_tokens(
-    model: Transformer,
-    variables: Variables,
-    *,
-    prompt_BT: Int[Array, "B T"],
-    n_tokens: int,
-    key: Key,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    prefix_BPD: Float[Array, "B P D"] | None = None,
-) -> Iterator[Int[Array, "B"]]:
-    """Yield the tokens of `sample_tokens` one after the other, as they come.
-
-    The prompt is read in pieces whose lengths are powers of two, and so is the length
-    of the cache: prompts of other lengths find programs that are compiled already.
-
-    Args:
-        model: see `sample_tokens`.
-        variables: parameters and channels of the model.
-        prompt_BT: token ids to continue (B, T), T >= 1.
-        n_tokens: number of tokens to add, >= 1.
-        key: random key.
-        temperature: softmax temperature, >= 0; 0 is greedy.
-        top_k: sample from the k most likely tokens; None for all.
-        top_p: sample from the most likely tokens whose total probability reaches
-            top_p; None for all.
-        prefix_BPD: embeddings before the prompt (B, P, D).
-
-    Yields:
-        Token ids (B,), int32.
-    """
-    places = _length(prefix_BPD) + prompt_BT.shape[1] + n_tokens - 1
-    decoder = model.clone(cache_length=1 << (places - 1).bit_length(), parent=None)
-    plain = {name: variables[name] for name in variables if name != "cache"}
-    cache: Variables = {}
-    for piece_BT in _cut_prompt(jnp.asarray(prompt_BT, jnp.int32)):
-        logits_BTV, cache = _read_on(decoder, plain, cache, piece_BT, prefix_BPD)
-        prefix_BPD = None  # it is in the cache now
-    for number, each in enumerate(jax.random.split(key, n_tokens), 1):
-        token_B = _draw(
-            logits_BTV,
-            each,
-            1.0 if temperature == 0 else temperature,
-            top_p,
-            top_k=1 if temperature == 0 else top_k,
-        )
-        yield token_B
-        if number < n_tokens:
-            logits_BTV, cache = _read_on(decoder, plain, cache, token_B[:, None])
 
 
 def cut_logits(
@@ -182,22 +129,22 @@ def _sample(
     n_tokens: int,
     top_k: int | None,
 ) -> Array:
-    draw = partial(_draw, top_k=top_k)
+    draw = partial(draw_tokens, top_k=top_k)
 
     def step(carry: Carry, key: Key) -> tuple[Carry, Array]:
-        logits_BTV, cache = _read_on(model, variables, carry[0], carry[1][:, None])
+        logits_BTV, cache = read_on(model, variables, carry[0], carry[1][:, None])
         token_B = draw(logits_BTV, key, temperature, top_p)
         return (cache, token_B), token_B
 
     keys = jax.random.split(key, n_tokens)
-    logits_BTV, cache = _read_on(model, variables, {}, prompt_BT, prefix_BPD)
+    logits_BTV, cache = read_on(model, variables, {}, prompt_BT, prefix_BPD)
     first_B = draw(logits_BTV, keys[0], temperature, top_p)
     _, rest_TB = jax.lax.scan(step, (cache, first_B), keys[1:])
     return jnp.concatenate([prompt_BT, first_B[:, None], rest_TB.T], axis=1)
 
 
 @partial(jax.jit, static_argnums=0)
-def _read_on(
+def read_on(
     model: Transformer,
     variables: Variables,
     cache: Variables,
@@ -212,7 +159,7 @@ def _read_on(
 
 
 @partial(jax.jit, static_argnames="top_k")
-def _draw(
+def draw_tokens(
     logits_BTV: Array,
     key: Key,
     temperature: float | Array,
@@ -228,16 +175,9 @@ def _draw(
     return jax.random.categorical(key, logits_BV).astype(jnp.int32)
 
 
-def _length(prefix_BPD: Array | None) -> int:
+def count_prefix(prefix_BPD: Array | None) -> int:
+    """Return the number of positions of a prefix; 0 for none."""
     return 0 if prefix_BPD is None else prefix_BPD.shape[1]
-
-
-def _cut_prompt(prompt_BT: Array) -> Iterator[Array]:
-    start, length = 0, prompt_BT.shape[1]
-    for bit in reversed(range(length.bit_length())):
-        if length >> bit & 1:
-            yield prompt_BT[:, start : start + (1 << bit)]
-            start += 1 << bit
 
 
 def check_sampling(

@@ -22,7 +22,7 @@ from lostjax.train.config.files import read_config_file
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_run_config
-from lostjax.train.habits import suggest_flag
+from lostjax.train.habits import suggest_flag, suggest_for_word
 from lostjax.train.keep.directory import find_run
 from lostjax.train.keep.layout import TOKENIZER_FILES
 from lostjax.train.usage import (
@@ -114,8 +114,10 @@ def parse_flags(flags: type[T], arguments: Sequence[str], *, program: str) -> T:
     """
     words = [_normalise(word) for word in arguments]
     _print_version(words)
-    _refuse_unknown_and_repeated(words, known=_flag_names(flags))
-    if {"-h", "--help"} & set(words):
+    # Their help is whole: --help-all is for a person who knows it from the trainer.
+    known = _flag_names(flags) | {"--help-all": "--help-all"}
+    _refuse_unknown_and_repeated(words, known=known)
+    if {"-h", "--help", "--help-all"} & set(words):
         print(format_own_usage(flags, program=program))
         raise SystemExit(0)
     return _parse(flags, words, default=None, program=program)
@@ -261,7 +263,10 @@ def _check_words(words: Sequence[str], flags: type[Any]) -> None:
         if not name.startswith("--"):
             if not needed:
                 word = name + equals + value
-                raise ConfigError(f"{word}: not a flag; write flags as --NAME=VALUE")
+                raise ConfigError(
+                    f"{word}: not a flag; write flags as --NAME=VALUE"
+                    f"{suggest_for_word(word, kinds)}"
+                )
             needed.pop(0)
         elif kinds[name] is bool:
             _refuse_valued_switch(name + equals + value, types)
@@ -270,7 +275,8 @@ def _check_words(words: Sequence[str], flags: type[Any]) -> None:
                 raise ConfigError(f"{name}: has no value; write {name}=VALUE")
             _check_value(name, value if equals else rest.pop(0), kinds[name])
     if needed:
-        raise ConfigError(f"{needed[0].upper()} is missing; see --help")
+        such = ", such as latest" if needed[0] == "run" else ""
+        raise ConfigError(f"{needed[0].upper()} is missing{such}; see --help")
 
 
 def _refuse_valued_switch(word: str, types: dict[str, Any]) -> None:
@@ -298,6 +304,8 @@ def _check_value(name: str, value: str, hint: Any) -> None:
             raise ConfigError(f"{shown}: must be one of {', '.join(choices)}{near}")
     elif kind in _NUMBERS and not re.fullmatch(_NUMBERS[kind], value):
         noun = "an integer" if kind is int else "a number"
+        if value.startswith("+"):
+            noun += ": the whole value, not what is added"
         raise ConfigError(f"{shown}: must be {noun}")
 
 

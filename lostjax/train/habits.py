@@ -1,8 +1,11 @@
 """Flags that people type out of habit, and what they are called here."""
 
+import os
+import shlex
 from collections.abc import Collection
 
 from lostjax.errors import nearest_hint
+from lostjax.train.config.presets import PRESETS
 
 HABITS = {
     "lr": "optim.learning-rate",
@@ -102,3 +105,36 @@ def suggest_flag(name: str, known: Collection[str]) -> str:
         return f"; did you mean {meant}?"
     # Without their dashes, which would make any two flags alike.
     return nearest_hint(bare, [flag.lstrip("-") for flag in known], prefix="--")
+
+
+def suggest_for_word(word: str, known: Collection[str]) -> str:
+    """Suggest the flag that a word without one was probably meant for.
+
+    Args:
+      word: a word of the command line that is no flag.
+      known: the flags that exist, with their dashes.
+
+    Returns:
+      `; did you mean --data.source=letters?`, or nothing if no flag suggests itself.
+    """
+    name, equals, value = word.lstrip("-").partition("=")
+    is_run = word == "latest" or os.path.exists(os.path.join(word, "config.json"))
+    candidates = {
+        f"--{name}": value if equals else None,
+        "--resume": word if is_run else None,
+        "--config": word if word.endswith((".yaml", ".yml")) else None,
+        "--preset": word if word in PRESETS else None,
+        "--data.source": word if _names_text(word) else None,
+        "--prompt": word,
+    }
+    for flag, meant in candidates.items():
+        if meant is not None and flag in known:
+            return f"; did you mean {flag}={shlex.quote(meant)}?"
+    return ""
+
+
+def _names_text(word: str) -> bool:
+    """Return whether a word is a file, a directory or a glob, or looks like a text."""
+    endings = (".txt", ".jsonl", ".npy", ".bin")
+    named = word == "sotu" or word.startswith(("sotu:", "tfds:"))
+    return named or "*" in word or word.endswith(endings) or os.path.exists(word)

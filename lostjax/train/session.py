@@ -174,7 +174,12 @@ def _train(
     elif is_reported:
         code = code or 1
     if was_finished:
-        print(f"{job.directory}: finished, all {job.config.steps} steps are done")
+        steps, place = job.config.steps, f"={job.directory}"
+        print(
+            f"{job.directory}: finished, all {steps} steps are done; extend it with "
+            f"--resume{place} --steps={2 * steps}, or train its model on other text "
+            f"with --init-from{place}"
+        )
     return Outcome(job.directory, ended.evaluation, code)
 
 

@@ -7,6 +7,7 @@ the full one has every flag and its whole description.
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -15,7 +16,7 @@ from lostjax.train.config.fields import flag_name
 from lostjax.train.config.schema import TrainConfig
 
 COMMON: dict[str, tuple[str, ...]] = {
-    "run": ("preset", "run_dir", "mesh", "steps", "batch_size", "seed"),
+    "run": ("preset", "run_dir", "init_from", "mesh", "steps", "batch_size", "seed"),
     "time": ("eval_every", "checkpoint_every"),
     "model": (
         "model.linear",
@@ -87,8 +88,15 @@ def format_own_usage(flags: type[Any], *, program: str) -> str:
       program: as it is started.
     """
     lines = [*_format_head(flags, program), ""]
+    hints = get_type_hints(flags)
     for field in dataclasses.fields(flags):
-        lines += _format_field(flags, field.name, None)
+        part = hints[field.name]
+        if not dataclasses.is_dataclass(part):
+            lines += _format_field(flags, field.name, None)
+            continue
+        assert isinstance(part, type)
+        for inner in dataclasses.fields(part):
+            lines += _format_field(part, inner.name, None, owner=field.name)
     return "\n".join(lines)
 
 
@@ -179,9 +187,13 @@ def _choices(kind: Any) -> str:
 
 
 def _first_clause(text: str) -> str:
-    """Cut a description at its first full stop or semicolon."""
-    end = min(f"{text} {mark}".index(mark) for mark in (". ", "; "))
-    return " ".join(text[:end].split()).rstrip(".")
+    """Cut a description at its first full stop or semicolon outside of brackets."""
+    text = " ".join(text.split())
+    ends = (at.start() for at in re.finditer(r"[.;] ", text))
+    end = next(
+        (at for at in ends if text[:at].count("(") == text[:at].count(")")), None
+    )
+    return text[:end].rstrip(".")
 
 
 def _wrap(text: str, *, indent: int) -> list[str]:

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import config
 
 from lostjax.losses import (
     extremes,
+    kl_dro_weights,
     lin_upper,
     quadratic,
     sample_weights,
@@ -210,3 +212,31 @@ def test_sequence_means_leave_out_what_has_no_weight():
     values_BT = jnp.array([[1.0, 3.0, jnp.nan], [4.0, 4.0, 7.0], [jnp.inf, 1.0, 1.0]])
     weights_BT = jnp.array([[1.0, 1.0, 0.0], [1.0, 1.0, 2.0], [0.0, 0.0, 0.0]])
     np.testing.assert_allclose(sequence_means(values_BT, weights_BT), [2.0, 5.5, 0.0])
+
+
+@pytest.fixture
+def unchecked_types():
+    """Switch off the tests' own check of types, which users do not have."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"losses_B": jnp.ones((2, 3))}, r"\(2, 3\): must be .*losses.sequence_means"),
+        ({"losses_B": jnp.ones(())}, r"losses_B has shape \(\): must be \(B,\)"),
+        ({"shape": "lin_upper"}, "shape='lin_upper': .*; use shape=losses.lin_upper"),
+        ({"shape": "hard"}, "shape='hard': must be a function of h$"),
+        ({"prior_B": jnp.ones(4)}, r"prior_B: shape \(4,\), must be \(3,\)"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(options, message, unchecked_types):
+    with pytest.raises(ValueError, match=message):
+        sample_weights(**({"losses_B": jnp.ones(3)} | options))
+
+
+def test_losses_of_tokens_are_refused_by_kl_dro_too(unchecked_types):
+    with pytest.raises(ValueError, match="one loss per example; .*sequence_means"):
+        kl_dro_weights(jnp.ones((2, 3)), temperature=1.0)

@@ -14,8 +14,10 @@ from lostjax.nn import (
     Ungrouped,
     cut_logits,
     sample_tokens,
+    streaming,
 )
-from lostjax.nn.decoding import stream_tokens
+from lostjax.nn.decoding import read_on
+from lostjax.nn.streaming import stream_tokens
 
 LINEAR = {
     "dense": Ungrouped(Dense),
@@ -48,6 +50,18 @@ def test_a_stream_yields_the_tokens_of_the_whole(dense, length, temperature, top
     whole = sample_tokens(*dense, **options)[:, length:]
     stream = list(stream_tokens(*dense, **options))
     np.testing.assert_array_equal(np.stack(stream, axis=1), whole)
+
+
+def test_a_stream_compiles_for_two_lengths_of_prompts(dense, monkeypatch):
+    monkeypatch.setattr(streaming, "STREAM_PIECE", 3)
+    before = read_on._cache_size()
+    for length in (9, 1, 2, 4, 8):
+        options = {"prompt_BT": TOKENS_BT[:1, :length], "temperature": 0.0}
+        options |= {"n_tokens": 2, "key": jax.random.key(4)}
+        whole = sample_tokens(*dense, **options)[:, length:]
+        stream = list(stream_tokens(*dense, **options))
+        np.testing.assert_array_equal(np.stack(stream, axis=1), whole)
+    assert read_on._cache_size() - before == 3, "of 1, 3 and 9 tokens"
 
 
 def test_a_prefix_is_read_before_the_prompt(dense):

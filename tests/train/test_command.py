@@ -104,7 +104,7 @@ def test_hosts_are_never_taken_from_a_stored_configuration(tmp_path):
         ("--run-dir=", "--run-dir=: has no value; write --run-dir=VALUE"),
         ("--steps=٣", "--steps=٣: must be an integer"),
         ("--steps=1_0", "--steps=1_0: must be an integer"),
-        ("--steps=+5", "--steps=+5: must be an integer"),
+        ("--steps=+5", "must be an integer: the whole value, not what is added"),
         ("--optim.learning-rate=1_0.", "rate=1_0.: must be a number"),
         ("--config=/dev/zero", "/dev/zero: not a configuration: it is not a regular"),
         ("--optim=adamw --optim.name=adamw", "--optim.name is given twice"),
@@ -127,6 +127,13 @@ def test_hosts_are_never_taken_from_a_stored_configuration(tmp_path):
         ("--config=/no/such.json", "/no/such.json: no such configuration file"),
         ("--resume=/no/such", "not a run's directory"),
         ("stray", "stray: not a flag; write flags as --NAME=VALUE"),
+        ("other.txt", "--NAME=VALUE; did you mean --data.source=other.txt?"),
+        ("/tmp", "; did you mean --data.source=/tmp?"),
+        ("steps=3", "; did you mean --steps=3?"),
+        ("-seed=3", "; did you mean --seed=3?"),
+        ("latest", "; did you mean --resume=latest?"),
+        ("smoke", "; did you mean --preset=smoke?"),
+        ("mine.yaml", "; did you mean --config=mine.yaml?"),
         ("--steps", "--steps: has no value; write --steps=VALUE"),
         ("--steps --seed=1", "--steps: has no value; write --steps=VALUE"),
     ],
@@ -155,6 +162,8 @@ def test_help_fits_a_screen_and_shows_the_chosen_presets_defaults(capsys):
     assert "[2048]" in said and "[lost_1b]" in said
     for flag in ("--optim=adamw|frugal", "--resume", "--data.source", "--help-all"):
         assert flag in said
+    assert "--init-from" in said and said.count("(") == said.count(")")
+    assert "(0: only at end; default: a fifth of the run)" in " ".join(said.split())
 
 
 def test_help_all_has_every_flag(capsys):

@@ -18,10 +18,8 @@ from lostjax.train.keep.checkpoints import open_checkpoints
 from lostjax.train.keep.directory import hold_run_dir
 
 
-@pytest.fixture(scope="module")
-def base(text_file, cache_dir, tmp_path_factory):
-    """A run with checkpoints of steps 2 and 4 that nobody trained."""
-    directory = tmp_path_factory.mktemp("base") / "run"
+def make_run(directory, text_file, cache_dir, *, tokenizer, steps):
+    """Write a run with checkpoints that nobody trained."""
     config = lostjax.train.preset(
         "smoke",
         steps=4,
@@ -32,7 +30,7 @@ def base(text_file, cache_dir, tmp_path_factory):
             "data.source": text_file,
             "data.cache_dir": cache_dir,
             "data.seq_len": 32,
-            "data.tokenizer": "bpe:300",
+            "data.tokenizer": tokenizer,
         },
     )
     job = prepare_job(config)
@@ -41,12 +39,19 @@ def base(text_file, cache_dir, tmp_path_factory):
         open_checkpoints(directory / "checkpoints", keep=2) as checkpoints,
     ):
         save_tokenizer(job.data.tokenizer, directory)
-        for step in (2, 4):
+        for step in steps:
             config = dataclasses.replace(config, seed=step)
             state = start_state(dataclasses.replace(job, config=config))
             checkpoints.save(state._replace(step=state.step + step), step=step)
             checkpoints.wait()
     return lostjax.train.load(directory)
+
+
+@pytest.fixture(scope="module")
+def base(text_file, cache_dir, tmp_path_factory):
+    """A run with checkpoints of steps 2 and 4, and a tokenizer of its own text."""
+    directory = tmp_path_factory.mktemp("base") / "run"
+    return make_run(directory, text_file, cache_dir, tokenizer="bpe:300", steps=(2, 4))
 
 
 @pytest.fixture
@@ -108,13 +113,32 @@ def test_the_run_says_where_it_started_and_resumes_without_it(
         assert "finished, all 2 steps are done" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [[], ["--data.tokenizer=bytes"], ["FILE"]])
+def test_a_run_of_bytes_is_a_start(
+    words, text_file, cache_dir, other, tmp_path_factory
+):
+    there = tmp_path_factory.getbasetemp() / "bytes"
+    if not there.exists():  # made once for all of these
+        make_run(there, text_file, cache_dir, tokenizer="bytes", steps=(4,))
+    if words == ["FILE"]:
+        words = [f"--data.tokenizer={there / 'tokenizer.json'}"]
+    flags = [f"--init-from={there}", f"--data.source={other}", *words]
+    job = prepare_job(parse_command(flags).config)
+    assert job.config.init_step == 4 and job.data.vocab_size == 257
+    again = lostjax.train.preset(
+        "smoke", init_from=there, **{"data.source": other, "mesh": "data:1"}
+    )
+    assert prepare_job(again).config.init_step == 4
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         ("--model.rank=4", r"--model.rank=4: it is 8 in .*the same shape"),
         ("--model.gamma=0.5", r"--model.gamma=0.5: it is 0.7 in "),
         ("--init-step=3", r"--init-step=3: .* has checkpoints of steps 2, 4"),
-        ("--data.tokenizer=bytes", r"is not the tokenizer of .*\(257 tokens here, 300"),
+        ("--data.tokenizer=bytes", r"is not the tokenizer .*\(257 tokens here, 300"),
+        ("--data.tokenizer=bytes", r"the right one is --data.tokenizer=/.*\.json$"),
         ("--resume=x", "--init-from and --resume both say"),
         ("--preset=tini", "did you mean tiny"),
     ],

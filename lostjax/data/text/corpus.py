@@ -3,7 +3,8 @@
 `sources` defines the names of corpora, `heldout` the choice of held-out documents.
 """
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +17,9 @@ from lostjax.data.text.sources import parse_source
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.errors import DataError
 
+Documents = TextDocuments | TokenFiles
+"""Documents as text, or as tokens."""
+
 DEFAULT_FRACTION = 0.05
 """Fraction held out of a text that has no held-out part of its own."""
 
@@ -25,10 +29,10 @@ class CorpusPart:
     """One source of a mixture."""
 
     name: str
-    """Name of the source as the user wrote it."""
+    """Names of its texts as the user wrote them."""
     weight: Fraction
     """Share of the rows, relative to the other parts."""
-    documents: TextDocuments | TokenFiles
+    documents: Documents
     """Training documents."""
 
 
@@ -37,8 +41,8 @@ class Corpus:
     """Training documents with their shares, and held-out documents."""
 
     parts: tuple[CorpusPart, ...]
-    heldout_parts: tuple[TextDocuments | TokenFiles, ...]
-    """Held-out documents of each source."""
+    heldout_parts: tuple[Documents, ...]
+    """Held-out documents of each text."""
 
     @property
     def train(self) -> Chain:
@@ -72,22 +76,37 @@ def open_corpus(source: str, *, heldout: str | float = "auto") -> Corpus:
       n_characters = sum(len(document) for document in corpus.train)
     """
     names = parse_source(source)
-    opened = [open_part(part.name) for part in names]
+    opened = [[open_part(name) for name in part.names] for part in names]
+    for parts in opened:
+        _check_once([part.whole for part in parts])
     held = str(heldout).strip()
     fraction = _as_fraction(held)
+    train: list[list[Documents]]
     if held == "auto" or fraction is not None:
-        pairs = [_split(part, fraction) for part in opened]
-        train, out = [pair[0] for pair in pairs], tuple(pair[1] for pair in pairs)
+        pairs = [[_split(part, fraction) for part in parts] for parts in opened]
+        train = [[pair[0] for pair in parts] for parts in pairs]
+        out = tuple(pair[1] for parts in pairs for pair in parts)
     else:
-        train, out = [part.whole for part in opened], _open_heldout(held, source)
-        _check_apart(train, out)
+        train = [[part.whole for part in parts] for parts in opened]
+        out = _open_heldout(held, source)
+        _check_apart((part for parts in train for part in parts), out)
     return Corpus(
         tuple(
-            CorpusPart(part.name, part.weight, documents)
+            CorpusPart(",".join(part.names), part.weight, _join(documents, source))
             for part, documents in zip(names, train, strict=True)
         ),
         out,
     )
+
+
+def open_whole(source: str) -> tuple[Documents, ...]:
+    """Open all documents of a source, held out or not, as one text per name.
+
+    Raises:
+      DataError: if anything is wrong with the source.
+    """
+    parts = parse_source(source)
+    return tuple(open_part(name).whole for part in parts for name in part.names)
 
 
 def _as_fraction(held: str) -> float | None:
@@ -97,32 +116,56 @@ def _as_fraction(held: str) -> float | None:
         return None
 
 
-def _split(
-    part: Opened, fraction: float | None
-) -> tuple[TextDocuments | TokenFiles, TextDocuments | TokenFiles]:
+def _join(parts: Sequence[Documents], source: str) -> Documents:
+    """Make one text of several: read one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    texts = [part for part in parts if not isinstance(part, TokenFiles)]
+    tokens = [part for part in parts if isinstance(part, TokenFiles)]
+    if texts and tokens:
+        raise DataError(
+            f"source {source!r}: text and tokens cannot be one text; write a mixture, "
+            "such as 0.5*TEXT,0.5*TOKENS"
+        )
+    if texts:
+        return Chain(tuple(texts))
+    paths = tuple(path for part in tokens for path in part.paths)
+    return dataclasses.replace(tokens[0], paths=paths)
+
+
+def _check_once(parts: Iterable[Documents]) -> None:
+    """Refuse a file that is in two texts: it would be held out and trained on."""
+    seen: set[Path] = set()
+    for part in parts:
+        paths = _paths([part])
+        if common := seen & paths:
+            raise DataError(f"source: {min(common)} is in two of its parts")
+        seen |= paths
+
+
+def _split(part: Opened, fraction: float | None) -> tuple[Documents, Documents]:
     if fraction is None and part.heldout is not None:
         return part.train, part.heldout
     chosen = DEFAULT_FRACTION if fraction is None else fraction
     return hold_out(part.whole, fraction=chosen)
 
 
-def _open_heldout(held: str, source: str) -> tuple[TextDocuments | TokenFiles, ...]:
+def _open_heldout(held: str, source: str) -> tuple[Documents, ...]:
     if held == source.strip():
         raise DataError(
             f"heldout: {held!r} is also the source; pass another source, auto, or a "
             "fraction"
         )
     try:
-        names = parse_source(held)
-        return tuple(open_part(part.name).whole for part in names)
+        return open_whole(held)
     except DataError as error:
         # Name the argument: the same grammar also parses the source.
         raise DataError(f"heldout: {error}") from error
 
 
 def _check_apart(
-    train: Iterable[TextDocuments | TokenFiles],
-    out: Iterable[TextDocuments | TokenFiles],
+    train: Iterable[Documents],
+    out: Iterable[Documents],
 ) -> None:
     if common := _paths(train) & _paths(out):
         raise DataError(
@@ -130,7 +173,7 @@ def _check_apart(
         )
 
 
-def _paths(parts: Iterable[TextDocuments | TokenFiles]) -> set[Path]:
+def _paths(parts: Iterable[Documents]) -> set[Path]:
     found: set[Path] = set()
     for part in parts:
         if isinstance(part, Chain):  # of a directory
@@ -141,5 +184,5 @@ def _paths(parts: Iterable[TextDocuments | TokenFiles]) -> set[Path]:
     return found
 
 
-def _texts(parts: Iterable[TextDocuments | TokenFiles]) -> Chain:
+def _texts(parts: Iterable[Documents]) -> Chain:
     return Chain(tuple(part for part in parts if not isinstance(part, TokenFiles)))

@@ -7,6 +7,7 @@ what was read is what the fingerprint hashed.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,19 +17,17 @@ from typing import Protocol, runtime_checkable
 
 from lostjax.data.cache import hash_parts
 from lostjax.data.text.hashed_files import HashedFiles
-from lostjax.errors import DataError, first_line
+from lostjax.data.text.unreadable import (
+    BadFiles,
+    Fault,
+    describe_encoding,
+    find_foreign_kind,
+    gather,
+)
+from lostjax.errors import first_line
 
 LONGEST_LINE = 2**26
 """Bytes of a line of JSON; parsing takes seven times as much memory."""
-
-_COMPRESSED = {
-    b"\x1f\x8b": "gunzip",
-    b"BZh": "bunzip2",
-    b"\xfd7zXZ\x00": "unxz",
-    b"\x28\xb5\x2f\xfd": "unzstd",
-    b"PK\x03\x04": "unzip",
-}
-"""First bytes of compressed files to the command that unpacks them."""
 
 
 @runtime_checkable
@@ -46,83 +45,91 @@ class TextDocuments(Protocol):
         """Raise `DataError` if the fingerprint is not that of the text any more."""
 
 
+class ReadFiles(HashedFiles, ABC):
+    """Files of documents; if one is bad, those after it are looked at as well."""
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the documents of the files, in order.
+
+        Raises:
+          BadFiles: if a file is not what it should be, with the offset of the first bad
+            byte or the number of the bad line. It names further bad files too.
+        """
+        for number, path in enumerate(self.paths, 1):
+            try:
+                yield from self._read(path)
+            except BadFiles as error:
+                later = map(self._read, self.paths[number:])
+                raise gather(error, later) from error.__cause__
+
+    @abstractmethod
+    def _read(self, path: Path) -> Iterator[str]:
+        """Iterate over the documents of a file; none is empty."""
+
+
 @dataclass(frozen=True)
-class TextFiles(HashedFiles):
+class TextFiles(ReadFiles):
     """UTF-8 text files with one document each; empty files are skipped."""
 
     paths: tuple[Path, ...]
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the texts of the files, in order.
-
-        Raises:
-          DataError: if a file is not UTF-8; the message contains the offset of the
-            first bad byte.
-        """
-        for path in self.paths:
-            if text := _decode(_read(path), where=str(path)):
-                yield text
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the files' bytes, in order; names do not matter."""
         return hash_parts("text", *self.file_hashes)
 
+    def _read(self, path: Path) -> Iterator[str]:
+        with _open(path) as file:
+            data = file.read()
+        if text := _decode(data, where=str(path), path=path):
+            yield text
+
 
 @dataclass(frozen=True)
-class JsonLines(HashedFiles):
-    """Files with one JSON object per line, whose `field` is a document."""
+class JsonLines(ReadFiles):
+    """Files with one JSON object per line, whose `field` is a document.
+
+    Blank lines and empty documents are skipped.
+    """
 
     paths: tuple[Path, ...]
     field: str = "text"
-
-    def __iter__(self) -> Iterator[str]:
-        """Iterate over the documents in order; blank lines and empty texts are skipped.
-
-        Raises:
-          DataError: if a line is not JSON, lacks the field, or its field is not a
-            string; the message contains the line number.
-        """
-        for path in self.paths:
-            with _open(path) as file:
-                lines = iter(partial(file.readline, LONGEST_LINE + 1), b"")
-                for number, line in enumerate(lines, 1):
-                    if len(line) > LONGEST_LINE:
-                        raise DataError(
-                            f"{path}:{number}: the line has more than "
-                            f"{LONGEST_LINE:,} bytes; split the document"
-                        )
-                    if line.strip() and (text := self._parse(line, path, number)):
-                        yield text
 
     @cached_property
     def fingerprint(self) -> str:
         """A hash of the files' bytes, in order, and of the field."""
         return hash_parts("jsonl", self.field, *self.file_hashes)
 
-    def _parse(self, line: bytes, path: Path, number: int) -> str:
-        where = f"{path}:{number}"
+    def _read(self, path: Path) -> Iterator[str]:
+        with _open(path) as file:
+            lines = iter(partial(file.readline, LONGEST_LINE + 1), b"")
+            for number, line in enumerate(lines, 1):
+                where = f"{path}:{number}"
+                if len(line) > LONGEST_LINE:
+                    what = f"the line has more than {LONGEST_LINE:,} bytes"
+                    raise BadFiles([Fault(where, what, "split the document")])
+                if line.strip() and (text := self._parse(line, path, where)):
+                    yield text
+
+    def _parse(self, line: bytes, path: Path, where: str) -> str:
+        text = _decode(line, where=where, path=path)
         try:
-            record = json.loads(_decode(line, where=where))
+            record = json.loads(text)
         # Numbers of 5,000 digits raise ValueError, deep nesting RecursionError.
         except (RecursionError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{where}: not JSON: {first_line(error)}") from error
+            what = f"not JSON: {first_line(error)}"
+            raise BadFiles([Fault(where, what)]) from error
         if not isinstance(record, dict):
-            raise DataError(f"{where}: not a JSON object but {_kind(record)}")
+            raise BadFiles([Fault(where, f"not a JSON object but {_kind(record)}")])
         if self.field not in record:
             names = ", ".join(map(repr, list(record)[:8])) or "none"
-            raise DataError(
-                f"{where}: no field {self.field!r} (its fields: {names}); "
-                f"choose one with {path}#FIELD"
-            )
-        text = record[self.field]
-        if not isinstance(text, str):
-            raise DataError(
-                f"{where}: field {self.field!r} must be a string, not {_kind(text)}"
-            )
-        return check_unicode(text, where=where)
+            what = f"no field {self.field!r} (its fields: {names})"
+            raise BadFiles([Fault(where, what, f"choose one with {path}#FIELD")])
+        found = record[self.field]
+        if not isinstance(found, str):
+            what = f"field {self.field!r} must be a string, not {_kind(found)}"
+            raise BadFiles([Fault(where, what)])
+        return check_unicode(found, where=where)
 
 
 @dataclass(frozen=True)
@@ -132,9 +139,16 @@ class Chain:
     parts: tuple[TextDocuments, ...]
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the documents of each part, in order."""
-        for part in self.parts:
-            yield from part
+        """Iterate over the documents of each part, in order.
+
+        Raises:
+          BadFiles: if a file is bad; it names those of later parts too.
+        """
+        for number, part in enumerate(self.parts, 1):
+            try:
+                yield from part
+            except BadFiles as error:
+                raise gather(error, self.parts[number:]) from error.__cause__
 
     @cached_property
     def fingerprint(self) -> str:
@@ -180,26 +194,19 @@ def check_unicode(text: str, *, where: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: character {error.start} is half of a surrogate pair, "
-            "which is not valid text"
-        ) from error
+        what = (
+            f"character {error.start} is half of a surrogate pair, which is not valid "
+            "text"
+        )
+        raise BadFiles([Fault(where, what)]) from error
     return text
 
 
-def _decode(data: bytes, *, where: str) -> str:
+def _decode(data: bytes, *, where: str, path: Path) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where}: not UTF-8 (byte 0x{data[error.start]:02x} at offset "
-            f"{error.start}); convert it, for example with iconv -t UTF-8"
-        ) from error
-
-
-def _read(path: Path) -> bytes:
-    with _open(path) as file:
-        return file.read()
+        raise BadFiles([describe_encoding(error, where=where, path=path)]) from error
 
 
 def _open(path: Path) -> BufferedReader:
@@ -207,11 +214,11 @@ def _open(path: Path) -> BufferedReader:
         file = path.open("rb")
         start = file.peek(8)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
-    for magic, command in _COMPRESSED.items():
-        if start.startswith(magic):
-            file.close()
-            raise DataError(f"{path}: compressed; unpack it first with {command}")
+        what = f"cannot be read: {error.strerror}"
+        raise BadFiles([Fault(str(path), what)]) from error
+    if fault := find_foreign_kind(path, start):
+        file.close()
+        raise BadFiles([fault])
     return file
 
 

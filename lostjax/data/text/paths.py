@@ -3,8 +3,9 @@
     .jsonl    one JSON object per line         .npy, .bin    token ids
     others    UTF-8 text, one document each
 
-Of a directory, .txt and then .jsonl files are read; a line on standard error counts the
-others, except for hidden ones. Files of a kind are read in the order of their names. A
+Of a directory, .txt and then .jsonl files are read; a line on standard error names the
+others. Suffixes may be in capitals. Names that begin with a dot are not looked at: Macs
+write ._NAME beside every NAME. Files of a kind are read in the order of their names. A
 path that exists is always taken as a path, whatever characters it contains.
 """
 
@@ -12,12 +13,12 @@ import glob
 import os
 import stat
 import sys
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
 from lostjax.data.text.documents import Chain, JsonLines, TextDocuments, TextFiles
 from lostjax.data.text.token_files import TokenFiles, open_tokens
+from lostjax.data.text.unreadable import looks_like_text, name_some
 from lostjax.errors import DataError, nearest_hint
 
 _TOKEN_KINDS = frozenset({".npy", ".bin"})
@@ -41,10 +42,11 @@ def find_files(path: str, *, name: str) -> list[Path]:
       name: the part as the user wrote it, for error messages.
 
     Returns:
-      At least one file; several are sorted. Those of a directory are .txt and .jsonl.
+      At least one file; several are sorted. Those of a directory are .txt and .jsonl,
+      and not empty.
 
     Raises:
-      DataError: if nothing is found, or the directory is TFDS's.
+      DataError: if nothing is found, all of it is empty, or the directory is TFDS's.
     """
     path = os.path.expanduser(path)
     if os.path.isdir(path):
@@ -85,7 +87,7 @@ def open_files(
     if len(kinds) > 1 and not is_directory:
         raise DataError(
             f"{name}: matches files of several kinds ({', '.join(sorted(kinds))}); "
-            "pass each kind as a part of a mixture"
+            "pass each kind as a part: '*.txt,*.jsonl'"
         )
     if field is not None and "jsonl" not in kinds:
         raise DataError(f"{name}: #{field} names a field, but only .jsonl has fields")
@@ -113,26 +115,45 @@ def open_files(
 
 
 def _find_in_directory(path: str) -> list[Path]:
-    """Find the texts below a directory, and print what else there is."""
+    """Find the texts below a directory, and print which files are not read."""
+    root = Path(path)
     # Sort: the order of a directory differs between file systems.
-    found = sorted(p for p in Path(path).rglob("*") if p.is_file())
-    files = [p for p in found if p.suffix in _DIRECTORY_KINDS]
-    others = Counter(
-        p.suffix or "without a suffix"
-        for p in found
-        if p.suffix not in _DIRECTORY_KINDS
-        and not any(part.startswith(".") for part in p.relative_to(path).parts)
+    found = sorted(
+        p for p in root.rglob("*") if not _is_hidden(p, root) and p.is_file()
     )
-    counts = ", ".join(f"{number} {kind}" for kind, number in others.most_common(5))
-    if not files:
-        there = f"; it holds {counts}: name them by a glob" if counts else ""
+    texts = [p for p in found if p.suffix.lower() in _DIRECTORY_KINDS]
+    others = [p for p in found if p.suffix.lower() not in _DIRECTORY_KINDS]
+    try:
+        files = [p for p in texts if not _is_empty(p)]
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    passed_over = f"passed over: {name_some(others, below=root)}" if others else ""
+    if not texts:
+        there = f"; {passed_over}{_glob_hint(path, others)}" if others else ""
         raise DataError(
             f"{path}: no .txt or .jsonl file in this directory or below it{there}"
         )
-    if counts:
-        kinds = f"{len(files)} .txt and .jsonl files"
-        _print_once(f"{path}: {kinds} are read; passed over: {counts}")
+    if not files:
+        raise DataError(f"{path}: its .txt and .jsonl files are empty")
+    empty = [p for p in texts if p not in set(files)]
+    if empty or others:
+        line = f"{path}: {len(files)} .txt and .jsonl files are read"
+        line += f"; empty: {name_some(empty, below=root)}" if empty else ""
+        line += f"; {passed_over}{_glob_hint(path, others)}" if others else ""
+        _print_once(line)
     return files
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _glob_hint(path: str, others: list[Path]) -> str:
+    """Show how a kind that was passed over is read, if it looks like text."""
+    kind = next((p.suffix for p in others[:100] if p.suffix and looks_like_text(p)), "")
+    if not kind or kind in _TOKEN_KINDS:
+        return ""
+    return f" (to read {kind} as text: '{path},{os.path.join(path, '**', '*' + kind)}')"
 
 
 @cache
@@ -156,6 +177,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str:
-    if path.suffix in _TOKEN_KINDS:
+    suffix = path.suffix.lower()
+    if suffix in _TOKEN_KINDS:
         return "tokens"
-    return "jsonl" if path.suffix == ".jsonl" else "text"
+    return "jsonl" if suffix == ".jsonl" else "text"

@@ -1,6 +1,7 @@
 """The grammar of a text source, given as one string on the command line.
 
-    SOURCE   := PART | WEIGHT*PART , WEIGHT*PART ...      a mixture, by share of rows
+    SOURCE   := PART | PART , PART ...                    one text after the other
+              | WEIGHT*PART , WEIGHT*PART ...             a mixture, by share of rows
     PART     := sotu                    State of the Union messages, 1790 to today
               | sotu:YEAR | sotu:YEAR-YEAR   messages of some years, both ends included
               | tfds:NAME[#FIELD]       a data set prepared under TFDS's directory
@@ -30,50 +31,54 @@ _WEIGHTED = re.compile(
 
 
 @dataclass(frozen=True)
-class WeightedName:
-    """A part of a mixture that is not opened yet."""
+class WeightedNames:
+    """A part of a mixture that is not opened yet: texts that are read in order."""
 
     weight: Fraction
-    name: str
+    names: tuple[str, ...]
 
 
-def parse_source(source: str) -> tuple[WeightedName, ...]:
+def parse_source(source: str) -> tuple[WeightedNames, ...]:
     """Split a source into its weighted parts.
 
     Args:
       source: text in the module's grammar.
 
     Returns:
-      The parts; a single part of weight 1 if the source is not a mixture.
+      The parts, each of one name; a single part of weight 1, of one name or more, if
+      the source is not a mixture.
 
     Raises:
-      DataError: if the source or a part is empty, a part has no weight, or a weight is
-        0.
+      DataError: if the source or a part is empty, only some parts have a weight, or a
+        weight is 0.
     """
     if not source.strip():
         raise DataError("source: empty; the default text is sotu")
     # An existing path wins: its name may contain commas or stars.
     if os.path.exists(source):
-        return (WeightedName(Fraction(1), source),)
+        return (WeightedNames(Fraction(1), (source,)),)
     parts = source.split(",")
     matches = [_WEIGHTED.fullmatch(part) for part in parts]
-    if len(parts) == 1 and matches[0] is None:
-        return (WeightedName(Fraction(1), source.strip()),)
+    if not any(matches):
+        names = tuple(part.strip() for part in parts)
+        if not all(names):
+            raise DataError(f"source {source!r}: a part between commas is empty")
+        return (WeightedNames(Fraction(1), names),)
     return tuple(
         _weighted(part, match, source=source)
         for part, match in zip(parts, matches, strict=True)
     )
 
 
-def _weighted(part: str, match: re.Match[str] | None, *, source: str) -> WeightedName:
+def _weighted(part: str, match: re.Match[str] | None, *, source: str) -> WeightedNames:
     if match is None:
         raise DataError(
             f"source {source!r}: the part {part.strip()!r} has no weight; write a "
-            "mixture as 0.7*sotu,0.3*books/*.txt"
+            "mixture as 0.7*sotu,0.3*books/*.txt, or no weight at all"
         )
     # A fraction keeps the decimal exact; 0.1 as a float has no short common
     # denominator.
     weight = Fraction(match[1])
     if weight <= 0:
         raise DataError(f"source {source!r}: the weight {match[1]} must be above 0")
-    return WeightedName(weight, match[2].strip())
+    return WeightedNames(weight, (match[2].strip(),))

@@ -77,7 +77,7 @@ def open_tokens(path: Path) -> StoredTokens:
       DataError: if the file is anything else, or empty.
     """
     try:
-        if path.suffix == ".bin":
+        if path.suffix.lower() == ".bin":
             tokens = _open_bin(path)
         else:
             # NumPy evaluates the header of a .npy file as text, so a broken header can

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer as HuggingFaceTokenizer
 from tokenizers import models
 
-from lostjax.data.tokenizers.bpe import EOS, byte_level, byte_symbols
+from lostjax.data.tokenizers.bpe import EOS, BpeTokenizer, byte_level, byte_symbols
 
 
 class ByteTokenizer:
@@ -30,8 +31,17 @@ class ByteTokenizer:
     def save(self, path: Path) -> Path:
         """Write an equivalent byte-level BPE without merges, which has the same ids."""
         path = path.with_suffix(".json")
-        vocab = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
-        inner = byte_level(models.BPE(vocab=vocab, merges=[]))
-        inner.add_special_tokens([EOS])
-        path.write_text(inner.to_str(pretty=True), encoding="utf-8")
+        path.write_text(_bytes_as_bpe().to_str(pretty=True), encoding="utf-8")
         return path
+
+
+def is_byte_tokenizer(tokenizer: BpeTokenizer) -> bool:
+    """Return whether a tokenizer is the one that `ByteTokenizer.save` writes."""
+    return tokenizer.fingerprint == BpeTokenizer(_bytes_as_bpe()).fingerprint
+
+
+def _bytes_as_bpe() -> HuggingFaceTokenizer:
+    vocab = {symbol: byte for byte, symbol in enumerate(byte_symbols())}
+    inner = byte_level(models.BPE(vocab=vocab, merges=[]))
+    inner.add_special_tokens([EOS])
+    return inner

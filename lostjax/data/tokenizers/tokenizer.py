@@ -27,7 +27,7 @@ from lostjax.data.cache import (
 )
 from lostjax.data.text.documents import Chain, GivenDocuments, TextDocuments
 from lostjax.data.tokenizers.bpe import read_tokenizer_json, train_bpe
-from lostjax.data.tokenizers.byte import ByteTokenizer
+from lostjax.data.tokenizers.byte import ByteTokenizer, is_byte_tokenizer
 from lostjax.disk.files import keep_aside
 from lostjax.disk.seal import fits_hash_beside, hash_file_of, write_with_hash
 from lostjax.errors import DataError, nearest_hint
@@ -107,7 +107,8 @@ def load_tokenizer(
         from lostjax.data.tokenizers.sentencepiece import SentencePieceTokenizer
 
         return SentencePieceTokenizer(path)
-    return read_tokenizer_json(path)
+    found = read_tokenizer_json(path)
+    return ByteTokenizer() if is_byte_tokenizer(found) else found
 
 
 def count_tokens(spec: str) -> int:
@@ -162,9 +163,18 @@ def load_saved_tokenizer(directory: str | Path) -> Tokenizer:
     Raises:
       DataError: if there is none.
     """
+    return load_tokenizer(str(find_saved_tokenizer(directory)))
+
+
+def find_saved_tokenizer(directory: str | Path) -> Path:
+    """Find the file that `save_tokenizer` wrote to a directory.
+
+    Raises:
+      DataError: if there is none.
+    """
     for name in ("tokenizer.json", "tokenizer.model"):
         if (Path(directory) / name).is_file():
-            return load_tokenizer(str(Path(directory) / name))
+            return Path(directory) / name
     raise DataError(f"{directory}: contains no tokenizer.json or tokenizer.model")
 
 

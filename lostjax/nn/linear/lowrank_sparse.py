@@ -44,7 +44,7 @@ from lostjax.nn.kernels.bottleneck import (
     BottleneckWeights,
     bottleneck_products,
 )
-from lostjax.nn.linear.projection import project
+from lostjax.nn.linear.projection import project, require_channels
 from lostjax.typing import Activation, Array, Float, Key
 
 
@@ -112,6 +112,7 @@ class LowRankSparse(nn.Module):
 
         weights = BottleneckWeights(declare("a"), declare("b"), gamma=self.gamma)
         if "values" in shapes:
+            require_channels(self, "kept")
             kept = self.variable("channels", "kept", start.get, "kept")
             weights = weights._replace(values_CN=declare("values"), kept_C=kept.value)
         if self.learn_gamma:

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import flax.linen as nn
 import jax
 from jax.typing import DTypeLike
 
@@ -111,3 +112,13 @@ class Ungrouped:
         """Build a linear map; `channel_groups` is ignored."""
         del channel_groups
         return self.make(features=features, name=name, dtype=dtype)
+
+
+def require_channels(layer: nn.Module, name: str) -> None:
+    """Raise a ValueError if `apply` was called without the collection `channels`."""
+    if not layer.is_initializing() and not layer.has_variable("channels", name):
+        raise ValueError(
+            f"{type(layer).__name__} needs the collection 'channels' that `init` "
+            "returns beside 'params': pass {**variables, 'params': params} to `apply`, "
+            "not {'params': params} alone"
+        )

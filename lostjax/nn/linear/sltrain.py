@@ -25,7 +25,7 @@ from jax.typing import DTypeLike
 
 from lostjax.nn.initializers.factorize import require_rank
 from lostjax.nn.initializers.support import sample_support
-from lostjax.nn.linear.projection import project
+from lostjax.nn.linear.projection import project, require_channels
 from lostjax.typing import Array, Float
 
 
@@ -90,6 +90,7 @@ class SLTrain(nn.Module):
         if not n_entries:
             return SLTrainWeights(a_MR, b_RN, None, None)
         values = self.param("values", uniform)
+        require_channels(self, "support")
         places = self.variable("channels", "support", support).value
         return SLTrainWeights(a_MR, b_RN, values, places)
 

@@ -80,7 +80,7 @@ def find_matrices(params: PyTree, *, full_state: str | None = None) -> PyTree:
     if full_state is not None and paths and not any(map(pattern.search, paths)):
         raise ValueError(
             f"full_state={full_state!r}: matches none of the {len(paths)} arrays, "
-            f"such as {paths[0]!r}"
+            f"such as {paths[0]!r}; paths are in lower case"
             if paths[0]
             else f"full_state={full_state!r}: params is one array, which has no name"
         )

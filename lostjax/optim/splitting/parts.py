@@ -132,8 +132,18 @@ def _read_leaves(tree: PyTree) -> tuple[list[str], list[Any]]:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
                 f"params: {name} is of type {leaf.dtype}: only real floating-point "
-                "arrays can be optimised; exclude others with optax.masked"
+                f"arrays can be optimised; {_way_out(tree)}"
             )
         names.append(name)
         leaves.append(leaf)
     return names, leaves
+
+
+def _way_out(tree: PyTree) -> str:
+    """Write what to pass instead of a tree with arrays that are not optimised."""
+    if isinstance(tree, Mapping) and "params" in tree:
+        return (
+            "these are all variables of a model: pass variables['params'], and "
+            "{**variables, 'params': params} to model.apply"
+        )
+    return "exclude others with optax.masked"

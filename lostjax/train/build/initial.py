@@ -12,15 +12,12 @@ from pathlib import Path
 
 import jax
 
-from lostjax.data import Tokenizer
+from lostjax.data import Tokenizer, load_saved_tokenizer
+from lostjax.data.tokenizers.tokenizer import find_saved_tokenizer
 from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError
 from lostjax.steps.state import TrainState
-from lostjax.train.build.restored import (
-    choose_step,
-    load_run_tokenizer,
-    read_variables,
-)
+from lostjax.train.build.restored import choose_step, read_variables
 from lostjax.train.build.run import Run, build_run
 from lostjax.train.build.state import init_state
 from lostjax.train.config.fields import flag_name
@@ -92,12 +89,13 @@ def check_origin(config: TrainConfig, tokenizer: Tokenizer) -> None:
       DataError: if the other run's cannot be read.
     """
     directory = _origin(config)
-    theirs = load_run_tokenizer(directory)
+    theirs = load_saved_tokenizer(directory)
     if theirs.fingerprint != tokenizer.fingerprint:
         raise ConfigError(
             f"--data.tokenizer={config.data.tokenizer}: is not the tokenizer of "
             f"{directory}, whose parameters the run starts from ({tokenizer.vocab_size}"
-            f" tokens here, {theirs.vocab_size} there); omit the flag"
+            f" tokens here, {theirs.vocab_size} there); the right one is "
+            f"--data.tokenizer={find_saved_tokenizer(directory)}"
         )
 
 

@@ -60,7 +60,8 @@ def prepare_job(config: TrainConfig, *, extends: bool = False) -> Job:
         raise ConfigError("--run-dir: several processes need one, the same for all")
     if config.run_dir is not None:
         config = _settle(config, extends=extends)
-    directory = choose_run_dir(config)
+    flag = "--resume" if extends else "--run-dir"
+    directory = choose_run_dir(config, flag=flag)
     starts_from = config.init_from is not None and not list_steps(
         directory / CHECKPOINTS
     )  # later, the other run may be gone

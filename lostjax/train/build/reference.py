@@ -15,17 +15,14 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from lostjax.data import Tokenizer
+from lostjax.data import Tokenizer, load_saved_tokenizer
+from lostjax.data.tokenizers.tokenizer import find_saved_tokenizer
 from lostjax.disk.manifest import MANIFEST
 from lostjax.disk.seal import SealError, digest, read_regular
 from lostjax.errors import ConfigError
 from lostjax.steps.state import model_variables
 from lostjax.train.build.model import place_model
-from lostjax.train.build.restored import (
-    choose_step,
-    load_run_tokenizer,
-    read_variables,
-)
+from lostjax.train.build.restored import choose_step, read_variables
 from lostjax.train.build.run import Reference, build_run
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import TrainConfig
@@ -33,7 +30,7 @@ from lostjax.train.config.stored import load_run_config
 from lostjax.train.devices.agreement import check_same
 from lostjax.train.devices.hosts import on_first_host
 from lostjax.train.keep.directory import find_run
-from lostjax.train.keep.layout import CHECKPOINTS, REPORT, TOKENIZER_FILES
+from lostjax.train.keep.layout import CHECKPOINTS, REPORT
 from lostjax.train.keep.recovery import summarise_damage
 from lostjax.train.keep.step_directories import find_step_damage, step_dir
 from lostjax.typing import Variables
@@ -86,12 +83,9 @@ def check_reference(config: TrainConfig, tokenizer: Tokenizer) -> None:
       DataError: if its tokenizer cannot be read.
     """
     directory = _find(config)
-    theirs = load_run_tokenizer(directory)
+    theirs = load_saved_tokenizer(directory)
     if theirs.fingerprint != tokenizer.fingerprint:
-        copies = [directory / name for name in TOKENIZER_FILES]
-        same: Path | str = next(each for each in copies if each.is_file())
-        if load_run_config(directory).data.tokenizer == "bytes":
-            same = "bytes"
+        same = find_saved_tokenizer(directory)
         raise ConfigError(
             f"{FLAG}={directory}: its tokenizer is not that of this run "
             f"({theirs.vocab_size} tokens there, {tokenizer.vocab_size} here); "

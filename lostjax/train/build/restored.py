@@ -4,12 +4,10 @@ from pathlib import Path
 
 import jax
 
-from lostjax.data import Tokenizer, load_saved_tokenizer, load_tokenizer
 from lostjax.errors import ConfigError
 from lostjax.steps.state import model_variables
 from lostjax.train.build.optimizer import evaluation_variables, trains_elsewhere
 from lostjax.train.build.run import Run
-from lostjax.train.config.stored import load_run_config
 from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
 from lostjax.train.keep.directory import CHECKPOINTS
 from lostjax.train.keep.recovery import explain_bare_steps
@@ -42,20 +40,6 @@ def choose_step(directory: Path, *, step: int | None) -> int:
             f"--step={chosen}: {directory} has checkpoints of steps {there}"
         )
     return chosen
-
-
-def load_run_tokenizer(directory: Path) -> Tokenizer:
-    """Load the tokenizer that a run was begun with.
-
-    Bytes are saved as an equivalent tokenizer, whose fingerprint is another one.
-
-    Raises:
-      ConfigError: if the run's configuration cannot be read.
-      DataError: if its tokenizer cannot be read.
-    """
-    if load_run_config(directory).data.tokenizer == "bytes":
-        return load_tokenizer("bytes")
-    return load_saved_tokenizer(directory)
 
 
 def read_variables(

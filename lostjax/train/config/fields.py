@@ -1,6 +1,7 @@
 """Fields of a configuration by dotted name: read, replace, list, compare, rename."""
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, TypeVar
 
 from lostjax.train.config.schema import TrainConfig
@@ -106,8 +107,15 @@ def deciding_fields(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def diff_configs(old: TrainConfig, new: TrainConfig) -> list[str]:
+def diff_configs(
+    old: TrainConfig, new: TrainConfig, *, without: Collection[str] = ()
+) -> list[str]:
     """List the differences that make two configurations different runs.
+
+    Args:
+      old: a run's configuration.
+      new: another one.
+      without: dotted fields that are not compared.
 
     Returns:
       Lines such as `--model.rank: 32 there, 64 now`; empty for the same run.
@@ -116,7 +124,7 @@ def diff_configs(old: TrainConfig, new: TrainConfig) -> list[str]:
     return [
         f"{flag_name(name)}: {before[name]} there, {value} now"
         for name, value in deciding_fields(new).items()
-        if before[name] != value
+        if before[name] != value and name not in without
     ]
 
 

@@ -90,7 +90,8 @@ class DataConfig:
     source: str = "sotu"
     """Training text: sotu (State of the Union messages, part of lostjax), a file, glob,
     directory, tfds:NAME or mixture 0.7*sotu,0.3*books/*.txt. Also sotu:1961-1980,
-    file.jsonl#field, tfds:DIRECTORY, and tokens in .npy or .bin."""
+    file.jsonl#field, tfds:DIRECTORY, tokens in .npy or .bin, and a list such as
+    books,letters/*.md."""
     heldout: str = "auto"
     """Held-out text: auto, a fraction such as 0.05, or a source of its own."""
     tokenizer: str = "bpe:4096"
@@ -318,8 +319,8 @@ class TrainConfig:
     checkpoint, that run is resumed."""
     init_from: str | None = None
     """Start from the parameters of this run (a directory, or latest), to fine-tune its
-    model on other text: its model and tokenizer, a new optimiser and schedule. Other
-    values are the run's too, unless there is --preset or --config."""
+    model on other text. Model and tokenizer are its own, optimiser and schedule begin
+    anew. Other values are the run's too, unless there is --preset or --config."""
     init_step: int | None = None
     """Checkpoint of --init-from; default its newest."""
     mesh: str = "data:-1"

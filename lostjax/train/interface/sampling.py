@@ -1,5 +1,6 @@
 """Continue a prompt with a run's model, and refuse wrong values before it is read."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,10 +10,11 @@ import jax.numpy as jnp
 from lostjax.data import Tokenizer
 from lostjax.errors import ConfigError
 from lostjax.nn import Transformer, sample_tokens
-from lostjax.nn.decoding import check_sampling, stream_tokens
+from lostjax.nn.decoding import check_sampling
+from lostjax.nn.streaming import STREAM_PIECE, stream_tokens
 from lostjax.train.config.checks import check_seed
 from lostjax.train.config.fields import flag_name
-from lostjax.typing import Variables
+from lostjax.typing import Array, Variables
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """Bytes that are no whole character yet decode to it."""
@@ -108,10 +110,25 @@ def stream_prompt(
         yield rest
 
 
+def compile_stream(
+    model: Transformer, variables: Variables, sampling: Sampling
+) -> None:
+    """Compile what `stream_prompt` runs for a prompt of up to a few hundred tokens."""
+    n_prompt = STREAM_PIECE + 1  # one piece of each of the two usual lengths
+    prompt_BT = jnp.zeros((1, n_prompt), jnp.int32)
+    tokens = stream_tokens(model, variables, **_draw_options(prompt_BT, sampling))
+    for _ in itertools.islice(tokens, 2):
+        pass
+
+
 def _options(prompt: str, sampling: Sampling, tokenizer: Tokenizer) -> dict[str, Any]:
     ids = [tokenizer.eos_id, *tokenizer.encode_batch([prompt])[0]]
+    return _draw_options(jnp.asarray([ids], jnp.int32), sampling)
+
+
+def _draw_options(prompt_BT: Array, sampling: Sampling) -> dict[str, Any]:
     return {
-        "prompt_BT": jnp.asarray([ids], jnp.int32),
+        "prompt_BT": prompt_BT,
         "n_tokens": sampling.tokens,
         "key": jax.random.key(sampling.seed),
         "temperature": sampling.temperature,

@@ -1,9 +1,7 @@
 """Texts to evaluate a run's model on, as batches of rows."""
 
-from lostjax.data import EvalPlan, TokenFiles, Tokenizer, open_corpus, pack_documents
-from lostjax.data.text.documents import TextDocuments
-from lostjax.data.text.parts import open_part
-from lostjax.data.text.sources import parse_source
+from lostjax.data import EvalPlan, Tokenizer, open_corpus, pack_documents
+from lostjax.data.text.corpus import Documents, open_whole
 from lostjax.errors import DataError
 from lostjax.train.config.schema import TrainConfig
 
@@ -35,10 +33,8 @@ def plan_text(
     return EvalPlan(some, batch_size=config.batch_size // config.accumulate)
 
 
-def _open(
-    source: str | None, config: TrainConfig
-) -> tuple[TextDocuments | TokenFiles, ...]:
+def _open(source: str | None, config: TrainConfig) -> tuple[Documents, ...]:
     if source is None:
         data = config.data
         return open_corpus(data.source, heldout=data.heldout).heldout_parts
-    return tuple(open_part(part.name).whole for part in parse_source(source))
+    return open_whole(source)

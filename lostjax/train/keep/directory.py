@@ -35,7 +35,7 @@ from lostjax.train.config.stored import (
     load_run_config,
     save_config,
 )
-from lostjax.train.config.stretches import is_extension, may_extend
+from lostjax.train.config.stretches import EXTENDED, is_extension, may_extend
 from lostjax.train.keep.extension import write_extension
 from lostjax.train.keep.identity import write_identity
 from lostjax.train.keep.layout import CHECKPOINTS as CHECKPOINTS
@@ -123,8 +123,12 @@ def _date_last(directory: Path) -> None:
         os.utime(directory / CONFIG_FILE, ns=(last + 10**9, last + 10**9))
 
 
-def choose_run_dir(config: TrainConfig) -> Path:
+def choose_run_dir(config: TrainConfig, *, flag: str = "--run-dir") -> Path:
     """Choose and check the directory of a run; nothing is written.
+
+    Args:
+      config: the run.
+      flag: that named the directory, for messages.
 
     Returns:
       The directory; it may not exist yet.
@@ -140,7 +144,7 @@ def choose_run_dir(config: TrainConfig) -> Path:
         else:
             directory = _new_dir(config.preset)
             check_path(directory, flag="--run-dir")
-        _check_place(directory, config)
+        _check_place(directory, config, flag=f"{flag}={directory}")
     except OSError as error:
         what = f"{error.filename}: {error.strerror}"
         if isinstance(error, PermissionError):
@@ -159,13 +163,12 @@ def _new_dir(preset: str) -> Path:
     return directory
 
 
-def _check_place(directory: Path, config: TrainConfig) -> None:
-    flag = f"--run-dir={directory}"
+def _check_place(directory: Path, config: TrainConfig, *, flag: str) -> None:
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"{flag}: is a file, not a directory")
     refuse_links(directory)
     if (directory / CONFIG_FILE).exists():
-        _check_same_run(directory, config)
+        _check_same_run(directory, config, flag=flag)
     elif directory.exists() and any(not _is_leftover(p) for p in directory.iterdir()):
         raise ConfigError(
             f"{flag}: holds files but no run; name a new or an empty directory"
@@ -177,7 +180,7 @@ def _check_place(directory: Path, config: TrainConfig) -> None:
         raise ConfigError(f"{flag}: no permission to write in {standing}")
 
 
-def _check_same_run(directory: Path, config: TrainConfig) -> None:
+def _check_same_run(directory: Path, config: TrainConfig, *, flag: str) -> None:
     path = directory / CONFIG_FILE
     try:
         stored = load_run_config(directory)
@@ -189,17 +192,21 @@ def _check_same_run(directory: Path, config: TrainConfig) -> None:
     differences = diff_configs(stored, config)
     if not differences or is_extension(stored, config):
         return
-    flag = f"--run-dir={directory}"
     if may_extend(stored, config):
         raise ConfigError(
             f"{flag}: holds a run of another schedule ({'; '.join(differences)}); to "
             f"extend that run, use --resume={directory} with these flags; for a new "
             "run, name another directory"
         )
+    if stored.optim.earlier == config.optim.earlier:
+        # Steps and schedule may change: they are not what refuses.
+        differences = diff_configs(stored, config, without=EXTENDED)
+    anew = "for a new run, name another directory"
+    if stored.model == config.model:
+        anew = f"to train its model further as a new run, use --init-from={directory}"
     raise ConfigError(
         f"{flag}: holds a run of another configuration ({'; '.join(differences)}); "
-        f"to resume it, use --resume={directory} without these flags; for a new run, "
-        "name another directory"
+        f"to resume it, use --resume={directory} without these flags; {anew}"
     )
 
 

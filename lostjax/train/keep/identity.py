@@ -84,7 +84,8 @@ def _compare(
     if differences:
         raise ConfigError(
             f"--run-dir={directory}: holds a run on other data "
-            f"({'; '.join(differences)}); use that data, or name another directory"
+            f"({'; '.join(differences)}); use that data, or name another directory; a "
+            f"new run on this text with its model: --init-from={directory}"
         )
 
 

@@ -80,6 +80,7 @@ class Report:
     ledger: Sequence[LedgerRow] = ()
     baselines: Mapping[str, float | int] = field(default_factory=dict)
     sample: Sample | None = None
+    text: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, object] = field(default_factory=dict)
     timings: Timings = Timings()
 

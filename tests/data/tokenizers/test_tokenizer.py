@@ -55,6 +55,14 @@ def decode_encode(tokenizer, text):
     return tokenizer.decode(ids)
 
 
+def test_a_saved_byte_tokenizer_is_the_byte_tokenizer(tmp_path, bpe):
+    save_tokenizer(load_tokenizer("bytes"), tmp_path)
+    saved = load_saved_tokenizer(tmp_path)
+    assert saved.fingerprint == load_tokenizer("bytes").fingerprint
+    save_tokenizer(bpe, tmp_path)
+    assert load_saved_tokenizer(tmp_path).fingerprint == bpe.fingerprint
+
+
 @pytest.mark.parametrize("spec", ["bpe", "bytes"])
 @settings(max_examples=200)
 @given(text=st.text() | st.text(alphabet="a \n<|endoftx>'\u00a0é"))

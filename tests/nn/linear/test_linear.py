@@ -339,3 +339,15 @@ def dot_generals(function, *args):
 
     walk(jax.make_jaxpr(function)(*args).jaxpr)
     return found
+
+
+@pytest.mark.parametrize(
+    "layer", [LowRankSparse(4, rank=2, delta=0.5), SLTrain(4, rank=2, delta=0.5)]
+)
+def test_apply_without_the_channels_is_told_what_to_pass(layer):
+    x_BM = jnp.ones((2, 6))
+    variables = layer.init(jax.random.key(0), x_BM)
+    params = variables["params"]
+    with pytest.raises(ValueError, match=r"'channels'.*{\*\*variables, 'params': p"):
+        layer.apply({"params": params}, x_BM)
+    layer.apply({**variables, "params": params}, x_BM)

@@ -221,7 +221,12 @@ def test_labels_are_a_tree_under_map_params():
         ),
         ({}, {"N": {"Ids": jnp.ones((4, 6), int)}}, "params: N/Ids is of type int32"),
         ({}, {"z": jnp.ones(3, jnp.complex64)}, "z is of type complex64"),
-        ({}, {"n": 3}, "n is of type int32"),
+        ({}, {"n": 3}, "n is of type int32: .* exclude others with optax.masked"),
+        (
+            {},
+            {"params": {"w": jnp.ones((4, 6))}, "channels": {"k": jnp.arange(2)}},
+            r"channels/k is of type int32: .* pass variables\['params'\], and ",
+        ),
         ({}, jnp.arange(3), "the array is of type int32"),
         ({"matrices": True}, {"b": jnp.ones(3)}, "b of shape .* has no axes"),
         ({"matrices": {"c": True}}, {"b": jnp.ones(3)}, "matrices: not a prefix"),

@@ -231,7 +231,7 @@ def test_bytes_are_the_same_tokenizer_in_every_run(config, reference, tmp_path):
     save_tokenizer(ours, tmp_path)
     check_reference(weighed(config, tmp_path), ours)
     check_origin(dataclasses.replace(config, init_from=str(tmp_path)), ours)
-    with pytest.raises(ConfigError, match="--data.tokenizer=bytes would train"):
+    with pytest.raises(ConfigError, match=r"tokenizer=.*/tokenizer.json would train"):
         check_reference(weighed(config, tmp_path), load_saved_tokenizer(reference))
 
 

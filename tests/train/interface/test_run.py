@@ -170,13 +170,40 @@ def test_prompts_are_asked_for_at_a_terminal(run, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", terminal)
     assert generate(words) == 0
     said = capsys.readouterr().out
-    assert said.startswith(f"{run.directory}, step {STEPS}: Ctrl-C stops a text")
+    assert said.startswith(f"{run.directory}, step {STEPS}: compiling\nCtrl-C stops")
     assert f"> Licence{texts[0]}\n> é{texts[1]}\n> \n" in said
     assert generate([*words[:1], "--top-k=999"]) == 2
     assert "--top-k=999: must be 1 to" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", io.StringIO("Licence\n"))  # a pipe
     assert generate(words) == 0
     assert capsys.readouterr().out.startswith("Fellow citizens,")
+
+
+def test_a_prompt_comes_from_a_pipe_if_that_is_asked_for(run, capsys, monkeypatch):
+    words = [str(run.directory), "--tokens=8", "--top-k=5", "--seed=3"]
+    text = run.generate(
+        "two\nl\N{LATIN SMALL LETTER E WITH ACUTE}nes", tokens=8, top_k=5, seed=3
+    )
+
+    def pipe(data):
+        end, start = os.pipe()
+        os.write(start, data)
+        os.close(start)
+        monkeypatch.setattr("sys.stdin", os.fdopen(end))
+
+    pipe("two\nl\N{LATIN SMALL LETTER E WITH ACUTE}nes\n".encode())
+    assert generate([*words, "--prompt=-"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"two\nl\N{LATIN SMALL LETTER E WITH ACUTE}nes{text}\n"
+    assert said.err == ""
+    pipe(b"unread")
+    assert generate(words) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("Fellow citizens,")
+    assert said.err == "standard input is not read; --prompt=- reads it\n"
+    pipe(b"\xe9")
+    assert generate([*words, "--prompt=-"]) == 2
+    assert "--prompt=-: standard input is not UTF-8" in capsys.readouterr().err
 
 
 def test_a_plot_shows_itself(run):
@@ -194,6 +221,9 @@ def test_a_notebook_shows_the_report_in_a_frame(run):
         r'<iframe [^>]*sandbox=""[^>]* srcdoc="([^"]*)"></iframe>', shown
     )
     assert html.unescape(source[1]) == page
+    rows = dict(re.findall(r"<tr><th scope=.row.>([^<]*)</th><td>([^<]*)</td>", page))
+    assert re.fullmatch(r"1 document, [\d.]+ k?B", rows["trained on"])
+    assert rows["held out"].startswith("1 document, ")
     assert "<style" not in shown, "the report's style sheet would restyle the notebook"
 
 

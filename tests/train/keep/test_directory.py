@@ -9,6 +9,7 @@ import pytest
 
 from lostjax.disk.manifest import write_manifest
 from lostjax.errors import ConfigError
+from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stored import load_config
 from lostjax.train.keep.directory import (
@@ -69,6 +70,20 @@ def test_the_same_run_is_taken_and_another_refused(tmp_path):
         ConfigError, match="another schedule .--steps: 600 there, 700 now.*--resume="
     ):
         choose_run_dir(dataclasses.replace(config, steps=700))
+
+
+def test_a_refusal_names_what_blocks_and_the_way_to_go_on(tmp_path):
+    config = config_for(tmp_path / "run")
+    make_run(tmp_path / "run", config)
+    asked = dataclasses.replace(replace_in(config, "data", source="other.txt"), steps=9)
+    with pytest.raises(ConfigError) as caught:
+        choose_run_dir(asked, flag="--resume")
+    said = str(caught.value)
+    assert said.startswith(f"--resume={tmp_path / 'run'}: ")
+    assert "(--data.source: sotu there, other.txt now)" in said
+    assert said.endswith(f"use --init-from={tmp_path / 'run'}")
+    with pytest.raises(ConfigError, match="name another directory$"):
+        choose_run_dir(replace_in(config, "model", rank=4))
 
 
 def test_strangers_are_refused(tmp_path):
