@@ -161,7 +161,9 @@ def live(run, checkpoints, bad, event=(-1, None)):
 
     stop = StopRequest()
     step = NotingStep(run, bad, (event[0], what.get(event[1])))
-    compiled = Compiled(step, None, 0, lambda variables, batch: None, 0.0, None)
+    compiled = Compiled(
+        step, None, 0, lambda variables, batch: None, 0.0, None, lambda batch: batch
+    )
     first = checkpoints.find_whole_step() or 0
     state = rollback.start_at(run, checkpoints, first)
     with closing(JsonLines(run.directory, resume_step=first)) as lines:
