@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -196,6 +197,12 @@ def _show_unraisable(unraisable: Any) -> None:
 
 def _is_no_failed_save(record: logging.LogRecord) -> bool:
     """Filter out the tracebacks of failed saves, which are reported elsewhere."""
-    if record.name == "asyncio":
-        return "tensorstore" not in repr(record.exc_info)
-    return not (record.exc_info and "orbax" in Path(record.pathname).parts)
+    if not record.exc_info:
+        return True
+    if record.name != "asyncio":
+        return "orbax" not in Path(record.pathname).parts
+    # Results of orbax's threads that nobody waits for any more.
+    _, error, trace = record.exc_info
+    files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(trace))
+    is_theirs = any("orbax" in Path(file).parts for file in files)
+    return not (is_theirs or "tensorstore" in repr(error))

@@ -1,16 +1,20 @@
 """Checkpoints: what is saved comes back, on any mesh, or is known to be damaged."""
 
+import asyncio
 import contextlib
 import dataclasses
 import logging
 import random
 import shutil
+import sys
 import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
+from orbax.checkpoint._src.path import async_path
 
 from lostjax.disk.manifest import find_damage, write_manifest
 from lostjax.errors import ConfigError
@@ -319,3 +323,21 @@ def test_a_save_that_fails_is_said_and_the_next_one_tried(
         checkpoints.save(state, step=11)
         checkpoints.wait()
         assert checkpoints.failed_step is None and checkpoints.all_steps() == [11]
+
+
+def test_what_orbaxs_threads_leave_behind_is_not_logged(tmp_path):
+    """A directory that a failed save removed, in which a thread still writes."""
+
+    def record_of(failing):
+        try:
+            failing()
+        except OSError:
+            said = "Future exception was never retrieved"
+            return logging.LogRecord(
+                "asyncio", logging.ERROR, "events.py", 1, said, (), sys.exc_info()
+            )
+
+    missing = epath.Path(tmp_path / "gone" / "process_0")
+    theirs = record_of(lambda: asyncio.run(async_path.write_text(missing, "")))
+    assert not arrays._is_no_failed_save(theirs)
+    assert arrays._is_no_failed_save(record_of(missing.read_text))
