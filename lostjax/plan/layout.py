@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 from lostjax.data import count_tokens
 from lostjax.plan.targets import Target
 from lostjax.train.build.job import prepare_text
-from lostjax.train.build.reference import build_reference
+from lostjax.train.build.objectives.reference import build_reference
 from lostjax.train.build.run import Run, build_run
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.mesh import resolve_mesh

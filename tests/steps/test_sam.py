@@ -14,9 +14,9 @@ from lostjax.losses import next_token_loss
 from lostjax.steps.gradient import make_gradient
 from lostjax.steps.step import make_train_step
 from lostjax.train.build.model import build_model
-from lostjax.train.build.objective import build_terms
+from lostjax.train.build.objectives.terms import build_terms
+from lostjax.train.build.objectives.trajectory import Trajectory
 from lostjax.train.build.state import init_state
-from lostjax.train.build.trajectory import Trajectory
 from lostjax.train.config.schema import ModelConfig, ObjectiveConfig
 from lostjax.train.devices.mesh import make_mesh
 

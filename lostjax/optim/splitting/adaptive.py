@@ -20,8 +20,8 @@ import jax
 import optax
 
 from lostjax.optim.splitting.arguments import check_density
+from lostjax.optim.splitting.cuts.parts import split_tree
 from lostjax.optim.splitting.matrices import MatricesOrRule
-from lostjax.optim.splitting.parts import split_tree
 from lostjax.optim.splitting.refresh import expire_clock
 from lostjax.optim.splitting.strata import rows
 from lostjax.optim.splitting.subspace import Subspace, start_draw

@@ -50,10 +50,10 @@ from lostjax.optim.splitting.arguments import (
     check_subspace,
     check_transformation,
 )
+from lostjax.optim.splitting.cuts.parts import SplitTree, split_tree
+from lostjax.optim.splitting.cuts.pieces import Piece
 from lostjax.optim.splitting.matrices import MatricesOrRule
 from lostjax.optim.splitting.nonfinite import count_nonfinite, zero_nonfinite
-from lostjax.optim.splitting.parts import SplitTree, split_tree
-from lostjax.optim.splitting.pieces import Piece
 from lostjax.optim.splitting.placement import follow_params
 from lostjax.optim.splitting.refresh import (
     RESET,

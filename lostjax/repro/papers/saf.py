@@ -37,8 +37,8 @@ from lostjax.repro.findings import Comparison
 from lostjax.repro.runs import describe_runs
 from lostjax.steps.step import make_eval_step
 from lostjax.sweep.cells import BITS, PARAMETERS
+from lostjax.train.build.objectives.trajectory import past_variables
 from lostjax.train.build.optimizer import evaluation_variables
-from lostjax.train.build.trajectory import past_variables
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.schema import DataConfig, ModelConfig, TrainConfig
 from lostjax.train.trial import Trial

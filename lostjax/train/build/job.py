@@ -9,7 +9,7 @@ from lostjax.data import Data, prepare_data
 from lostjax.disk.paths import check_path, read_path
 from lostjax.errors import ConfigError
 from lostjax.train.build.initial import check_origin, settle_origin
-from lostjax.train.build.reference import (
+from lostjax.train.build.objectives.reference import (
     build_reference,
     check_reference,
     settle_reference,

@@ -27,9 +27,9 @@ from lostjax.steps.step import (
 from lostjax.steps.token_weights import make_token_weighting
 from lostjax.train.build.micro_batches import count_micro_batches
 from lostjax.train.build.model import place_model
-from lostjax.train.build.objective import build_terms
+from lostjax.train.build.objectives.reweighting import build_reweighting
+from lostjax.train.build.objectives.terms import build_terms
 from lostjax.train.build.optimizer import decomposes_gradients
-from lostjax.train.build.reweighting import build_reweighting
 from lostjax.train.build.run import Run
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.config.stretches import first_steps

@@ -17,9 +17,9 @@ from lostjax.errors import ConfigError
 from lostjax.nn import Transformer, count_flops
 from lostjax.steps.state import TrainState
 from lostjax.train.build.model import build_model, build_multipliers
+from lostjax.train.build.objectives.trajectory import Trajectory, build_trajectory
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.state import abstract_state, abstract_variables
-from lostjax.train.build.trajectory import Trajectory, build_trajectory
 from lostjax.train.config.schema import TrainConfig
 from lostjax.train.devices.chips import find_chip
 from lostjax.train.devices.mesh import count_batch_shards

@@ -2,10 +2,11 @@
 
 A checkpoint has two items, so that a reader of the model needs no optimiser: `model`
 (params and channels) and `progress` (step, batches passed over, optimiser state, the
-guard's state, and past outputs if there are any). `train.keep.arrays` writes the arrays
-in the background while training continues; then a thread opens every array again,
-hashes all files and commits the step (`train.keep.step_directories`, `disk.manifest`).
-Only committed steps are checkpoints, and every file is verified before it is read.
+guard's state, and past outputs if there are any). `train.keep.arrays.store` writes the
+arrays in the background while training continues; then a thread opens every array
+again, hashes all files and commits the step (`train.keep.step_directories`,
+`disk.manifest`). Only committed steps are checkpoints, and every file is verified
+before it is read.
 
 A save that fails, as on a full disk, is reported and does not stop the run: older
 checkpoints are kept, and the next save is tried. With several processes the first one
@@ -29,9 +30,9 @@ from jax.typing import DTypeLike
 from lostjax.errors import ConfigError
 from lostjax.steps.state import TrainState, model_variables
 from lostjax.train.devices.hosts import is_first_host, on_first_host
-from lostjax.train.keep import arrays
 from lostjax.train.keep import step_directories as step_dirs
-from lostjax.train.keep.aliases import open_alias
+from lostjax.train.keep.arrays import store as arrays
+from lostjax.train.keep.arrays.aliases import open_alias
 from lostjax.train.keep.open_files import check_open_files
 from lostjax.train.keep.recovery import (
     UNREADABLE,

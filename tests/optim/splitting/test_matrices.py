@@ -7,8 +7,8 @@ from optax import MaskedNode
 from optax.contrib import MuonDimensionNumbers
 
 from lostjax import optim
+from lostjax.optim.splitting.cuts.views import view_matrices
 from lostjax.optim.splitting.matrices import match_matrices
-from lostjax.optim.splitting.views import view_matrices
 
 MATRICES = [
     "layers/attn/q/kernel",  # this library, scanned

@@ -23,8 +23,8 @@ from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.build.state import abstract_state, abstract_variables, init_state
 from lostjax.train.config.schema import ModelConfig, OptimConfig
 from lostjax.train.devices.mesh import make_mesh
-from lostjax.train.keep import arrays
 from lostjax.train.keep import step_directories as step_dirs
+from lostjax.train.keep.arrays import store as arrays
 from lostjax.train.keep.checkpoints import open_checkpoints
 
 CONFIG = ModelConfig(

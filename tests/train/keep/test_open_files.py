@@ -26,7 +26,7 @@ import os, resource, sys
 from pathlib import Path
 import jax.numpy as jnp
 from lostjax.steps.state import TrainState
-from lostjax.train.keep import arrays
+from lostjax.train.keep.arrays import store as arrays
 from lostjax.train.keep.checkpoints import open_checkpoints
 
 names = [f"w{number}" for number in range(20)]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lostjax.optim.splitting.cuts.views import MatrixView
 from lostjax.optim.splitting.placement import (
     Spec,
     explicit_spec,
@@ -23,7 +24,6 @@ from lostjax.optim.splitting.placement import (
 )
 from lostjax.optim.splitting.refresh import Carries
 from lostjax.optim.splitting.subspace import Basis, Cut, Draw, Subspace
-from lostjax.optim.splitting.views import MatrixView
 
 
 class Layout(NamedTuple):

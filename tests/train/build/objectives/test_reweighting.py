@@ -13,7 +13,7 @@ from lostjax.losses import next_token_loss
 from lostjax.steps.gradient import make_gradient
 from lostjax.steps.step import make_train_step
 from lostjax.steps.terms import log_partition_term
-from lostjax.train.build.reweighting import SHAPES, build_reweighting
+from lostjax.train.build.objectives.reweighting import SHAPES, build_reweighting
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import ModelConfig, ObjectiveConfig, ReweightConfig
 from lostjax.train.trial import run_trial

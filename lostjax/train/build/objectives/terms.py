@@ -6,7 +6,7 @@ import flax.linen as nn
 
 from lostjax.steps.objective import Term
 from lostjax.steps.terms import label_smoothing_term, log_partition_term
-from lostjax.train.build.trajectory import Trajectory
+from lostjax.train.build.objectives.trajectory import Trajectory
 from lostjax.train.config.schema import ObjectiveConfig
 
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lostjax.optim.splitting.cuts.pieces import Matrix, choose_cut
+from lostjax.optim.splitting.cuts.views import view_matrices
 from lostjax.optim.splitting.matrices import MatricesOrRule, match_matrices
-from lostjax.optim.splitting.pieces import Matrix, choose_cut
 from lostjax.optim.splitting.subspace import Subspace
-from lostjax.optim.splitting.views import view_matrices
 from lostjax.trees import path_text
 from lostjax.typing import PyTree
 

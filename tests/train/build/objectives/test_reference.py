@@ -16,8 +16,8 @@ from lostjax.nn import count_flops
 from lostjax.train.__main__ import parse_command
 from lostjax.train.build.initial import check_origin
 from lostjax.train.build.job import prepare_job
+from lostjax.train.build.objectives.reference import check_reference
 from lostjax.train.build.programs import build_weighing
-from lostjax.train.build.reference import check_reference
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.stored import save_config
 from lostjax.train.devices.sharding import place_batch

@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from orbax.checkpoint.options import AsyncOptions
 
 from lostjax.train.devices.sharding import place_shapes
-from lostjax.train.keep.aliases import open_alias
+from lostjax.train.keep.arrays.aliases import open_alias
 from lostjax.typing import PyTree
 
 STALLED_SECONDS = 300.0

@@ -11,8 +11,8 @@ from lostjax.errors import ConfigError
 from lostjax.losses import trajectory_loss
 from lostjax.train.build.initial import start_state
 from lostjax.train.build.job import prepare_job
+from lostjax.train.build.objectives.trajectory import past_variables
 from lostjax.train.build.programs import compile_steps
-from lostjax.train.build.trajectory import past_variables
 from lostjax.train.config.fields import replace_in
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import (

@@ -1,0 +1,1 @@
+"""Arrays on disk, written and read by orbax."""
