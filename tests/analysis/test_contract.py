@@ -44,6 +44,7 @@ def params():
 RATES = [1e-3, 1e-2, 1e-1, 1.0]
 GROWTH = analysis.LogitGrowth(0.5, math.log(2.0), 0.0)
 COUNTED = np.array([0, 1, 2, 0, 1, 2, 0])
+COVARIANCE = np.array([[1.0, 0.6 * 2], [0.6 * 2, 4.0]])  # a correlation of 0.6
 ROWS = {
     # |g| = 10: r |g| + r^2, of a curvature of 2.
     "ascent_rise": Row(
@@ -117,6 +118,65 @@ ROWS = {
         np.array([[0.5, 0.5, 0.5 * math.exp(-40)]]),
         {"temperature": 0.0},
         covers=("relative_penalty",),
+    ),
+    # One is precise, one is the prior, and one is used by the first example alone.
+    "variable types": Row(
+        analysis.variable_types,
+        {"variances_BZ": np.array([[0.01, 1.0, 0.01], [0.02, 0.95, 1.0]])},
+        np.array([2, 0, 1]),
+        {"variances_BZ": np.array([[0.01, -1.0], [0.02, -0.95]])},
+        covers=("variable_types", "VariableType"),
+    ),
+    "total correlation": Row(
+        analysis.gaussian_total_correlation,
+        {"covariance_ZZ": COVARIANCE},
+        -0.5 * math.log(1 - 0.6**2),
+        {"covariance_ZZ": np.array([[1.0, 2.0], [2.0, 1.0]])},
+        covers=("gaussian_total_correlation",),
+    ),
+    # Eigenvalues of D S solve x^2 - 17 x + 16 * 0.64 = 0.
+    "wasserstein": Row(
+        analysis.gaussian_wasserstein_correlation,
+        {"covariance_ZZ": COVARIANCE},
+        2 * (5 - math.sqrt(17 + 2 * math.sqrt(16 * 0.64))),
+        {"covariance_ZZ": np.ones((2, 3))},
+        covers=("gaussian_wasserstein_correlation",),
+    ),
+    "effective rank": Row(
+        analysis.effective_rank,
+        {"covariance_ZZ": np.diag([2.0, 2.0, 0.0])},
+        2.0,
+        {"covariance_ZZ": np.array([[math.nan]])},
+        covers=("effective_rank",),
+    ),
+    "mutual information": Row(
+        analysis.mutual_information_matrix,
+        {"z_BZ": np.array([[0, 0, 0], [0, 1, 0], [9, 0, 9], [9, 1, 9]]), "bins": 2},
+        math.log(2) * np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]]),
+        {"bins": 1},
+        covers=("mutual_information_matrix",),
+    ),
+    "drop passive": Row(
+        analysis.drop_passive,
+        {"z_BZ": np.array([[1.0, 2.0, 3.0]]), "types_Z": np.array([2, 0, 1])},
+        np.array([[1.0, 3.0]]),
+        {"types_Z": np.array([0, 0])},
+        covers=("drop_passive",),
+    ),
+    "representations": Row(
+        lambda **given: {
+            name: (pair.mean[:2], pair.sampled.n_variables)
+            for name, pair in analysis.compare_representations(**given).items()
+            if name in ("all", "passive")
+        },
+        {
+            "mean_BZ": np.array([[1, 1, 0], [1, -1, 0], [-1, 1, 0], [-1, -1, 0.0]]),
+            "log_variance_BZ": np.log(np.full((4, 3), [1e-3, 1e-3, 1.0])),
+            "key": jax.random.key(0),
+        },
+        {"all": ((3, 0.0), 3), "passive": ((1, math.nan), 1)},
+        {"log_variance_BZ": np.full((4, 3), 1e3)},
+        covers=("compare_representations", "LatentComparison", "LatentDependence"),
     ),
     "ascend": Row(
         analysis.ascend,
