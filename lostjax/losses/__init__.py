@@ -54,6 +54,7 @@ from lostjax.losses.trajectory import (
     compressed_trajectory_loss,
     trajectory_loss,
 )
+from lostjax.losses.variational import standard_normal_divergence
 from lostjax.losses.weighting import (
     Shape,
     extremes,
@@ -101,6 +102,7 @@ __all__ = [
     "smoothing_penalty",
     "spherical_squared_error",
     "spherical_squared_error_from_sums",
+    "standard_normal_divergence",
     "sum_logits",
     "surprisal_weights",
     "surprisal_weights_of_losses",

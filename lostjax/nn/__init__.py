@@ -48,6 +48,7 @@ from lostjax.nn.decoding import cut_logits, sample_tokens
 from lostjax.nn.flops import Flops, count_flops
 from lostjax.nn.linear.projection import MakeLinear, Ungrouped
 from lostjax.nn.memory import Memory, activation_bytes, count_memory
+from lostjax.nn.networks.autoencoder import Posterior, VariationalAutoencoder
 from lostjax.nn.networks.conv import ConvNet
 from lostjax.nn.networks.mlp import MLP
 from lostjax.nn.networks.nested_dropout import NestedDropout, truncation_sweep
@@ -66,11 +67,13 @@ __all__ += [
     "NestedDropout",
     "Parameters",
     "PatchEncoder",
+    "Posterior",
     "RMSNorm",
     "RematPolicy",
     "Rotation",
     "Transformer",
     "Ungrouped",
+    "VariationalAutoencoder",
     "activation_bytes",
     "causal_bias",
     "count_flops",

@@ -12,7 +12,8 @@ from lostjax.analysis import VariableType
 
 def draw_covariance(seed, size=5):
     rows = np.random.default_rng(seed).normal(size=(size + 2, size))
-    return rows.T @ rows / size * np.outer(scale := 10.0 ** np.linspace(-1, 1, size), scale)
+    rows *= 10.0 ** np.linspace(-1, 1, size)
+    return rows.T @ rows / size
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -183,6 +183,13 @@ LOSSES = {
         ),
         ("simple_contrastive_loss",),
     ),
+    # Of as many means and variances as there are logits; targets do not matter.
+    "normal divergence": Loss(
+        lambda logits, targets: losses.standard_normal_divergence(
+            logits, past_of(logits, targets)
+        ),
+        ("standard_normal_divergence",),
+    ),
     "prototypical": Loss(of_distances, ("prototypical_logits",)),
     "proto triplet": Loss(
         lambda logits, targets: losses.proto_triplet_loss(
