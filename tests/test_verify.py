@@ -14,6 +14,7 @@ from lostjax.disk.lock import hold_lock
 from lostjax.disk.manifest import MANIFEST
 from lostjax.errors import ConfigError
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.keep.commands import record_command
 from lostjax.train.keep.directory import hold_run_dir
 from lostjax.train.keep.identity import check_same_data
 from lostjax.train.keep.step_directories import (
@@ -35,6 +36,8 @@ def run(tmp_path):
     config = TrainConfig(run_dir=str(directory), steps=10)
     with hold_run_dir(directory, config, identity={"train_bytes": 7}, needed=0):
         save_tokenizer(ByteTokenizer(), directory)
+        record_command(directory, "python -m lostjax.train", step=0)
+        record_command(directory, "python -m lostjax.train --resume=latest", step=9)
     for step in (10, 9):
         (saving_dir(directory / "checkpoints", step) / "model").mkdir(parents=True)
         part = saving_dir(directory / "checkpoints", step) / "model" / "0"
@@ -63,6 +66,7 @@ WHOLE = """\
 config.json        whole
 data.json          whole
 tokenizer.json     whole
+commands.jsonl     whole  2 lines
 metrics.jsonl      whole  10 lines
 evaluations.jsonl  whole  2 lines
 stability.jsonl    whole  2 lines
@@ -98,6 +102,7 @@ FILES = {
     "config.json": (None, "DAMAGED"),
     "data.json": ("MISSING", "DAMAGED"),
     "tokenizer.json": ("MISSING", "DAMAGED"),
+    "commands.jsonl": ("MISSING", "DAMAGED"),
     "metrics.jsonl": ("INCOMPLETE", "INCOMPLETE"),
     "evaluations.jsonl": ("INCOMPLETE", "INCOMPLETE"),
     "stability.jsonl": ("INCOMPLETE", "INCOMPLETE"),
@@ -150,13 +155,14 @@ def test_what_has_no_hash_is_named_and_can_be_adopted(run, capsys):
 
 
 def test_what_does_not_fit_its_hash_is_not_adopted(run, capsys):
-    names = ("config.json", "data.json", "tokenizer.json", "metrics.jsonl")
+    names = ("config.json", "data.json", "tokenizer.json", "commands.jsonl",
+             "metrics.jsonl")  # fmt: skip
     for name in names:
         content = (run / name).read_bytes()
         (run / name).write_bytes(content.replace(b"7", b"8"))
     before = {name: (run / name).read_bytes() for name in names}
     code, lines = said_by(capsys, run, "--adopt")
-    assert code == 1 and [line.split()[1] for line in lines[:4]] == ["DAMAGED"] * 4
+    assert code == 1 and [line.split()[1] for line in lines[:5]] == ["DAMAGED"] * 5
     assert {name: (run / name).read_bytes() for name in names} == before
 
 

@@ -12,7 +12,7 @@ earlier versions wrote them, may only come first; the first hash vouches for the
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from lostjax.disk.seal import HASH, digest
@@ -70,12 +70,25 @@ def chain_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
     return b"".join(lines)
 
 
-def read_chain(data: bytes) -> list[Line]:
+def is_numbers(value: object) -> bool:
+    """Return whether a value of JSON holds numbers and null alone."""
+    if isinstance(value, dict):
+        return all(map(is_numbers, value.values()))
+    if isinstance(value, list):
+        return all(map(is_numbers, value))
+    # Larger integers than any count overflow where they become floats.
+    return value is None or isinstance(value, float) or _is_count(value)
+
+
+def read_chain(
+    data: bytes, *, allowed: Callable[[object], bool] = is_numbers
+) -> list[Line]:
     """Read the lines of a file, damaged ones included.
 
     Args:
       data: the whole file. A last line without a line break, which a crash cut short,
         is left out.
+      allowed: returns whether a line may have a value; other lines are damaged.
 
     Returns:
       The lines in order.
@@ -89,14 +102,14 @@ def read_chain(data: bytes) -> list[Line]:
             stored = tail[1].decode()
             content = raw[: tail.start()]
             found = [digest(link.encode() + content) for link in links]
-            values = _parse(content + b"}") if stored in found else None
+            values = _parse(content + b"}", allowed) if stored in found else None
             links = [stored] if values is not None else [stored, *found]
             if values is None and is_old:
                 # Nothing tells which of the lines until here is another one.
                 lines = [line._replace(values=None) for line in lines]
             is_old = False
             lines.append(Line(raw, values, stored, is_hashed=True))
-        elif is_old and (values := _parse(raw)) is not None:
+        elif is_old and (values := _parse(raw, allowed)) is not None:
             links = [digest(links[0].encode() + raw)]
             lines.append(Line(raw, values, links[0], is_hashed=False))
         else:
@@ -118,23 +131,15 @@ def describe_damage(lines: list[Line]) -> str:
     return f"{len(bad)} lines are damaged, the first is line {bad[0]}"
 
 
-def _parse(raw: bytes) -> dict[str, Any] | None:
-    """Parse an object of numbers with an integer `step`; None if it is none."""
+def _parse(raw: bytes, allowed: Callable[[object], bool]) -> dict[str, Any] | None:
+    """Parse an object of allowed values with an integer `step`; None if it is none."""
     try:
         line = json.loads(raw)
         whole = isinstance(line, dict) and type(line.get("step")) is int
-        return line if whole and HASH not in line and _is_numbers(line) else None
+        fits = whole and HASH not in line and all(map(allowed, line.values()))
+        return line if fits else None
     except (ValueError, RecursionError):  # deep nesting raises RecursionError
         return None
-
-
-def _is_numbers(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(map(_is_numbers, value.values()))
-    if isinstance(value, list):
-        return all(map(_is_numbers, value))
-    # Larger integers than any count overflow where they become floats.
-    return value is None or isinstance(value, float) or _is_count(value)
 
 
 def _is_count(value: object) -> bool:

@@ -24,7 +24,6 @@ from lostjax.steps.state import TrainState
 from lostjax.train.build.job import Job, prepare_job
 from lostjax.train.build.programs import Compiled, compile_steps
 from lostjax.train.config.schema import TrainConfig
-from lostjax.train.config.stored import CONFIG_FILE
 from lostjax.train.devices.agreement import check_shared
 from lostjax.train.devices.hosts import (
     agree,
@@ -35,7 +34,7 @@ from lostjax.train.devices.hosts import (
 from lostjax.train.devices.lifeline import find_lifeline
 from lostjax.train.evaluate import Evaluation, find_evaluation
 from lostjax.train.keep.checkpoints import Checkpoints, open_checkpoints
-from lostjax.train.keep.commands import record_command
+from lostjax.train.keep.commands import mend_commands, record_command
 from lostjax.train.keep.directory import (
     CHECKPOINTS,
     REPORT,
@@ -45,6 +44,7 @@ from lostjax.train.keep.directory import (
 from lostjax.train.keep.held_directory import HeldDirectory
 from lostjax.train.keep.open_files import provide_open_files
 from lostjax.train.keep.run_files import print_damage
+from lostjax.train.keep.step_directories import list_steps
 from lostjax.train.log.output import LOG_FILE, Output, steady_output
 from lostjax.train.log.sink import Sink
 from lostjax.train.log.tensorboard import TENSORBOARD_FOLDER
@@ -208,7 +208,6 @@ def _enter(stack: ExitStack, held: HeldDirectory) -> None:
 @contextmanager
 def _hold(job: Job, *, command: str) -> Iterator[None]:
     """Make, lock and describe the run's directory for a `with` block."""
-    is_new = not (job.directory / CONFIG_FILE).exists()
     with hold_run_dir(
         job.directory,
         job.config,
@@ -219,7 +218,10 @@ def _hold(job: Job, *, command: str) -> Iterator[None]:
             save_tokenizer(job.data.tokenizer, job.directory)
             # Events that were written before are written anew in a folder that exists.
             (job.directory / TENSORBOARD_FOLDER).mkdir(exist_ok=True)
-            if is_new:  # or made again, because it was deleted
+            has_commands = mend_commands(job.directory)
+            # A resumed run records its command once it steps. This one is new, or made
+            # again, or was killed before it recorded its first one.
+            if not has_commands and not list_steps(job.directory / CHECKPOINTS):
                 record_command(job.directory, command, step=0)
         yield
 

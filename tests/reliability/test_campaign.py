@@ -116,6 +116,13 @@ def test_no_process_may_end_without_a_word_or_not_at_all(
     attacked.close()
 
 
+def test_a_process_may_wait_as_long_as_it_says():
+    said = "text\nwaiting for process 1 of 2 at host:1 ({} s; gives up after 45 s)\n"
+    assert not world.waits_too_long(said.format(47))
+    assert world.waits_too_long(said.format(2) + said.format(77))
+    assert not world.waits_too_long("waiting for all (500 s)\n")
+
+
 def test_lines_are_read_again_and_counted_by_promise(tmp_path):
     file = tmp_path / "lines"
     assert read_file(file) == {}

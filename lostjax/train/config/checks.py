@@ -40,6 +40,7 @@ _LEAST = {
     "stability.every": 0,
     "guard.patience": 0,
     "guard.window": 2,
+    "hosts.wait": 1,
     "optim.frugal.update_gap": 1,
     "optim.frugal.stagger": 1,
     "objective.token_weights.step": 1,
@@ -51,8 +52,8 @@ _LEAST = {
 LARGEST = 2**31 - 1
 """Largest integer except for the seed: steps, rows and sizes are int32 on devices."""
 
-_MOST = {"optim.frugal.stagger": 1024}
-"""Smaller limits, of counts of objects that are built one by one."""
+_MOST = {"optim.frugal.stagger": 1024, "hosts.wait": 7 * 24 * 3600}
+"""Smaller limits: of objects that are built one by one, and of a wait in seconds."""
 
 _RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     "must lie in [0, 1]": (

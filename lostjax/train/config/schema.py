@@ -306,6 +306,8 @@ class HostsConfig:
     """Number of processes."""
     index: int | None = None
     """Index of this process, from 0."""
+    wait: int = 300
+    """Seconds to wait for the other processes to start."""
 
 
 @dataclasses.dataclass(frozen=True)

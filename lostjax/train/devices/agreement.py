@@ -17,8 +17,11 @@ from jax._src import distributed
 from lostjax.errors import ConfigError
 from lostjax.train.config.fields import flag_name, flat_fields
 from lostjax.train.config.schema import TrainConfig
+from lostjax.train.devices.waiting import wait_aloud
 
-OWN_FIELDS = frozenset({"hosts.coordinator", "hosts.index", "data.cache_dir", "wandb"})
+OWN_FIELDS = frozenset(
+    {"hosts.coordinator", "hosts.index", "hosts.wait", "data.cache_dir", "wandb"}
+)
 """Dotted fields that may differ between the processes of a run."""
 
 _SEEN_SECONDS = 60
@@ -59,7 +62,11 @@ def check_same(name: str, values: Mapping[str, object]) -> None:
         return
     key = f"lostjax/{name}/"
     joined.client.key_value_set(f"{key}{joined.process_id}", json.dumps(dict(values)))
-    joined.client.wait_at_barrier(f"lostjax/{name}", _WAIT_SECONDS * 1000)
+    client = joined.client
+    wait_aloud(
+        lambda: client.wait_at_barrier(f"lostjax/{name}", _WAIT_SECONDS * 1000),
+        what=lambda: f"the other processes, to compare their {name}",
+    )
     found = {
         int(path.rpartition("/")[2]): json.loads(text)
         for path, text in joined.client.key_value_dir_get(key)

@@ -12,6 +12,7 @@ to the port and sends `TOKEN INDEX PROCESSES`. It is sent
 
 and if it is admitted, what becomes of the others:
 
+    joined K     process K is admitted, too
     done K       process K has finished
     left K       process K ends before its time, and has printed why
     gone K       process K died, or its host did; or it exited after it was done
@@ -40,6 +41,9 @@ import sys
 
 HERE = b"here\n"
 """A sign of life."""
+
+JOINED = "joined"
+"""What the others are sent about a process that is admitted."""
 
 ANYBODY = "-"
 """The token where none is needed."""
@@ -158,8 +162,11 @@ class Herald:
                 writer.write(f"{answer}\n".encode())
                 return
             index = number
-            self._writers[index] = writer
             writer.write(f"service {self._service_port}\n".encode())
+            for other, others_writer in self._writers.items():
+                writer.write(f"{JOINED} {other}\n".encode())
+                others_writer.write(f"{JOINED} {index}\n".encode())
+            self._writers[index] = writer
             while said := await asyncio.wait_for(reader.readline(), self._silent):
                 if said != HERE:
                     self._announce(index, said.decode().strip())

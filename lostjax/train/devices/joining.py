@@ -8,7 +8,6 @@ collectives use gloo.
 
 import os
 import sys
-import threading
 from collections.abc import Mapping
 
 import jax
@@ -20,16 +19,20 @@ from lostjax.train.config.schema import HostsConfig
 from lostjax.train.devices.lifeline import (
     Lifeline,
     connect,
+    find_lifeline,
     hold_lifeline,
     start_beside,
 )
+from lostjax.train.devices.waiting import wait_aloud
 
 SILENT_SECONDS = 60
 """Seconds without a heartbeat after which JAX aborts the other processes; they end by
 themselves after half of that."""
 
-JOIN_SECONDS = 300
-"""Seconds that a process waits for the others to start."""
+_GAVE_UP = "{} waited {} s (--hosts.wait) in vain for {}; start all processes again"
+
+_MOST_NAMES = 5
+"""Number of missing processes that a line names."""
 
 _LINE_KEY = "lostjax/lifeline"
 _LINE_SECONDS = 30
@@ -58,33 +61,88 @@ def join_hosts(
     # JAX's service would catch SIGTERM, and not Ctrl-C; `train.watch.signals` handles
     # both.
     jax.config.update("jax_enable_preemption_service", False)
-    late = _exit_unless_joined(hosts)
     try:
         if hosts.coordinator is None:
-            _initialize()
-            _hear_in_cluster()
+            _join_in_cluster(hosts.wait)
         else:
-            _join_at(hosts)
+            _wait_at(hosts)
     except (ValueError, RuntimeError, OSError) as error:
         if isinstance(error, ConfigError):
             raise
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--hosts: the processes cannot join: {reason}") from None
-    finally:
-        late.cancel()
 
 
-def _initialize(**where: object) -> None:
+def _initialize(seconds: int, **where: object) -> None:
     jax.distributed.initialize(
         **where,  # type: ignore[arg-type]
         # Below JAX's 100 s, so that a silent host ends the run sooner.
         heartbeat_timeout_seconds=SILENT_SECONDS,
         # JAX would abort without a message that says what to do.
-        initialization_timeout=JOIN_SECONDS + 60,
+        initialization_timeout=seconds + 60,
     )
 
 
-def _join_at(hosts: HostsConfig) -> None:
+def _join_in_cluster(seconds: int) -> None:
+    """Join the processes that the environment describes."""
+    try:
+        wait_aloud(
+            lambda: _initialize(seconds),
+            what=lambda: "the other processes of the run",
+            seconds=seconds,
+        )
+    except (TimeoutError, KeyboardInterrupt) as error:
+        # At once: JAX's own exit would wait for the call that was left behind.
+        if isinstance(error, KeyboardInterrupt):
+            os._exit(130)
+        print(_GAVE_UP.format("this process", seconds, "the others"), file=sys.stderr)
+        os._exit(2)
+    _hear_in_cluster()
+
+
+class _Missing:
+    """What a process waits for that joins at the address of its flags."""
+
+    def __init__(self, hosts: HostsConfig) -> None:
+        self._hosts = hosts
+        self._reason = ""
+
+    def note(self, error: OSError) -> None:
+        """Note why the first process cannot be reached so far."""
+        self._reason = f" ({error.strerror or error})"
+
+    def describe(self) -> str:
+        """Name the processes that are missing."""
+        of = f"of {self._hosts.processes} at {self._hosts.coordinator}"
+        line = find_lifeline()
+        if line is None:
+            return f"process 0 {of}{self._reason}"
+        names = [str(index) for index in line.list_missing()]
+        if not names:
+            return f"the connections of the processes {of}"
+        if len(names) > _MOST_NAMES:
+            names[_MOST_NAMES - 1 :] = [f"{len(names) - _MOST_NAMES + 1} more"]
+        first = ", ".join(names[:-1])
+        words = f"es {first} and {names[-1]}" if first else f" {names[-1]}"
+        return f"process{words} {of}"
+
+
+def _wait_at(hosts: HostsConfig) -> None:
+    """Join the processes at the address of the flags, or give up."""
+    missing = _Missing(hosts)
+    try:
+        wait_aloud(
+            lambda: _join_at(hosts, missing),
+            what=missing.describe,
+            seconds=hosts.wait,
+        )
+    except TimeoutError:
+        who = f"process {hosts.index}"
+        text = _GAVE_UP.format(who, hosts.wait, missing.describe())
+        raise ConfigError(f"--hosts: {text}") from None
+
+
+def _join_at(hosts: HostsConfig, missing: _Missing) -> None:
     """Join the processes at the address of the flags."""
     assert hosts.coordinator and hosts.processes and hosts.index is not None
     host, _, text = hosts.coordinator.rpartition(":")
@@ -99,6 +157,7 @@ def _join_at(hosts: HostsConfig) -> None:
         port,
         index=hosts.index,
         processes=hosts.processes,
+        note=missing.note,
     )
     hold_lifeline(
         Lifeline(
@@ -106,6 +165,7 @@ def _join_at(hosts: HostsConfig) -> None:
         )
     )
     _initialize(
+        hosts.wait,
         coordinator_address=f"{host}:{connection.service_port}",
         num_processes=hosts.processes,
         process_id=hosts.index,
@@ -145,24 +205,6 @@ def _hear_in_cluster() -> None:
             file=sys.stderr,
         )
     hold_lifeline(Lifeline(connection, index=index, processes=processes, beside=beside))
-
-
-def _exit_unless_joined(hosts: HostsConfig) -> threading.Timer:
-    """Start a timer that ends this process if the others do not come."""
-
-    def give_up() -> None:
-        who = "this process" if hosts.index is None else f"process {hosts.index}"
-        text = (
-            f"{who} waited {JOIN_SECONDS} s for the others of its run, and not all "
-            "came; start all processes again\n"
-        )
-        os.write(2, text.encode())
-        os._exit(1)
-
-    timer = threading.Timer(JOIN_SECONDS, give_up)
-    timer.daemon = True
-    timer.start()
-    return timer
 
 
 def _check(hosts: HostsConfig) -> None:

@@ -95,6 +95,7 @@ def connect(
     processes: int,
     token: str = coordinator.ANYBODY,
     attempts: int | None = None,
+    note: Callable[[OSError], None] = lambda error: None,
 ) -> Connection:
     """Connect this process to the one beside the first.
 
@@ -106,6 +107,7 @@ def connect(
       token: from `Beside`, if the run is not at the address of its flags.
       attempts: number of attempts; None tries for ever, because the other process may
         start later.
+      note: called with the reason, if an attempt fails.
 
     Raises:
       ConfigError: if the run has no place for this process.
@@ -128,6 +130,7 @@ def connect(
             attempts = None if attempts is None else attempts - 1
             if attempts == 0 or isinstance(error, socket.gaierror):
                 raise
+            note(error)
         time.sleep(_RETRY_SECONDS)
 
 
@@ -155,6 +158,7 @@ class Lifeline:
         self._finished = self._left = self._exits = False
         self._code = 0
         self._ends: dict[int, str] = {}
+        self._joined = {index}
         self._news = threading.Condition()
         self._ending = threading.Lock()
         self.last: Callable[[], None] = lambda: None
@@ -166,6 +170,11 @@ class Lifeline:
         # JAX's own function, which waits for all processes, was registered when JAX was
         # imported and so runs after it.
         atexit.register(self._exit)
+
+    def list_missing(self) -> list[int]:
+        """List the processes that have not joined the run so far."""
+        with self._news:
+            return sorted(set(range(self._processes)) - self._joined)
 
     def finish(self, code: int = 0) -> None:
         """Report that this process has done its part; call it right before its exit.
@@ -259,6 +268,9 @@ class Lifeline:
 
     def _hear(self, index: int, how: str) -> None:
         with self._news:
+            if how == coordinator.JOINED:
+                self._joined.add(index)
+                return
             before = self._ends.get(index)
             self._ends[index] = how
             self._news.notify_all()

@@ -2,7 +2,8 @@
 
     config.json, data.json      sealed: they decide the numbers
     tokenizer.json or .model    with its hash beside it
-    *.jsonl                     chained lines, up to the newest checkpoint
+    commands.jsonl              chained lines, the last one marked
+    other *.jsonl               chained lines, up to the newest checkpoint
 
 Files of runs that earlier versions made have no hash. They are read as they are.
 """
@@ -24,9 +25,15 @@ from lostjax.disk.seal import (
 )
 from lostjax.errors import ConfigError
 from lostjax.train.config.stored import CONFIG_FILE, load_run_config
+from lostjax.train.keep.commands import (
+    adopt_commands,
+    find_damage,
+    read_command_lines,
+)
 from lostjax.train.keep.identity import ADOPTED
 from lostjax.train.keep.layout import (
     CHECKPOINTS,
+    COMMANDS_FILE,
     DATA_FILE,
     LINES_FILES,
     REPORT,
@@ -73,6 +80,7 @@ def check_files(directory: Path) -> list[Checked]:
         sealed,
         *_check_data(directory, needed=sealed.state != "NO HASH"),
         *_check_tokenizers(directory),
+        *_check_commands(directory, needed=sealed.state != "NO HASH"),
         *_check_logs(directory),
         *aside,
     ]
@@ -114,6 +122,7 @@ def adopt_files(directory: Path) -> None:
             path = directory / name
             if path.exists() and fits_hash_beside(path) is None:
                 write_with_hash(path, path.read_bytes())
+        adopt_commands(directory)
         for name in LINES_FILES:
             lines = _read_lines(directory / name)
             if _lacks_hashes(lines):
@@ -170,6 +179,15 @@ def _check_tokenizers(directory: Path) -> Iterator[Checked]:
             yield _by_hash(name, fits is True)
     if not there and list_steps(directory / CHECKPOINTS):
         yield Checked(TOKENIZER_FILES[0], "MISSING", "a resume writes it again")
+
+
+def _check_commands(directory: Path, *, needed: bool) -> Iterator[Checked]:
+    if damage := find_damage(directory):
+        yield Checked(COMMANDS_FILE, "DAMAGED", damage)
+    elif lines := read_command_lines(directory):
+        yield _check_lines(COMMANDS_FILE, lines, end=0)
+    elif needed and list_steps(directory / CHECKPOINTS):
+        yield Checked(COMMANDS_FILE, "MISSING", "earlier commands are lost")
 
 
 def _check_logs(directory: Path) -> Iterator[Checked]:

@@ -29,6 +29,9 @@ PHASES = {  # and about how long each lasts, in seconds
     "report": 0.4,
 }
 
+WAIT_SECONDS = 45
+"""Seconds for which a process waits for others to start."""
+
 
 class Started:
     """A run's process, and what it said."""
@@ -64,6 +67,9 @@ class Started:
 
     def said(self):
         return self._log.read_text(errors="replace")
+
+    def count_printed(self):
+        return self._log.stat().st_size
 
     def send(self, number):
         self.process.send_signal(number)
@@ -183,6 +189,7 @@ def group_flags(processes, *, mesh):
     common = [
         f"--hosts.coordinator=127.0.0.1:{port}",
         f"--hosts.processes={processes}",
+        f"--hosts.wait={WAIT_SECONDS}",
         f"--mesh={mesh}",
     ]
     return [[*common, f"--hosts.index={index}"] for index in range(processes)]

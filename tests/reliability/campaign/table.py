@@ -54,7 +54,7 @@ ATTACKS = {
     "process": Attack(
         attacks.kill_one,
         "If one of several processes dies, the others end with a message",
-        frozenset({KILLED, FAILED}),
+        frozenset({KILLED, FAILED, REFUSED}),  # refused: it never joined
         processes=(2,),
     ),
     "flags": Attack(

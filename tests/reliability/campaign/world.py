@@ -1,6 +1,7 @@
 """A run in a place of its own, with what an attack needs to get at it."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,10 +31,14 @@ FLAGS = (  # what traces and compiles least
     f"--eval-every={EVALUATE_EVERY}",
 )
 IDLE_SECONDS = 60
-"""Seconds without progress after which a process hangs: that is, without the CPU."""
+"""Seconds without the CPU and without a line after which a process hangs."""
+
+LATE_SECONDS = 20
+"""Seconds by which a process may wait longer than it says that it does."""
 
 LONGEST_SECONDS = 600
 CHEAP = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+WAITS = re.compile(r"^waiting for .* \((\d+) s; gives up after (\d+) s\)$", re.M)
 BROKEN = ("Traceback (most recent call last)", "Check failure stack", "Fatal Python")
 
 
@@ -158,15 +163,20 @@ class World:
         return ends
 
     def _wait(self, run):
-        """Wait for an end while there is progress."""
+        """Wait for an end while there is progress, but no longer than a run says."""
         began = progressed = time.monotonic()
-        used = _cpu_seconds(run.process.pid)
+        used, printed = _cpu_seconds(run.process.pid), 0
         while run.process.poll() is None:
             time.sleep(0.02)
-            now, more = time.monotonic(), _cpu_seconds(run.process.pid)
-            if more > used + 0.2:
-                progressed, used = now, more
-            if now - progressed > IDLE_SECONDS or now - began > LONGEST_SECONDS:
+            now, more, size = (
+                time.monotonic(),
+                _cpu_seconds(run.process.pid),
+                run.count_printed(),
+            )
+            if more > used + 0.2 or size > printed:
+                progressed, used, printed = now, more, size
+            idle = now - progressed > IDLE_SECONDS
+            if idle or now - began > LONGEST_SECONDS or waits_too_long(run.said()):
                 raise Violation("hang", run.said())
         return run.process.returncode
 
@@ -178,6 +188,13 @@ class World:
         for disk in self._mounts:
             subprocess.run(["umount", "-l", str(disk)], check=True)
         shutil.rmtree(self.place)
+
+
+def waits_too_long(said):
+    """Return whether a process has waited for longer than it said that it would."""
+    return any(
+        int(waited) > int(bound) + LATE_SECONDS for waited, bound in WAITS.findall(said)
+    )
 
 
 def _cpu_seconds(pid):

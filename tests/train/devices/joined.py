@@ -7,13 +7,14 @@ import dataclasses
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 from lostjax.errors import ConfigError
 from lostjax.train.config.presets import get_preset
 from lostjax.train.config.schema import HostsConfig
-from lostjax.train.devices import agreement, joining, lifeline
+from lostjax.train.devices import agreement, joining, lifeline, waiting
 from lostjax.train.devices.agreement import check_same, check_same_flags, check_shared
 from lostjax.train.devices.hosts import (
     finish_with_hosts,
@@ -24,7 +25,9 @@ from lostjax.train.devices.hosts import (
 port, processes, index = map(int, sys.argv[1:4])
 what = sys.argv[4]
 hosts = HostsConfig(f"127.0.0.1:{port}", processes, index)
-if what == "dies in a cluster":  # as Open MPI starts it
+if what == "alone":
+    hosts = dataclasses.replace(hosts, wait=3)
+if what.endswith("in a cluster"):  # as Open MPI starts it
     hosts = HostsConfig()
     os.environ |= {
         "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
@@ -33,7 +36,10 @@ if what == "dies in a cluster":  # as Open MPI starts it
         "OMPI_COMM_WORLD_RANK": str(index),
         "OMPI_COMM_WORLD_LOCAL_RANK": str(index),
     }
-joining.JOIN_SECONDS = 2 if what == "alone" else 60
+if what == "alone" or what.startswith("interrupted"):
+    waiting.FIRST_SECONDS, waiting.EACH_SECONDS = 1.0, 1.0
+    # Ignored in a process that a shell starts in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 lifeline.PATIENCE_SECONDS = 1.0
 if what == "freezes":
     joining.SILENT_SECONDS, lifeline._SIGN_SECONDS = 4, 0.5
@@ -58,6 +64,10 @@ def act() -> None:
         raise ConfigError("no text here")
     if index == 1 and what == "fails":
         raise TypeError("a fault of the program")
+    if what == "interrupted for a text":
+        if index:
+            time.sleep(60)
+        threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     if what == "does not share":
         agreement._SEEN_SECONDS = 0.2
         check_shared(Path("/proc/sys/kernel" if index == 0 else "/no/such") / "ostype")
@@ -72,4 +82,6 @@ try:
 except ConfigError as error:
     print(error, file=sys.stderr)
     sys.exit(leave_hosts(2))
+except KeyboardInterrupt:
+    sys.exit(leave_hosts(130))
 finish_with_hosts()

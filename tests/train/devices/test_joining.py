@@ -6,11 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from lostjax.errors import ConfigError
+from lostjax.train.config.schema import HostsConfig
+from lostjax.train.devices import joining
 from lostjax.train.devices.lifeline import connect, start_beside
 
 ROOT = Path(__file__).parents[3]
@@ -27,7 +30,11 @@ class Ended:
     """A process's end."""
 
     def __init__(self, process):
-        self.out, self.err = process.communicate(timeout=60)
+        self.out, said = process.communicate(timeout=60)
+        lines = said.splitlines(keepends=True)
+        self.waits = [line for line in lines if line.startswith("waiting for ")]
+        """Lines that a slow machine adds."""
+        self.err = "".join(line for line in lines if line not in self.waits)
         self.code = process.returncode
         self.at = time.monotonic()
 
@@ -131,13 +138,68 @@ def test_a_process_that_dies_when_it_is_done_does_not_stop_the_others():
     assert (other.code, other.out, other.err) == (0, "agreed\n", "")
 
 
-def test_the_others_are_waited_for_a_while_only():
+def test_the_others_are_waited_for_aloud_and_for_a_while_only():
     (process,) = join(2, "alone", started=1)
-    assert process.code == 1
+    assert process.code == 2
+    where = process.err.partition(" at ")[2].partition(";")[0]
     assert process.err == (
-        "process 0 waited 2 s for the others of its run, and not all came; start all "
-        "processes again\n"
+        f"--hosts: process 0 waited 3 s (--hosts.wait) in vain for process 1 of 2 at "
+        f"{where}; start all processes again\n"
     )
+    assert process.waits[:2] == [
+        f"waiting for process 1 of 2 at {where} ({seconds} s; gives up after 3 s)\n"
+        for seconds in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize("place", ["of the first", "of another", "in a cluster"])
+def test_ctrl_c_ends_a_process_that_waits_for_the_others(place):
+    index = 1 if place == "of another" else 0
+    what = "interrupted in a cluster" if place == "in a cluster" else "interrupted"
+    words = [sys.executable, str(SCRIPT), str(free_port()), "2", str(index), what]
+    process = subprocess.Popen(
+        words,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        line = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        end = Ended(process)
+    finally:
+        process.kill()
+    who = "the other processes" if place == "in a cluster" else f"process {1 - index} "
+    assert line.startswith(f"waiting for {who}"), line
+    assert (end.code, end.err) == (130, "")
+
+
+def test_ctrl_c_ends_a_process_whose_neighbour_prepares_its_text():
+    first, other = join(2, "interrupted for a text")
+    assert first.waits[0] == (
+        "waiting for the other processes, to compare their data (1 s)\n"
+    )
+    assert (first.code, first.out, first.err) == (130, "agreed\n", "")
+    assert other.code == 1 and other.err == (
+        "process 1 of 2 ends, because process 0 did; its own message says why\n"
+    )
+
+
+def test_a_line_names_a_few_of_many_missing_processes():
+    line = types.SimpleNamespace(list_missing=lambda: list(range(1, 9)))
+    hosts = HostsConfig("host0:1234", processes=9, index=0)
+    missing = joining._Missing(hosts)
+    missing.note(ConnectionRefusedError(111, "Connection refused"))
+    of = "of 9 at host0:1234"
+    assert missing.describe() == f"process 0 {of} (Connection refused)"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joining, "find_lifeline", lambda: line)
+        assert missing.describe() == f"processes 1, 2, 3, 4 and 4 more {of}"
+        line.list_missing = lambda: [3, 5]
+        assert missing.describe() == f"processes 3 and 5 {of}"
+        line.list_missing = lambda: [3]
+        assert missing.describe() == f"process 3 {of}"
 
 
 def test_a_second_start_is_refused_and_all_hear_how_each_process_ends():
@@ -148,6 +210,9 @@ def test_a_second_start_is_refused_and_all_hear_how_each_process_ends():
     ]
     assert all(connection.service_port for connection in admitted)
     admitted[0].socket.settimeout(20)
+    news = [admitted[0].lines.readline() for _ in range(2)]
+    assert news == ["joined 1\n", "joined 2\n"]
+    assert admitted[2].lines.readline() == "joined 0\n"
     with pytest.raises(ConfigError, match="process 1 of this run is running already"):
         connect("localhost", port, index=1, processes=3)
     with pytest.raises(ConfigError, match="processes=4, but process 0 has 3"):
