@@ -31,7 +31,7 @@ from lostjax.data.samples.lifetimes import (
     load_survset,
 )
 from lostjax.data.samples.openmoji import Pictograms, load_openmoji
-from lostjax.data.samples.tagged_text import TaggedText, load_brown
+from lostjax.data.samples.tagged_text import TaggedText, load_brown, load_tweets
 from lostjax.data.text.corpus import Corpus, open_corpus
 from lostjax.data.text.token_files import TokenFiles
 from lostjax.data.tokenizers.tokenizer import (
@@ -78,6 +78,7 @@ __all__ = [
     "load_saved_tokenizer",
     "load_scikit_survival",
     "load_survset",
+    "load_tweets",
     "load_tokenizer",
     "open_corpus",
     "pack_documents",

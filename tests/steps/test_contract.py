@@ -7,6 +7,7 @@ names of the room that build no step have rows of their own tests.
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -183,6 +184,14 @@ def test_the_loss_is_that_of_the_plain_targets(name):
     assert float(ours["tokens"]) == float(BATCH.weights_BT.sum())
 
 
+def test_an_evaluation_is_the_loss_of_the_step_that_follows():
+    state, metrics = start(), run("plain").first[1]
+    evaluate = jax.jit(steps.make_eval_step(MODEL))
+    total, tokens = evaluate(steps.model_variables(state), BATCH)
+    assert float(tokens) == float(BATCH.weights_BT.sum())
+    np.testing.assert_allclose(total / tokens, metrics["loss"], rtol=1e-6)
+
+
 def test_a_bad_number_leaves_the_state_as_it_is():
     params = jax.tree.map(lambda x: x.at[...].set(jnp.nan), start().params)
     step = jax.jit(steps.make_train_step(steps.make_gradient(MODEL), TX))
@@ -197,28 +206,28 @@ BUILDERS = {
     "make_gradient",
     "label_smoothing_term",
     "log_partition_term",
+    "make_eval_step",
+    "model_variables",
 }
-"""Names that the rows above use."""
+"""Names that the tests above use."""
 TESTED_ELSEWHERE = {
     "fit": "test_fit.py",
     "map_runs": "test_fit.py",
-    "init_adversarial": "test_adversarial.py",
-    "make_adversarial_step": "test_adversarial.py",
-    "respond_at": "test_adversarial.py",
-    "weigh_alike": "test_adversarial.py",
-    "weigh_hard": "test_adversarial.py",
-    "init_coteaching": "test_coteaching.py",
-    "make_coteaching_step": "test_coteaching.py",
-    "barrier_ascent": "test_ascent.py",
-    "euclidean_ball": "test_ascent.py",
-    "max_ball": "test_ascent.py",
-    "projected_ascent": "test_ascent.py",
-    "square_attack": "test_ascent.py",
-    "ascend": "test_sam.py",
-    "move": "test_sam.py",
-    "make_eval_step": "test_step.py",
+    "init_adversarial": "robust/test_contract.py",
+    "make_adversarial_step": "robust/test_contract.py",
+    "respond_at": "robust/test_contract.py",
+    "weigh_alike": "robust/test_adversarial.py",
+    "weigh_hard": "robust/test_contract.py",
+    "init_coteaching": "robust/test_contract.py",
+    "make_coteaching_step": "robust/test_contract.py",
+    "barrier_ascent": "robust/test_contract.py",
+    "euclidean_ball": "robust/test_contract.py",
+    "max_ball": "robust/test_contract.py",
+    "projected_ascent": "robust/test_contract.py",
+    "square_attack": "robust/test_contract.py",
+    "ascend": "robust/test_ascent.py",
+    "move": "robust/test_ascent.py",
     "init_guard": "test_guard.py",
-    "model_variables": "test_step.py",
 }
 """Names that build no step of language models, and the file that tests them."""
 TYPES = {
@@ -250,3 +259,5 @@ TYPES = {
 
 def test_every_public_name_has_a_row():
     assert set(steps.__all__) == BUILDERS | set(TESTED_ELSEWHERE) | TYPES
+    for name, file in TESTED_ELSEWHERE.items():
+        assert name in (Path(__file__).parent / file).read_text(), (name, file)

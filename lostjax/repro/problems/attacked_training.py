@@ -42,6 +42,8 @@ from lostjax.typing import Array, Key, PyTree
 
 WIDTHS = (64, 32, CLASSES)
 MOMENTUM = 0.9
+NORM = 5.0
+"""To which gradients are clipped."""
 
 
 class Targets(NamedTuple):
@@ -61,18 +63,16 @@ class Trained(NamedTuple):
 MODEL = MLP(WIDTHS)
 
 
-def train(
-    seed: Seed, setting: tuple[Array, Settings], *, training: Training
-) -> Trained:
+def train(seed: Seed, settings: Settings, *, training: Training) -> Trained:
     """Train on one draw, and attack its validation images."""
-    rate, settings = setting
     keys = jax.random.split(seed.key, 4)
     n_epoch = training.rows // BATCH
+    shape = optax.cosine_decay_schedule(1.0, training.epochs * n_epoch)
     tx = optax.chain(
+        # One batch of heavy examples must not throw a run off.
+        optax.clip_by_global_norm(NORM),
         optax.add_decayed_weights(settings.weight_decay),
-        optax.sgd(
-            optax.cosine_decay_schedule(rate, training.epochs * n_epoch), MOMENTUM
-        ),
+        optax.sgd(lambda step: settings.learning_rate * shape(step), MOMENTUM),
     )
     params = MODEL.init(keys[0], seed.inputs_BM[:1])["params"]
     weights_V = seed.counts_V**-settings.power

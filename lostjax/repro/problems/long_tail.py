@@ -11,9 +11,9 @@ import numpy as np
 from lostjax.repro.problems.images import GARMENTS, load_rows
 from lostjax.typing import Key
 
-RADIUS = 0.03
+RADIUS = 0.02
 """By which an attack may move each pixel."""
-IMBALANCE = 10.0
+IMBALANCE = 5.0
 """Images of the most frequent class for one of the rarest."""
 CLASSES, BATCH, NEW_SHARE = 10, 100, 0.1
 
@@ -21,6 +21,7 @@ CLASSES, BATCH, NEW_SHARE = 10, 100, 0.1
 class Settings(NamedTuple):
     """What a run may be told without being compiled again."""
 
+    learning_rate: float = 0.1
     weight_decay: float = 0.0
     beta: float = 0.0
     """Weight of the divergence in TRADES."""
@@ -38,9 +39,9 @@ class Training:
 
     data: str = GARMENTS
     rows: int = 6000
-    validation_rows: int = 1000
-    test_rows: int = 1000
-    epochs: int = 15
+    validation_rows: int = 2000
+    test_rows: int = 2000
+    epochs: int = 10
     attack_steps: int = 50
     restarts: int = 5
     queries: int = 500
@@ -81,16 +82,19 @@ class Drawn(NamedTuple):
 
 @cache
 def draw(training: Training, seeds: tuple[int, ...]) -> Drawn:
-    """Draw a long tail to train on for each seed, and all else in equal parts."""
+    """Draw a long tail to train on for each seed, and all else in equal parts.
+
+    The last class has the most images, the first the fewest.
+    """
     train, test = load_rows(training.data)
     shares_V = IMBALANCE ** -(np.arange(CLASSES) / (CLASSES - 1))
     wanted_V = np.floor(training.rows * shares_V / shares_V.sum()).astype(int)
     wanted_V[0] += training.rows - wanted_V.sum()
+    counts_V = wanted_V[::-1]
     each = training.validation_rows // CLASSES
     found = []
     for number in seeds:
         generator = np.random.default_rng(number)
-        counts_V = generator.permutation(wanted_V)
         rows, validation = [], []
         for label, count in enumerate(counts_V):
             of_class = generator.permutation(np.flatnonzero(train.labels == label))

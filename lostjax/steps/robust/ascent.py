@@ -45,9 +45,11 @@ def ascend(params: PyTree, gradients: PyTree, *, radius: float) -> PyTree:
     Returns:
       The moved parameters, with the shapes and types of `params`.
     """
-    norm = optax.tree.norm(gradients)
-    # The inner `where` avoids 0 / 0, whose NaN would also reach gradients.
-    scale = jnp.where(norm > 0, radius / jnp.where(norm > 0, norm, 1.0), 0.0)
+    squares = optax.tree.norm(gradients, squared=True)
+    # The inner `where` keeps 0 from the root and the quotient: their slopes there are
+    # infinite, and 0 times them is NaN.
+    norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    scale = jnp.where(squares > 0, radius / norm, 0.0)
     return move(params, gradients, scale=scale)
 
 

@@ -46,7 +46,7 @@ def square_attack(
       high: largest.
 
     Returns:
-      Images (B, H, W) in the ball and in [low, high].
+      Images (B, H, W) in the ball and in [low, high]; no gradient flows through them.
 
     Raises:
       ValueError: n_queries is below 1, or share lies outside (0, 1].
@@ -54,6 +54,7 @@ def square_attack(
     require_positive("n_queries", n_queries)
     if not 0 < share <= 1:
         raise ValueError(f"share={share}: must lie in (0, 1]")
+    images = jax.lax.stop_gradient(images)
     n_images, height, width = images.shape
     row_H, column_W = jnp.arange(height), jnp.arange(width)
 

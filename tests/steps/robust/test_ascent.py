@@ -1,4 +1,4 @@
-"""Attacks on inputs: closed forms of linear models, bounds, and a planted weakness."""
+"""Ascents of inputs and parameters: closed forms, bounds, and a planted weakness."""
 
 from functools import partial
 
@@ -10,9 +10,11 @@ from scipy.optimize import minimize_scalar
 
 from lostjax.steps import (
     Barrier,
+    ascend,
     barrier_ascent,
     euclidean_ball,
     max_ball,
+    move,
     projected_ascent,
     square_attack,
 )
@@ -222,3 +224,18 @@ def test_numbers_outside_their_range_are_refused():
         square(n_queries=0)
     with pytest.raises(ValueError, match=r"share=2.0: must lie in \(0, 1\]"):
         square(n_queries=1, share=2.0)
+
+
+def test_parameters_ascend_by_the_radius_over_all_of_them_together():
+    params = {"a": jnp.ones(2, jnp.bfloat16), "b": jnp.zeros((1,))}
+    gradients = {"a": jnp.array([0.0, 3.0]), "b": jnp.array([-4.0])}
+    moved = ascend(params, gradients, radius=0.5)
+    assert moved["a"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(moved["a"].astype(float), [1.0, 1.3], rtol=1e-2)
+    np.testing.assert_allclose(moved["b"], [-0.4], rtol=1e-6)
+    back = move(params, gradients, scale=jnp.float32(-0.1))
+    np.testing.assert_allclose(back["b"], [0.4], rtol=1e-6)
+    none = jax.tree.map(jnp.zeros_like, gradients)
+    slopes = jax.grad(lambda g: ascend(params, g, radius=0.5)["b"][0])(none)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    np.testing.assert_array_equal(ascend(params, none, radius=0.5)["b"], [0.0])

@@ -57,30 +57,6 @@ def test_each_network_is_trained_on_the_others_choice_of_the_others_batch(proble
         np.testing.assert_allclose(
             metrics["picked"][teacher], scores_B[rows].mean(), rtol=1e-5
         )
-    again, _ = step(state, batch)
-    assert_same(after, again, rtol=0, atol=0)
-
-
-def test_with_all_kept_it_is_two_plain_steps_traced_once(problem):
-    state, batch = problem
-    same = jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * 2), batch)
-    traces = 0
-
-    def counted(params, batch):
-        nonlocal traces
-        traces += 1
-        return losses_of(params, batch)
-
-    step = jax.jit(make_coteaching_step(counted, TX, keep=1.0))
-    after, _ = step(state, same)
-    before = traces
-    later, _ = step(after, same)
-    assert traces == before and int(later.step) == 2
-    for index in (0, 1):
-        expected = plain(of(state.params, index), of(batch, 0), np.arange(6))
-        assert_same(of(after.params, index), expected, rtol=1e-5, atol=1e-6)
-    describe = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
-    assert describe(later) == describe(state)
 
 
 def test_the_share_may_fall_and_is_at_least_one_example(problem):
