@@ -33,6 +33,7 @@ from lostjax.analysis.scaling.repeated_data import (
     fit_token_decay,
     predict_repeated_loss,
 )
+from lostjax.analysis.scaling.step_curves import StepFit, fit_step_curves
 from lostjax.analysis.scaling.step_law import (
     BatchTradeoff,
     PowerLaw,
@@ -67,6 +68,7 @@ __all__ = [
     "LossPoints",
     "Objective",
     "PowerLaw",
+    "StepFit",
     "StepLaw",
     "UnidentifiedLaw",
     "absolute_relative_error",
@@ -80,6 +82,7 @@ __all__ = [
     "fit_critical_batch",
     "fit_loss_law",
     "fit_model_size_law",
+    "fit_step_curves",
     "fit_step_law",
     "fit_token_decay",
     "forecast_loss",

@@ -77,8 +77,12 @@ def fit_loss_law(
     if prior is None:
         require_identified(points, fixed=known)
     problem = Problem(points, objective, known, prior)
-    starts = problem.grid() if start is None else [problem.encode(start)]
-    found = sorted((problem.solve(one) for one in starts), key=lambda one: one.cost)
+    if start is None:
+        found = [problem.solve(one) for one in problem.grid()]
+    else:
+        # From a law nearby; along a flat valley a draw would creep for seconds.
+        found = [problem.solve(problem.encode(start), evaluations=100)]
+    found.sort(key=lambda one: one.cost)
     return problem.describe(found[0], [one.cost for one in found])
 
 

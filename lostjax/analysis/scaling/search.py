@@ -160,7 +160,7 @@ class Problem:
         tried.sort(key=lambda pair: pair[0])
         return [theta for _, theta in tried[:_POLISHED]]
 
-    def solve(self, start: np.ndarray) -> Solution:
+    def solve(self, start: np.ndarray, *, evaluations: int = 1000) -> Solution:
         """Minimise from a start."""
         free = self.free
         start = self.complete(start)
@@ -185,7 +185,7 @@ class Problem:
             xtol=1e-10,
             ftol=1e-12,
             gtol=1e-12,
-            max_nfev=100,
+            max_nfev=evaluations,
         )
         theta = put(found.x)
         edge = 1e-4 * (self.high - self.low)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.newest
 NOT_FUNCTIONS = {
     *("PARAMETER_DECAY", "SQUARED_ERROR", "TOKEN_DECAY", "Allocation", "BatchTradeoff"),
     *("Extrapolation", "Forecast", "LawPrior", "LossFit", "LossLaw", "LossPoints"),
-    *("Objective", "PowerLaw", "StepLaw", "UnidentifiedLaw"),
+    *("Objective", "PowerLaw", "StepFit", "StepLaw", "UnidentifiedLaw"),
 }
 
 LAW = scaling.LossLaw(1.7, 400.0, 1500.0, 0.34, 0.36)
@@ -33,6 +33,7 @@ STEPS = scaling.StepLaw(
 )
 S, B = np.meshgrid([100.0, 1e3, 1e4], [1e3, 1e4, 1e5])
 N = np.full(9, 1e6)
+SMALL = np.array([1e5, 1e6, 1e7])
 CURVE = scaling.loss_trajectory(STEPS, n_params=1e6, steps=S.ravel(), batch=B.ravel())
 UNIQUE = SEEN / 4
 
@@ -201,6 +202,25 @@ ROWS = {
         STEPS,
         {"steps": S.ravel()[:5]},
         rtol=1e-3,  # losses are float32
+    ),
+    "fit_step_curves": Row(
+        partial(law_of, scaling.fit_step_curves),
+        {
+            "n_params": np.tile(SMALL, 9),
+            "steps": np.repeat(S.ravel(), 3),
+            "batch": np.repeat(B.ravel(), 3),
+            "losses": np.asarray(
+                scaling.loss_trajectory(
+                    STEPS,
+                    n_params=np.tile(SMALL, 9),
+                    steps=np.repeat(S.ravel(), 3),
+                    batch=np.repeat(B.ravel(), 3),
+                )
+            ),
+        },
+        STEPS,
+        {"n_params": [1e6, -1.0]},
+        rtol=1e-2,  # losses are float32
     ),
     "critical_batch": Row(
         scaling.critical_batch, {"law": STEPS, "loss": 50.0 / 2}, 32.0

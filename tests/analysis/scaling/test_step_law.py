@@ -14,6 +14,7 @@ from lostjax.analysis.scaling import (
     fit_batch_tradeoff,
     fit_critical_batch,
     fit_model_size_law,
+    fit_step_curves,
     fit_step_law,
     loss_trajectory,
     min_steps,
@@ -86,13 +87,31 @@ def test_small_runs_tell_the_constants_and_a_larger_models_curve():
         n_params=n, steps=s, batch=b, losses=losses, size=size, critical_batch=batch
     )
     np.testing.assert_allclose(np.hstack(law), np.hstack(LAW), rtol=1e-6)
+    joint = fit_step_curves(n_params=n, steps=s, batch=b, losses=losses)
+    assert not joint.warnings and np.abs(joint.residuals).max() < 1e-6
+    np.testing.assert_allclose(np.hstack(joint.law), np.hstack(LAW), rtol=1e-3)
     predicted = loss_trajectory(law, n_params=1e6, steps=2e4, batch=1e4)
     np.testing.assert_allclose(predicted, root(1e6, 2e4, 1e4), rtol=1e-5)
+
+
+def fit_few(**change):
+    given = {"n_params": [1e5, 1e6] * 5, "batch": [1e3] * 4 + [1e4] * 4 + [1e5] * 2}
+    given |= {"steps": [10.0 * (i + 1) for i in range(10)], "losses": [5.0] * 10}
+    return fit_step_curves(**given | change)
 
 
 @pytest.mark.parametrize(
     "fit, reason",
     [
+        (lambda: fit_few(n_params=[1e6] * 10), r"1 model size\(s\): needs 2"),
+        (lambda: fit_few(batch=[1e3] * 10), r"1 batch size\(s\): needs 3"),
+        (lambda: fit_few(steps=[1e3] * 10), r"1 number\(s\) of steps: needs 3"),
+        (
+            lambda: fit_few(
+                n_params=[1e6, 1e7, 1e8] * 3 + [1e8], batch=[1e3, 1e4, 1e5] * 3 + [1e5]
+            ),
+            "cannot be told apart",
+        ),
         (lambda: fit_model_size_law([1e4, 1e4], [3.0, 2.0]), "two different values"),
         (lambda: fit_model_size_law([1e4, 1e5], [2.0, 3.0]), "not have a lower"),
         (lambda: fit_batch_tradeoff([1e3], [10.0]), "two different values"),
