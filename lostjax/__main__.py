@@ -12,6 +12,7 @@ PROGRAMS = {
     "evaluate": "score a trained model on a text",
     "plan": "compile a training step for hardware that need not be here",
     "sweep": "compare learning rates and widths by short runs",
+    "scaling": "fit scaling laws to runs, and forecast",
     "verify": "check that every checkpoint of a run is whole",
     "repro": "measure a paper's headline claim again",
 }

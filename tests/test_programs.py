@@ -72,6 +72,7 @@ DIRECTORIES = {
     "train --data.cache-dir": "--data.cache-dir={}",
     "plan": "--out={}",
     "sweep": "--out={}",
+    "scaling": "--out={}",
     "repro": "--results={}",
 }
 
