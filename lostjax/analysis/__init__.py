@@ -3,6 +3,19 @@
 from lostjax.analysis.contrastive import relative_penalty
 from lostjax.analysis.flatness import ascent_rise, random_rise
 from lostjax.analysis.ngrams import predict_ngram
+from lostjax.analysis.plateau import EssentialSparsity, essential_sparsity
+from lostjax.analysis.sparsity import (
+    NearZero,
+    apply_mask,
+    erk_densities,
+    erk_mask,
+    magnitude_mask,
+    mask_cosine,
+    near_zero_count,
+    nm_mask,
+    random_mask,
+    sparsity_of,
+)
 from lostjax.analysis.stability import (
     LOGIT_LIMIT,
     LogitGrowth,
@@ -17,17 +30,29 @@ from lostjax.trees import tensor_rms
 
 __all__ = [
     "LOGIT_LIMIT",
+    "EssentialSparsity",
     "LogitGrowth",
+    "NearZero",
     "Sensitivity",
     "TextBaselines",
+    "apply_mask",
     "ascend",
     "ascent_rise",
+    "erk_densities",
+    "erk_mask",
+    "essential_sparsity",
     "fit_logit_growth",
     "learning_rate_sensitivity",
+    "magnitude_mask",
+    "mask_cosine",
+    "near_zero_count",
+    "nm_mask",
     "predict_max_logit",
     "predict_ngram",
+    "random_mask",
     "random_rise",
     "relative_penalty",
     "score_text",
+    "sparsity_of",
     "tensor_rms",
 ]
