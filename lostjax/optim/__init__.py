@@ -1,7 +1,7 @@
 """Optimisation: optax transformations, memories of the past, schedules and masks."""
 
 from lostjax.optim import factored_output as factored_output
-from lostjax.optim.masks import mask_decayed
+from lostjax.optim.masks import MaskUpdatesState, mask_decayed, mask_updates
 from lostjax.optim.memory import (
     OutputMemory,
     init_memory,
@@ -54,6 +54,7 @@ __all__ = [
     "REPROJECT",
     "RESET",
     "FrugalState",
+    "MaskUpdatesState",
     "OutputMemory",
     "PastParamsState",
     "Subspace",
@@ -72,6 +73,7 @@ __all__ = [
     "init_memory",
     "longer_side",
     "mask_decayed",
+    "mask_updates",
     "mirror_order",
     "random_order",
     "random_orthonormal",

@@ -43,6 +43,8 @@ def params():
 
 RATES = [1e-3, 1e-2, 1e-1, 1.0]
 GROWTH = analysis.LogitGrowth(0.5, math.log(2.0), 0.0)
+WEIGHTS = {"w": np.array([[3.0, -1.0], [0.5, -2.0]]), "bias": np.array([0.1, 0.2])}
+PLATEAU = analysis.EssentialSparsity(0.25, 0.2, False, 0.25, 0.25, 0.0, -0.2)
 COUNTED = np.array([0, 1, 2, 0, 1, 2, 0])
 COVARIANCE = np.array([[1.0, 0.6 * 2], [0.6 * 2, 4.0]])  # a correlation of 0.6
 ROWS = {
@@ -177,6 +179,81 @@ ROWS = {
         {"all": ((3, 0.0), 3), "passive": ((1, math.nan), 1)},
         {"log_variance_BZ": np.full((4, 3), 1e3)},
         covers=("compare_representations", "LatentComparison", "LatentDependence"),
+    ),
+    "magnitude": Row(
+        analysis.magnitude_mask,
+        {"params": WEIGHTS, "sparsity": 0.5},
+        {"w": np.array([[True, False], [False, True]]), "bias": True},
+        {"sparsity": 1.0},
+        covers=("magnitude_mask",),
+    ),
+    "n of m": Row(
+        analysis.nm_mask,
+        {"params": WEIGHTS, "keep": 1, "of": 2},
+        {"w": np.array([[True, False], [False, True]]), "bias": True},
+        {"keep": 0},
+        covers=("nm_mask",),
+    ),
+    "random": Row(
+        lambda **given: analysis.sparsity_of(analysis.random_mask(**given)),
+        {"params": WEIGHTS, "sparsity": 0.75, "key": jax.random.key(0)},
+        0.75,
+        {"sparsity": -0.1},
+        covers=("random_mask", "sparsity_of"),
+    ),
+    # 2 x 2 has twice the (M + N) / (M N) of 4 x 4: 4 + 16 weights keep .5 of 20.
+    "erk": Row(
+        analysis.erk_densities,
+        {"params": {"w": np.ones((2, 2)), "v": np.ones((4, 4))}, "sparsity": 0.5},
+        {"w": 10 / 12, "v": 5 / 12},
+        {"sparsity": 1},
+        covers=("erk_densities",),
+    ),
+    "erk mask": Row(
+        lambda **given: jax.tree.map(np.sum, analysis.erk_mask(**given)),
+        {
+            "params": {"w": np.ones((2, 2)), "v": np.ones((4, 4))},
+            "sparsity": 0.5,
+            "key": jax.random.key(0),
+        },
+        {"w": 3, "v": 7},
+        {"sparsity": 1},
+        covers=("erk_mask",),
+    ),
+    "apply mask": Row(
+        analysis.apply_mask,
+        {
+            "params": WEIGHTS,
+            "mask": {"w": WEIGHTS["w"] > 0, "bias": True},
+        },
+        {"w": np.array([[3.0, 0.0], [0.5, 0.0]]), "bias": WEIGHTS["bias"]},
+        {},
+        covers=("apply_mask",),
+    ),
+    "mask cosine": Row(
+        analysis.mask_cosine,
+        {
+            "first": {"w": np.array([True, True]), "bias": True},
+            "second": {"w": np.array([True, False]), "bias": True},
+        },
+        1 / math.sqrt(2),
+        {"second": {"w": np.array([True])}},
+        covers=("mask_cosine",),
+    ),
+    "near zero": Row(
+        analysis.near_zero_count,
+        {"params": WEIGHTS, "tolerance": 1},
+        analysis.NearZero(2, 4),
+        {"tolerance": -1},
+        covers=("near_zero_count", "NearZero"),
+    ),
+    # A plateau up to .2, then a fall by .02 in .1: 1 % is lost half way.
+    "plateau": Row(
+        analysis.essential_sparsity,
+        {"sparsities": [0, 0.1, 0.2, 0.3], "scores": [1, 1, 1, 0.98]},
+        PLATEAU,
+        {"tolerance": 0},
+        covers=("essential_sparsity", "EssentialSparsity"),
     ),
     "ascend": Row(
         analysis.ascend,

@@ -62,6 +62,14 @@ def sgd_past_params(learning_rate, decay):
     return optax.chain(optax.sgd(learning_rate), optim.track_past_params(decay))
 
 
+def keep_two_of_three(params):
+    """Freeze every third weight of each matrix; works on shapes too."""
+    return jax.tree.map(
+        lambda x: (np.arange(x.size) % 3 > 0).reshape(x.shape) if x.ndim > 2 else True,
+        params,
+    )
+
+
 ROWS = {
     "frugal blocks": frugal(subspace=optim.blocks()),
     "frugal rows": frugal(),
@@ -86,6 +94,7 @@ ROWS |= {
         optim.track_past_params, {"decay": 0.9, "dtype": jnp.bfloat16}, ("dtype",)
     ),
     "lagged params": Row(optim.track_lagged_params, {"lag": 3}),
+    "masked params": Row(optim.mask_updates, {"mask": keep_two_of_three}, ("mask",)),
     "sgd, past params": Row(sgd_past_params, {"learning_rate": 1e-2, "decay": 0.9}),
 }
 every_row = pytest.mark.parametrize("name", ROWS)
