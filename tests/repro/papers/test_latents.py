@@ -15,7 +15,7 @@ from lostjax.repro.papers.latents import (
     PAIRS,
     TOTAL,
 )
-from lostjax.repro.problems.garment_codes import (
+from lostjax.repro.papers.latents.codes import (
     Codes,
     Training,
     choose,

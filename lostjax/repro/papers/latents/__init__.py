@@ -28,7 +28,7 @@ import numpy as np
 from lostjax import analysis
 from lostjax.repro.experiment import Experiment, Scale
 from lostjax.repro.findings import PAIRED, Comparison
-from lostjax.repro.problems.garment_codes import (
+from lostjax.repro.papers.latents.codes import (
     BATCH,
     Training,
     choose,
