@@ -1,4 +1,7 @@
-"""One file a paper, which defines `EXPERIMENT`; adding the file adds the paper."""
+"""One file or package a paper, which defines `EXPERIMENT`; adding it adds the paper.
+
+What several papers share, data and training, is in `repro.problems`.
+"""
 
 import importlib
 import pkgutil
@@ -11,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def list_papers() -> list[str]:
-    """List the papers' names, which are those of their files."""
+    """List the papers' names, which are those of their modules."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 

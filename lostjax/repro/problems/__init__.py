@@ -1,1 +1,1 @@
-"""Problems that papers' claims are measured on: data that are drawn, and training."""
+"""Problems that several papers are measured on: data that are drawn, and training."""

@@ -11,10 +11,10 @@ import pytest
 
 from lostjax.repro.__main__ import main
 from lostjax.repro.papers import noisy_labels as paper
-from lostjax.repro.problems import network_pairs as pairs
+from lostjax.repro.papers.noisy_labels import training as pairs
+from lostjax.repro.papers.noisy_labels.draws import NOISES, Settings, Training, draw
+from lostjax.repro.papers.noisy_labels.training import Ran
 from lostjax.repro.problems.images import DIGITS
-from lostjax.repro.problems.network_pairs import Ran
-from lostjax.repro.problems.noisy_images import NOISES, Settings, Training, draw
 from lostjax.sweep.cell_file import Cell
 from lostjax.sweep.cells import describe_making
 

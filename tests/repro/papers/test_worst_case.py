@@ -10,10 +10,10 @@ import pytest
 
 from lostjax.repro.__main__ import main
 from lostjax.repro.papers import worst_case as paper
-from lostjax.repro.problems import attacked_training as attacked
-from lostjax.repro.problems.attacked_training import Trained
+from lostjax.repro.papers.worst_case import training as attacked
+from lostjax.repro.papers.worst_case.draws import RADIUS, Settings, Training, draw
+from lostjax.repro.papers.worst_case.training import Trained
 from lostjax.repro.problems.images import DIGITS
-from lostjax.repro.problems.long_tail import RADIUS, Settings, Training, draw
 
 TINY = Training(DIGITS, 300, 100, 50, 1, 2, 1, 2, choices=())
 

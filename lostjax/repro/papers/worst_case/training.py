@@ -11,7 +11,7 @@ import optax
 from lostjax import losses
 from lostjax.data import epoch_rows
 from lostjax.nn import MLP
-from lostjax.repro.problems.long_tail import (
+from lostjax.repro.papers.worst_case.draws import (
     BATCH,
     CLASSES,
     RADIUS,

@@ -12,7 +12,7 @@ import optax
 from lostjax import losses
 from lostjax.data import DataError
 from lostjax.nn import MLP, NestedDropout, truncation_sweep
-from lostjax.repro.problems.noisy_images import (
+from lostjax.repro.papers.noisy_labels.draws import (
     BATCH,
     CLASSES,
     PERIODS,

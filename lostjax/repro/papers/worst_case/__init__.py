@@ -47,14 +47,7 @@ import numpy as np
 
 from lostjax.repro.experiment import Experiment, Scale
 from lostjax.repro.findings import PAIRED, Comparison
-from lostjax.repro.problems.attacked_training import (
-    MOMENTUM,
-    WIDTHS,
-    build_attacks,
-    build_runs,
-)
-from lostjax.repro.problems.images import DIGITS
-from lostjax.repro.problems.long_tail import (
+from lostjax.repro.papers.worst_case.draws import (
     BATCH,
     CLASSES,
     IMBALANCE,
@@ -63,6 +56,13 @@ from lostjax.repro.problems.long_tail import (
     Training,
     draw,
 )
+from lostjax.repro.papers.worst_case.training import (
+    MOMENTUM,
+    WIDTHS,
+    build_attacks,
+    build_runs,
+)
+from lostjax.repro.problems.images import DIGITS
 from lostjax.repro.tune import WITHOUT_RATE
 
 AVERAGE, TAIL, WORST = (

@@ -53,15 +53,7 @@ from jaxtyping import Float
 
 from lostjax.repro.experiment import Experiment, Scale
 from lostjax.repro.findings import PAIRED, Comparison
-from lostjax.repro.problems.images import DIGITS
-from lostjax.repro.problems.network_pairs import (
-    FEATURES,
-    FILTERS,
-    HIDDEN,
-    MOMENTUM,
-    train_choices,
-)
-from lostjax.repro.problems.noisy_images import (
+from lostjax.repro.papers.noisy_labels.draws import (
     BATCH,
     CLASSES,
     NOISES,
@@ -70,6 +62,14 @@ from lostjax.repro.problems.noisy_images import (
     Training,
     draw,
 )
+from lostjax.repro.papers.noisy_labels.training import (
+    FEATURES,
+    FILTERS,
+    HIDDEN,
+    MOMENTUM,
+    train_choices,
+)
+from lostjax.repro.problems.images import DIGITS
 from lostjax.repro.tune import Grids, Tuning, use_whole_grid
 from lostjax.sweep.cell_file import Cell
 
