@@ -51,6 +51,7 @@ class AppendingFile:
         # to any file of the user.
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         self._file = os.fdopen(os.open(path, flags, 0o666), "ab", buffering=0)
+        self._size = os.fstat(self._file.fileno()).st_size
         self._held = b""
         self._failing = False
 
@@ -72,6 +73,14 @@ class AppendingFile:
         """Return all bytes of the file, including those still held in memory."""
         return self.path.read_bytes() + self._held
 
+    def was_changed(self) -> bool:
+        """Return whether somebody else cut the file, or wrote to it."""
+        return os.fstat(self._file.fileno()).st_size != self._size
+
+    def is_waiting(self) -> bool:
+        """Return whether data waits in memory for the disk."""
+        return bool(self._held)
+
     def cut(self, size: int) -> None:
         """Truncate to the first `size` bytes of `read()`; needs no disk space.
 
@@ -82,6 +91,7 @@ class AppendingFile:
         self._held = self._held[: max(0, size - written)]
         if size < written:
             self._file.truncate(size)
+            self._size = size
 
     def flush(self) -> None:
         """Try to write the bytes held in memory."""
@@ -90,7 +100,9 @@ class AppendingFile:
             while self._held:
                 # A nearly full disk accepts a part of the bytes: keep only what is
                 # left.
-                self._held = self._held[self._file.write(self._held) :]
+                written = self._file.write(self._held)
+                self._size += written
+                self._held = self._held[written:]
         except OSError as error:
             # The mark comes first: what is said may be a line of this very file.
             was_failing, self._failing = self._failing, True
@@ -132,6 +144,7 @@ class AppendingFile:
             replace_file(self.path, kept.read_bytes())
             self._file.close()
             self._file = AppendingFile(self.path)._file
+            self._size = os.fstat(self._file.fileno()).st_size
 
     def _say(self, text: str) -> None:
         print(f"{self.path}: {text}", file=sys.stderr)
@@ -183,9 +196,26 @@ class LinesFile:
         Args:
           values: what JSON can hold, without NaN; `step` is larger than the last one.
         """
+        if self._file.was_changed() and not self._file.is_waiting():
+            self._mend()
         line, self._link = chain_line(values, self._link)
         self._file.write(line)
         self.last = values
+
+    def _mend(self) -> None:
+        """Go on with what is left of a file that somebody cut or wrote to."""
+        before = self.last["step"]
+        try:
+            mended = LinesFile(self.path, resume_step=before)
+        except OSError:  # as on a full disk: the next line tries again
+            return
+        print(
+            f"{self.path}: was changed while the run was writing it; the line before "
+            f"step {before + 1} is now that of step {mended.last['step']}",
+            file=sys.stderr,
+        )
+        self._file.close()
+        self.last, self._link, self._file = mended.last, mended._link, mended._file
 
     def go_back(self, step: int) -> None:
         """Remove the lines of later steps; needs no disk space.

@@ -4,6 +4,10 @@ The kernel locks the file (flock) and releases it when the process ends for any 
 The file's content names the owner. It informs people, and it informs other hosts, whose
 kernels may not see the lock. The content holds both the host name and the kernel's boot
 id, because a restarted container has a new host name but the same kernel.
+
+A person may remove the file while the run lives, although no message asks for that on
+the same host. The directory is therefore locked, too, if its file system can do that;
+network file systems mostly cannot.
 """
 
 import errno
@@ -62,10 +66,14 @@ def hold_lock(directory: Path) -> Iterator[None]:
                 "run or died while writing it; this host cannot tell which. If the "
                 f"process is dead, remove {path} and start again"
             )
+        folder = None
         try:
+            folder = _lock_folder(directory)
             _write_owner(handle, _this_process())
             yield
         finally:
+            if folder is not None:
+                os.close(folder)
             # Remove the file while the kernel's lock is still held: afterwards it could
             # be another process's. A failure must not replace the run's own result; a
             # file that stays is not locked and does no harm on this host.
@@ -136,6 +144,29 @@ def _lock(path: Path) -> int:
         # The owner removed the file between open and flock: this handle locks a file
         # without a name, which protects nothing. Try again.
         os.close(handle)
+
+
+def _lock_folder(directory: Path) -> int | None:
+    """Lock a directory itself; None if its file system cannot do that.
+
+    Raises:
+      ConfigError: if another process holds it.
+    """
+    try:
+        handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:  # no permission to read it
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if error.errno != errno.EWOULDBLOCK:
+            return None
+        raise ConfigError(
+            f"{directory}: another process is writing this run, although its {LOCK} "
+            "was removed; wait for it or stop it"
+        ) from None
+    return handle
 
 
 def _open(path: Path, flags: int) -> int:

@@ -42,6 +42,7 @@ from lostjax.train.keep.directory import (
     refusing_disk_errors,
 )
 from lostjax.train.keep.held_directory import HeldDirectory
+from lostjax.train.keep.layout import DESCRIPTION
 from lostjax.train.keep.open_files import provide_open_files
 from lostjax.train.keep.run_files import print_damage
 from lostjax.train.keep.step_directories import list_steps
@@ -171,6 +172,9 @@ def _train(
     code = ended.exit_code
     if may_report:
         code = _report(job, ended) or code
+        # Somebody may have changed them while the run was writing them.
+        if print_damage(job.directory):
+            code = code or 1
     elif is_reported:
         code = code or 1
     if was_finished:
@@ -251,6 +255,7 @@ def _run(
         on_first_host(held.ensure)
         if first:
             on_first_host(partial(record_command, job.directory, command, step=first))
+        on_first_host(partial(held.keep_files, DESCRIPTION))
         recorder = open_recorder(
             job, stack, first_step=first, started=started, also=sinks
         )

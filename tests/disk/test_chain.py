@@ -92,3 +92,36 @@ def test_a_link_is_not_followed(tmp_path):
             AppendingFile(tmp_path / f"to {name}")
     assert (tmp_path / "mine").read_text() == "precious\n"
     assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_lines_that_are_cut_while_they_are_written_are_named(tmp_path, capsys, left):
+    path = tmp_path / "lines"
+    file = LinesFile(path, resume_step=0)
+    for row in ROWS[:3]:
+        file.append(row)
+    whole = path.read_bytes()
+    with path.open("r+b") as other:
+        other.truncate(len(b"".join(whole.splitlines(keepends=True)[:left])))
+    file.append(ROWS[3])
+    file.append({"step": 5})
+    file.close()
+    assert values_of(path.read_bytes()) == [*ROWS[:left], ROWS[3], {"step": 5}]
+    said = capsys.readouterr().err
+    assert (
+        said == ""
+        if left == 3
+        else f"before step 4 is now that of step {left}\n" in said
+    )
+
+
+def test_what_somebody_writes_to_lines_meanwhile_is_named(tmp_path, capsys):
+    path = tmp_path / "lines"
+    file = LinesFile(path, resume_step=0)
+    file.append(ROWS[0])
+    with path.open("ab") as other:
+        other.write(b"something else\n")
+    file.append(ROWS[1])
+    file.close()
+    assert values_of(path.read_bytes()) == ROWS[:2]
+    assert f"{path}: was changed while the run was" in capsys.readouterr().err

@@ -1,11 +1,13 @@
 """One writer a run: refused while another lives, taken over when it is dead."""
 
+import errno
 import fcntl
 import json
 import math
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 
@@ -73,6 +75,38 @@ def test_a_file_that_its_owner_removed_meanwhile_is_not_the_lock(tmp_path, monke
         assert named["process"] == os.getpid()
         with pytest.raises(ConfigError, match="is writing"), hold_lock(tmp_path):
             pass
+
+
+def test_a_lock_that_somebody_removed_still_holds_the_directory(tmp_path, other):
+    (tmp_path / LOCK).unlink()
+    with (
+        pytest.raises(ConfigError, match="is writing this run, although its lock was"),
+        hold_lock(tmp_path),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+    other.communicate("")
+    with hold_lock(tmp_path):
+        pass
+
+
+def test_a_directory_that_cannot_be_locked_has_a_lock_all_the_same(
+    tmp_path, monkeypatch
+):
+    flock = fcntl.flock
+
+    def as_on_a_network(handle, how):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_a_network)
+    with (
+        hold_lock(tmp_path),
+        pytest.raises(ConfigError, match="is writing"),
+        hold_lock(tmp_path),
+    ):
+        pass
 
 
 def test_a_process_that_ends_lets_go(tmp_path, other):

@@ -41,12 +41,19 @@ COMMANDS_FILE = "commands.jsonl"
 LINES_FILES = (METRICS_FILE, EVALUATIONS_FILE, STABILITY_FILE)
 """Files of chained lines."""
 
+_TOKENIZERS = tuple(
+    name for file in TOKENIZER_FILES for name in (file, hash_file_of(Path(file)).name)
+)
+
+DESCRIPTION = (CONFIG_FILE, DATA_FILE, *_TOKENIZERS, COMMANDS_FILE)
+"""Files that do not change while a run steps."""
+
 _FOLDERS = (CHECKPOINTS, TENSORBOARD_FOLDER, "profile")
 _FILES = (
-    *(LOCK, CONFIG_FILE, DATA_FILE, COMMANDS_FILE, LOG_FILE, REPORT),
+    *(LOCK, LOG_FILE, REPORT),
     "stopped.json",
     *LINES_FILES,
-    *(name for file in TOKENIZER_FILES for name in (file, hash_file_of(Path(file)))),
+    *DESCRIPTION,
 )
 
 

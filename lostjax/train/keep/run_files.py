@@ -93,16 +93,21 @@ def list_unvouched(directory: Path) -> list[str]:
     return [row.name for row in check_files(directory) if row.state == "NO HASH"]
 
 
-def print_damage(directory: Path) -> None:
-    """Print a line for each file of a finished run that is damaged or not whole."""
+def print_damage(directory: Path) -> int:
+    """Print a line for each file of a finished run that is damaged or not whole.
+
+    Returns:
+      The number of these files.
+    """
     try:
         rows = check_files(directory)
     except OSError as error:
         print(f"{error.filename}: cannot be read: {error.strerror}", file=sys.stderr)
-        return
-    for row in rows:
-        if row.state in ("DAMAGED", "MISSING", "INCOMPLETE"):
-            print(f"{directory / row.name}: {row.details}", file=sys.stderr)
+        return 1
+    bad = [row for row in rows if row.state in ("DAMAGED", "MISSING", "INCOMPLETE")]
+    for row in bad:
+        print(f"{directory / row.name}: {row.details}", file=sys.stderr)
+    return len(bad)
 
 
 def adopt_files(directory: Path) -> None:

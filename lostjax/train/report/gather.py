@@ -57,6 +57,12 @@ def summarise(
       The report's contents.
     """
     metrics = read_whole(read_metrics, job.directory)
+    if len(metrics) < job.config.steps:  # it was said when they were lost
+        print(
+            f"the report counts the tokens of {len(metrics)} of {job.config.steps} "
+            "steps: lines of metrics are missing",
+            file=sys.stderr,
+        )
     tokens = (line.get("tokens", 0) for line in metrics)
     norms = {
         int(x["step"]): x["gradient_norm"] for x in metrics if "gradient_norm" in x

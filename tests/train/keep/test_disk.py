@@ -104,7 +104,7 @@ def test_a_run_whose_directory_is_shut_steps_on_and_says_that_nothing_is_saved(
     shut = happened["shut"]
     assert shut["code"] == 1 and "Traceback" not in shut["err"], shut["err"]
     assert "checkpoint 140 could not be saved (Permission denied); older" in shut["err"]
-    assert "run-shut: cannot be read: Permission denied" in shut["err"]
+    assert "no report is written: Permission denied" in shut["err"]
     assert shut["steps"] == 140 and shut["checkpoints"] == ["20"]
 
 

@@ -79,3 +79,23 @@ def test_a_directory_that_cannot_be_made_anew_is_an_error(tmp_path, hold, capsys
             held.ensure()
     tmp_path.unlink()
     tmp_path.mkdir()
+
+
+@pytest.mark.parametrize("way", ["deleted", "changed", "deleted with the directory"])
+def test_files_that_describe_a_run_are_written_again(tmp_path, hold, capsys, way):
+    run = tmp_path / "run"
+    with HeldDirectory(run, hold) as held:
+        (run / "a").write_bytes(b"content")
+        held.keep_files(["a", "b"])
+        held.ensure()
+        assert not capsys.readouterr().err
+        if way == "changed":
+            (run / "a").write_bytes(b"other")
+        else:
+            (run / "a").unlink() if way == "deleted" else shutil.rmtree(run)
+        held.ensure()
+        held.ensure()
+        assert (run / "a").read_bytes() == b"content"
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (run / "a.damaged").exists() is (way == "changed")
+    assert not (run / "b").exists()
