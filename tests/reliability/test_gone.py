@@ -1,11 +1,13 @@
 """A run's directory that is deleted, renamed or replaced while the run writes it."""
 
+import os
 import shutil
 
 import pytest
 
 from lostjax.train import session
 from lostjax.train.keep.checkpoints import Checkpoints
+from lostjax.train.log.json_lines import read_evaluations
 
 SAVED_AT = 12
 
@@ -79,6 +81,38 @@ def test_a_directory_that_another_replaces_is_left_alone_and_the_exit_code_is_1(
     assert "no report is written" in said
     assert [path.name for path in run.iterdir()] == ["mine"]
     assert len((moved / "metrics.jsonl").read_text().splitlines()) == 24
+
+
+def test_files_that_somebody_changes_meanwhile_are_restored_or_named(
+    flags, train_here, tmp_path, disturb
+):
+    run = tmp_path / "run"
+    kept = {}
+
+    def change():
+        for name in ("config.json", "data.json", "commands.jsonl"):
+            kept[name] = (run / name).read_bytes()
+        (run / "config.json").unlink()
+        (run / "data.json").write_text("{}")
+        os.truncate(run / "evaluations.jsonl", 0)
+        os.truncate(run / "commands.jsonl", 0)
+        metrics = bytearray((run / "metrics.jsonl").read_bytes())
+        metrics[3] ^= 1
+        with (run / "metrics.jsonl").open("r+b") as file:  # in its place
+            file.write(metrics)
+
+    disturb(change)
+    code, said = train_here(f"--run-dir={run}", "--mesh=data:1", *flags)
+    assert code == 1, "a file is damaged at the end"
+    assert f"{run}/config.json: was deleted: written again" in said
+    for name in ("data.json", "commands.jsonl"):
+        assert f"{run}/{name}: was changed while the run was" in said
+    assert f"{run}/evaluations.jsonl: was changed while the run was" in said
+    assert f"{run}/metrics.jsonl: line 1 is damaged" in said
+    assert "the report counts the tokens of 23 of 24 steps" in said
+    assert {name: (run / name).read_bytes() for name in kept} == kept
+    evaluations = read_evaluations(run)
+    assert evaluations and {line["step"] % 3 for line in evaluations} == {0}
 
 
 def test_a_last_checkpoint_that_is_deleted_at_once_is_exit_code_1(

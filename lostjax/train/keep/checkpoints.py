@@ -190,6 +190,8 @@ class Checkpoints:
 
         def check() -> None:
             self._ensure_place()
+            if self.directory.is_symlink():  # since the run began: refused before
+                raise OSError(errno.ELOOP, f"{self.directory} became a symbolic link")
             step_dirs.remove_leftovers(self.directory)
             step_dirs.check_room(self.directory, needed=needed)
             check_open_files()

@@ -299,6 +299,19 @@ def test_what_orbaxs_threads_log_of_a_failed_save_is_dropped_even_late(wait, cap
             logging.getLogger(name).removeFilter(arrays._is_no_failed_save)
 
 
+def test_nothing_is_saved_through_a_link_that_took_the_place_of_the_directory(
+    state, copied, capsys
+):
+    with open_checkpoints(copied, keep=2) as checkpoints:
+        copied.rename(copied.with_name("elsewhere"))
+        copied.symlink_to(copied.with_name("elsewhere"))
+        checkpoints.save(state, step=9)
+        checkpoints.wait()
+        assert checkpoints.failed_step == 9
+    assert "became a symbolic link" in capsys.readouterr().err
+    assert sorted(path.name for path in copied.iterdir()) == ["7", "8"]
+
+
 def test_a_save_that_fails_is_said_and_the_next_one_tried(
     state, copied, monkeypatch, capsys
 ):
