@@ -9,9 +9,9 @@ k in the gradient is softmax_k(s_ik / t) (`analysis.relative_penalty`). For t ->
 loss times t becomes max(max_k s_ik - s_ii, 0), the hardest negative alone; for t -> inf
 it becomes log N plus (1 / (N t)) sum_k (s_ik - s_ii) over all N candidates, all alike,
 as does the simple loss. A hard share below 1 keeps only the most similar negatives, at
-any temperature and in the simple loss. Wang & Liu, "Understanding the Behaviour of Contrastive Loss", 2020,
-arXiv:2012.09740; van den Oord et al., "Representation Learning with Contrastive
-Predictive Coding", 2018, arXiv:1807.03748 (the loss).
+any temperature and in the simple loss. Wang & Liu, "Understanding the Behaviour of
+Contrastive Loss", 2020, arXiv:2012.09740; van den Oord et al., "Representation Learning
+with Contrastive Predictive Coding", 2018, arXiv:1807.03748 (the loss).
 
 Two views of one batch: call it twice, with the arguments exchanged. A negative that is
 an example of the same class, or a duplicate, is pushed away like any other.

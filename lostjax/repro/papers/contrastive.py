@@ -108,9 +108,7 @@ def train(config: Training, rate: float | None, seed: int) -> dict[str, float]:
 
 def _data_of(config: Training) -> Training:
     """Leave what data are drawn by, so that methods share them."""
-    return Training(
-        config.data, config.rows, config.validation_rows, config.test_rows
-    )
+    return Training(config.data, config.rows, config.validation_rows, config.test_rows)
 
 
 def find_row(
@@ -138,8 +136,8 @@ def describe(scale: Scale[Training]) -> str:
     return (
         f"Every run: a network of convolutions with {widths} channels and a "
         f"linear head of {config.features} features, {config.steps} steps of Adam with "
-        f"a cosine schedule on {config.batch} pairs of views, of {config.rows:,} images "
-        f"of {config.data} with {VIEWS} views each. The rate is tuned by the probe's "
+        f"a cosine schedule on {config.batch} pairs of views of {config.rows:,} images "
+        f"of {config.data}, with {VIEWS} views each. The rate is tuned by the probe's "
         f"error on {config.validation_rows:,} other images; errors, uniformity and "
         f"tolerance are of {config.test_rows:,} test images. Hard: the most similar "
         f"{HARD_SHARE:.0%} of the negatives."

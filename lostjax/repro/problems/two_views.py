@@ -242,9 +242,7 @@ def judge(model: Encoder, params: PyTree, seed: Seed) -> Scores:
     parts = seed.train, seed.valid, seed.test
     encoded = [model.apply(params, part.images_BHW1) for part in parts]
     labels = [jnp.asarray(part.labels_B) for part in parts]
-    errors = [
-        probe([both[place] for both in encoded], labels) for place in range(2)
-    ]
+    errors = [probe([both[place] for both in encoded], labels) for place in range(2)]
     sphere_BD = encoded[2][1]
     return Scores(
         *errors[0],
