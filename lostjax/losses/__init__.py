@@ -29,6 +29,8 @@ from lostjax.losses.robust import (
 )
 from lostjax.losses.spherical import (
     LogitSums,
+    spherical_softmax_loss,
+    spherical_softmax_loss_from_sums,
     spherical_squared_error,
     spherical_squared_error_from_sums,
     sum_logits,
@@ -100,6 +102,8 @@ __all__ = [
     "simple_contrastive_loss",
     "small_loss_mask",
     "smoothing_penalty",
+    "spherical_softmax_loss",
+    "spherical_softmax_loss_from_sums",
     "spherical_squared_error",
     "spherical_squared_error_from_sums",
     "standard_normal_divergence",

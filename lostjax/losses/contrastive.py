@@ -9,9 +9,9 @@ k in the gradient is softmax_k(s_ik / t) (`analysis.relative_penalty`). For t ->
 loss times t becomes max(max_k s_ik - s_ii, 0), the hardest negative alone; for t -> inf
 it becomes log N plus (1 / (N t)) sum_k (s_ik - s_ii) over all N candidates, all alike,
 as does the simple loss. A hard share below 1 keeps only the most similar negatives, at
-any temperature. Wang & Liu, "Understanding the Behaviour of Contrastive Loss", 2020,
-arXiv:2012.09740; van den Oord et al., "Representation Learning with Contrastive
-Predictive Coding", 2018, arXiv:1807.03748 (the loss).
+any temperature and in the simple loss. Wang & Liu, "Understanding the Behaviour of
+Contrastive Loss", 2020, arXiv:2012.09740; van den Oord et al., "Representation Learning
+with Contrastive Predictive Coding", 2018, arXiv:1807.03748 (the loss).
 
 Two views of one batch: call it twice, with the arguments exchanged. A negative that is
 an example of the same class, or a duplicate, is pushed away like any other.
@@ -57,14 +57,10 @@ def info_nce_loss(
       ValueError: shapes that do not match, or a number outside its range.
     """
     require_positive("temperature", temperature)
-    if not 0 < hard_share <= 1:
-        raise ValueError(f"hard_share={hard_share}: must lie in (0, 1]")
     own_B, others_BN = _similarities(anchors_BD, positives_BD, negatives_ND)
-    n_kept = math.ceil(hard_share * others_BN.shape[-1])
-    if not n_kept:
+    others_BN = _keep_hard(others_BN, hard_share)
+    if not others_BN.shape[-1]:
         return 0 * own_B  # without negatives; NaN stays visible
-    if n_kept < others_BN.shape[-1]:
-        others_BN, _ = jax.lax.top_k(others_BN, n_kept)
     # The softplus of differences keeps the digits of a small loss, and logsumexp
     # subtracts the maximum first: s / t overflows exp at t = 0.01.
     return jax.nn.softplus(
@@ -78,6 +74,7 @@ def simple_contrastive_loss(
     *,
     weight: Scalar = 1.0,
     negatives_ND: Float[Array, "N D"] | None = None,
+    hard_share: float | int = 1.0,
 ) -> Float[Array, "B"]:
     """Compute the weighted sum of similarities to negatives minus that to the positive.
 
@@ -86,15 +83,27 @@ def simple_contrastive_loss(
       positives_BD: representations of the same examples' other view, (B, D).
       weight: lambda of each negative, of any sign.
       negatives_ND: see `info_nce_loss`.
+      hard_share: see `info_nce_loss`.
 
     Returns:
-      Losses (B,), float32, in [-1 - lambda N, 1 + lambda N] for N negatives.
+      Losses (B,), float32, in [-1 - lambda N, 1 + lambda N] for N kept negatives.
 
     Raises:
-      ValueError: shapes that do not match.
+      ValueError: shapes that do not match, or a share outside its range.
     """
     own_B, others_BN = _similarities(anchors_BD, positives_BD, negatives_ND)
+    others_BN = _keep_hard(others_BN, hard_share)
     return weight * jnp.sum(others_BN, axis=-1) - own_B
+
+
+def _keep_hard(others_BN: jax.Array, hard_share: float | int) -> jax.Array:
+    """Keep a share of each row, the most similar negatives."""
+    if not 0 < hard_share <= 1:
+        raise ValueError(f"hard_share={hard_share}: must lie in (0, 1]")
+    n_kept = math.ceil(hard_share * others_BN.shape[-1])
+    if n_kept == others_BN.shape[-1]:
+        return others_BN
+    return jax.lax.top_k(others_BN, n_kept)[0]
 
 
 def _similarities(

@@ -3,6 +3,7 @@
     c = z_target,  s = sum_v z_v,  q = sum_v z_v^2,  D = number of classes
 
     Z-loss          softplus(a (b - (c - m) / sd)) / a,  m = s / D,  sd^2 = q / D - m^2
+    spherical       log(q + D e) - log(c^2 + e): a softmax of squares instead of exp
     Taylor softmax  log(D + s + q / 2) - log(1 + c + c^2 / 2)
     squared error   q - 2 c + 1 = sum_v (z_v - [v = target])^2
 
@@ -110,6 +111,54 @@ def z_loss_from_sums(
     noise = 4 * EPSILON * mean_square
     variance = jnp.where(variance <= noise, 0.0, variance)
     return _z_loss(target - mean, variance, scale=scale, shift=shift)
+
+
+def spherical_softmax_loss(
+    logits: Float[Array, "*batch V"],
+    targets: Int[Array, "*batch"],
+    *,
+    floor: Scalar = 1e-3,
+) -> Float[Array, "*batch"]:
+    """Compute the cross entropy of shares that go by the squares of the logits.
+
+    Args:
+      logits: shape (..., V), V >= 2; computed in float32.
+      targets: classes in [0, V), shape (...); a traced target outside returns NaN.
+      floor: e > 0, added to every square; the loss is at most log(D + q / e).
+
+    Returns:
+      Losses of shape (...), float32, in nats, at least 0.
+
+    Raises:
+      ValueError: shapes that do not match, a target outside its range, fewer than two
+        classes, or a floor that is not positive.
+    """
+    sums = sum_logits(logits, targets)
+    return spherical_softmax_loss_from_sums(
+        sums, n_classes=logits.shape[-1], floor=floor
+    )
+
+
+def spherical_softmax_loss_from_sums(
+    sums: LogitSums, *, n_classes: int, floor: Scalar = 1e-3
+) -> Float[Array, "*batch"]:
+    """Compute `spherical_softmax_loss` from the target's logit and the squares.
+
+    Args:
+      sums: three numbers of each example, of which the sum is not read.
+      n_classes: number D of logits, at least 2.
+      floor: e > 0, added to every square.
+
+    Returns:
+      Losses of the shape of `sums.target`, float32, in nats.
+
+    Raises:
+      ValueError: fewer than two classes, or a floor that is not positive.
+    """
+    _require_two(n_classes)
+    require_positive("floor", floor)
+    target, _, squares = _widen(sums)
+    return jnp.log(squares + n_classes * floor) - jnp.log(jnp.square(target) + floor)
 
 
 def taylor_softmax_loss(

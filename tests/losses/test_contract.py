@@ -165,10 +165,14 @@ LOSSES = {
         of_sums(losses.z_loss_from_sums, n_classes=V),
         ("z_loss_from_sums", "sum_logits", "LogitSums"),
     ),
-    # These two are computed from sums in either form.
+    # These three are computed from sums in either form.
     "taylor": Loss(
         of_sums(losses.taylor_softmax_loss_from_sums, n_classes=V),
         ("taylor_softmax_loss", "taylor_softmax_loss_from_sums"),
+    ),
+    "spherical softmax": Loss(
+        of_sums(losses.spherical_softmax_loss_from_sums, n_classes=V),
+        ("spherical_softmax_loss", "spherical_softmax_loss_from_sums"),
     ),
     "squared error": Loss(
         of_sums(losses.spherical_squared_error_from_sums),

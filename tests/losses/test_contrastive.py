@@ -23,7 +23,7 @@ def unit(x):
 SIMILARITY = unit(X) @ unit(Y).T
 # In one program each: op by op, each operation would compile.
 info_nce = jax.jit(info_nce_loss, static_argnames="hard_share")
-simple = jax.jit(simple_contrastive_loss)
+simple = jax.jit(simple_contrastive_loss, static_argnames="hard_share")
 
 
 def test_info_nce_is_the_cross_entropy_of_the_similarities():
@@ -105,6 +105,8 @@ def test_a_hard_share_keeps_the_most_similar_negatives(share, kept):
     own = np.diag(SIMILARITY)[:, None]
     expected = np.log(1 + np.exp((negatives - own) / 0.5).sum(-1))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+    found = simple(X, Y, weight=0.5, negatives_ND=QUEUE, hard_share=share)
+    np.testing.assert_allclose(found, 0.5 * negatives.sum(-1) - own[:, 0], atol=1e-5)
 
 
 def test_simple_loss_is_its_formula():
@@ -145,5 +147,7 @@ def test_bad_input_is_named():
     for bad in (0.0, 1.1, np.nan):
         with pytest.raises(ValueError, match="hard_share="):
             info_nce_loss(X, Y, hard_share=bad)
+        with pytest.raises(ValueError, match="hard_share="):
+            simple_contrastive_loss(X, Y, hard_share=bad)
     with pytest.raises(ValueError, match="similarities: no negatives"):
         relative_penalty(jnp.zeros((2, 0)), temperature=1.0)

@@ -27,6 +27,11 @@ def naive_taylor(o):
     return -np.log((powers * HOT).sum(-1) / powers.sum(-1))
 
 
+def naive_spherical(o):
+    squares = o**2 + 0.01
+    return -np.log((squares * HOT).sum(-1) / squares.sum(-1))
+
+
 def naive_square(o):
     return ((o - HOT) ** 2).sum(-1)
 
@@ -41,6 +46,11 @@ ROWS = {
         losses.taylor_softmax_loss,
         partial(losses.taylor_softmax_loss_from_sums, n_classes=9),
         naive_taylor,
+    ),
+    "spherical": (
+        partial(losses.spherical_softmax_loss, floor=0.01),
+        partial(losses.spherical_softmax_loss_from_sums, n_classes=9, floor=0.01),
+        naive_spherical,
     ),
     "square": (
         losses.spherical_squared_error,

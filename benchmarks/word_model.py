@@ -1,0 +1,64 @@
+"""Time of a training step of the word model, as ratios to the factored Z-loss.
+
+    python benchmarks/word_model.py [--steps 50] [--repeat 20]
+
+The model is that of `lostjax.repro.papers.spherical` at its small scale: 31,423 words,
+embeddings and a hidden layer that all methods share, and an output layer that is dense,
+under log-softmax by autodiff, or factored, under the Z-loss (without `stabilise`, once
+in 500 steps). Each form runs a stretch of steps as the experiment does, in one process,
+in turn; the fastest repetition counts.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from timing import fastest_in_turn
+
+from lostjax.repro.experiment import Scale
+from lostjax.repro.papers.spherical import ADAM, SGD, Z, build_methods
+from lostjax.repro.problems.word_model import (
+    STRETCH,
+    Settings,
+    Training,
+    build_programs,
+    shared_part,
+)
+
+
+def make_stretch(config: Training, n_steps: int) -> Callable[[], object]:
+    """Make a function that runs a stretch of steps from where the last one ended."""
+    programs = build_programs(shared_part(config))
+    settings = Settings(jnp.float32(1e-3), jnp.int32(0), jnp.bool_(False))
+    held = [programs.start(jax.random.key(0))]
+
+    def run() -> object:
+        for first in range(0, n_steps, STRETCH):
+            held[0] = programs.run(
+                held[0], jax.random.key(1), jnp.int32(first), settings
+            )
+        return jax.block_until_ready(held[0])
+
+    return run
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--repeat", type=int, default=20)
+    flags = parser.parse_args()
+    methods = build_methods(Scale(Training()))
+    names = SGD, ADAM, Z[0]
+    runs = {name: make_stretch(methods[name], flags.steps) for name in names}
+    seconds = fastest_in_turn(runs, repeat=flags.repeat)
+    print("| output layer | ms a step | factored Z-loss takes, times as long |")
+    print("| --- | ---: | ---: |")
+    for name, found in seconds.items():
+        each = 1000 * found / flags.steps
+        print(f"| {name} | {each:.2f} | {found / seconds[Z[0]]:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
