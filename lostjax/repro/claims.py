@@ -24,7 +24,7 @@ class Cost(NamedTuple):
     tokens: int
     """Tokens that they were trained on, in all; 0 if the data are not text."""
     seconds: int
-    """Their wall-clock seconds, added up."""
+    """Their seconds, added up."""
     machines: tuple[str, ...]
     """What trained them."""
 

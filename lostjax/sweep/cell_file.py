@@ -29,7 +29,8 @@ class Made(NamedTuple):
     jax: str
     """Version."""
     seconds: float
-    """Wall-clock time, with compiling and evaluation."""
+    """With compiling and evaluation: of the CPU, or of the clock if it is a language
+    model's."""
 
 
 class Cell(NamedTuple):
