@@ -14,6 +14,7 @@ from lostjax.analysis.scaling import (
 from lostjax.errors import ConfigError
 from lostjax.repro.papers import scaling_laws as paper
 from lostjax.repro.papers.scaling_laws import ERROR, OUTSIDE, Study, measure
+from lostjax.repro.problems import loss_forecasts as forecasts
 from lostjax.repro.problems.loss_curves import fit_source, list_targets, read_family
 
 
@@ -65,13 +66,13 @@ def test_one_smaller_size_is_refused_and_a_prior_widens():
 
 def test_methods_see_what_they_are_named_for():
     train, _ = split_target(list_targets()[2].points)
-    assert paper.keep_cut(train).tokens.min() > 1e10
-    finals = paper.keep_share(train, low=1.0)
+    assert forecasts.keep_cut(train).tokens.min() > 1e10
+    finals = forecasts.keep_share(train, low=1.0)
     assert len(finals.losses) == len(train.sizes)
-    third = paper.keep_share(train, high=1 / 3)
+    third = forecasts.keep_share(train, high=1 / 3)
     assert third.tokens.max() < 1e11
-    assert paper.drop_nearest(train).sizes[-1] == train.sizes[-2]
-    swapped = paper.swap_sizes(train)
+    assert forecasts.drop_nearest(train).sizes[-1] == train.sizes[-2]
+    swapped = forecasts.swap_sizes(train)
     assert swapped.n_params[0] == train.sizes[-1]
 
 
