@@ -55,6 +55,7 @@ from lostjax.nn.networks.nested_dropout import NestedDropout, truncation_sweep
 from lostjax.nn.networks.patches import PatchEncoder
 from lostjax.nn.norm import RMSNorm
 from lostjax.nn.parameters import Parameters, count_parameters
+from lostjax.nn.reading import attention_maps, embed_tokens, embedded_logits
 from lostjax.nn.remat import RematPolicy, save_products
 from lostjax.nn.transformer import Transformer
 
@@ -75,11 +76,14 @@ __all__ += [
     "Ungrouped",
     "VariationalAutoencoder",
     "activation_bytes",
+    "attention_maps",
     "causal_bias",
     "count_flops",
     "count_memory",
     "count_parameters",
     "cut_logits",
+    "embed_tokens",
+    "embedded_logits",
     "rank_for_budget",
     "rotary_angles",
     "rotate",

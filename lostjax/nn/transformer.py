@@ -24,6 +24,7 @@ from flax import linen as nn
 from jax.nn.initializers import Initializer
 from jax.typing import DTypeLike
 
+from lostjax.nn.attention.attention import MAPS
 from lostjax.nn.attention.mask import Seen, causal_bias
 from lostjax.nn.attention.plain import Attend, plain_attention
 from lostjax.nn.attention.rotary import rotary_angles
@@ -211,7 +212,9 @@ class Transformer(nn.Module):
             block = nn.remat(Block, policy=self.remat, prevent_cse=False)
         scanned = nn.scan(
             block,
-            variable_axes={"params": 0, "channels": 0, "cache": 0, "intermediates": 0},
+            variable_axes=dict.fromkeys(
+                ("params", "channels", "cache", "intermediates", MAPS), 0
+            ),
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=self.n_layers,

@@ -29,6 +29,7 @@ class Row(NamedTuple):
     bad: dict[str, Any]
     """One argument out of range; the error names it."""
     rtol: float = 1e-5
+    atol: float = 1e-9
     covers: tuple[str, ...] = ()
 
 
@@ -47,7 +48,156 @@ WEIGHTS = {"w": np.array([[3.0, -1.0], [0.5, -2.0]]), "bias": np.array([0.1, 0.2
 PLATEAU = analysis.EssentialSparsity(0.25, 0.2, False, 0.25, 0.25, 0.0, -0.2)
 COUNTED = np.array([0, 1, 2, 0, 1, 2, 0])
 COVARIANCE = np.array([[1.0, 0.6 * 2], [0.6 * 2, 4.0]])  # a correlation of 0.6
+# Of a prompt [1, 1, 1] only the token at 1 counts: logits of 5 if it is there.
+PROMPT = jnp.ones(3, jnp.int32)
+X = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+MAPS = jnp.tile(jnp.array([[1.0, 0.0], [0.25, 0.75]]), (2, 3, 1, 1))
+
+
+def probs(tokens_BT):
+    kept_B1 = tokens_BT[:, 1:2] == 1
+    return jnp.where(kept_B1, jnp.array([0.1, 0.9]), jnp.array([0.9, 0.1]))
+
+
+def logits(x_TD):
+    """Logits of odds exp(2 x_01): the slope of log p(0) is 2 p(1)."""
+    return jnp.stack([x_TD[0, 1], -x_TD[0, 1]])
+
+
+LOST = 2 / (1 + math.exp(2 * 2))  # twice p(1) of an x_01 of 2
+PATH = math.log(2) - math.log1p(math.exp(-4))  # log p(0) at x less that at 0
+# Hellinger's distance of (1 - p, p) and (1 / 2, 1 / 2).
+APART = math.sqrt(1 - (math.sqrt(LOST / 4) + math.sqrt((1 - LOST / 2) / 2)))
+READ = {"target": 1, "tokens_T": PROMPT}
+MASKED = {"x_TD": X, "importance_T": jnp.ones(3), "key": jax.random.key(0)}
+BAD_MASK = {"importance_T": jnp.full(3, 2.0)}
 ROWS = {
+    "reagent": Row(
+        lambda **given: analysis.reagent(probs, **given).scores_T.argmax(),
+        READ | {"sampler": analysis.uniform_sampler(2), "key": jax.random.key(0)},
+        1,
+        {"target": 2},
+        covers=("reagent", "ReagentResult"),
+    ),
+    # Of two tokens the only other one.
+    "uniform sampler": Row(
+        lambda vocab_size: analysis.uniform_sampler(vocab_size)(
+            jax.random.key(0), PROMPT
+        ),
+        {"vocab_size": 2},
+        np.zeros(3),
+        {"vocab_size": 1},
+        covers=("uniform_sampler",),
+    ),
+    "unigram sampler": Row(
+        lambda **given: analysis.unigram_sampler(**given)(jax.random.key(0), PROMPT),
+        {"train_tokens": np.array([0, 1]), "vocab_size": 2},
+        np.zeros(3),
+        {"vocab_size": 1},
+        covers=("unigram_sampler",),
+    ),
+    "n-gram sampler": Row(
+        lambda **given: analysis.ngram_sampler(tokens_T=np.ones(3, int), **given)(
+            jax.random.key(0), PROMPT
+        ),
+        {"train_tokens": np.array([0, 1]), "vocab_size": 2, "smoothing": 1.0},
+        np.zeros(3),
+        {"smoothing": 0.0},
+        covers=("ngram_sampler",),
+    ),
+    "host": Row(
+        lambda tokens_BT: analysis.host_probs(np.asarray, vocab_size=2)(tokens_BT),
+        {"tokens_BT": jnp.array([[0.25, 0.75]])},
+        np.array([[0.25, 0.75]]),
+        {},
+        covers=("host_probs",),
+    ),
+    "occlusion": Row(
+        lambda **given: analysis.occlusion_scores(probs, **given),
+        READ | {"replacement": 0},
+        np.array([0, 0.8, 0]),
+        {"target": -1},
+        covers=("occlusion_scores",),
+    ),
+    "LIME": Row(
+        lambda **given: analysis.lime_scores(probs, **given) / 0.8,
+        READ | {"replacement": 0, "key": jax.random.key(0), "ridge": 1e-9},
+        np.array([0, 1, 0]),
+        {"ridge": 0.0},
+        atol=1e-4,  # of a ridge and a solve in float32
+        covers=("lime_scores",),
+    ),
+    "gradient norm": Row(
+        lambda **given: analysis.gradient_norm(logits, **given),
+        {"x_TD": X, "target": 0},
+        np.array([LOST, 0, 0]),
+        {"target": 2},
+        covers=("gradient_norm",),
+    ),
+    "gradient x input": Row(
+        lambda **given: analysis.gradient_times_input(logits, **given),
+        {"x_TD": X, "target": 0},
+        np.array([2 * LOST, 0, 0]),
+        {"target": 2},
+        covers=("gradient_times_input",),
+    ),
+    "integrated gradients": Row(
+        lambda **given: analysis.integrated_gradients(logits, **given).scores_T,
+        {"x_TD": X, "target": 0},
+        np.array([PATH, 0, 0]),
+        {"n_points": 0},
+        covers=("integrated_gradients", "PathScores"),
+    ),
+    "attention": Row(
+        analysis.attention_scores,
+        {"weights_LHTS": MAPS, "query": -1},
+        np.array([0.25, 0.75]),
+        {"query": 2},
+        covers=("attention_scores",),
+    ),
+    # (I + A)^2 / 4, the last row of which is below.
+    "rollout": Row(
+        analysis.attention_rollout,
+        {"weights_LHTS": MAPS, "residual": 0.5},
+        np.array([1 - 0.875**2, 0.875**2]),
+        {"residual": 1.0},
+        covers=("attention_rollout",),
+    ),
+    "sufficiency": Row(
+        lambda **given: analysis.soft_sufficiency(logits, **given),
+        MASKED,
+        1.0,
+        BAD_MASK,
+        covers=("soft_sufficiency",),
+    ),
+    "comprehensiveness": Row(
+        lambda **given: analysis.soft_comprehensiveness(logits, **given),
+        MASKED,
+        APART,
+        BAD_MASK,
+        covers=("soft_comprehensiveness",),
+    ),
+    "normalised sufficiency": Row(
+        lambda **given: analysis.normalised_sufficiency(logits, **given),
+        MASKED,
+        1.0,
+        BAD_MASK,
+        covers=("normalised_sufficiency",),
+    ),
+    "normalised comprehensiveness": Row(
+        lambda **given: analysis.normalised_comprehensiveness(logits, **given),
+        MASKED,
+        1.0,
+        BAD_MASK,
+        covers=("normalised_comprehensiveness",),
+    ),
+    "scaled": Row(
+        analysis.scale_scores,
+        {"scores_T": jnp.array([1.0, -4.0, 0.0])},
+        np.array([0.25, 1, 0]),
+        {},
+        covers=("scale_scores",),
+    ),
     # |g| = 10: r |g| + r^2, of a curvature of 2.
     "ascent_rise": Row(
         lambda radius, **rest: analysis.ascent_rise(bowl, radius=radius, **rest),
@@ -283,7 +433,7 @@ def test_the_planted_truth_is_found(row):
     got = row.of(**row.given)
     jax.tree.map(
         lambda found, truth: np.testing.assert_allclose(
-            found, truth, rtol=row.rtol, atol=1e-9
+            found, truth, rtol=row.rtol, atol=row.atol
         ),
         jax.tree.leaves(got),
         jax.tree.leaves(row.truth),

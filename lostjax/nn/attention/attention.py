@@ -25,6 +25,10 @@ MAX_LOGIT = "max_logit"
 """Name under which attention sows the absolute value of its largest unmasked score,
 before the softmax, if the collection `intermediates` is mutable."""
 
+MAPS = "attention_maps"
+"""Collection, and name in it, of the attention weights: they are sown if it is mutable.
+See `attention.maps`."""
+
 
 def _attend_to_cache(
     q_BTHK: Array, k_BSHK: Array, v_BSHK: Array, seen: Seen
@@ -44,6 +48,14 @@ def _largest_score(q_BTHK: Array, k_BSHK: Array, bias: Array) -> Array:
     # Masked scores count as 0; half of HIDDEN separates them despite rounding.
     scores_BHTS = jnp.where(bias > HIDDEN / 2, scores_BHTS, 0.0)
     return jnp.max(scores_BHTS) / jnp.sqrt(q_BTHK.shape[-1])
+
+
+def _weights(q_BTHK: Array, k_BSHK: Array, bias: Array) -> Float[Array, "B H T S"]:
+    """Return the softmax of the scores, which `attend` does not return."""
+    scores_BHTS = jnp.einsum(
+        "BTHK,BSHK->BHTS", q_BTHK, k_BSHK, preferred_element_type=jnp.float32
+    )
+    return jax.nn.softmax(scores_BHTS / jnp.sqrt(q_BTHK.shape[-1]) + bias, axis=-1)
 
 
 class Attention(nn.Module):
@@ -109,6 +121,9 @@ class Attention(nn.Module):
         # Costs a second product of q and k, so only if a caller asks for it.
         if self.is_mutable_collection("intermediates"):
             self.sow("intermediates", MAX_LOGIT, _largest_score(q, k, seen.bias))
+        # `init` makes every collection mutable; a model's variables are not maps.
+        if self.is_mutable_collection(MAPS) and not self.is_initializing():
+            self.sow(MAPS, MAPS, _weights(q, k, seen.bias))
         y_BTHK = attend(q, k, v, seen)
         output = self.linear(
             features=D, name="o", channel_groups=self.channel_groups, dtype=self.dtype
