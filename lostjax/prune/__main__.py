@@ -120,8 +120,8 @@ def prune(flags: Flags, *, command: str) -> None:
         mask = setting.make(run.params)
         write_pruned(run, mask, config=config, command=command)
         print(
-            f"run      {flags.out}: without {_name(setting)}; --resume={flags.out} and "
-            f"--init-from={flags.out} train all of its weights"
+            f"run      {flags.out}: without {_name(setting)}; python -m lostjax.train "
+            f"--init-from={flags.out} --optim.keep-zeros trains the others"
         )
 
 

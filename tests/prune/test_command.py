@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,6 @@ from optax.contrib import schedule_free_adamw, schedule_free_eval_params
 
 from lostjax import optim
 from lostjax.analysis import magnitude_mask
-from lostjax.evaluate import main as evaluate
 from lostjax.generate import main as generate
 from lostjax.prune import curve
 from lostjax.prune.__main__ import main as prune
@@ -20,6 +20,9 @@ from lostjax.prune.pruned import mask_state
 from lostjax.steps.state import TrainState
 from lostjax.train import load
 from lostjax.train.__main__ import main as train
+from lostjax.train.build.optimizer import build_optimizer
+from lostjax.train.config.schema import OptimConfig
+from lostjax.train.interface.texts import plan_text
 from lostjax.verify import main as verify
 
 
@@ -86,13 +89,25 @@ def test_the_pruned_run_has_the_zeros_and_is_whole(run, pruned, capsys):
 
 @pytest.mark.slow
 def test_training_goes_on_from_the_pruned_run(pruned, run, tmp_path):
+    pruned = shutil.copytree(pruned, tmp_path / "pruned")  # other tests read it
     more = ["--resume", str(pruned), "--steps=6", "--mesh=data:1"]
     assert train(more) == 0
     assert load(pruned).metrics["step"].tolist() == list(range(1, 7))
     assert (pruned / "report.html").exists()
-    fresh = f"--init-from={pruned} --steps=1 --run-dir={tmp_path / 'fresh'}"
-    assert train([*fresh.split(), "--mesh=data:1"]) == 0
-    assert evaluate([str(tmp_path / "fresh"), "--json"]) == 0
+    fresh = tmp_path / "fresh"
+    words = f"--init-from={pruned} --steps=2 --run-dir={fresh} --optim.keep-zeros"
+    assert train([*words.split(), "--mesh=data:2", "--optim.weight-decay=0.1"]) == 0
+    # Extended: the mask comes from the checkpoint, not from the parameters.
+    assert train([f"--resume={fresh}", "--steps=3", "--mesh=data:1"]) == 0
+    start, end = load(pruned, step=4).params, load(fresh).params
+    for (path, old), new in zip(
+        jax.tree.leaves_with_path(start), jax.tree.leaves(end), strict=True
+    ):
+        is_matrix = path[0].key == "layers" and old.ndim > 2
+        zeros = np.asarray(old) == 0
+        assert np.any(np.asarray(new) != np.asarray(old))
+        if is_matrix:
+            assert np.all(np.asarray(new)[zeros] == 0)
 
 
 @pytest.mark.parametrize(
@@ -152,10 +167,32 @@ def test_what_a_state_is_evaluated_with_is_masked_too():
         np.testing.assert_array_equal(kept, mask["layers"]["w"])
 
 
+def test_zeros_of_matrices_stay_with_every_optimiser():
+    """What a run that starts from pruned parameters trains."""
+    params = {
+        "embed": {"embedding": jnp.zeros((4, 4))},
+        "layers": {
+            "w": jnp.arange(32.0).reshape(2, 4, 4) % 3,
+            "norm": {"scale": jnp.zeros((2, 4))},
+        },
+    }
+    grads = jax.tree.map(jnp.ones_like, params)
+    for name in ("adamw", "frugal", "muon", "sign_sgd", "galore"):
+        config = OptimConfig(name=name, keep_zeros=True, weight_decay=0.1)
+        tx, _ = build_optimizer(config, steps=10)
+        now, state = params, tx.init(params)
+        for _ in range(2):
+            updates, state = tx.update(grads, state, now)
+            now = optax.apply_updates(now, updates)
+        kept = params["layers"]["w"] != 0
+        np.testing.assert_array_equal(now["layers"]["w"] != 0, kept, err_msg=name)
+        assert np.all((now["layers"]["w"] != params["layers"]["w"]) == kept)
+        assert np.all(now["embed"]["embedding"] != 0)
+        assert np.all(now["layers"]["norm"]["scale"] != 0)
+
+
 def test_passages_are_spread_over_the_text(run):
     found = load(run)
-    from lostjax.train.interface.texts import plan_text
-
     plan = plan_text(None, found.config, tokenizer=found.tokenizer)
     assert curve.choose_passages(plan, tokens=1).batches == [0]
     every = curve.choose_passages(plan, tokens=10**9)
