@@ -10,6 +10,7 @@ PROGRAMS = {
     "train": "train a language model and report on it",
     "generate": "continue a prompt with a trained model",
     "evaluate": "score a trained model on a text",
+    "prune": "remove weights of a trained model and measure what it costs",
     "plan": "compile a training step for hardware that need not be here",
     "sweep": "compare learning rates and widths by short runs",
     "scaling": "fit scaling laws to runs, and forecast",

@@ -43,6 +43,40 @@ class Sums(NamedTuple):
 ScoreStep = Callable[[Variables, Batch], Sums]
 
 
+PassageStep = Callable[[Variables, Batch], tuple[jax.Array, jax.Array]]
+
+
+def make_passage_step(model: nn.Module) -> PassageStep:
+    """Build score(variables, batch) -> (nats_B, tokens_B), one number for each row.
+
+    Args:
+      model: see `make_gradient`.
+
+    Returns:
+      The step; pure, to be jitted by the caller. Its results are float32.
+    """
+
+    def score(
+        head: PyTree, states_BTD: jax.Array, rows: Any
+    ) -> tuple[jax.Array, tuple[None, jax.Array]]:
+        targets_BT, weights_BT = rows
+        values_BT = next_token_loss(unembed(model, head, states_BTD), targets_BT)
+        # Where, not a product: a model that diverged has NaN in padding too.
+        values_BT = jnp.where(weights_BT > 0, values_BT, 0.0)
+        return jnp.sum(values_BT), (None, values_BT)
+
+    def step(variables: Variables, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        _, (_, values_BT) = sum_over_positions(
+            score,
+            variables["params"]["head"],
+            final_states(model, variables, batch),
+            (batch.targets_BT, batch.weights_BT),
+        )
+        return jnp.sum(values_BT, axis=1), jnp.sum(batch.weights_BT > 0, axis=1)
+
+    return step
+
+
 def make_score_step(model: nn.Module, *, top_k: int) -> ScoreStep:
     """Build score(variables, batch) -> sums.
 

@@ -47,7 +47,7 @@ GALORE_SCALE = 0.25
 def build_optimizer(
     config: OptimConfig, *, steps: int, multipliers: PyTree | None = None
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Build the chain: clip, optimiser, decoupled weight decay, learning rate.
+    """Build the chain: clip, optimiser, weight decay, learning rate, kept zeros.
 
     Args:
       config: see `OptimConfig`; already checked.
@@ -69,6 +69,8 @@ def build_optimizer(
         decay = config.weight_decay / unit
         parts.append(optax.add_decayed_weights(decay, mask=optim.mask_decayed))
     parts.append(optax.scale_by_learning_rate(schedule))
+    if config.keep_zeros:
+        parts.append(optim.mask_updates(_find_nonzero))
     if is_free:
         tail = schedule_free(optax.chain(*parts), schedule, b1=config.b1)
         return optax.chain(clip, tail), schedule
@@ -185,6 +187,17 @@ def _build_muon(config: OptimConfig) -> optax.GradientTransformation:
     # directions, to which decay and the learning rate are applied later. Muon's own
     # decay is not used, because it would decay norm scales too.
     return optax.chain(whole, optax.scale(-1.0))
+
+
+def _find_nonzero(params: PyTree) -> PyTree:
+    """Make the mask of weights to train, from the parameters that training starts with.
+
+    Other arrays are trained whole: a bias of zero has not been pruned.
+    """
+    is_matrix = _mask_matrices(params, full_state=None)
+    return jax.tree.map(
+        lambda leaf, chosen: leaf != 0 if chosen else True, params, is_matrix
+    )
 
 
 def _mask_matrices(params: PyTree, *, full_state: str | None) -> PyTree:

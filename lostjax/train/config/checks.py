@@ -140,6 +140,11 @@ def check_config(config: TrainConfig) -> None:
             f"--init-step={config.init_step}: needs --init-from=RUN, the run whose "
             "checkpoint it is"
         )
+    if config.optim.keep_zeros and config.init_from is None:
+        raise ConfigError(
+            "--optim.keep-zeros: needs --init-from=RUN, the run whose zeros are kept; "
+            "a new run would never train what it initialises with zero"
+        )
     _check_optim(config.optim)
     _check_schedule(config.optim, steps=config.steps)
     _check_model(config.model)
@@ -217,6 +222,11 @@ def _check_optim(optim: OptimConfig) -> None:
         raise ConfigError(
             "--optim.b1=0: must be positive with --optim=schedule_free, because "
             "it weights the average"
+        )
+    if optim.keep_zeros and optim.name == "schedule_free":
+        raise ConfigError(
+            "--optim.keep-zeros: not with --optim=schedule_free, which trains and "
+            "evaluates different parameters"
         )
     if optim.full_state is not None:
         try:

@@ -156,6 +156,9 @@ class OptimConfig:
     """Decoupled weight decay of matrices, multiplied by the learning rate."""
     independent_decay: bool = False
     """Multiply the decay by the schedule alone, not by the peak learning rate."""
+    keep_zeros: bool = False
+    """Keep weights of the layers' matrices at zero that are zero in the run that
+    `--init-from` names, such as one that `python -m lostjax.prune` made."""
     clip: float = 1.0
     """Largest global gradient norm, to which larger ones are scaled (0: no limit)."""
     full_state: str | None = None

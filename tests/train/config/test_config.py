@@ -83,6 +83,7 @@ BAD = [
     ("optim.frugal.update_gap", 0, "--optim.frugal.update-gap=0: must be at least 1"),
     ("optim.frugal.stagger", 0, "--optim.frugal.stagger=0"),
     ("optim.frugal.free_scale", -1.0, "--optim.frugal.free-scale"),
+    ("optim.keep_zeros", True, "--optim.keep-zeros: needs --init-from=RUN"),
     ("optim.full_state", "(", r"--optim.full-state=\(: not a regular"),
     ("objective.trajectory.temperature", 0.0, "--objective.trajectory.temperature=0"),
     ("objective.trajectory.weight", -1.0, "--objective.trajectory.weight=-1"),

@@ -1,0 +1,1 @@
+"""The program `python -m lostjax.prune`; its parts are not public."""
