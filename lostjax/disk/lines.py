@@ -134,10 +134,9 @@ class AppendingFile:
         if os.path.lexists(self.path):
             return
         folder = self.path.parent
-        if not (
-            os.path.isdir(folder) and any(map(holds_lock, (folder, folder.parent)))
-        ):
+        if not any(map(holds_lock, (folder, folder.parent))):
             return
+        folder.mkdir(exist_ok=True)
         # The kernel keeps the content while the file is open.
         kept = Path(f"/proc/self/fd/{self._file.fileno()}")
         if kept.exists():

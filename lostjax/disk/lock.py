@@ -163,8 +163,8 @@ def _lock_folder(directory: Path) -> int | None:
         if error.errno != errno.EWOULDBLOCK:
             return None
         raise ConfigError(
-            f"{directory}: another process is writing this run, although its {LOCK} "
-            "was removed; wait for it or stop it"
+            f"{directory}: another process holds this directory, as a run does whose "
+            f"{LOCK} was removed; wait for it or stop it"
         ) from None
     return handle
 

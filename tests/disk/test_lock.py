@@ -80,7 +80,7 @@ def test_a_file_that_its_owner_removed_meanwhile_is_not_the_lock(tmp_path, monke
 def test_a_lock_that_somebody_removed_still_holds_the_directory(tmp_path, other):
     (tmp_path / LOCK).unlink()
     with (
-        pytest.raises(ConfigError, match="is writing this run, although its lock was"),
+        pytest.raises(ConfigError, match="holds this directory, as a run does"),
         hold_lock(tmp_path),
     ):
         pass

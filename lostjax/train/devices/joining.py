@@ -23,7 +23,7 @@ from lostjax.train.devices.lifeline import (
     hold_lifeline,
     start_beside,
 )
-from lostjax.train.devices.waiting import wait_aloud
+from lostjax.train.devices.waiting import WaitedTooLong, wait_aloud
 
 SILENT_SECONDS = 60
 """Seconds without a heartbeat after which JAX aborts the other processes; they end by
@@ -91,7 +91,7 @@ def _join_in_cluster(seconds: int) -> None:
             what=lambda: "the other processes of the run",
             seconds=seconds,
         )
-    except (TimeoutError, KeyboardInterrupt) as error:
+    except (WaitedTooLong, KeyboardInterrupt) as error:
         # At once: JAX's own exit would wait for the call that was left behind.
         if isinstance(error, KeyboardInterrupt):
             os._exit(130)
@@ -136,7 +136,7 @@ def _wait_at(hosts: HostsConfig) -> None:
             what=missing.describe,
             seconds=hosts.wait,
         )
-    except TimeoutError:
+    except WaitedTooLong:
         who = f"process {hosts.index}"
         text = _GAVE_UP.format(who, hosts.wait, missing.describe())
         raise ConfigError(f"--hosts: {text}") from None

@@ -20,6 +20,10 @@ EACH_SECONDS = 15.0
 _T = TypeVar("_T")
 
 
+class WaitedTooLong(Exception):
+    """Raised if the other processes did not come in time."""
+
+
 def wait_aloud(
     work: Callable[[], _T], *, what: Callable[[], str], seconds: float | None = None
 ) -> _T:
@@ -35,7 +39,7 @@ def wait_aloud(
       The result of `work`.
 
     Raises:
-      TimeoutError: if the call took longer than that.
+      WaitedTooLong: if the call took longer than that.
       Exception: the exception of `work`.
     """
     results: list[_T] = []
@@ -58,7 +62,7 @@ def wait_aloud(
     ):
         waited = time.monotonic() - began
         if seconds is not None and waited >= seconds:
-            raise TimeoutError
+            raise WaitedTooLong
         if waited >= due:
             text = f"waiting for {what()} ({waited:.0f} s{bound})"
             print(text, file=sys.stderr, flush=True)

@@ -152,7 +152,14 @@ def test_the_others_are_waited_for_aloud_and_for_a_while_only():
     ]
 
 
-@pytest.mark.parametrize("place", ["of the first", "of another", "in a cluster"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "of the first",
+        pytest.param("of another", marks=pytest.mark.slow),
+        pytest.param("in a cluster", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_ends_a_process_that_waits_for_the_others(place):
     index = 1 if place == "of another" else 0
     what = "interrupted in a cluster" if place == "in a cluster" else "interrupted"

@@ -54,6 +54,18 @@ def test_a_directory_that_is_gone_is_made_anew_with_its_lines(
     assert [path.name for path in run.iterdir()] == ["lines"]
 
 
+def test_a_folder_of_the_directory_that_is_gone_is_made_anew(tmp_path, hold):
+    folder = tmp_path / "run" / "tensorboard"
+    with HeldDirectory(tmp_path / "run", hold):
+        folder.mkdir()
+        with contextlib.closing(AppendingFile(folder / "events")) as file:
+            file.write(b"one\n")
+            shutil.rmtree(folder)
+            file.write(b"two\n")
+            file.write(b"three\n")
+        assert (folder / "events").read_bytes() == b"one\ntwo\nthree\n"
+
+
 def test_another_directory_of_that_name_is_left_alone(tmp_path, hold):
     run = tmp_path / "run"
     with (
