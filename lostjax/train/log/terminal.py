@@ -5,9 +5,12 @@ it. Elsewhere (a file, a pipe, the log of a batch system) plain lines are printe
 per interval, without colours or cursor movements.
 
     412/2000 ━━━━━╸━━━━━━━━━━━━━  loss 4.812  left 3 min 20 s  2,412 tokens/s
+
+The speed is that of the last steps together, an interval of them: single steps vary.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
@@ -42,18 +45,18 @@ class Progress:
 
     Use it as a context manager: its exit restores the terminal, also after an error.
     The time left is estimated from the mean time of the steps so far, including
-    evaluations and excluding the first step, which compiles.
+    evaluations and excluding the first step, which warms up; the speed excludes both.
 
     Args:
       first_step: number of steps finished before this process began; 0 for a new run.
       last_step: the last step of the run.
-      interval: seconds between plain lines.
+      interval: seconds between plain lines, and of the steps in the speed.
       console: the console to write to; standard output by default.
       clock: returns seconds; only differences are used.
 
     Example:
       with Progress(first_step=0, last_step=2000) as progress:
-          progress.write(1, {"loss": 8.3, "tokens_per_second": 2400.0})
+          progress.write(1, {"loss": 8.3, "tokens": 4800, "step_seconds": 2.0})
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Progress:
         self._step = first_step
         self._values: dict[str, float] = {}
         self._began: tuple[int, float] | None = None
+        self._speed = _Speed(interval)
         self._printed = -float("inf")
         self._live: Live | None = None
 
@@ -99,7 +103,10 @@ class Progress:
             self.note(_evaluation_line(step, numbers))
             return
         now = self._clock()
-        self._began = self._began or (step, now)
+        if self._began is None:
+            self._began = (step, now)
+        elif "step_seconds" in numbers:
+            self._speed.add(numbers["tokens"], numbers["step_seconds"])
         self._step, self._values = step, numbers
         due = now - self._printed >= self._interval or step >= self._last_step
         if self._live is None and due:
@@ -135,10 +142,11 @@ class Progress:
             facts.append(f"passed over {values['passed_over']:.0f}")
         if (left := self._seconds_left()) is not None:
             facts.append(f"left {format_seconds(left)}")
-        if "tokens_per_second" in values:
-            facts.append(f"{format_count(values['tokens_per_second'])} tokens/s")
-        if "mfu" in values:
-            facts.append(f"MFU {100 * values['mfu']:.1f} %")
+        if (rate := self._speed.tokens_per_second()) is not None:
+            facts.append(f"{format_count(rate)} tokens/s")
+            if "mfu" in values:
+                mfu = values["mfu"] * rate / values["tokens_per_second"]
+                facts.append(f"MFU {100 * mfu:.1f} %")
         return facts
 
     def _seconds_left(self) -> float | None:
@@ -171,6 +179,27 @@ class Progress:
             Text(facts),
         )
         yield grid
+
+
+class _Speed:
+    """Tokens a second over the latest steps, at least `span` seconds of them."""
+
+    def __init__(self, span: float) -> None:
+        self._span = span
+        self._steps: deque[tuple[float, float]] = deque()
+        self._tokens = self._seconds = 0.0
+
+    def add(self, tokens: float, seconds: float) -> None:
+        """Add a step, and drop the oldest that the span does not need."""
+        self._steps.append((tokens, seconds))
+        self._tokens, self._seconds = self._tokens + tokens, self._seconds + seconds
+        while self._seconds - self._steps[0][1] >= self._span and len(self._steps) > 1:
+            tokens, seconds = self._steps.popleft()
+            self._tokens, self._seconds = self._tokens - tokens, self._seconds - seconds
+
+    def tokens_per_second(self) -> float | None:
+        """Return the speed; None before a step with a length."""
+        return self._tokens / self._seconds if self._seconds > 0 else None
 
 
 def _evaluation_line(step: int, values: dict[str, float]) -> str:

@@ -22,6 +22,16 @@ class Clock:
         return self.now
 
 
+def make_clock(tokens, seconds, mfu):
+    rate = tokens / seconds
+    return {
+        "tokens": tokens,
+        "step_seconds": seconds,
+        "tokens_per_second": rate,
+        "mfu": mfu,
+    }
+
+
 def run_plain(steps, *, first_step=0, seconds=4.0, interval=10.0):
     text, clock = io.StringIO(), Clock()
     with Progress(
@@ -33,9 +43,7 @@ def run_plain(steps, *, first_step=0, seconds=4.0, interval=10.0):
     ) as progress:
         for step in range(first_step + 1, first_step + steps + 1):
             clock.now += seconds
-            progress.write(
-                step, {"loss": 8 / step, "tokens_per_second": 2412.3, "mfu": 0.3412}
-            )
+            progress.write(step, {"loss": 8 / step} | make_clock(9600, seconds, 0.25))
             if step == first_step + 4:
                 progress.write(
                     step,
@@ -51,12 +59,33 @@ def run_plain(steps, *, first_step=0, seconds=4.0, interval=10.0):
 def test_plain_lines_come_once_an_interval_and_at_the_end():
     # Not broken at the console's 40 columns: a log keeps a fact on its line.
     assert run_plain(8) == [
-        "step 1/8  loss 8.000  2,412 tokens/s  MFU 34.1 %",
-        "step 4/8  loss 2.000  left 16 s  2,412 tokens/s  MFU 34.1 %",
+        "step 1/8  loss 8.000",
+        "step 4/8  loss 2.000  left 16 s  2,400 tokens/s  MFU 25.0 %",
         "step 4  held-out loss 5.250  perplexity 190.6  bits per byte 2.500",
-        "step 7/8  loss 1.143  left 4.0 s  2,412 tokens/s  MFU 34.1 %",
-        "step 8/8  loss 1.000  2,412 tokens/s  MFU 34.1 %",
+        "step 7/8  loss 1.143  left 4.0 s  2,400 tokens/s  MFU 25.0 %",
+        "step 8/8  loss 1.000  2,400 tokens/s  MFU 25.0 %",
     ]
+
+
+def test_the_speed_is_that_of_the_last_interval_of_steps_together():
+    text, clock = io.StringIO(), Clock()
+    # Seconds of a step, mostly of one that waits for a save; the first warms up.
+    lengths = [60.0, 1.0, 1.0, 1.0, 7.0, 1.0, 1.0, 1.0, 1.0, 6.0]
+    with Progress(
+        first_step=0,
+        last_step=len(lengths),
+        interval=10.0,
+        console=Console(file=text, width=40),
+        clock=clock,
+    ) as progress:
+        for step, seconds in enumerate(lengths, start=1):
+            clock.now += seconds
+            mfu = 0.4 / seconds  # 100 tokens/s are 0.4 of the device
+            progress.write(step, {"loss": 1.0} | make_clock(100, seconds, mfu))
+    first, middle, last = text.getvalue().splitlines()
+    assert first == "step 1/10  loss 1.000"
+    assert middle.endswith("  40 tokens/s  MFU 16.0 %")
+    assert last.endswith("  50 tokens/s  MFU 20.0 %")
 
 
 def test_a_resumed_run_counts_the_time_of_its_own_steps():
@@ -131,7 +160,7 @@ def test_a_terminal_gets_one_redrawn_line_and_the_cursor_back():
 def test_a_narrow_terminal_loses_the_least_important_facts_first():
     console = Console(file=io.StringIO(), width=30, force_terminal=True)
     progress = Progress(first_step=0, last_step=2000, console=console)
-    progress.write(999, {"loss": 4.0, "tokens_per_second": 123456.0, "mfu": 0.25})
+    progress.write(999, {"loss": 4.0} | make_clock(123456, 1.0, 0.25))
     (line,) = console.render_lines(progress)
     text = "".join(segment.text for segment in line)
     assert "999/2000" in text and "loss 4.000" in text and "MFU" not in text
