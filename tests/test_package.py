@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DATA = {".css", ".html", ".typed"}
+DATA = {".gz", ".md", ".css", ".html", ".typed"}
 """Endings of the files in the package that are no modules."""
 
 WITHOUT_THE_TREE = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}

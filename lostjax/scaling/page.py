@@ -140,7 +140,7 @@ def _tabulate_step_law(result: Result) -> Table | None:
         ["alpha_N", format_number(law.size.exponent)],
         ["S_c", format_number(law.step.scale)],
         ["alpha_S", format_number(law.step.exponent)],
-        ["L_*", format_number(law.batch.scale)],
+        ["L_B", format_number(law.batch.scale)],
         ["1 / alpha_B", format_number(law.batch.exponent)],
         ["error at the points, root mean square", f"{rms:.2f} %"],
     ]
@@ -149,7 +149,7 @@ def _tabulate_step_law(result: Result) -> Table | None:
     rows.append(["critical batch at the lowest loss, tokens", format_count(needed)])
     return Table(
         "Loss = (N_c / N)^alpha_N + (S_c / S_min)^alpha_S, "
-        "critical batch = (L_* / loss)^(1 / alpha_B) tokens",
+        "critical batch = (L_B / loss)^(1 / alpha_B) tokens",
         ["", ""],
         rows,
     )

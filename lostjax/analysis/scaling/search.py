@@ -139,7 +139,11 @@ class Problem:
         rows = columns * self.objective.slope(least + by_size + by_tokens)[:, None]
         if self.prior is None:
             return np.asarray(rows)
-        return np.concatenate([rows, np.diag(self.prior[1])])
+        pull = np.diag(self.prior[1])
+        for place, name in ((1, "A"), (2, "B")):
+            if name in self.fixed:
+                pull[place, place + 2] -= self.prior[1][place] * self.centre[place - 1]
+        return np.concatenate([rows, pull])
 
     def grid(self) -> list[np.ndarray]:
         """Solve for E and the terms at each pair of exponents; return the best."""

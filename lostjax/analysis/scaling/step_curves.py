@@ -18,9 +18,10 @@ from scipy.optimize import least_squares
 from lostjax.analysis.scaling.points import Numbers, UnidentifiedLaw, require_positive
 from lostjax.analysis.scaling.step_law import PowerLaw, StepLaw
 
-_LOW = np.array([-12.0, 1e-3, -12.0, 0.02, -3.0, 0.0])
+# Exponents have floors so that scales, which are powers of 1 / exponent, stay finite.
+_LOW = np.array([-12.0, 5e-3, -12.0, 0.02, -3.0, 0.05])
 _HIGH = np.array([5.0, 2.0, 5.0, 4.0, 25.0, 25.0])
-_NAMES = ("N_c", "alpha_N", "S_c", "alpha_S", "L_*", "1 / alpha_B")
+_NAMES = ("N_c", "alpha_N", "S_c", "alpha_S", "L_B", "1 / alpha_B")
 _CONSTANTS = len(_NAMES)
 
 
@@ -49,7 +50,8 @@ def fit_step_curves(
       The law, with warnings for constants that the points leave open.
 
     Raises:
-      UnidentifiedLaw: if there are too few sizes, batches or points.
+      UnidentifiedLaw: if there are too few sizes, batches or points, or larger models
+        are not better.
       ValueError: if a value is not positive and finite, or lengths differ.
     """
     given = {"n_params": n_params, "steps": steps, "batch": batch, "losses": losses}
@@ -80,6 +82,11 @@ def fit_step_curves(
         for alpha_n, alpha_s, growth in product((0.05, 0.2), (0.4, 0.9), (2.0, 8.0))
     ]
     best = min(tried, key=lambda one: float(one.cost))
+    if best.x[1] < 1.01 * _LOW[1]:
+        raise UnidentifiedLaw(
+            "larger models are not better after the same steps at the same batch; "
+            "tune the learning rate of each size"
+        )
     return StepFit(
         law=_decode(best.x, middle),
         warnings=tuple(_list_warnings(best.x, best.jac, success=best.status > 0)),
@@ -114,7 +121,6 @@ def _decode(theta: np.ndarray, middle: np.ndarray) -> StepLaw:
     size, alpha_n, step, alpha_s, needed, growth = map(float, theta)
     x, s, b, y = map(float, middle)
     # The powers are of the loss itself, the coordinates of its ratio to the middle.
-    growth = max(growth, 1e-6)
     return StepLaw(
         size=PowerLaw(float(np.exp(x + (size + y) / alpha_n)), alpha_n),
         batch=PowerLaw(float(np.exp(y + (needed + b) / growth)), growth),

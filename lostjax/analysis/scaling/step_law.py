@@ -1,7 +1,7 @@
 """Loss by size, steps and batch: from small runs to the constants of a larger one's.
 
     L(N)      = (N_c / N)^alpha_N                     converged, N without embeddings
-    B_crit(L) = (L_* / L)^(1 / alpha_B)               tokens: the critical batch
+    B_crit(L) = (L_B / L)^(1 / alpha_B)               tokens: the critical batch
     S_min     = S / (1 + B_crit(L) / B)               steps at a very large batch
     E_min     = S B / (1 + B / B_crit(L))             tokens at a very small one
     L(N, S, B) = (N_c / N)^alpha_N + (S_c / S_min)^alpha_S
@@ -130,7 +130,7 @@ def fit_critical_batch(losses: Numbers, critical_batches: Numbers) -> PowerLaw:
       critical_batches: tokens, of `fit_batch_tradeoff` at each level.
 
     Returns:
-      The law B_crit = (L_* / L)^(1 / alpha_B); it falls with the loss, since gradients
+      The law B_crit = (L_B / L)^(1 / alpha_B); it falls with the loss, since gradients
       are noisier at the end of training.
 
     Raises:

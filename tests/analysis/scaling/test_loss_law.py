@@ -18,6 +18,7 @@ from lostjax.analysis.scaling import (
     predict_loss,
     transfer_law,
 )
+from lostjax.analysis.scaling.search import Problem
 
 LAW = LossLaw(1.7, 400.0, 1500.0, 0.34, 0.36)
 
@@ -183,3 +184,17 @@ def test_intervals_hold_a_larger_run_that_deviates_as_the_smaller_do():
     assert wide.run_spread >= 0.01 and len(wide.laws) == 40
     certain = forecast_loss(make_family(), n_draws=20, run_spread=0.0, **to)
     np.testing.assert_allclose([certain.low, certain.high], true, rtol=1e-5)
+
+
+@pytest.mark.parametrize("known", [{}, {"A": 400.0}, {"B": 1500.0, "E": 1.7}])
+@pytest.mark.parametrize("prior", [None, LawPrior(LAW)])
+def test_the_jacobian_is_that_of_the_residuals(known, prior):
+    problem = Problem(make_family(noise=0.01), log_huber(), known, prior)
+    theta = problem.complete(problem.encode(LAW._replace(alpha=0.3, beta=0.4)))
+    exact = problem.jacobian(theta)
+    for place in np.flatnonzero(problem.free):
+        step = np.zeros(5)
+        step[place] = 1e-6
+        ahead, behind = problem.complete(theta + step), problem.complete(theta - step)
+        slope = (problem.residuals(ahead) - problem.residuals(behind)) / 2e-6
+        np.testing.assert_allclose(exact[:, place], slope, rtol=1e-5, atol=1e-8)

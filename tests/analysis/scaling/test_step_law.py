@@ -94,6 +94,9 @@ def test_small_runs_tell_the_constants_and_a_larger_models_curve():
     np.testing.assert_allclose(predicted, root(1e6, 2e4, 1e4), rtol=1e-5)
 
 
+FEW = list(enumerate([1e5, 1e6] * 5))
+
+
 def fit_few(**change):
     given = {"n_params": [1e5, 1e6] * 5, "batch": [1e3] * 4 + [1e4] * 4 + [1e5] * 2}
     given |= {"steps": [10.0 * (i + 1) for i in range(10)], "losses": [5.0] * 10}
@@ -103,6 +106,10 @@ def fit_few(**change):
 @pytest.mark.parametrize(
     "fit, reason",
     [
+        (
+            lambda: fit_few(losses=[3 + n / 1e6 + 1 / (i + 1) for i, n in FEW]),
+            "tune the learning rate",
+        ),
         (lambda: fit_few(n_params=[1e6] * 10), r"1 model size\(s\): needs 2"),
         (lambda: fit_few(batch=[1e3] * 10), r"1 batch size\(s\): needs 3"),
         (lambda: fit_few(steps=[1e3] * 10), r"1 number\(s\) of steps: needs 3"),
