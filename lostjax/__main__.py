@@ -10,6 +10,7 @@ PROGRAMS = {
     "train": "train a language model and report on it",
     "generate": "continue a prompt with a trained model",
     "evaluate": "score a trained model on a text",
+    "attribute": "show which tokens of a text the next ones rest on",
     "plan": "compile a training step for hardware that need not be here",
     "sweep": "compare learning rates and widths by short runs",
     "verify": "check that every checkpoint of a run is whole",

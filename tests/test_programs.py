@@ -66,6 +66,7 @@ DIRECTORIES = {
     "verify": "{}",
     "generate": "{}",
     "evaluate": "{}",
+    "attribute": "{}",
     "train": "--run-dir={}",
     "train --resume": "--resume={}",
     "train --config": "--config={}",
