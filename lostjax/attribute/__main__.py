@@ -227,16 +227,19 @@ def _continue(run: Run, flags: Flags, prompt: Sequence[int]) -> list[int]:
 
 def _decode(run: Run, token: int) -> str:
     if token == run.tokenizer.eos_id:
-        return "\N{END OF PROOF}"
+        return "[end of text]"
     return run.tokenizer.decode([token])
 
 
 def _report_cost(run: Run, explainer: Explainer) -> None:
-    seconds = explainer.most_passes * explainer.time_pass()
+    seconds, compiling = explainer.time_pass()
+    # Gradients and loops compile longer than the pass that was timed.
+    compiling *= 2 * explainer.n_programs
     _say(
         f"{run.directory}, step {run.step}: {explainer.n_tokens} tokens to explain, at "
         f"most {format_count(explainer.most_passes)} forward passes in about "
-        f"{format_seconds(seconds)}, and compiling"
+        f"{format_seconds(explainer.most_passes * seconds)}, after about "
+        f"{format_seconds(compiling)} of compiling"
     )
 
 

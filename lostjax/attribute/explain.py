@@ -104,16 +104,27 @@ class Explainer:
         )
         return self.n_tokens * (each + FAITHFULNESS_PASSES)
 
-    def time_pass(self) -> float:
-        """Return the seconds of a forward pass, in rows as ReAGent reads them."""
+    def time_pass(self) -> tuple[float, float]:
+        """Time a forward pass, in rows as ReAGent reads them.
+
+        Returns:
+          Seconds of a row, and those in which its program was compiled.
+        """
         rows = self._settings.n_probes
         prompt_T = self._row_N[1 : 1 + self._n_prompt]
         tokens_BT = jnp.tile(prompt_T, (rows, 1))
         at = jnp.int32(self._n_prompt)
+        seconds = []
         for _ in range(2):  # the first call compiles
             started = time.perf_counter()
             self._probs(self._variables, at, tokens_BT).block_until_ready()
-        return (time.perf_counter() - started) / rows
+            seconds.append(time.perf_counter() - started)
+        return seconds[1] / rows, seconds[0] - seconds[1]
+
+    @property
+    def n_programs(self) -> int:
+        """Programs that are still to be compiled when a pass has been timed."""
+        return len(self._score) + 1
 
     def explain(
         self, index: int, *, seed: int, tell: Callable[[str], None]

@@ -7,7 +7,7 @@ import numpy as np
 
 from lostjax.attribute.explain import RANDOM, Explained, summarise
 from lostjax.attribute.methods import METHODS
-from lostjax.view.numbers import MISSING, format_count, format_number, format_seconds
+from lostjax.view.numbers import MISSING, format_count, format_number
 from lostjax.view.page import Table, render_page
 from lostjax.view.token_maps import map_tokens, show_token
 
@@ -33,7 +33,7 @@ def tabulate_methods(explained: Sequence[Explained]) -> Table:
             _share(found[name].sufficiency),
             _share(found[name].comprehensiveness),
             format_count(found[name].passes),
-            MISSING if name == RANDOM else format_seconds(found[name].seconds),
+            MISSING if name == RANDOM else f"{1000 * found[name].seconds:,.0f} ms",
         ]
         for name in order
     ]
