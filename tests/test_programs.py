@@ -67,6 +67,7 @@ DIRECTORIES = {
     "generate": "{}",
     "evaluate": "{}",
     "prune": "{}",
+    "attribute": "{}",
     "train": "--run-dir={}",
     "train --resume": "--resume={}",
     "train --config": "--config={}",

@@ -4,6 +4,8 @@ The parameters of the embedding and of the head are looked up by their names in 
 variables; every other part of the model runs as it is.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 
@@ -70,9 +72,10 @@ def embedded_logits(
     T = x_TD.shape[0]
     # The embedding's own lookup, in a table of the row: it has no other entrance.
     params = {**variables["params"], "embed": {"embedding": x_TD}}
-    states_BTD = model.clone(vocab_size=T, parent=None).apply(
+    reader = model.clone(vocab_size=T, parent=None)
+    states = reader.apply(
         {**variables, "params": params}, jnp.arange(T)[None], method="final_states"
     )
-    state_BTD = states_BTD[:, at][:, None]
-    logits_BTV: Array = model.apply(variables, state_BTD, method="unembed")
-    return logits_BTV[0, 0]
+    state_BTD = cast(Array, states)[:, at][:, None]
+    logits = model.apply(variables, state_BTD, method="unembed")
+    return cast(Array, logits)[0, 0]

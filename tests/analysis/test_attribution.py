@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from lostjax import analysis
 
@@ -207,10 +208,14 @@ def test_a_model_that_ignores_its_embeddings_has_no_normalised_value():
     assert jnp.isnan(analysis.normalised_comprehensiveness(same, X_TD, **options))
 
 
-def test_scores_are_scaled_by_the_largest():
-    scaled = analysis.scale_scores(jnp.array([0.5, -2.0, 0.0]))
-    np.testing.assert_allclose(scaled, [0.25, 1.0, 0.0])
-    assert (analysis.scale_scores(jnp.zeros(3)) == 0).all()
+def test_ranks_are_scipys():
+    scores_T = jnp.array([0.5, -2.0, 0.0, 2.0, 0.1])
+    want = (stats.rankdata(abs(scores_T)) - 1) / 4
+    np.testing.assert_allclose(analysis.rank_scores(scores_T), want)
+    # Scores without an order mask a half, as scores with one do on average.
+    assert (analysis.rank_scores(jnp.ones(4)) == 0.5).all()
+    unknown = analysis.rank_scores(jnp.array([1.0, jnp.nan, 3.0]))
+    np.testing.assert_allclose(unknown, [0.5, 0.0, 1.0])
 
 
 @pytest.mark.parametrize(

@@ -191,12 +191,12 @@ ROWS = {
         BAD_MASK,
         covers=("normalised_comprehensiveness",),
     ),
-    "scaled": Row(
-        analysis.scale_scores,
+    "ranks": Row(
+        analysis.rank_scores,
         {"scores_T": jnp.array([1.0, -4.0, 0.0])},
-        np.array([0.25, 1, 0]),
+        np.array([0.5, 1, 0]),
         {},
-        covers=("scale_scores",),
+        covers=("rank_scores",),
     ),
     # |g| = 10: r |g| + r^2, of a curvature of 2.
     "ascent_rise": Row(

@@ -12,7 +12,7 @@ from lostjax.analysis.attribution.attention import attention_rollout, attention_
 from lostjax.analysis.attribution.faithfulness import (
     normalised_comprehensiveness,
     normalised_sufficiency,
-    scale_scores,
+    rank_scores,
     soft_comprehensiveness,
     soft_sufficiency,
 )
@@ -46,7 +46,7 @@ __all__ = [
     "normalised_sufficiency",
     "occlusion_scores",
     "reagent",
-    "scale_scores",
+    "rank_scores",
     "soft_comprehensiveness",
     "soft_sufficiency",
     "uniform_sampler",

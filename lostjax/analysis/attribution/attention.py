@@ -11,11 +11,11 @@ share r of its own. Abnar and Zuidema, "Quantifying Attention Flow in Transforme
 import jax
 import jax.numpy as jnp
 
-from lostjax.typing import Array, Float
+from lostjax.typing import Array, Float, Int
 
 
 def attention_scores(
-    weights_LHTS: Float[Array, "L H T S"], *, query: int = -1
+    weights_LHTS: Float[Array, "L H T S"], *, query: Int[Array, ""] | int = -1
 ) -> Float[Array, "S"]:
     """Average what a position attends to over all layers and heads.
 
@@ -34,7 +34,10 @@ def attention_scores(
 
 
 def attention_rollout(
-    weights_LHTS: Float[Array, "L H T S"], *, query: int = -1, residual: float = 0.5
+    weights_LHTS: Float[Array, "L H T S"],
+    *,
+    query: Int[Array, ""] | int = -1,
+    residual: float = 0.5,
 ) -> Float[Array, "S"]:
     """Multiply the attention of all layers, from a position back to the tokens.
 
@@ -68,7 +71,7 @@ def attention_rollout(
     return scores_S
 
 
-def _check(weights_LHTS: Array, query: int) -> None:
+def _check(weights_LHTS: Array, query: Int[Array, ""] | int) -> None:
     if 0 in weights_LHTS.shape:
         raise ValueError(f"weights_LHTS: shape {weights_LHTS.shape} holds no weights")
     T = weights_LHTS.shape[2]

@@ -12,8 +12,9 @@ Zhao and Aletras, "Incorporating Attribution Importance for Improving Faithfulne
 Metrics", 2023, arXiv:2305.10496, as Zhao and Shan use them for ReAGent (2024,
 arXiv:2402.00794). Their code leaves out the root of H, which then reaches sqrt 2 and is
 no distance; here it is Hellinger's. They mask once; here several masks are averaged.
-Scores that sum to 1 mask nearly every entry of a long prompt: pass them through
-`scale_scores` to compare methods, or prompts of several lengths.
+How much is masked changes every measure: scores that sum to 1 mask nearly every entry
+of a long prompt, and equal scores that are divided by the largest mask none. Compare
+methods by `rank_scores`, with which all of them mask the same share.
 """
 
 import jax
@@ -23,18 +24,22 @@ from lostjax.analysis.attribution.gradients import LogitsFn
 from lostjax.typing import Array, Float, Key
 
 
-def scale_scores(scores_T: Float[Array, "T"]) -> Float[Array, "T"]:
-    """Divide the absolute scores by the largest.
+def rank_scores(scores_T: Float[Array, "T"]) -> Float[Array, "T"]:
+    """Turn scores into importance by their order, the same mass for every method.
 
     Args:
-      scores_T: scores of any method (T,).
+      scores_T: scores of any method (T,); the sign does not count.
 
     Returns:
-      Importance (T,), in [0, 1]; 0 if all scores are 0.
+      Importance (T,): 0 for the smallest, 1 for the largest, evenly spaced between
+      them; equal scores share the mean of their places, and NaN is the smallest.
     """
-    size_T = jnp.abs(scores_T)
-    most = size_T.max()
-    return jnp.where(most > 0, size_T / jnp.where(most > 0, most, 1.0), size_T)
+    size_T = jnp.nan_to_num(jnp.abs(scores_T), nan=-1.0)
+    below_T = jnp.sum(size_T[:, None] > size_T, axis=1)
+    equal_T = jnp.sum(size_T[:, None] == size_T, axis=1)
+    # A single score has no order: it is in the middle of nothing.
+    last = max(len(scores_T) - 1, 1)
+    return (below_T + (equal_T - 1) / 2) / last
 
 
 def soft_sufficiency(
@@ -191,7 +196,7 @@ def _check(x_TD: Array, importance_T: Array, n_samples: int) -> None:
         return
     if not bool(jnp.all((importance_T >= 0) & (importance_T <= 1))):
         raise ValueError(
-            "importance_T: must lie in [0, 1]; `scale_scores` brings scores there"
+            "importance_T: must lie in [0, 1]; `rank_scores` brings scores there"
         )
 
 
@@ -215,4 +220,5 @@ def _hellinger(logits_V: Array, other_V: Array) -> Array:
         for x in (logits_V, other_V)
     )
     one, two = roots
-    return jnp.linalg.norm(one - two) / jnp.sqrt(2.0)
+    distance: Array = jnp.linalg.norm(one - two) / jnp.sqrt(2.0)
+    return distance

@@ -59,7 +59,8 @@ def gradient_norm(
       ValueError: if there is no token or the target is outside the vocabulary.
     """
     gradient_TD = _gradient(logits_from_embeddings, x_TD, target)
-    return jnp.linalg.norm(gradient_TD, axis=1)
+    norm_T: Array = jnp.linalg.norm(gradient_TD, axis=1)
+    return norm_T
 
 
 def gradient_times_input(

@@ -104,4 +104,5 @@ def target_probs(
     probs = jax.lax.map(
         lambda part_BT: token_probs_fn(part_BT)[:, target], filled.reshape(-1, size, T)
     )
-    return probs.reshape(-1)[:B]
+    probs_B: Array = probs.reshape(-1)[:B]
+    return probs_B

@@ -1,0 +1,1 @@
+"""The program `python -m lostjax.attribute`: what a generated token rests on."""
