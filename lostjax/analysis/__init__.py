@@ -36,19 +36,21 @@ from lostjax.analysis.latents import (
     variable_types,
 )
 from lostjax.analysis.ngrams import predict_ngram
-from lostjax.analysis.plateau import EssentialSparsity, essential_sparsity
-from lostjax.analysis.sparsity import (
+from lostjax.analysis.sparsity.counts import (
     NearZero,
+    mask_cosine,
+    near_zero_count,
+    sparsity_of,
+)
+from lostjax.analysis.sparsity.masks import (
     apply_mask,
     erk_densities,
     erk_mask,
     magnitude_mask,
-    mask_cosine,
-    near_zero_count,
     nm_mask,
     random_mask,
-    sparsity_of,
 )
+from lostjax.analysis.sparsity.plateau import EssentialSparsity, essential_sparsity
 from lostjax.analysis.stability import (
     LOGIT_LIMIT,
     LogitGrowth,

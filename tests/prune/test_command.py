@@ -95,8 +95,9 @@ def test_training_goes_on_from_the_pruned_run(pruned, run, tmp_path):
     assert load(pruned).metrics["step"].tolist() == list(range(1, 7))
     assert (pruned / "report.html").exists()
     fresh = tmp_path / "fresh"
-    words = f"--init-from={pruned} --steps=2 --run-dir={fresh} --optim.keep-zeros"
-    assert train([*words.split(), "--mesh=data:2", "--optim.weight-decay=0.1"]) == 0
+    words = f"--init-from={pruned} --init-step=4 --steps=2 --run-dir={fresh}"
+    words += " --optim.keep-zeros --optim.weight-decay=0.1 --mesh=data:2"
+    assert train(words.split()) == 0
     # Extended: the mask comes from the checkpoint, not from the parameters.
     assert train([f"--resume={fresh}", "--steps=3", "--mesh=data:1"]) == 0
     start, end = load(pruned, step=4).params, load(fresh).params

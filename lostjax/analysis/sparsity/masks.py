@@ -21,24 +21,15 @@ Models: The Weights that Matter", 2023, arXiv:2306.03805. ERK is from Evci et al
 framework are read on the host; ranking takes O(n) time and one float copy.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from lostjax.optim.splitting.matrices import MatricesOrRule, match_matrices
-from lostjax.trees import path_text
+from lostjax.analysis.sparsity.chosen import Chosen, choose_matrices, read_magnitudes
+from lostjax.optim.splitting.matrices import MatricesOrRule
 from lostjax.typing import PyTree
-
-
-class NearZero(NamedTuple):
-    """Weights of about zero."""
-
-    near: int
-    """Weights of absolute value at most the tolerance."""
-    total: int
-    """All weights that were looked at."""
 
 
 def magnitude_mask(
@@ -61,8 +52,8 @@ def magnitude_mask(
       mask = magnitude_mask(params, 0.3)
       sparse = apply_mask(params, mask)
     """
-    chosen = _choose(params, matrices)
-    sizes = np.concatenate([np.ravel(_magnitudes(leaf)) for leaf in chosen.leaves])
+    chosen = choose_matrices(params, matrices)
+    sizes = np.concatenate([np.ravel(read_magnitudes(leaf)) for leaf in chosen.leaves])
     return chosen.split(~_smallest(sizes, _count_removed(sparsity, len(sizes))))
 
 
@@ -87,7 +78,7 @@ def random_mask(
     Raises:
       ValueError: see `magnitude_mask`.
     """
-    chosen = _choose(params, matrices)
+    chosen = choose_matrices(params, matrices)
     ranks = _draw(key, chosen.n_weights)
     return chosen.split(~_smallest(ranks, _count_removed(sparsity, len(ranks))))
 
@@ -113,7 +104,7 @@ def erk_mask(
     Raises:
       ValueError: see `magnitude_mask`.
     """
-    chosen = _choose(params, matrices)
+    chosen = choose_matrices(params, matrices)
     _count_removed(sparsity, 1)
     densities = _erk(chosen, 1 - sparsity)
     # Rounded sums, so that the total is exact and not only each matrix.
@@ -143,7 +134,7 @@ def erk_densities(
     Raises:
       ValueError: see `magnitude_mask`.
     """
-    chosen = _choose(params, matrices)
+    chosen = choose_matrices(params, matrices)
     _count_removed(sparsity, 1)
     return chosen.place(_erk(chosen, 1 - sparsity), other=1.0)
 
@@ -170,10 +161,10 @@ def nm_mask(
     """
     if not 1 <= keep <= of:
         raise ValueError(f"keep={keep}: must lie in [1, {of}], the length of a group")
-    chosen = _choose(params, matrices)
+    chosen = choose_matrices(params, matrices)
     parts = []
     for path, leaf, axis in zip(chosen.paths, chosen.leaves, chosen.axes, strict=True):
-        inputs_last: np.ndarray = np.moveaxis(_magnitudes(leaf), axis, -1)
+        inputs_last: np.ndarray = np.moveaxis(read_magnitudes(leaf), axis, -1)
         if inputs_last.shape[-1] % of:
             raise ValueError(
                 f"of={of}: does not divide the {inputs_last.shape[-1]} inputs of {path}"
@@ -202,139 +193,9 @@ def apply_mask(params: PyTree, mask: PyTree) -> PyTree:
         if kept is True:
             return leaf
         # Not a product: NaN x 0 is NaN, and -1 x 0 is -0.
-        return jax.numpy.where(kept, leaf, jax.numpy.zeros_like(leaf))
+        return jnp.where(kept, leaf, jnp.zeros_like(leaf))
 
     return jax.tree.map(zero, params, mask)
-
-
-def sparsity_of(mask: PyTree) -> float:
-    """Compute the share of weights that a mask removes, of those in its arrays."""
-    arrays = _mask_arrays(mask)
-    total = sum(array.size for array in arrays)
-    return 1 - sum(np.count_nonzero(array) for array in arrays) / max(1, total)
-
-
-def mask_cosine(first: PyTree, second: PyTree) -> float:
-    """Compute the cosine similarity of two masks of the same parameters.
-
-    Two independent random masks that keep shares d and e have a similarity of about
-    sqrt(d e): compare with that and not with 0.
-
-    Args:
-      first: a mask.
-      second: another one of the same structure and shapes.
-
-    Returns:
-      The similarity, in [0, 1]; 0 if a mask keeps nothing.
-
-    Raises:
-      ValueError: if the masks are of other shapes.
-    """
-    ours, theirs = _mask_arrays(first), _mask_arrays(second)
-    if [x.shape for x in ours] != [x.shape for x in theirs]:
-        raise ValueError("second: has other arrays than first")
-    both = sum(np.count_nonzero(a & b) for a, b in zip(ours, theirs, strict=True))
-    kept = [float(sum(map(np.count_nonzero, masks))) for masks in (ours, theirs)]
-    return float(both / np.sqrt(kept[0] * kept[1])) if both else 0.0
-
-
-def near_zero_count(
-    params: PyTree,
-    *,
-    tolerance: float | int,
-    matrices: MatricesOrRule | None = None,
-) -> NearZero:
-    """Count the weights of about zero, whose number can jump during training.
-
-    The paper states no tolerance: report yours.
-
-    Args:
-      params: a tree of float arrays.
-      tolerance: largest absolute value that counts, 0 or more.
-      matrices: see `magnitude_mask`.
-
-    Returns:
-      How many there are, and of how many weights.
-
-    Raises:
-      ValueError: if the tolerance is negative or NaN, or there is no matrix.
-    """
-    if not tolerance >= 0:
-        raise ValueError(f"tolerance={tolerance}: must be 0 or positive")
-    chosen = _choose(params, matrices)
-    near = (np.count_nonzero(_magnitudes(x) <= tolerance) for x in chosen.leaves)
-    return NearZero(int(sum(near)), chosen.n_weights)
-
-
-class _Chosen(NamedTuple):
-    """The matrices of a tree."""
-
-    structure: Any
-    where: list[int]
-    """Places of the matrices among the leaves."""
-    leaves: list[Any]
-    paths: list[str]
-    axes: list[int]
-    """The axis of each matrix along which its inputs lie."""
-    fans: list[tuple[int, int]]
-    """Inputs and outputs of each matrix."""
-
-    @property
-    def n_weights(self) -> int:
-        return sum(int(np.size(leaf)) for leaf in self.leaves)
-
-    @property
-    def borders(self) -> np.ndarray:
-        return np.cumsum([np.size(leaf) for leaf in self.leaves])[:-1]
-
-    def pair(self, values: Sequence[Any]) -> zip:  # type: ignore[type-arg]
-        return zip(values, self.leaves, strict=True)
-
-    def place(self, values: Sequence[Any], *, other: Any = True) -> PyTree:
-        """Make a tree of values at the matrices."""
-        found = [other] * self.structure.num_leaves
-        for place, value in zip(self.where, values, strict=True):
-            found[place] = value
-        return jax.tree.unflatten(self.structure, found)
-
-    def split(self, flat: np.ndarray) -> PyTree:
-        """Cut one flat mask into the masks of the matrices, each where its leaf is."""
-        parts = np.split(flat, self.borders)
-        return self.place([_lay(part, leaf) for part, leaf in self.pair(parts)])
-
-
-def _choose(params: PyTree, matrices: MatricesOrRule | None) -> _Chosen:
-    leaves = jax.tree.leaves_with_path(params)
-    labels = match_matrices(params, matrices)
-    found = {place: label for place, label in enumerate(labels) if label is not None}
-    where = list(found)
-    if not where:
-        raise ValueError("params: holds no matrix; matrices= says which arrays are")
-    axes, fans = [], []
-    for place in where:
-        path, leaf = leaves[place]
-        shape, numbers = np.shape(leaf), found[place]
-        if not np.issubdtype(np.result_type(_probe(leaf), np.float32), np.floating):
-            raise ValueError(f"{path_text(path)}: {leaf.dtype}: only real weights")
-        inputs, outputs = (
-            (axis,) if isinstance(axis, int) else tuple(axis)
-            for axis in (numbers.reduction_axis, numbers.output_axis)
-        )
-        axes.append(inputs[-1])
-        fans.append(
-            (
-                int(np.prod([shape[axis] for axis in inputs])),
-                int(np.prod([shape[axis] for axis in outputs])),
-            )
-        )
-    return _Chosen(
-        jax.tree.structure(params),
-        where,
-        [leaves[place][1] for place in where],
-        [path_text(leaves[place][0]) for place in where],
-        axes,
-        fans,
-    )
 
 
 def _count_removed(sparsity: float | int, n: int) -> int:
@@ -354,25 +215,11 @@ def _smallest(values: np.ndarray, count: int) -> np.ndarray:
     return below
 
 
-def _magnitudes(leaf: Any) -> np.ndarray:
-    array = np.asarray(leaf)
-    # NumPy cannot partition bfloat16.
-    sizes: np.ndarray = np.abs(array.astype(np.result_type(_probe(array), np.float32)))
-    sizes[np.isnan(sizes)] = np.inf  # NaN compares as unequal to itself
-    return sizes
-
-
-def _probe(leaf: Any) -> np.dtype:
-    dtype = np.asarray(leaf).dtype
-    # bfloat16 and the float8 types promote to float32 exactly.
-    return np.dtype(np.float32) if dtype.kind == "V" else dtype
-
-
 def _draw(key: jax.Array, n: int) -> np.ndarray:
     return np.asarray(jax.random.uniform(key, (n,)))
 
 
-def _erk(chosen: _Chosen, density: float | int) -> list[float]:
+def _erk(chosen: Chosen, density: float | int) -> list[float]:
     """Solve for the scale at which the densities, capped at 1, keep the right total."""
     sizes = np.array([np.size(leaf) for leaf in chosen.leaves], float)
     raw = np.array([(m + n) / (m * n) for m, n in chosen.fans])
@@ -386,15 +233,3 @@ def _erk(chosen: _Chosen, density: float | int) -> list[float]:
         whole |= over
     found: list[float] = np.where(whole, 1.0, scale * raw).tolist()
     return found
-
-
-def _lay(flat: np.ndarray, leaf: Any) -> Any:
-    mask = flat.reshape(np.shape(leaf))
-    if isinstance(leaf, jax.Array):
-        return jax.device_put(mask, leaf.sharding)
-    return mask
-
-
-def _mask_arrays(mask: PyTree) -> list[np.ndarray]:
-    arrays = [np.asarray(leaf) for leaf in jax.tree.leaves(mask)]
-    return [array for array in arrays if array.ndim]

@@ -1,0 +1,1 @@
+"""Masks that remove weights, and how many a model can lose."""
