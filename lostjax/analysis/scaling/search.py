@@ -26,6 +26,7 @@ from lostjax.analysis.scaling.points import LossPoints
 _EXPONENTS = (0.1, 0.2, 0.35, 0.6, 1.0)
 _POLISHED = 4  # starts that are refined
 _EXPONENT_BOUNDS = (1e-2, 3.0)
+_VAGUE = 0.5  # deviation of a term relative to it: two of them reach 0, or E's share
 _SMALLEST_SHARE = 1e-6  # of the loss, for E and both terms: 0 has no logarithm
 
 
@@ -219,6 +220,13 @@ class Problem:
         if covariance is None:
             warnings.append("the points do not determine all constants")
             covariance = np.full((5, 5), np.inf)
+        else:
+            spreads = np.sqrt(np.diag(covariance))[1:3]
+            for what, spread in zip(("size", "tokens"), spreads, strict=True):
+                if spread > _VAGUE:
+                    warnings.append(
+                        f"the term of the {what} is uncertain by {100 * spread:.0f} %"
+                    )
         centre = float(np.exp(self.centre[0])), float(np.exp(self.centre[1]))
         return LossFit(law, tuple(warnings), residuals, covariance, centre)
 

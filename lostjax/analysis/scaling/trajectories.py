@@ -91,4 +91,7 @@ def _solve(rise: Map, low: jax.Array) -> jax.Array:
 
 def _log_power(law: PowerLaw, log_x: jax.Array) -> jax.Array:
     """Compute log of (scale / x)^exponent."""
-    return jnp.asarray(law.exponent * (jnp.log(law.scale) - log_x))
+    # A small exponent has a scale that float32 cannot hold, although it can its log.
+    known = isinstance(law.scale, float | int)
+    log_scale = np.log(law.scale) if known else jnp.log(law.scale)
+    return jnp.asarray(law.exponent * (log_scale - log_x))

@@ -149,6 +149,17 @@ def test_a_law_that_the_points_leave_open_has_a_warning():
     assert not rising.converged
 
 
+def test_a_term_that_noise_hides_has_a_warning():
+    points = make_family(checkpoints=4)
+    rng = np.random.default_rng(1)
+    noisy = points._replace(losses=np.exp(1 + 0.05 * rng.normal(size=16)))
+    warnings = " ".join(fit_loss_law(noisy).warnings)
+    assert (
+        "term of the size is uncertain" in warnings or "A is at its bound" in warnings
+    )
+    assert fit_loss_law(make_family(noise=0.003)).converged
+
+
 def test_a_prior_makes_two_sizes_a_law_and_fades_with_more():
     # Of another exponent, but with the same loss at 1.4 billion parameters.
     far = LossLaw(1.7, 400 * 1.4e9**0.1, 1500.0, 0.44, 0.36)

@@ -67,6 +67,12 @@ def test_constants_have_gradients():
         np.testing.assert_allclose(gradient.batch.scale, rise / 1e-3, rtol=1e-3)
 
 
+def test_a_scale_beyond_float32_does_no_harm():
+    law = LAW._replace(size=PowerLaw(1e80, 0.005))
+    loss = loss_trajectory(law, n_params=1e6, steps=1e9, batch=1e9)
+    np.testing.assert_allclose(loss, (1e80 / 1e6) ** 0.005, rtol=1e-3)
+
+
 def test_small_runs_tell_the_constants_and_a_larger_models_curve():
     sizes = np.array([2e4, 6e4, 2e5])
     size = fit_model_size_law(sizes, (LAW.size.scale / sizes) ** LAW.size.exponent)
