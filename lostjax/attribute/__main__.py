@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -179,6 +180,8 @@ def _check_out(out: Path) -> None:
         raise ConfigError(f"--out={out}: is a directory; name a file, as {out / PAGE}")
     if not out.parent.is_dir():
         raise ConfigError(f"--out={out}: there is no directory {out.parent}")
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"--out={out}: {out.parent} cannot be written; name another")
 
 
 def _encode(run: Run, flag: str, text: str) -> list[int]:
