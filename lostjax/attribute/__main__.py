@@ -239,8 +239,8 @@ def _report_cost(run: Run, explainer: Explainer) -> None:
     # Gradients and loops compile longer than the pass that was timed.
     compiling *= 2 * explainer.n_programs
     _say(
-        f"{run.directory}, step {run.step}: {explainer.n_tokens} tokens to explain, at "
-        f"most {format_count(explainer.most_passes)} forward passes in about "
+        f"{run.directory}, step {run.step}, tokens to explain: "
+        f"{explainer.n_tokens}; at most {format_count(explainer.most_passes)} forward passes in about "
         f"{format_seconds(explainer.most_passes * seconds)}, after about "
         f"{format_seconds(compiling)} of compiling"
     )
