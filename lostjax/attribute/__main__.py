@@ -240,7 +240,8 @@ def _report_cost(run: Run, explainer: Explainer) -> None:
     compiling *= 2 * explainer.n_programs
     _say(
         f"{run.directory}, step {run.step}, tokens to explain: "
-        f"{explainer.n_tokens}; at most {format_count(explainer.most_passes)} forward passes in about "
+        f"{explainer.n_tokens}; at most {format_count(explainer.most_passes)} "
+        "forward passes in about "
         f"{format_seconds(explainer.most_passes * seconds)}, after about "
         f"{format_seconds(compiling)} of compiling"
     )
