@@ -13,6 +13,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -179,6 +180,8 @@ def _check_out(out: Path) -> None:
         raise ConfigError(f"--out={out}: is a directory; name a file, as {out / PAGE}")
     if not out.parent.is_dir():
         raise ConfigError(f"--out={out}: there is no directory {out.parent}")
+    if not os.access(out.parent, os.W_OK):
+        raise ConfigError(f"--out={out}: {out.parent} cannot be written; name another")
 
 
 def _encode(run: Run, flag: str, text: str) -> list[int]:
@@ -236,8 +239,9 @@ def _report_cost(run: Run, explainer: Explainer) -> None:
     # Gradients and loops compile longer than the pass that was timed.
     compiling *= 2 * explainer.n_programs
     _say(
-        f"{run.directory}, step {run.step}: {explainer.n_tokens} tokens to explain, at "
-        f"most {format_count(explainer.most_passes)} forward passes in about "
+        f"{run.directory}, step {run.step}, tokens to explain: "
+        f"{explainer.n_tokens}; at most {format_count(explainer.most_passes)} "
+        "forward passes in about "
         f"{format_seconds(explainer.most_passes * seconds)}, after about "
         f"{format_seconds(compiling)} of compiling"
     )

@@ -162,7 +162,7 @@ class Explainer:
 
 
 def summarise(explained: Sequence[Explained]) -> dict[str, Scored]:
-    """Average faithfulness, add passes, and take the median time, by method."""
+    """Average faithfulness, add passes, and take the median time after the first."""
     names = explained[0].by_method
     return {
         name: _summarise([one.by_method[name] for one in explained]) for name in names
@@ -175,6 +175,6 @@ def _summarise(scored: Sequence[Scored]) -> Scored:
         float(np.mean([one.sufficiency for one in scored])),
         float(np.mean([one.comprehensiveness for one in scored])),
         sum(one.passes for one in scored),
-        # The first token's time includes compiling, which the median leaves out.
-        float(np.median([one.seconds for one in scored])),
+        # The first token's time includes compiling.
+        float(np.median([one.seconds for one in scored[1:]] or [np.nan])),
     )

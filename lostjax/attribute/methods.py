@@ -37,9 +37,8 @@ LEAST_STEPS = 10
 """Steps of ReAGent before a probe may stop. A token that the continuation's own tokens
 predict stops at the first one, with scores that are still the random start."""
 
-POINTS, SAMPLES, MASKS = 32, 128, 8
-"""Points of integrated gradients, rows of LIME, masks of each measure of
-faithfulness."""
+POINTS, MASKS = 32, 8
+"""Points of integrated gradients, and masks of each measure of faithfulness."""
 
 
 class Settings(NamedTuple):
@@ -99,9 +98,14 @@ def _lime(
         target=passage.target,
         replacement=settings.replacement,
         key=key,
-        n_samples=SAMPLES,
+        n_samples=_count_samples(passage.n_prompt),
     )
-    return scores_T, SAMPLES + 1
+    return scores_T, _count_samples(passage.n_prompt) + 1
+
+
+def _count_samples(n_prompt: int) -> int:
+    """Return LIME's rows: a regression needs several for each coefficient."""
+    return max(128, 4 * n_prompt)
 
 
 def _by_gradient(
@@ -143,7 +147,7 @@ METHODS = {
         "ReAGent", _reagent, lambda s, T: 1 + 2 * s.n_probes * s.max_steps
     ),
     "occlusion": Method("occlusion", _occlusion, lambda s, T: T + 1),
-    "lime": Method("LIME", _lime, lambda s, T: SAMPLES + 1),
+    "lime": Method("LIME", _lime, lambda s, T: _count_samples(T) + 1),
     "gradient_norm": Method(
         "gradient norm", partial(_by_gradient, gradient_norm), lambda s, T: 3
     ),

@@ -17,7 +17,7 @@ _NOTE = (
     "scores high is masked. Both are means over the tokens, normalised so that masking "
     "nothing has sufficiency 1 and masking everything comprehensiveness 1; higher is "
     "more faithful. Random scores are the control. Forward passes are of all tokens, "
-    "and a backward pass counts as two; the time is the median over the tokens."
+    "and a backward pass counts as two; the time is the median after the first."
 )
 
 
@@ -33,7 +33,7 @@ def tabulate_methods(explained: Sequence[Explained]) -> Table:
             _share(found[name].sufficiency),
             _share(found[name].comprehensiveness),
             format_count(found[name].passes),
-            MISSING if name == RANDOM else f"{1000 * found[name].seconds:,.0f} ms",
+            MISSING if name == RANDOM else _milliseconds(found[name].seconds),
         ]
         for name in order
     ]
@@ -157,6 +157,10 @@ def quote_token(text: str) -> str:
 
 def _title(name: str) -> str:
     return METHODS[name].title if name in METHODS else name
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:,.0f} ms" if np.isfinite(seconds) else MISSING
 
 
 def _share(value: float) -> str:

@@ -93,6 +93,7 @@ def test_page_and_json_hold_the_scores_of_the_library(run, capsys, read_page):
     assert f"{first:.3g}" in [score.lstrip("-") for score in strongest]
 
 
+@pytest.mark.slow
 def test_every_method_reads_a_passage_and_finds_what_counts():
     """Of a causal model with attention to itself alone, the last token counts."""
 
