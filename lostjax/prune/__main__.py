@@ -17,6 +17,7 @@ if __name__ == "__main__":
 
 import dataclasses
 import json
+import math
 import os
 import shlex
 import sys
@@ -43,6 +44,7 @@ from lostjax.train.flags import Positional, parse_flags
 from lostjax.train.interface.finished import Run, load
 from lostjax.train.interface.texts import plan_text
 from lostjax.train.log.output import run_program
+from lostjax.typing import PyTree
 from lostjax.view.numbers import format_count, format_loss, format_seconds
 
 PROGRAM = "python -m lostjax.prune"
@@ -127,12 +129,13 @@ def prune(flags: Flags, *, command: str) -> None:
 
 def _measure(run: Run, flags: Flags, asked: Asked, *, title: str) -> Pruning:
     """Score all masks, with a line for each."""
+    params = run.params
+    unfit = _list_unfit(params, asked)
     plan = plan_text(None, run.config, tokenizer=run.tokenizer)
     passages = curve.choose_passages(plan, tokens=flags.tokens)
     settings = curve.list_settings(
         asked.sparsities, pattern=asked.pattern, seed=flags.seed
     )
-    params = run.params
     step = jax.jit(make_passage_step(run.model))
     print(
         f"{title}: {len(settings)} masks on "
@@ -152,6 +155,10 @@ def _measure(run: Run, flags: Flags, asked: Asked, *, title: str) -> Pruning:
         bits = curve.bits_per_byte(each.nats_R, tokens_R, passages)
         whole = curve.bits_per_byte(scored[0].nats_R, tokens_R, passages)
         print(_describe(each, bits, whole), flush=True)
+        if not math.isfinite(whole):
+            raise ConfigError(
+                f"{title}: its loss is not a number; --step= names another"
+            )
     plateau = curve.find_plateau(
         [
             each
@@ -171,10 +178,23 @@ def _measure(run: Run, flags: Flags, asked: Asked, *, title: str) -> Pruning:
         passages=passages,
         plateau=plateau,
         tolerance=flags.tolerance,
-        unfit=curve.list_unfit(params, of=asked.pattern[1]) if asked.pattern else [],
+        unfit=unfit,
         removed=curve.count_by_matrix(by_size.make(params)),
         removed_by=_name(by_size),
     )
+
+
+def _list_unfit(params: PyTree, asked: Asked) -> list[str]:
+    """List the matrices that the pattern does not fit, if it fits others."""
+    if asked.pattern is None:
+        return []
+    keep, of = asked.pattern
+    unfit = curve.list_unfit(params, of=of)
+    if len(unfit) == len(curve.list_matrices(params)):
+        raise ConfigError(
+            f"--nm={keep}:{of}: groups of {of} divide the inputs of no matrix"
+        )
+    return unfit
 
 
 def _choose(flags: Flags, asked: Asked, *, tested: float) -> Setting:

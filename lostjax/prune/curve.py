@@ -117,7 +117,7 @@ def score_settings(
 ) -> Iterator[Scored]:
     """Score each mask on the passages, one at a time."""
     params = variables["params"]
-    total = sum(leaf.size for _, leaf in _list_matrices(params))
+    total = sum(leaf.size for _, leaf in list_matrices(params))
     for setting in settings:
         mask = setting.make(params)
         pruned = {**variables, "params": apply_mask(params, mask)}
@@ -179,9 +179,20 @@ def count_by_matrix(mask: PyTree) -> list[tuple[str, int, float]]:
     ]
 
 
+def list_matrices(params: PyTree) -> list[tuple[str, jax.Array]]:
+    """List the paths and the arrays of the matrices that are pruned."""
+    labels = match_matrices(params, find_matrices)
+    leaves = jax.tree.leaves_with_path(params)
+    return [
+        (path_text(path), leaf)
+        for (path, leaf), label in zip(leaves, labels, strict=True)
+        if label is not None
+    ]
+
+
 def list_unfit(params: PyTree, *, of: int) -> list[str]:
     """List the matrices whose inputs cannot be divided into groups of M."""
-    return [path for path, leaf in _list_matrices(params) if leaf.shape[-2] % of]
+    return [path for path, leaf in list_matrices(params) if leaf.shape[-2] % of]
 
 
 def _largest(sparsity: float, params: PyTree) -> PyTree:
@@ -195,19 +206,9 @@ def _random(sparsity: float, seed: int, params: PyTree) -> PyTree:
 
 def _pattern(keep: int, of: int, params: PyTree) -> PyTree:
     unfit = set(list_unfit(params, of=of))
-    fitting = {path for path, _ in _list_matrices(params)} - unfit
+    fitting = {path for path, _ in list_matrices(params)} - unfit
     chosen = jax.tree.map_with_path(lambda path, _: path_text(path) in fitting, params)
     return nm_mask(params, keep=keep, of=of, matrices=chosen)
-
-
-def _list_matrices(params: PyTree) -> list[tuple[str, jax.Array]]:
-    labels = match_matrices(params, find_matrices)
-    leaves = jax.tree.leaves_with_path(params)
-    return [
-        (path_text(path), leaf)
-        for (path, leaf), label in zip(leaves, labels, strict=True)
-        if label is not None
-    ]
 
 
 def _count_masked(mask: PyTree) -> int:

@@ -125,6 +125,7 @@ def test_training_goes_on_from_the_pruned_run(pruned, run, tmp_path):
         (["--sparsity=0.5"], "is that of a pruned run, which needs --out"),
         (["--sparsity=1", "--out=x"], "--sparsity=1.0: must lie in (0, 1)"),
         (["--sparsity=.5", "--out=x", "--nm=2:4"], "use one of them"),
+        (["--nm=3:1000"], "--nm=3:1000: groups of 1000 divide the inputs of no matrix"),
         (["--step=3"], "has checkpoints of steps 2, 4"),
         (["--out={run}"], "holds a run; name a new directory"),
         (["--out={run}/checkpoints"], "holds files but no run"),
@@ -150,6 +151,13 @@ def test_a_run_without_a_plateau_is_not_pruned_unasked(run, capsys, tmp_path):
     assert prune([*words, f"--out={tmp_path / 'yes'}", "--sparsity=0.5"]) == 0
     removed = [np.mean(x == 0) for x in jax.tree.leaves(load(tmp_path / "yes").params)]
     assert max(removed) > 0.3
+
+
+def test_a_model_that_diverged_is_refused(run, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(curve, "bits_per_byte", lambda *_: math.nan)
+    assert prune([str(run), "--tokens=1", f"--page={tmp_path}"]) == 2
+    assert "its loss is not a number" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_state_is_evaluated_with_is_masked_too():
