@@ -10,7 +10,8 @@ import pytest
 
 from lostjax.repro.__main__ import main
 from lostjax.repro.papers import image_tokens as paper
-from lostjax.repro.papers.image_tokens import Captioning, Task, load_pictures
+from lostjax.repro.papers.image_tokens import pictures, training
+from lostjax.repro.papers.image_tokens.pictures import Captioning, Task, load_pictures
 
 DIGITS = Captioning(source="digits", width=16, layers=1, steps=3, alpha=1.0)
 
@@ -21,17 +22,17 @@ def variants(monkeypatch):
 
     def load(source):
         assert source == "variants"
-        pictures = load_pictures("digits")
-        rows = range(len(pictures.codes))
+        digits = load_pictures("digits")
+        rows = range(len(digits.codes))
         families = ["one" if row < 100 else str(row // 3) for row in rows]
-        return pictures._replace(families=tuple(families))
+        return digits._replace(families=tuple(families))
 
-    monkeypatch.setattr(paper, "load_pictures", load)
+    monkeypatch.setattr(pictures, "load_pictures", load)
     return load("variants")
 
 
 def test_no_family_is_on_two_sides(variants):
-    task = paper.make_task("variants", 1.0, 0)
+    task = pictures.make_task("variants", 1.0, 0)
     parts = [task.train, task.validation, task.test]
     families = [{variants.families[row] for row in part} for part in parts]
     assert not families[0] & families[1]
@@ -39,30 +40,30 @@ def test_no_family_is_on_two_sides(variants):
     counts = np.array([len(each) for each in families])
     np.testing.assert_allclose(counts / counts.sum(), [0.7, 0.15, 0.15], atol=0.01)
     (most,) = [part for part, of in zip(parts, families, strict=True) if "one" in of]
-    assert sum(variants.families[row] == "one" for row in most) == paper.VARIANTS
-    half = paper.make_task("variants", 0.5, 0)
+    assert sum(variants.families[row] == "one" for row in most) == pictures.VARIANTS
+    half = pictures.make_task("variants", 0.5, 0)
     assert set(half.train) < set(task.train)
     np.testing.assert_array_equal(half.test, task.test)
     assert half.captions.words == task.captions.words
-    other = paper.make_task("variants", 1.0, 1)
+    other = pictures.make_task("variants", 1.0, 1)
     assert set(other.test) != set(task.test)
 
 
 @pytest.fixture
 def reference(monkeypatch):
     """A reference that is sure of the first half of every caption."""
-    kinds_NT = paper.make_task("digits", 1.0, 0).captions.kinds_NT
+    kinds_NT = pictures.make_task("digits", 1.0, 0).captions.kinds_NT
     losses_NT = np.where(np.arange(kinds_NT.shape[1]) < 4, 1e-3, 3.0)
     losses_NT = np.broadcast_to(losses_NT, kinds_NT.shape)
     monkeypatch.setattr(
-        paper, "score_reference", lambda config, seed: jnp.asarray(losses_NT)
+        training, "score_reference", lambda config, seed: jnp.asarray(losses_NT)
     )
     return kinds_NT
 
 
 def test_weights_have_mean_1_and_the_control_has_them_elsewhere(reference):
     there_NT = reference > 0
-    weigh = paper.weigh_tokens.__wrapped__
+    weigh = training.weigh_tokens.__wrapped__
     factors_NT = np.asarray(weigh(DIGITS, 0))
     assert (factors_NT[~there_NT] == 0).all()
     means_N = factors_NT.sum(axis=1) / there_NT.sum(axis=1)
@@ -77,7 +78,7 @@ def test_weights_have_mean_1_and_the_control_has_them_elsewhere(reference):
 
 
 def test_words_that_are_said_nowhere_are_hallucinated(monkeypatch):
-    task = paper.make_task("digits", 1.0, 0)
+    task = pictures.make_task("digits", 1.0, 0)
     index = {word: token for token, word in enumerate(task.captions.words)}
     rows = np.array(
         [r for r in task.test if index["even"] in task.captions.said[r]][:2]
