@@ -11,6 +11,7 @@ far larger; here are presidents' speeches of 31,423 words
     ..., same time     the same with as many steps as fit into the time of the Z-loss'
     Z-loss ...         and two other losses: `optim.factored_output`, exact gradient
                        descent at a cost without the classes, stabilised every 500 steps
+    other contexts     a control: the Z-loss with contexts of other words
 
 The ratio of the times of a step, with the rest of the model, is that of
 `benchmarks/word_model.py`: measured in turn in one process on two cores. The output
@@ -47,7 +48,8 @@ TIMES_AS_LONG = 7
 """A step with a dense softmax, in steps with the factored Z-loss: see
 `benchmarks/word_model_xeon_2026-12-01.md`."""
 
-SGD, SGD_BRIEF = "softmax, SGD", "softmax, SGD, same time"
+SGD, CONTROL = "softmax, SGD", "other contexts"
+SGD_BRIEF = "softmax, SGD, same time"
 Z = tuple(name for name in SPHERICAL if name.startswith("Z-loss"))
 OTHERS = tuple(name for name in SPHERICAL if name not in Z)
 
@@ -61,6 +63,7 @@ def build_methods(scale: Scale[Training]) -> dict[str, Training]:
         **{name: make(loss=name) for name in SPHERICAL},
         SGD: make(),
         SGD_BRIEF: make(steps=fewer),
+        CONTROL: make(loss=Z[0], shuffled=True),
     }
 
 
@@ -69,6 +72,7 @@ def _compare() -> tuple[Comparison, ...]:
         (first, second, k) for first in Z for second in (SGD, SGD_BRIEF) for k in TOP
     ]
     pairs += [(first, second, k) for first in Z for second in OTHERS for k in (1, 10)]
+    pairs += [(Z[0], CONTROL, 10)]
     return tuple(
         Comparison(
             first,

@@ -98,7 +98,7 @@ def test_methods_share_programs_by_their_output_layer_alone():
     shared = {name: word_model.shared_part(of) for name, of in methods.items()}
     assert len(set(shared.values())) == 2
     assert shared[paper.SGD] == shared[paper.SGD_BRIEF]
-    assert shared[paper.Z[0]] == shared[paper.OTHERS[0]]
+    assert shared[paper.Z[0]] == shared[paper.CONTROL] == shared[paper.OTHERS[0]]
 
 
 def test_the_same_time_is_fewer_steps_of_softmax_and_nothing_else():
