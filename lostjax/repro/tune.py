@@ -15,7 +15,7 @@ import numpy as np
 from lostjax.repro.rows import Row
 from lostjax.sweep.cell_file import Cell
 
-MAX_WIDENINGS = 6
+MAX_WIDENINGS = 9
 
 Run = Callable[[float | None, Sequence[int]], Sequence[Cell]]
 """From a learning rate (None: there is none) and seeds to a cell a seed."""

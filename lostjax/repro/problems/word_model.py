@@ -26,14 +26,12 @@ from lostjax.repro.problems.speech_words import read_text
 from lostjax.steps import fit
 from lostjax.typing import Array, Float, Key, PyTree
 
-SOFTMAX, SQUARE = "softmax", "squared error"
+SOFTMAX = "softmax"
 TOP = (1, 5, 10, 50, 100)
 BODY_RATE, STRETCH, STABILISE_EVERY = 2e-3, 10, 500
 EMBEDDING_RATE, SMALLEST = 0.1, 1e-12
-ADAM_SCALE, SQUARE_SCALE = 2e-4, 1e-3
 """Adam's rate of the hidden layer; steps in one program, and from one stabilisation to
-the next; AdaGrad's rate, and what its sums begin with; rates of an output layer by
-Adam, and under the squared error, as shares of those that are tried."""
+the next; AdaGrad's rate, and what its sums begin with."""
 
 OfSums = Callable[..., Array]
 """From `LogitSums` and n_classes to losses."""
@@ -43,7 +41,6 @@ SPHERICAL: dict[str, OfSums] = {
     "Z-loss, scale 1": partial(losses.z_loss_from_sums, scale=1.0, shift=10.0),
     "spherical softmax": losses.spherical_softmax_loss_from_sums,
     "Taylor softmax": losses.taylor_softmax_loss_from_sums,
-    SQUARE: lambda sums, *, n_classes: losses.spherical_squared_error_from_sums(sums),
 }
 
 
@@ -257,11 +254,9 @@ def train_words(config: Training, rate: float, seed: int) -> State:
     """Train a model; a factored layer is stabilised every `STABILISE_EVERY` steps."""
     programs = build_programs(shared_part(config))
     start_key, batch_key = jax.random.split(jax.random.key(seed))
-    if config.loss == SQUARE:
-        rate *= SQUARE_SCALE
     place = 0 if config.loss == SOFTMAX else list(SPHERICAL).index(config.loss)
     settings = Settings(
-        jnp.float32(rate * ADAM_SCALE if config.adam else rate),
+        jnp.float32(rate),
         jnp.int32(place),
         jnp.bool_(config.shuffled),
     )
