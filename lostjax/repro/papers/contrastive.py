@@ -82,7 +82,7 @@ def _compare() -> tuple[Comparison, ...]:
             statement = f"{first} is {says} than {second}"
             found.append(Comparison(first, second, statement, measure))
     good = name_method(0.3)
-    pairs = [(good, name_method(t)) for t in (0.03, 0.07, 1.0, 2.0)]
+    pairs = [(good, name_method(t)) for t in TEMPERATURES if t not in (0.3, 0.7)]
     pairs += [(good, SIMPLE), (HARD_SIMPLE, SIMPLE), (HARD_SIMPLE, good)]
     pairs += [(name_method(t, hard=True), name_method(t)) for t in HARD_TEMPERATURES]
     pairs += [(good, SHUFFLED), (good, UNTRAINED)]
