@@ -35,7 +35,7 @@ def train(toy, rate, seed):
 
 EXPERIMENT = Experiment(
     paper="A toy (arXiv:0000.00000)",
-    scales={"smoke": Scale(Toy(), (0.005, 0.01, 0.02)), "small": Scale(Toy(), (100.0,))},
+    scales={"smoke": Scale(Toy(), (0.005, 0.01, 0.02)), "small": Scale(Toy(), (99.0,))},
     methods=lambda scale: {"ours": scale.config, "theirs": Toy(floor=2.0),
                            "control": Toy(floor=1.0)},
     comparisons=(

@@ -25,9 +25,9 @@ on OSCAR from those of 2.8 and 4.2, with 1, 2, 3, 4, 5, 7, 14 and 44 epochs.
 
 Two smaller sizes determine no law: all fits except for the authors' and those of one
 run have a prior, whose law is fitted to points of Chinchilla's figure (the "other
-family"). The prior's deviations and the intervals' settings are the library's defaults; a
-pilot had forecast 15 of the 19 targets before, after which thinning alone was changed,
-from 40 checkpoints a run to 20, for speed. Nothing is tuned. Errors are of the target's
+family"). The prior's deviations and the intervals' settings are the library's defaults.
+A pilot had forecast 15 of the 19 targets; after it only the thinning was changed, from
+40 checkpoints a run to 20, for speed. Nothing is tuned. Errors are of the target's
 checkpoints after 70 % of its training.
 """
 
