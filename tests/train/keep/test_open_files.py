@@ -1,12 +1,19 @@
 """Too few open files: refused before the run, said during it, and never waited for."""
 
+import asyncio
+import contextlib
+import errno
+import gc
 import os
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from lostjax.train.keep.arrays.store import _show_unraisable
 
 ROOT = Path(__file__).parents[3]
 START = """
@@ -103,3 +110,23 @@ def test_a_save_without_open_files_fails_alone_and_nothing_waits_for_it(tmp_path
     untried = done.stderr.partition("untried\n")[2].partition("done\n")[0]
     assert untried.startswith("checkpoint 98 could not be saved (Too many open files)")
     assert untried.count("\n") == 1
+
+
+def test_an_event_loop_that_got_no_open_files_ends_without_a_traceback(
+    monkeypatch, capsys
+):
+    def fail(*_):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    class Careless:
+        def __del__(self):
+            raise AttributeError("ours")
+
+    monkeypatch.setattr(sys, "unraisablehook", _show_unraisable)
+    monkeypatch.setattr(socket, "socketpair", fail)
+    with contextlib.suppress(OSError):
+        asyncio.new_event_loop()
+    gc.collect()
+    assert capsys.readouterr().err == ""
+    Careless()
+    assert "AttributeError: ours" in capsys.readouterr().err

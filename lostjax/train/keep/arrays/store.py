@@ -5,6 +5,7 @@ can leave orbax's threads waiting for each other for minutes; they are daemon th
 which do not hold up the end of the program.
 """
 
+import asyncio
 import errno
 import logging
 import sys
@@ -187,10 +188,15 @@ def check_readable(
 def _show_unraisable(unraisable: Any) -> None:
     """Print an exception that nobody can catch, unless a failed save left it.
 
-    Threads of tensorstore call back an event loop that orbax has closed by then.
+    Threads of tensorstore call back an event loop that orbax has closed by then; and a
+    loop that got no open files is half made, which its end does not expect.
     """
     error = unraisable.exc_value
     if isinstance(error, RuntimeError) and str(error) == "Event loop is closed":
+        return
+    if unraisable.object is asyncio.BaseEventLoop.__del__ and isinstance(
+        error, AttributeError
+    ):
         return
     sys.__unraisablehook__(unraisable)
 
