@@ -69,6 +69,9 @@ PATH = math.log(2) - math.log1p(math.exp(-4))  # log p(0) at x less that at 0
 # Hellinger's distance of (1 - p, p) and (1 / 2, 1 / 2).
 APART = math.sqrt(1 - (math.sqrt(LOST / 4) + math.sqrt((1 - LOST / 2) / 2)))
 READ = {"target": 1, "tokens_T": PROMPT}
+# Two concepts that share no channel, and activations that are made of them.
+CONCEPTS = jnp.array([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
+MADE = jnp.array([[1.0, 0.0], [0.0, 2.0], [3.0, 4.0]])
 MASKED = {"x_TD": X, "importance_T": jnp.ones(3), "key": jax.random.key(0)}
 BAD_MASK = {"importance_T": jnp.full(3, 2.0)}
 ROWS = {
@@ -329,6 +332,81 @@ ROWS = {
         {"all": ((3, 0.0), 3), "passive": ((1, math.nan), 1)},
         {"log_variance_BZ": np.full((4, 3), 1e3)},
         covers=("compare_representations", "LatentComparison", "LatentDependence"),
+    ),
+    "nmf": Row(
+        lambda **given: analysis.nmf(**given).w_RM.sort(axis=0),
+        {"a_BM": MADE @ CONCEPTS, "rank": 2, "tolerance": 0, "max_steps": 999},
+        CONCEPTS.sort(axis=0),
+        {"a_BM": -MADE @ CONCEPTS},
+        atol=1e-6,  # float32
+        covers=("nmf", "Factorisation"),
+    ),
+    "nnls": Row(
+        analysis.nnls,
+        {"a": jnp.array([[0.6, 0.8, -1.0], [-1.0, 0.0, 2.0]]), "w_RM": CONCEPTS},
+        np.array([[1.0, 0.0], [0.0, 2.0]]),
+        {"w_RM": -CONCEPTS},
+        covers=("nnls",),
+    ),
+    # Variances of 1 / 12 and 9 / 12.
+    "total sobol": Row(
+        lambda **given: analysis.total_sobol(lambda x: x[:, 0] - 3 * x[:, 1], **given),
+        {"n_inputs": 2, "n_designs": 1024},
+        analysis.TotalSobol(np.array([0.1, 0.9]), 10 / 12),
+        {"n_designs": 1000},
+        rtol=0.01,  # of 1,024 points
+        covers=("total_sobol", "TotalSobol"),
+    ),
+    "concept importance": Row(
+        lambda **given: analysis.concept_importance(
+            lambda a_BM: a_BM @ jnp.array([1.0, 0.0, 0.0]), w_RM=CONCEPTS, **given
+        ).importance_R,
+        {"u_BR": MADE[:1]},
+        np.array([1.0, 0.0]),
+        {"u_BR": -MADE},
+        rtol=0.02,  # of 256 points
+        covers=("concept_importance", "ConceptImportance"),
+    ),
+    # u_1 of an image is 10 times its second pixel: that pixel is the concept.
+    "concept map": Row(
+        lambda **given: analysis.concept_attribution_map(
+            lambda x_PC: x_PC[:, 0] @ jnp.array([[0.6, 0.8, 0], [0, 0, 10]]), **given
+        ),
+        {"x": jnp.array([[1.0], [2.0]]), "w_RM": CONCEPTS, "concept": 1},
+        np.array([0.0, 20.0]),
+        {"concept": 2},
+        covers=("concept_attribution_map",),
+    ),
+    "crops": Row(
+        lambda **given: analysis.extract_crops(**given)[..., 0],
+        {
+            "images_BHWC": jnp.arange(12.0).reshape(1, 3, 4, 1),
+            "size": 2,
+            "stride": 2,
+        },
+        np.array([[[0.0, 1.0], [4.0, 5.0]], [[2.0, 3.0], [6.0, 7.0]]]),
+        {"size": 4},
+        covers=("extract_crops",),
+    ),
+    # The two strongest of four, which are both of one channel.
+    "refinement": Row(
+        lambda **given: analysis.refine_concept(lambda x: x, **given),
+        {
+            "crops": jnp.eye(4)[:, :3] * 2,
+            "strength_B": jnp.array([0.0, 3.0, 0.0, 0.0]),
+            "rank": 1,
+        },
+        (
+            np.array([1]),
+            np.array([[2.0]]),
+            np.array([[0.0, 1.0, 0.0]]),
+            0.0,
+            2,
+            True,
+        ),
+        {"quantile": 1.0},
+        atol=1e-6,  # float32
+        covers=("refine_concept", "SubConcepts"),
     ),
     "magnitude": Row(
         analysis.magnitude_mask,
