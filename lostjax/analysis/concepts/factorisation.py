@@ -18,13 +18,14 @@ a norm of 1, because only the product U W is determined. Cost for each step: 4 B
 FLOPs beside 2 (B + M) R^2; the start is one SVD.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lostjax.checks import require_examples, require_not_negative, require_weights
-from lostjax.typing import Array, Float
+from lostjax.typing import Array, Float, Scalar
 
 
 class Factorisation(NamedTuple):
@@ -76,8 +77,9 @@ def nmf(
     return _factorise(a_BM, rank, max_steps, tolerance)
 
 
+@partial(jax.jit, static_argnames="rank")
 def _factorise(
-    a_BM: Array, rank: int, max_steps: int, tolerance: float | int
+    a_BM: Array, rank: int, max_steps: Scalar, tolerance: Scalar
 ) -> Factorisation:
     u_BR, w_RM = start_factors(a_BM, rank)
     size = _norm(a_BM)

@@ -50,6 +50,11 @@ def nnls(a: Float[Array, "... M"], w_RM: Float[Array, "R M"]) -> Float[Array, ".
             f"w_RM: shape {w_RM.shape}, must have {a.shape[-1]} columns as a has"
         )
     require_weights("w_RM", w_RM)
+    return _solve_all(a, w_RM)
+
+
+@jax.jit
+def _solve_all(a: Array, w_RM: Array) -> Array:
     gram_RR = w_RM @ w_RM.T
     # A concept of zeros has an equation of its own, u = 0.
     gram_RR += jnp.diag(jnp.where(jnp.diag(gram_RR) > 0, 0.0, 1.0))
