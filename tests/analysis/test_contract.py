@@ -358,9 +358,11 @@ ROWS = {
         covers=("total_sobol", "TotalSobol"),
     ),
     "concept importance": Row(
-        lambda **given: analysis.concept_importance(
-            lambda a_BM: a_BM @ jnp.array([1.0, 0.0, 0.0]), w_RM=CONCEPTS, **given
-        ).importance_R,
+        lambda **given: (
+            analysis.concept_importance(
+                lambda a_BM: a_BM @ jnp.array([1.0, 0.0, 0.0]), w_RM=CONCEPTS, **given
+            ).importance_R
+        ),
         {"u_BR": MADE[:1]},
         np.array([1.0, 0.0]),
         {"u_BR": -MADE},

@@ -87,9 +87,9 @@ RANKINGS: dict[str, Callable[[Callable[[Array], Array], ClassConcepts], Array]] 
     SOBOL: rank_by_sobol,
     "gradient": lambda logit, found: slopes(logit, found).mean(axis=0),
     "gradient's sign": rank_by_sign,
-    "gradient x amount": lambda logit, found: (
-        found.u_BR * slopes(logit, found)
-    ).mean(axis=0),
+    "gradient x amount": lambda logit, found: (found.u_BR * slopes(logit, found)).mean(
+        axis=0
+    ),
     "amount": lambda logit, found: found.u_BR.mean(axis=0),
     "taking out": rank_by_taking_out,
 }

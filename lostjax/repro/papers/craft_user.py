@@ -149,7 +149,6 @@ def describe(scale: Scale[Reading]) -> str:
     )
 
 
-
 EXPERIMENT = Experiment(
     paper="CRAFT, what a user learns from it (arXiv:2211.10154)",
     scales={

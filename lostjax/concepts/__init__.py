@@ -1,0 +1,1 @@
+"""The program `python -m lostjax.concepts`; its parts are not public."""
