@@ -55,6 +55,7 @@ from lostjax.analysis.sparsity.counts import (
     near_zero_count,
     sparsity_of,
 )
+from lostjax.analysis.sparsity.lottery import LotteryRound, lottery_masks
 from lostjax.analysis.sparsity.masks import (
     apply_mask,
     erk_densities,
@@ -84,6 +85,7 @@ __all__ = [
     "LatentComparison",
     "LatentDependence",
     "LogitGrowth",
+    "LotteryRound",
     "NearZero",
     "PathScores",
     "ReagentResult",
@@ -115,6 +117,7 @@ __all__ = [
     "integrated_gradients",
     "learning_rate_sensitivity",
     "lime_scores",
+    "lottery_masks",
     "magnitude_mask",
     "mask_cosine",
     "mutual_information_matrix",

@@ -424,6 +424,23 @@ ROWS = {
         {"keep": 0},
         covers=("nm_mask",),
     ),
+    # Without the .5 the largest weight shrinks: the second round removes it.
+    "lottery": Row(
+        lambda **given: [each.mask for each in analysis.lottery_masks(**given)],
+        {
+            "train": lambda params, mask: (
+                params if params["w"][1, 0] else {**params, "w": params["w"] % 2.99}
+            ),
+            "rewound": {**WEIGHTS, "w": np.abs(WEIGHTS["w"])},
+            "sparsities": [0.25, 0.5],
+        },
+        [
+            {"w": np.array([[True, True], [False, True]]), "bias": True},
+            {"w": np.array([[False, True], [False, True]]), "bias": True},
+        ],
+        {"sparsities": [0.5, 0.5]},
+        covers=("lottery_masks", "LotteryRound"),
+    ),
     "random": Row(
         lambda **given: analysis.sparsity_of(analysis.random_mask(**given)),
         {"params": WEIGHTS, "sparsity": 0.75, "key": jax.random.key(0)},

