@@ -2,8 +2,9 @@
 
 The model continues the text, or reads `--continuation`. Each token of the continuation
 is attributed to the tokens of the text by ReAGent and seven other methods, side by
-side, as heat maps in RUN/attribute.html. The checkpoint may have been saved on any
-mesh, and is restored onto one device.
+side, as heat maps in RUN/attribute.html. A program that was stopped continues from
+RUN/attribute.partial.jsonl. The checkpoint may have been saved on any mesh, and is
+restored onto one device.
 """
 
 from lostjax.extras import require_train
@@ -16,7 +17,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +27,12 @@ import numpy as np
 
 from lostjax.analysis import ngram_sampler, uniform_sampler, unigram_sampler
 from lostjax.analysis.attribution.samplers import Sampler
-from lostjax.attribute.explain import Explained, Explainer
+from lostjax.attribute.explain import (
+    Explained,
+    Explainer,
+    explained_values,
+    read_explained,
+)
 from lostjax.attribute.methods import METHODS, Settings
 from lostjax.attribute.page import (
     attribution_values,
@@ -35,7 +41,9 @@ from lostjax.attribute.page import (
     tabulate_methods,
 )
 from lostjax.disk.files import replace_file
+from lostjax.disk.partial import PartialResults
 from lostjax.disk.paths import read_path
+from lostjax.disk.seal import digest
 from lostjax.errors import ConfigError, DataError, nearest_hint
 from lostjax.nn import sample_tokens
 from lostjax.train.config.checks import check_seed
@@ -48,6 +56,8 @@ from lostjax.view.page import Table
 
 PROGRAM = "python -m lostjax.attribute"
 PAGE = "attribute.html"
+PARTIAL = ".partial.jsonl"
+"""End of the name of the file that is beside the page until it is written."""
 MOST_TOKENS = 1024
 """Tokens of the text, and of the continuation: the scores of each are a table."""
 
@@ -105,7 +115,8 @@ def attribute(flags: Flags) -> None:
     prompt = _encode(run, "--text", flags.text)
     if len(prompt) < 2:
         raise ConfigError(f"--text={flags.text!r}: needs 2 tokens or more")
-    sampler = _make_sampler(flags.sampler, run, prompt)  # before the model is read
+    # Before the model is read.
+    sampler, text = _make_sampler(flags.sampler, run, prompt)
     continuation = _continue(run, flags, prompt)
     explainer = Explainer(
         run.model,
@@ -117,20 +128,34 @@ def attribute(flags: Flags) -> None:
             sampler, flags.n_probes, flags.max_steps, replacement=run.tokenizer.eos_id
         ),
     )
-    _report_cost(run, explainer)
-    explained = _explain_all(run, explainer, seed=flags.seed)
+    identity = run.identity | {
+        "--text": prompt,
+        "continuation": continuation,
+        "--methods": methods,
+        "--sampler": flags.sampler,
+        "text of the sampler": text,
+        "--n-probes": flags.n_probes,
+        "--max-steps": flags.max_steps,
+        "--seed": flags.seed,
+    }
     name = f"{run.directory}, step {run.step}"
 
     def decode(token: int) -> str:
         return _decode(run, token)
 
-    page = render_attribution(
-        explained, run=name, prompt=flags.text, prompt_tokens=prompt, decode=decode
-    )
-    try:
-        replace_file(out, page.encode())
-    except OSError as error:
-        raise ConfigError(f"--out={out}: {error.strerror}") from None
+    place = out.with_name(out.stem + PARTIAL)
+    with PartialResults(place, identity=identity) as partial_results:
+        _report_cost(run, explainer, done=len(partial_results))
+        explained = _explain_all(
+            run, explainer, seed=flags.seed, partial_results=partial_results
+        )
+        page = render_attribution(
+            explained, run=name, prompt=flags.text, prompt_tokens=prompt, decode=decode
+        )
+        try:
+            replace_file(out, page.encode())
+        except OSError as error:
+            raise ConfigError(f"--out={out}: {error.strerror}") from None
     if flags.json:
         facts = {"run": str(run.directory), "step": run.step, "page": str(out)}
         found = attribution_values(explained, prompt_tokens=prompt, decode=decode)
@@ -195,17 +220,19 @@ def _encode(run: Run, flag: str, text: str) -> list[int]:
     return tokens
 
 
-def _make_sampler(name: str, run: Run, prompt: Sequence[int]) -> Sampler:
+def _make_sampler(name: str, run: Run, prompt: Sequence[int]) -> tuple[Sampler, str]:
+    """Make a sampler; returns it and the hash of the text that it is of."""
     vocab_size = run.tokenizer.vocab_size
     if name == "uniform":
-        return uniform_sampler(vocab_size)
+        return uniform_sampler(vocab_size), ""
     try:
         tokens_N = read_heldout_tokens(run.config, tokenizer=run.tokenizer)
     except DataError as error:
         raise DataError(f"{error}; --sampler=uniform needs no text") from None
+    text = digest(tokens_N.tobytes())
     if name == "unigram":
-        return unigram_sampler(tokens_N, vocab_size=vocab_size)
-    return ngram_sampler(tokens_N, np.asarray(prompt), vocab_size=vocab_size)
+        return unigram_sampler(tokens_N, vocab_size=vocab_size), text
+    return ngram_sampler(tokens_N, np.asarray(prompt), vocab_size=vocab_size), text
 
 
 def _continue(run: Run, flags: Flags, prompt: Sequence[int]) -> list[int]:
@@ -234,28 +261,39 @@ def _decode(run: Run, token: int) -> str:
     return run.tokenizer.decode([token])
 
 
-def _report_cost(run: Run, explainer: Explainer) -> None:
+def _report_cost(run: Run, explainer: Explainer, *, done: int) -> None:
+    left = explainer.n_tokens - done
+    if not left:
+        return
     seconds, compiling = explainer.time_pass()
     # Gradients and loops compile longer than the pass that was timed.
     compiling *= 2 * explainer.n_programs
+    passes = explainer.most_passes * left // explainer.n_tokens
     _say(
-        f"{run.directory}, step {run.step}, tokens to explain: "
-        f"{explainer.n_tokens}; at most {format_count(explainer.most_passes)} "
-        "forward passes in about "
-        f"{format_seconds(explainer.most_passes * seconds)}, after about "
-        f"{format_seconds(compiling)} of compiling"
+        f"{run.directory}, step {run.step}, tokens to explain: {left}; at most "
+        f"{format_count(passes)} forward passes in about "
+        f"{format_seconds(passes * seconds)}, after about "
+        f"{format_seconds(compiling)} of compiling; Ctrl-C stops it"
     )
 
 
-def _explain_all(run: Run, explainer: Explainer, *, seed: int) -> list[Explained]:
+def _explain_all(
+    run: Run, explainer: Explainer, *, seed: int, partial_results: PartialResults
+) -> list[Explained]:
     def tell(name: str) -> None:
         _say(f"compiling {METHODS[name].title if name in METHODS else name}")
 
-    explained = []
+    explained: list[Explained] = []
+    say: Callable[[str], None] = tell
     for index in range(explainer.n_tokens):
+        if found := partial_results.find(str(index)):
+            explained.append(read_explained(found))
+            continue
         started = time.perf_counter()
-        one = explainer.explain(index, seed=seed, tell=tell if not index else _ignore)
+        one = explainer.explain(index, seed=seed, tell=say)
+        say = _ignore
         explained.append(one)
+        partial_results.keep(str(index), explained_values(one))
         seconds = format_seconds(time.perf_counter() - started)
         token = quote_token(_decode(run, one.token))
         _say(
@@ -266,7 +304,7 @@ def _explain_all(run: Run, explainer: Explainer, *, seed: int) -> list[Explained
 
 
 def _ignore(name: str) -> None:
-    """Say nothing of a method: after the first token they take no time."""
+    """Say nothing of a method that is compiled."""
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,6 @@
 """Explain the tokens of a continuation one by one, by every method."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -159,6 +160,34 @@ class Explainer:
         seconds = time.perf_counter() - started
         kept, changed = self._faithfulness(self._variables, at, scores_T, mask_key)
         return Scored(scores_T, float(kept), float(changed), int(passes), seconds)
+
+
+def explained_values(one: Explained) -> dict[str, Any]:
+    """Convert what is known of a token to what JSON holds; NaN is None."""
+    return one._asdict() | {
+        "by_method": {
+            name: [_plain(value) for value in scored]
+            for name, scored in one.by_method.items()
+        }
+    }
+
+
+def read_explained(values: Mapping[str, Any]) -> Explained:
+    """Convert back what `explained_values` returned."""
+    by_method = {}
+    for name, (scores, *rest) in values["by_method"].items():
+        kept, changed, passes, seconds = (
+            math.nan if value is None else value for value in rest
+        )
+        scores_T = np.array(scores, np.float32)
+        by_method[name] = Scored(scores_T, kept, changed, int(passes), seconds)
+    return Explained(values["token"], values["probability"], by_method)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return [_plain(each) for each in value.tolist()]
+    return value if math.isfinite(value) else None
 
 
 def summarise(explained: Sequence[Explained]) -> dict[str, Scored]:

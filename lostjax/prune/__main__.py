@@ -6,8 +6,9 @@
 The smallest weights of all matrices are removed, at ten sparsities, and the held-out
 bits per byte are computed without any training; weights removed at random stand beside
 them. The essential sparsity is the end of the plateau (`lostjax.analysis`). The page
-and its numbers are written to RUN/prune.html and RUN/prune.json. With `--out` a run
-with the pruned parameters is written, which other programs read as any other run.
+and its numbers are written to RUN/prune.html and RUN/prune.json. A program that was
+stopped continues from RUN/prune.partial.jsonl. With `--out` a run with the pruned
+parameters is written, which other programs read as any other run.
 """
 
 from lostjax.extras import require_train
@@ -27,7 +28,9 @@ from pathlib import Path
 
 import jax
 
+from lostjax.data import EvalPlan
 from lostjax.disk.files import replace_file
+from lostjax.disk.partial import PartialResults
 from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError, DataError
 from lostjax.prune import curve
@@ -48,6 +51,7 @@ from lostjax.typing import PyTree
 from lostjax.view.numbers import format_count, format_loss, format_seconds
 
 PROGRAM = "python -m lostjax.prune"
+PARTIAL = "prune.partial.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +117,22 @@ def prune(flags: Flags, *, command: str) -> None:
     )
     _open_folder(place)
     config = None if flags.out is None else check_place(run, flags.out)
-    pruning = _measure(run, flags, asked, title=title)
-    _write(place, pruning)
+    plan = plan_text(None, run.config, tokenizer=run.tokenizer)
+    identity = run.identity | {
+        "text": [rows.content_hash for rows in plan.sources],
+        "--tokens": flags.tokens,
+        "--seed": flags.seed,
+    }
+    with PartialResults(place / PARTIAL, identity=identity) as partial_results:
+        pruning = _measure(
+            run,
+            flags,
+            asked,
+            plan=plan,
+            partial_results=partial_results,
+            title=title,
+        )
+        _write(place, pruning)
     print(describe_plateau(pruning.plateau, tolerance=flags.tolerance))
     print(f"page     {place / 'prune.html'}\nnumbers  {place / 'prune.json'}")
     if config is not None:
@@ -127,11 +145,18 @@ def prune(flags: Flags, *, command: str) -> None:
         )
 
 
-def _measure(run: Run, flags: Flags, asked: Asked, *, title: str) -> Pruning:
+def _measure(
+    run: Run,
+    flags: Flags,
+    asked: Asked,
+    *,
+    plan: EvalPlan,
+    partial_results: PartialResults,
+    title: str,
+) -> Pruning:
     """Score all masks, with a line for each."""
     params = run.params
     unfit = _list_unfit(params, asked)
-    plan = plan_text(None, run.config, tokenizer=run.tokenizer)
     passages = curve.choose_passages(plan, tokens=flags.tokens)
     settings = curve.list_settings(
         asked.sparsities, pattern=asked.pattern, seed=flags.seed
@@ -145,11 +170,16 @@ def _measure(run: Run, flags: Flags, asked: Asked, *, title: str) -> Pruning:
     jax.block_until_ready(step(run.variables, plan.batch_at(passages.batches[0])))
     began = time.monotonic()
     _, tokens_R = curve.score_passages(step, run.variables, passages)
-    seconds = (time.monotonic() - began) * len(settings)
-    print(f"about {format_seconds(seconds)}; Ctrl-C ends it", flush=True)
+    left = max(0, len(settings) - len(partial_results))
+    seconds = (time.monotonic() - began) * left
+    print(f"about {format_seconds(seconds)}; Ctrl-C stops it", flush=True)
     scored: list[Scored] = []
     for each in curve.score_settings(
-        settings, run.variables, step=step, passages=passages
+        settings,
+        run.variables,
+        step=step,
+        passages=passages,
+        partial_results=partial_results,
     ):
         scored.append(each)
         bits = curve.bits_per_byte(each.nats_R, tokens_R, passages)

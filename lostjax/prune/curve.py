@@ -23,6 +23,7 @@ from lostjax.analysis import (
     sparsity_of,
 )
 from lostjax.data import EvalPlan
+from lostjax.disk.partial import PartialResults
 from lostjax.optim.splitting.matrices import match_matrices
 from lostjax.steps.score import PassageStep
 from lostjax.train.build.optimizer import find_layer_matrices
@@ -114,15 +115,24 @@ def score_settings(
     *,
     step: PassageStep,
     passages: Passages,
+    partial_results: PartialResults,
 ) -> Iterator[Scored]:
-    """Score each mask on the passages, one at a time."""
+    """Score each mask on the passages, one at a time, if it was not done before."""
     params = variables["params"]
     total = sum(leaf.size for _, leaf in list_matrices(params))
     for setting in settings:
+        name = f"{setting.kind} {setting.sparsity!r}"
+        if found := partial_results.find(name):
+            yield Scored(setting, found["sparsity"], np.array(found["nats"]))
+            continue
         mask = setting.make(params)
         pruned = {**variables, "params": apply_mask(params, mask)}
         nats_R, _ = score_passages(step, pruned, passages)
         removed = sparsity_of(mask) * _count_masked(mask)
+        # What is not finite is no JSON; it is computed again.
+        if np.isfinite(nats_R).all():
+            values = {"sparsity": removed / total, "nats": nats_R.tolist()}
+            partial_results.keep(name, values)
         yield Scored(setting, removed / total, nats_R)
 
 

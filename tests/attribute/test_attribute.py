@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from types import SimpleNamespace
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from lostjax.analysis import occlusion_scores
 from lostjax.attribute import __main__ as program
 from lostjax.attribute.__main__ import main as attribute
-from lostjax.attribute.explain import Explainer
+from lostjax.attribute.explain import Explained, Explainer, Scored
 from lostjax.attribute.methods import METHODS, Settings
 from lostjax.attribute.passage import Passage, logits_of_prompt, probs_of_prompts
 from lostjax.data import DataError, load_tokenizer
@@ -42,7 +43,7 @@ def run(tmp_path, monkeypatch):
     opened = Run.__new__(Run)
     opened.__dict__.update(
         directory=tmp_path, step=2, config=None, tokenizer=tokenizer,
-        variables=variables, _parts=SimpleNamespace(model=model),
+        variables=variables, _parts=SimpleNamespace(model=model), _average=False,
     )  # fmt: skip
     monkeypatch.setattr(program, "load", lambda path, **options: opened)
     monkeypatch.setattr(
@@ -91,6 +92,48 @@ def test_page_and_json_hold_the_scores_of_the_library(run, capsys, read_page):
         a["title"] for tag, a in page.tags if a.get("style") == "--strength:60%"
     ]
     assert f"{first:.3g}" in [score.lstrip("-") for score in strongest]
+
+
+def test_a_stopped_program_continues_with_the_tokens_that_are_left(
+    run, capsys, monkeypatch
+):
+    words = ["run", "--text=Un", "--continuation=les", "--methods=rollout", "--json"]
+    partial, asked = run.directory / "attribute.partial.jsonl", []
+
+    def stop_at(index):
+        def explain(self, number, *, seed, tell):
+            asked.append(number)
+            if number == index:
+                raise KeyboardInterrupt
+            scores_T = np.array([1 / 3, number], np.float32)
+            found = Scored(scores_T, 0.1 * seed, math.nan, 7, 1e-3 * number)
+            return Explained(65 + number, 0.1, {"rollout": found, "random": found})
+
+        monkeypatch.setattr(Explainer, "explain", explain)
+
+    monkeypatch.setattr(Explainer, "time_pass", lambda self: (1.0, 2.0))
+    stop_at(None)
+    assert attribute(words) == 0
+    whole = json.loads(capsys.readouterr().out)
+    stop_at(2)
+    with pytest.raises(KeyboardInterrupt):
+        attribute(words)
+    said = capsys.readouterr()
+    assert f"stopped; {partial} keeps 2 results" in said.err and not said.out
+    stop_at(None)
+    assert attribute(words) == 0
+    said = capsys.readouterr()
+    assert "2 results of an earlier call stay" in said.err
+    assert "tokens to explain: 1;" in said.err and asked[3:] == [0, 1, 2, 2]
+    assert json.loads(said.out) == whole and not partial.exists()
+
+    stop_at(1)
+    with pytest.raises(KeyboardInterrupt):
+        attribute(words)
+    stop_at(None)
+    assert attribute([*words, "--seed=1"]) == 0
+    assert "an earlier call differs in --seed" in capsys.readouterr().err
+    assert asked[-3:] == [0, 1, 2] and not partial.exists()
 
 
 @pytest.mark.slow

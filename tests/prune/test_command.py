@@ -14,6 +14,7 @@ from optax.contrib import schedule_free_adamw, schedule_free_eval_params
 from lostjax import optim
 from lostjax.analysis import magnitude_mask
 from lostjax.generate import main as generate
+from lostjax.prune import __main__ as program
 from lostjax.prune import curve
 from lostjax.prune.__main__ import main as prune
 from lostjax.prune.pruned import mask_state
@@ -140,6 +141,45 @@ def test_mistakes_are_refused_before_anything_is_computed(
     assert prune([str(run), *words]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
+
+
+def test_a_stopped_program_scores_the_masks_that_are_left(
+    run, tmp_path, capsys, monkeypatch
+):
+    words = [str(run), "--sparsities=0.3,0.9", "--tokens=1", f"--page={tmp_path}"]
+    whole, partial = tmp_path / "prune.json", tmp_path / "prune.partial.jsonl"
+    scored = []
+
+    def stop_after(count):
+        def score(step, variables, passages):
+            scored.append(1)
+            if len(scored) > count:
+                raise KeyboardInterrupt
+            total = sum(np.abs(x).sum() for x in jax.tree.leaves(variables["params"]))
+            return total / np.array([3.0, 7.0]), np.ones(2)
+
+        scored.clear()
+        monkeypatch.setattr(curve, "score_passages", score)
+
+    monkeypatch.setattr(program, "make_passage_step", lambda model: lambda *_: 0)
+    stop_after(3)  # the first is timed
+    with pytest.raises(KeyboardInterrupt):
+        prune(words)
+    assert f"{partial} keeps 2 results" in capsys.readouterr().err
+    words.append("--seed=1")
+    stop_after(4)
+    with pytest.raises(KeyboardInterrupt):
+        prune(words)
+    said = capsys.readouterr().err
+    assert "an earlier call differs in --seed" in said and "keeps 3 results" in said
+    stop_after(math.inf)
+    assert prune(words) == 0
+    assert "3 results of an earlier call stay" in capsys.readouterr().err
+    assert len(scored) == 1 + 2 and not partial.exists()
+    resumed = whole.read_bytes()
+    stop_after(math.inf)
+    assert prune(words) == 0
+    assert len(scored) == 1 + 5 and whole.read_bytes() == resumed
 
 
 def test_a_run_without_a_plateau_is_not_pruned_unasked(run, capsys, tmp_path):

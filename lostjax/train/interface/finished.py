@@ -8,12 +8,15 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
+from lostjax import __version__
 from lostjax.data import Tokenizer, load_saved_tokenizer
+from lostjax.disk.manifest import MANIFEST
+from lostjax.disk.seal import digest
 from lostjax.errors import ConfigError
 from lostjax.nn import Transformer
 from lostjax.steps.score import ScoreStep, make_score_step
@@ -32,6 +35,7 @@ from lostjax.train.interface.sampling import (
 )
 from lostjax.train.interface.texts import plan_text
 from lostjax.train.keep.directory import REPORT, find_run
+from lostjax.train.keep.layout import CHECKPOINTS
 from lostjax.train.log.json_lines import read_evaluations, read_metrics, read_whole
 from lostjax.typing import PyTree, Variables
 from lostjax.view.notebook import frame_page, plot_curves
@@ -75,6 +79,18 @@ class Run:
     def step(self) -> int:
         """Step of the checkpoint that the model is read from."""
         return choose_step(self.directory, step=self._asked_step)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from all others; programs keep results under it."""
+        manifest = self.directory / CHECKPOINTS / str(self.step) / MANIFEST
+        return {
+            "run": str(self.directory.resolve()),
+            "step": self.step,
+            "checkpoint": digest(manifest.read_bytes()) if manifest.exists() else "",
+            "average": self._average,
+            "lostjax": __version__,
+        }
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
