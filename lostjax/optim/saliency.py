@@ -94,7 +94,7 @@ def saliency_mask(
             groups.setdefault(group, []).append((name, values))
     if not groups:
         raise ValueError("saliency: has no leaf of floating-point numbers")
-    selected = {}
+    selected: dict[str, np.ndarray] = {}
     for group, leaves in groups.items():
         selected |= _select(leaves, fraction, group=group)
 
