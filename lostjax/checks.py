@@ -46,6 +46,13 @@ def require_weights(name: str, weights: jax.Array) -> None:
         raise ValueError(f"{name}: holds {wrong}, must be finite and not negative")
 
 
+def require_probabilities(name: str, values: jax.Array) -> None:
+    """Raise ValueError if a known value lies outside [0, 1], but for a rounding."""
+    wrong = _first(values, lambda known: ~((known >= 0) & (known <= 1 + 1e-5)))
+    if wrong is not None:
+        raise ValueError(f"{name}: holds {wrong}, must lie in [0, 1]")
+
+
 def require_positive(name: str, value: Any) -> None:
     """Raise ValueError if a known number is not positive, or NaN."""
     if not isinstance(value, jax.core.Tracer) and not value > 0:

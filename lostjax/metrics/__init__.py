@@ -10,6 +10,7 @@ from lostjax.metrics.classification import (
     micro_f1,
 )
 from lostjax.metrics.language import bits_per_byte, perplexity
+from lostjax.metrics.membership import membership_auc
 from lostjax.metrics.probabilities import (
     accuracy,
     brier_score,
@@ -44,6 +45,7 @@ __all__ = [
     "integrated_brier_score",
     "macro_f1",
     "matthews_correlation",
+    "membership_auc",
     "micro_f1",
     "perplexity",
     "roc_auc",

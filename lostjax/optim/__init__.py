@@ -14,6 +14,7 @@ from lostjax.optim.past_params import (
     track_lagged_params,
     track_past_params,
 )
+from lostjax.optim.saliency import saliency_mask, score_saliency
 from lostjax.optim.schedules import (
     warmup_cosine_schedule,
     warmup_stable_decay_schedule,
@@ -80,8 +81,10 @@ __all__ = [
     "recall_outputs",
     "resize_density",
     "rows",
+    "saliency_mask",
     "scale_by_frugal",
     "scale_by_tensor",
+    "score_saliency",
     "shorter_side",
     "stack_layers",
     "state_bytes",

@@ -18,7 +18,7 @@ from lostjax import losses
 
 pytestmark = pytest.mark.newest
 B, T, V = 3, 4, 7
-TYPES_ONLY = {"Shape"}
+TYPES_ONLY = {"Divergence", "Shape"}
 OF_SETS = {
     "breslow_survival",
     "prototypes",
@@ -132,6 +132,49 @@ def of_distances(logits, targets):
     return losses.next_token_loss(distances, targets)
 
 
+def two_answers(logits, targets):
+    """Probability and log-probability of a template and of a forgotten answer."""
+    one = logits[..., None, :]
+    last = jnp.full(targets.shape, V - 1)
+    return [
+        (
+            losses.mean_token_probability(one, ids[..., None]),
+            -losses.next_token_loss(logits, ids),
+        )
+        for ids in (last, targets)
+    ]
+
+
+def forget_by_all(logits, targets):
+    """The sum over all divergences, so that they need one program."""
+    (template, _), (forgotten, _) = two_answers(logits, targets)
+    return sum(
+        losses.flat_loss(template, forgotten, divergence=getattr(losses, name))
+        for name in DIVERGENCES
+    )
+
+
+def against_template(logits, targets):
+    (_, template), (_, forgotten) = two_answers(logits, targets)
+    return losses.direct_preference_loss(
+        template,
+        forgotten,
+        chosen_reference_B=jnp.full(template.shape, -1.0),
+        rejected_reference_B=jnp.full(template.shape, -0.1),
+    )
+
+
+DIVERGENCES = (
+    "total_variation",
+    "kl_divergence",
+    "reverse_kl_divergence",
+    "jensen_shannon_divergence",
+    "pearson_divergence",
+    "neyman_divergence",
+    "squared_hellinger",
+    "jeffreys_divergence",
+)
+
 LOSSES = {
     "next_token": Loss(losses.next_token_loss, ("next_token_loss",)),
     "log_partition": Loss(
@@ -203,6 +246,31 @@ LOSSES = {
     ),
     "surprisal": Loss(
         against_text, ("surprisal_weights", "surprisal_weights_of_losses")
+    ),
+    "direct preference": Loss(against_template, ("direct_preference_loss",)),
+    "negative preference": Loss(
+        lambda logits, targets: losses.negative_preference_loss(
+            two_answers(logits, targets)[1][1], jnp.full(targets.shape, -0.1)
+        ),
+        ("negative_preference_loss",),
+    ),
+    "simple npo": Loss(
+        lambda logits, targets: losses.simple_npo_loss(
+            two_answers(logits, targets)[1][1], jnp.ones(targets.shape, int)
+        ),
+        ("simple_npo_loss",),
+    ),
+    "gradient difference": Loss(
+        lambda logits, targets: losses.gradient_difference(
+            losses.next_token_loss(logits, targets),
+            losses.next_token_loss(logits, jnp.full(targets.shape, V - 1)),
+            retain_weight=0.5,
+        ),
+        ("gradient_difference",),
+    ),
+    "flat": Loss(
+        forget_by_all,
+        (*DIVERGENCES, "flat_loss", "mean_token_probability", "DivergenceTerms"),
     ),
 }
 

@@ -185,6 +185,19 @@ def bad_classes(predicted, labels):
     }
 
 
+def draw_texts(rng):
+    """Log-probabilities of 40 texts; those of members are a little larger."""
+    members = rng.random(40) < 0.4
+    members[:2] = False, True
+    values = -rng.exponential(size=(40, 9)).astype(np.float32)
+    return values * (1 - 0.3 * members[:, None]).astype(np.float32), members
+
+
+def smallest_tell_members(values, members):
+    """Min-K% by its definition: the mean of the smallest fifth, one of nine tokens."""
+    return sk.roc_auc_score(members, np.min(values, axis=1))
+
+
 def bad_scores(scores, labels):
     return {
         r"scores_B: shape \(0,\), needs 1": (scores[:0], labels[:0]),
@@ -270,6 +283,16 @@ ROWS = {
         lambda s, y: sk.roc_auc_score(y, np.clip(s, -9, 9)),
         draw_scores,
         bad_scores,
+    ),
+    "membership_auc": Row(
+        metrics.membership_auc,
+        smallest_tell_members,
+        draw_texts,
+        lambda x, y: {
+            r"log_probabilities_BT: shape \(0, 9\), needs 1": (x[:0], y[:0]),
+            r"members_B: shape \(39,\), must be \(40,\)": (x, y[1:]),
+            "holds 2, must be 0 or 1": (x, np.full(40, 2)),
+        },
     ),
     "average_precision": Row(
         metrics.average_precision,
@@ -672,3 +695,27 @@ def test_sums_outside_their_range_are_refused(bad):
         metrics.bits_per_byte(1.0, n_bytes=bad)
     with pytest.raises(ValueError, match="nats=-1: must be 0 or positive"):
         metrics.perplexity(-1, tokens=1)
+
+
+def test_membership_is_told_by_the_smallest_share_of_the_tokens_that_count():
+    values, members = draw("membership_auc")
+    counts = np.arange(9) < np.random.default_rng(3).integers(1, 10, size=40)[:, None]
+    hidden = np.where(counts, values, np.nan)  # padding may hold anything
+    for share in (0.29, 0.5, 1.0):
+        means = [
+            np.mean(np.sort(row[kept])[: max(1, int(share * kept.sum() + 1e-6))])
+            for row, kept in zip(values, counts, strict=True)
+        ]
+        found = compiled(
+            metrics.membership_auc,
+            hidden,
+            members,
+            weights_BT=counts.astype(np.float32),
+            share=share,
+        )
+        np.testing.assert_allclose(found, sk.roc_auc_score(members, means), rtol=1e-6)
+    for share in (0, 1.5, math.nan):
+        with pytest.raises(ValueError, match=f"share={share}: must"):
+            metrics.membership_auc(values, members, share=share)
+    empty = np.zeros((40, 9), np.float32)
+    assert np.isnan(metrics.membership_auc(values, members, weights_BT=empty))

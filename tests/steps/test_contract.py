@@ -228,6 +228,12 @@ TESTED_ELSEWHERE = {
     "ascend": "robust/test_ascent.py",
     "move": "robust/test_ascent.py",
     "init_guard": "test_guard.py",
+    "init_unlearning": "unlearning/test_contract.py",
+    "make_diffusion_forget_step": "unlearning/test_contract.py",
+    "make_forget_step": "unlearning/test_contract.py",
+    "other_labels": "unlearning/test_contract.py",
+    "random_labels": "unlearning/test_contract.py",
+    "soft_threshold": "unlearning/test_contract.py",
 }
 """Names that build no step of language models, and the file that tests them."""
 TYPES = {
@@ -238,7 +244,13 @@ TYPES = {
     "Ball",
     "Barrier",
     "CoteachingState",
+    "DiffusionBatch",
+    "ExampleLosses",
+    "ForgetBatch",
     "LossesOf",
+    "PredictNoise",
+    "Settle",
+    "UnlearningState",
     "Respond",
     "ValueOf",
     "Weigh",

@@ -1,0 +1,1 @@
+"""Losses that make a model forget."""
