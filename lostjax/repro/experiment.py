@@ -38,10 +38,10 @@ class Scale(Generic[C]):
     rates: tuple[float, ...] = ()
     """Grid of learning rates in rising order, each twice the one before if it is to be
     tuned; empty if there are none."""
-    own_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-    """Grids of methods whose rates are of another size, by method."""
     methods: tuple[str, ...] = ()
     """Methods that are measured; default: all."""
+    own_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    """Grids of methods whose rates are of another size, by method."""
 
 
 @dataclasses.dataclass(frozen=True)
