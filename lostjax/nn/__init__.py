@@ -50,6 +50,14 @@ from lostjax.nn.linear.projection import MakeLinear, Ungrouped
 from lostjax.nn.memory import Memory, activation_bytes, count_memory
 from lostjax.nn.networks.autoencoder import Posterior, VariationalAutoencoder
 from lostjax.nn.networks.conv import ConvNet
+from lostjax.nn.networks.denoiser import (
+    Denoise,
+    Denoiser,
+    add_noise,
+    cosine_signals,
+    draw_images,
+    find_noise,
+)
 from lostjax.nn.networks.mlp import MLP
 from lostjax.nn.networks.nested_dropout import NestedDropout, truncation_sweep
 from lostjax.nn.networks.patches import PatchEncoder
@@ -61,6 +69,8 @@ from lostjax.nn.transformer import Transformer
 
 __all__ += [
     "ConvNet",
+    "Denoise",
+    "Denoiser",
     "Flops",
     "MLP",
     "MakeLinear",
@@ -76,14 +86,18 @@ __all__ += [
     "Ungrouped",
     "VariationalAutoencoder",
     "activation_bytes",
+    "add_noise",
     "attention_maps",
     "causal_bias",
+    "cosine_signals",
     "count_flops",
     "count_memory",
     "count_parameters",
     "cut_logits",
+    "draw_images",
     "embed_tokens",
     "embedded_logits",
+    "find_noise",
     "rank_for_budget",
     "rotary_angles",
     "rotate",

@@ -40,6 +40,8 @@ class Scale(Generic[C]):
     tuned; empty if there are none."""
     methods: tuple[str, ...] = ()
     """Methods that are measured; default: all."""
+    own_rates: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    """Grids of methods whose rates are of another size, by method."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +111,7 @@ def measure_claim(
     for line in CellFile(cells).damage:
         say(line)
     find = (lambda: experiment) if load is None else partial(load, name)
-    measure = partial(
-        _measure_method, find=find, rates=at.rates, seeds=seeds, path=cells
-    )
+    measure = partial(_measure_method, find=find, at=at, seeds=seeds, path=cells)
     found = map_on_cores(measure, chosen.items(), workers=workers)
     rows = tuple(row for row, _ in found)
     return Claim(
@@ -155,7 +155,7 @@ def _measure_method(
     method: tuple[str, Any],
     *,
     find: Callable[[], Experiment[Any]],
-    rates: Sequence[float],
+    at: Scale[Any],
     seeds: int,
     path: Path,
 ) -> tuple[Row, list[Cell]]:
@@ -176,7 +176,7 @@ def _measure_method(
     row = experiment.tuning.find_row(
         run_and_note,
         method=name,
-        rates=rates,
+        rates=at.own_rates.get(name, at.rates),
         seeds=seeds,
         measures=experiment.measures,
     )
