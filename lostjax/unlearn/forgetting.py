@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ from lostjax.train.keep.directory import refusing_disk_errors
 from lostjax.train.keep.layout import CHECKPOINTS
 from lostjax.typing import Batch, PyTree, Variables
 from lostjax.unlearn.examples import Encoded, rows_at
-from lostjax.unlearn.measure import Meter, Sets, place_rows, token_nats
+from lostjax.unlearn.measure import place_rows, token_nats
 from lostjax.unlearn.methods import Forgotten, Method, Settings
 from lostjax.view.numbers import format_loss, format_seconds
 
@@ -91,6 +91,10 @@ class Check(NamedTuple):
     """Of the forgotten answers."""
     bits_per_byte: float
     """Of held-out text."""
+
+
+CheckAt = Callable[[int, Variables], Check]
+"""Measures a model after a number of steps."""
 
 
 class Ended(NamedTuple):
@@ -169,8 +173,13 @@ class Forgetting:
             out_shardings=(placed, NamedSharding(mesh, P())),
         )
 
-    def run(self, folder: Path, *, meter: Meter, sets: Sets, before: Check) -> Ended:
+    def run(self, folder: Path, *, check: CheckAt, before: Check) -> Ended:
         """Step to the end or to the budget, with a line for each check.
+
+        Args:
+          folder: of unfinished work, from `hold_work`; its last check is continued.
+          check: measures a model.
+          before: what it measured before.
 
         Raises:
           ConfigError: if even the first check lost too much utility.
@@ -187,12 +196,12 @@ class Forgetting:
                     self._print_cost(began, first)
                 if (step + 1) % self._plan.check_every and step + 1 < self._plan.steps:
                     continue
-                check = self._check(state, meter, sets)
-                print(_describe(check, before, time.monotonic() - began), flush=True)
-                if self._loses_too_much(check, before):
-                    return self._return_to_last(kept, history, check, before)
-                history.append(check)
-                kept.save(self._as_train_state(state), step=check.step)
+                now = check(step + 1, self._bind(state.params))
+                print(_describe(now, before, time.monotonic() - began), flush=True)
+                if self._loses_too_much(now, before):
+                    return self._return_to_last(kept, history, now, before)
+                history.append(now)
+                kept.save(self._as_train_state(state), step=now.step)
                 kept.wait()
                 text = json.dumps([each._asdict() for each in history])
                 replace_file(folder / "history.json", text.encode())
@@ -270,15 +279,6 @@ class Forgetting:
             retain = rows.retain.take(kept).as_batch()
         placed: ForgetBatch = place_rows(ForgetBatch(forgotten, retain), self._mesh)
         return placed
-
-    def _check(self, state: UnlearningState, meter: Meter, sets: Sets) -> Check:
-        variables = self._bind(state.params)
-        read = meter.read(variables, sets.forget)
-        return Check(
-            int(state.step),
-            float(np.mean(read.probability_E)),
-            meter.bits_per_byte(variables, sets),
-        )
 
     def _loses_too_much(self, check: Check, before: Check) -> bool:
         rise = check.bits_per_byte / before.bits_per_byte - 1
