@@ -1,21 +1,15 @@
 """Train until examples are forgotten, and save on the way.
 
-    OUT.unlearning/settings.json    what decides the numbers: another one is refused
-    OUT.unlearning/history.json     what was measured at each check
-    OUT.unlearning/checkpoints/     states of the checks
-
 Batches are a function of the step alone, so that a run that was killed continues from
 its last check as if nothing had happened. Only a finished run becomes a run directory.
 """
 
 import json
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.disk.files import replace_file
-from lostjax.disk.lock import hold_lock
 from lostjax.errors import ConfigError
 from lostjax.losses import sequence_means
 from lostjax.nn import Transformer
@@ -52,9 +45,6 @@ from lostjax.unlearn.examples import Encoded, rows_at
 from lostjax.unlearn.measure import place_rows, token_nats
 from lostjax.unlearn.methods import Forgotten, Method, Settings
 from lostjax.view.numbers import format_loss, format_seconds
-
-FOLDER = ".unlearning"
-"""Is appended to the name of the new run while it is made."""
 
 
 class Plan(NamedTuple):
@@ -104,34 +94,6 @@ class Ended(NamedTuple):
     history: list[Check]
     is_stopped: bool
     """Whether the next check would have lost too much utility."""
-
-
-@contextmanager
-def hold_work(out: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Make or continue the directory of unfinished work, and hold its lock.
-
-    Raises:
-      ConfigError: if it is of other settings, or cannot be written.
-    """
-    folder = out.with_name(out.name + FOLDER)
-    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-    with ExitStack() as stack:
-        with refusing_disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold_lock(folder))
-            path = folder / "settings.json"
-            if path.exists() and path.read_text(encoding="utf-8") != text:
-                raise ConfigError(
-                    f"{folder}: was begun with other flags, examples or another run; "
-                    "repeat that command, delete the directory, or name another --out"
-                )
-            replace_file(path, text.encode())
-        yield folder
-
-
-def remove_work(folder: Path) -> None:
-    """Delete the work of a finished run."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Forgetting:
@@ -187,13 +149,15 @@ class Forgetting:
         place = folder / CHECKPOINTS
         with refusing_disk_errors(folder), open_checkpoints(place, keep=2) as kept:
             state, history = self._resume(kept, folder, before)
+            print(f"{self._plan.steps} steps; compiling", flush=True)
             began = time.monotonic()
             first = history[-1].step
             for step in range(first, self._plan.steps):
+                asked = time.monotonic()
                 state, metrics = self._step(state, self._batch_at(step))
                 jax.block_until_ready(metrics)  # CPU devices deadlock with many steps
-                if step == first:
-                    self._print_cost(began, first)
+                if step == first + 1:  # the first one compiled
+                    self._print_cost(time.monotonic() - asked, done=step + 1)
                 if (step + 1) % self._plan.check_every and step + 1 < self._plan.steps:
                     continue
                 now = check(step + 1, self._bind(state.params))
@@ -338,12 +302,12 @@ class Forgetting:
         )
         return placed
 
-    def _print_cost(self, began: float, first: int) -> None:
-        """Print how long the steps take; the first one compiled."""
+    def _print_cost(self, seconds: float, *, done: int) -> None:
+        """Print how long the steps after this one take."""
+        n = self._plan.steps - done
         print(
-            f"{self._plan.steps - first} steps; the first took "
-            f"{format_seconds(time.monotonic() - began)} with compiling; Ctrl-C ends, "
-            "and the same command continues",
+            f"{n} more steps: about {format_seconds(n * seconds)}, and the checks; "
+            "Ctrl-C ends them, and the same command continues",
             flush=True,
         )
 

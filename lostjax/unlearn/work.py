@@ -4,7 +4,6 @@ Everything that can be refused is refused before the model is read.
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -13,14 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lostjax.data import EvalPlan
 from lostjax.disk.files import replace_file
-from lostjax.disk.paths import read_path
-from lostjax.errors import ConfigError
-from lostjax.nn import Transformer, sample_tokens
+from lostjax.nn import Transformer
 from lostjax.train.build.model import place_model
 from lostjax.train.build.restored import read_variables
 from lostjax.train.build.run import Run as Parts
@@ -34,45 +30,37 @@ from lostjax.train.interface.finished import Run, load
 from lostjax.train.interface.texts import plan_text, read_heldout_tokens
 from lostjax.train.keep.directory import refusing_disk_errors
 from lostjax.typing import PyTree, Variables
-from lostjax.unlearn.examples import (
-    Encoded,
-    Example,
-    count_positions,
-    encode_answers,
-    read_examples,
-    refuse_common,
-)
+from lostjax.unlearn.examples import Encoded, Example, count_positions, encode_answers
 from lostjax.unlearn.flags import Flags, check_flags
 from lostjax.unlearn.forgetting import (
     Check,
     Forgetting,
     Plan,
     Rows,
-    hold_work,
-    remove_work,
 )
-from lostjax.unlearn.measure import Measures, Meter, Sets, choose_batches, cut_others
+from lostjax.unlearn.inputs import (
+    Examples,
+    choose_out,
+    complete_flags,
+    list_facts,
+    list_notes,
+    list_settings,
+    open_other,
+    read_all,
+    settle_config,
+)
+from lostjax.unlearn.measure import Meter, Sets, choose_batches, cut_others
 from lostjax.unlearn.methods import DIVERGENCES, METHODS, Settings
 from lostjax.unlearn.page import (
-    Sample,
     Unlearning,
     describe,
     list_values,
     render_unlearning,
 )
 from lostjax.unlearn.relearning import Relearning, relearn, split_tenth
+from lostjax.unlearn.samples import choose_prompts, continue_all, list_samples
+from lostjax.unlearn.unfinished import hold_work, remove_work
 from lostjax.view.numbers import format_count
-
-_NEAR = 5  # every fifth retained example is a neighbour
-_SAMPLE_TOKENS = 24
-
-
-class Examples(NamedTuple):
-    """What the files hold."""
-
-    forget: list[Example]
-    retain: list[Example] | None
-    near: list[Example] | None
 
 
 class Model(NamedTuple):
@@ -94,17 +82,17 @@ def unlearn(flags: Flags, *, command: str) -> None:
     """
     check_flags(flags)
     run = load(flags.run, step=flags.step)
-    flags = _complete(flags, run)
-    config = _settle(run, flags)
-    out = _choose_out(run, flags)
+    flags = complete_flags(flags, run)
+    config = settle_config(run, flags)
+    out = choose_out(run, flags)
     written = check_place(run, str(out))
-    examples = _read_all(flags, run)
-    other = None if flags.against is None else _open_other(flags.against, run)
+    examples = read_all(flags, run)
+    other = None if flags.against is None else open_other(flags.against, run)
     provide_devices(config)
     keep_programs()
     model = _build(run, config)
     sets, rows = _encode(examples, run, model, config, flags)
-    with hold_work(out, _list_settings(flags, run)) as folder:
+    with hold_work(out, list_settings(flags, run)) as folder:
         result, params = _forget(
             model, folder, flags=flags, run=run, examples=examples, sets=sets, rows=rows
         )
@@ -114,67 +102,6 @@ def unlearn(flags: Flags, *, command: str) -> None:
         remove_work(folder)
     print(describe(result))
     print(f"run      {out}\npage     {out / 'unlearn.html'}")
-
-
-def _complete(flags: Flags, run: Run) -> Flags:
-    """Replace defaults that depend on the run or on other flags."""
-    tenth = run.config.optim.learning_rate / 10
-    return dataclasses.replace(
-        flags,
-        learning_rate=flags.learning_rate or tenth,
-        relearn_rate=flags.relearn_rate or tenth,
-        check_every=flags.check_every or max(1, flags.steps // 10),
-    )
-
-
-def _settle(run: Run, flags: Flags) -> TrainConfig:
-    """Return the run's configuration for the mesh and the batch of unlearning."""
-    mesh = run.config.mesh if flags.mesh is None else flags.mesh
-    return dataclasses.replace(
-        run.config, mesh=mesh, batch_size=flags.batch_size, accumulate=1
-    )
-
-
-def _choose_out(run: Run, flags: Flags) -> Path:
-    if flags.out is not None:
-        return read_path(flags.out, flag="--out")
-    place = run.directory.absolute()
-    return place.with_name(f"{place.name}-unlearned")
-
-
-def _read_all(flags: Flags, run: Run) -> Examples:
-    """Read the files; every fifth retained example is a neighbour if none is named."""
-    read = partial(
-        read_examples,
-        tokenizer=run.tokenizer,
-        seq_len=run.config.data.seq_len,
-        template=flags.template,
-    )
-    assert flags.forget is not None
-    forget = read(flags.forget, flag="--forget")
-    retain = near = None
-    if flags.retain is not None:
-        retain = read(flags.retain, flag="--retain")
-        refuse_common(forget, retain)
-    if flags.neighbours is not None:
-        near = read(flags.neighbours, flag="--neighbours")
-        refuse_common(forget, near)
-    elif retain is not None and len(retain) >= _NEAR:
-        near = retain[::_NEAR]
-        retain = [each for i, each in enumerate(retain) if i % _NEAR]
-    return Examples(forget, retain, near)
-
-
-def _open_other(against: str, run: Run) -> Run:
-    """Open the run that was trained without the forgotten examples."""
-    other = load(against)
-    if other.tokenizer.fingerprint != run.tokenizer.fingerprint:
-        raise ConfigError(
-            f"--against={against}: has another tokenizer ({other.tokenizer.vocab_size} "
-            f"tokens, {run.tokenizer.vocab_size} in {run.directory})"
-        )
-    other.step  # noqa: B018  raises if there is no checkpoint
-    return other
 
 
 def _build(run: Run, config: TrainConfig) -> Model:
@@ -246,8 +173,8 @@ def _forget(
         flush=True,
     )
     before = model.meter.measure(model.variables, sets)
-    prompts = _choose_prompts(examples)
-    said = _continue_all(model, model.variables, prompts, run)
+    prompts = choose_prompts(examples)
+    said = continue_all(model.parts.model, model.variables, prompts, run)
     forgetting = Forgetting(
         model.bound,
         model.variables,
@@ -264,7 +191,7 @@ def _forget(
     result = Unlearning(
         title=title,
         method=METHODS[flags.method].title,
-        facts=_list_facts(flags),
+        facts=list_facts(flags),
         n_forget=len(examples.forget),
         history=ended.history,
         is_stopped=ended.is_stopped,
@@ -273,10 +200,10 @@ def _forget(
         retrained=None,
         relearning=_relearn(model, variables, flags=flags, sets=sets),
         retrained_relearning=None,
-        samples=_list_samples(
-            prompts, said, _continue_all(model, variables, prompts, run), run
+        samples=list_samples(
+            prompts, said, continue_all(model.parts.model, variables, prompts, run), run
         ),
-        notes=_list_notes(flags, examples, before),
+        notes=list_notes(flags, examples, before),
     )
     return result, ended.params
 
@@ -337,97 +264,6 @@ def _relearn(
         n_steps=flags.relearn_steps,
         seed=flags.seed,
     )
-
-
-def _choose_prompts(examples: Examples) -> list[tuple[str, Example]]:
-    """Choose what the page shows: three forgotten examples and two neighbours."""
-    chosen = [("forgotten", each) for each in examples.forget[:3]]
-    return chosen + [("neighbour", each) for each in (examples.near or [])[:2]]
-
-
-def _continue_all(
-    model: Model,
-    variables: Variables,
-    prompts: Sequence[tuple[str, Example]],
-    run: Run,
-) -> list[str]:
-    """Continue prompts by the likeliest tokens, up to the end of the text."""
-    eos, texts = run.tokenizer.eos_id, []
-    for _, each in prompts:
-        ids = jnp.asarray([[eos, *each.prompt]], jnp.int32)
-        drawn_BT = sample_tokens(
-            model.parts.model,
-            variables,
-            prompt_BT=ids,
-            n_tokens=_SAMPLE_TOKENS,
-            key=jax.random.key(0),
-            temperature=0.0,
-        )
-        tokens = [int(token) for token in np.asarray(drawn_BT)[0, ids.shape[1] :]]
-        tokens = tokens[: tokens.index(eos)] if eos in tokens else tokens
-        texts.append(run.tokenizer.decode(tokens))
-    return texts
-
-
-def _list_samples(
-    prompts: Sequence[tuple[str, Example]],
-    before: Sequence[str],
-    after: Sequence[str],
-    run: Run,
-) -> list[Sample]:
-    decode = run.tokenizer.decode
-    return [
-        Sample(
-            kind,
-            decode(list(each.prompt)),
-            decode(list(each.answer[:_SAMPLE_TOKENS])),
-            said,
-            says,
-        )
-        for (kind, each), said, says in zip(prompts, before, after, strict=True)
-    ]
-
-
-def _list_facts(flags: Flags) -> list[tuple[str, str]]:
-    """List the flags that decide the numbers, as they are read."""
-    names = [field.name for field in dataclasses.fields(flags)]
-    hidden = {"run", "out", "step"}
-    values = {name: getattr(flags, name) for name in names if name not in hidden}
-    return [
-        (name.replace("_", "-"), str(value))
-        for name, value in values.items()
-        if value is not None
-    ]
-
-
-def _list_notes(flags: Flags, examples: Examples, before: Measures) -> list[str]:
-    notes = [
-        "The membership score tells the forgotten answers from pieces of held-out text "
-        "of the same lengths. If these differ in kind, part of the score is that: "
-        "compare it with the score of a model that never saw the answers.",
-    ]
-    if examples.near is not None and flags.neighbours is None:
-        notes.append("Neighbours are every fifth of the retained examples, held back.")
-    if before.probability < 0.1:
-        notes.append(
-            "The model hardly knew the answers before, so there was little to forget."
-        )
-    return notes
-
-
-def _list_settings(flags: Flags, run: Run) -> dict[str, object]:
-    """List what unfinished work must agree in to be continued."""
-    values: dict[str, object] = dataclasses.asdict(flags)
-    for name in ("out", "against", "relearn_steps", "relearn_rate", "tokens"):
-        values.pop(name)
-    values.pop("mesh")  # any mesh may continue
-    values |= {"run": str(run.directory.absolute()), "step": run.step}
-    for name in ("forget", "retain", "neighbours"):
-        path = getattr(flags, name)
-        if path is not None:
-            content = read_path(path, flag=f"--{name}").read_bytes()
-            values[name] = hashlib.sha256(content).hexdigest()
-    return values
 
 
 def _put(params: PyTree, before: PyTree) -> PyTree:

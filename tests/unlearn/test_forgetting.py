@@ -21,7 +21,6 @@ from lostjax.unlearn.forgetting import (
     Forgetting,
     Plan,
     Rows,
-    hold_work,
 )
 from lostjax.unlearn.measure import Measures
 from lostjax.unlearn.methods import METHODS, Settings
@@ -33,6 +32,7 @@ from lostjax.unlearn.page import (
     render_unlearning,
 )
 from lostjax.unlearn.relearning import Relearning
+from lostjax.unlearn.unfinished import hold_work
 
 MODEL = Transformer(vocab_size=16, d_model=8, n_layers=1, n_heads=2, d_hidden=8)
 MESH = make_mesh("data:1")
