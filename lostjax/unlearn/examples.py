@@ -52,7 +52,8 @@ class Encoded(NamedTuple):
         at = np.asarray(rows)
         kept = at >= 0
         return Encoded(
-            *(leaf[at] for leaf in self[:2]),
+            self.tokens_ET[at],
+            self.targets_ET[at],
             self.weights_ET[at] * kept[:, None],
             self.lengths_E[at] * kept,
         )

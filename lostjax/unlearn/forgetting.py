@@ -1,21 +1,15 @@
 """Train until examples are forgotten, and save on the way.
 
-    OUT.unlearning/settings.json    what decides the numbers: another one is refused
-    OUT.unlearning/history.json     what was measured at each check
-    OUT.unlearning/checkpoints/     states of the checks
-
 Batches are a function of the step alone, so that a run that was killed continues from
 its last check as if nothing had happened. Only a finished run becomes a run directory.
 """
 
 import json
 import math
-import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +19,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lostjax.disk.files import replace_file
-from lostjax.disk.lock import hold_lock
 from lostjax.errors import ConfigError
 from lostjax.losses import sequence_means
 from lostjax.nn import Transformer
@@ -49,12 +42,9 @@ from lostjax.train.keep.directory import refusing_disk_errors
 from lostjax.train.keep.layout import CHECKPOINTS
 from lostjax.typing import Batch, PyTree, Variables
 from lostjax.unlearn.examples import Encoded, rows_at
-from lostjax.unlearn.measure import Meter, Sets, place_rows, token_nats
+from lostjax.unlearn.measure import place_rows, token_nats
 from lostjax.unlearn.methods import Forgotten, Method, Settings
 from lostjax.view.numbers import format_loss, format_seconds
-
-FOLDER = ".unlearning"
-"""Is appended to the name of the new run while it is made."""
 
 
 class Plan(NamedTuple):
@@ -93,6 +83,10 @@ class Check(NamedTuple):
     """Of held-out text."""
 
 
+CheckAt = Callable[[int, Variables], Check]
+"""Measures a model after a number of steps."""
+
+
 class Ended(NamedTuple):
     """The end of forgetting."""
 
@@ -100,34 +94,6 @@ class Ended(NamedTuple):
     history: list[Check]
     is_stopped: bool
     """Whether the next check would have lost too much utility."""
-
-
-@contextmanager
-def hold_work(out: Path, settings: Mapping[str, Any]) -> Iterator[Path]:
-    """Make or continue the directory of unfinished work, and hold its lock.
-
-    Raises:
-      ConfigError: if it is of other settings, or cannot be written.
-    """
-    folder = out.with_name(out.name + FOLDER)
-    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
-    with ExitStack() as stack:
-        with refusing_disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold_lock(folder))
-            path = folder / "settings.json"
-            if path.exists() and path.read_text(encoding="utf-8") != text:
-                raise ConfigError(
-                    f"{folder}: was begun with other flags, examples or another run; "
-                    "repeat that command, delete the directory, or name another --out"
-                )
-            replace_file(path, text.encode())
-        yield folder
-
-
-def remove_work(folder: Path) -> None:
-    """Delete the work of a finished run."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Forgetting:
@@ -169,8 +135,13 @@ class Forgetting:
             out_shardings=(placed, NamedSharding(mesh, P())),
         )
 
-    def run(self, folder: Path, *, meter: Meter, sets: Sets, before: Check) -> Ended:
+    def run(self, folder: Path, *, check: CheckAt, before: Check) -> Ended:
         """Step to the end or to the budget, with a line for each check.
+
+        Args:
+          folder: of unfinished work, from `hold_work`; its last check is continued.
+          check: measures a model.
+          before: what it measured before.
 
         Raises:
           ConfigError: if even the first check lost too much utility.
@@ -178,21 +149,23 @@ class Forgetting:
         place = folder / CHECKPOINTS
         with refusing_disk_errors(folder), open_checkpoints(place, keep=2) as kept:
             state, history = self._resume(kept, folder, before)
+            print(f"{self._plan.steps} steps; compiling", flush=True)
             began = time.monotonic()
             first = history[-1].step
             for step in range(first, self._plan.steps):
+                asked = time.monotonic()
                 state, metrics = self._step(state, self._batch_at(step))
                 jax.block_until_ready(metrics)  # CPU devices deadlock with many steps
-                if step == first:
-                    self._print_cost(began, first)
+                if step == first + 1:  # the first one compiled
+                    self._print_cost(time.monotonic() - asked, done=step + 1)
                 if (step + 1) % self._plan.check_every and step + 1 < self._plan.steps:
                     continue
-                check = self._check(state, meter, sets)
-                print(_describe(check, before, time.monotonic() - began), flush=True)
-                if self._loses_too_much(check, before):
-                    return self._return_to_last(kept, history, check, before)
-                history.append(check)
-                kept.save(self._as_train_state(state), step=check.step)
+                now = check(step + 1, self._bind(state.params))
+                print(_describe(now, before, time.monotonic() - began), flush=True)
+                if self._loses_too_much(now, before):
+                    return self._return_to_last(kept, history, now, before)
+                history.append(now)
+                kept.save(self._as_train_state(state), step=now.step)
                 kept.wait()
                 text = json.dumps([each._asdict() for each in history])
                 replace_file(folder / "history.json", text.encode())
@@ -271,15 +244,6 @@ class Forgetting:
         placed: ForgetBatch = place_rows(ForgetBatch(forgotten, retain), self._mesh)
         return placed
 
-    def _check(self, state: UnlearningState, meter: Meter, sets: Sets) -> Check:
-        variables = self._bind(state.params)
-        read = meter.read(variables, sets.forget)
-        return Check(
-            int(state.step),
-            float(np.mean(read.probability_E)),
-            meter.bits_per_byte(variables, sets),
-        )
-
     def _loses_too_much(self, check: Check, before: Check) -> bool:
         rise = check.bits_per_byte / before.bits_per_byte - 1
         limit = self._plan.max_utility_loss
@@ -338,12 +302,12 @@ class Forgetting:
         )
         return placed
 
-    def _print_cost(self, began: float, first: int) -> None:
-        """Print how long the steps take; the first one compiled."""
+    def _print_cost(self, seconds: float, *, done: int) -> None:
+        """Print how long the steps after this one take."""
+        n = self._plan.steps - done
         print(
-            f"{self._plan.steps - first} steps; the first took "
-            f"{format_seconds(time.monotonic() - began)} with compiling; Ctrl-C ends, "
-            "and the same command continues",
+            f"{n} more steps: about {format_seconds(n * seconds)}, and the checks; "
+            "Ctrl-C ends them, and the same command continues",
             flush=True,
         )
 

@@ -77,7 +77,8 @@ class Reading(NamedTuple):
     @property
     def log_probability_E(self) -> np.ndarray:
         """Log-probability of each answer."""
-        return np.where(self.weights_ET > 0, self.log_p_ET, 0).sum(axis=1)
+        kept = self.weights_ET > 0
+        return np.asarray(np.where(kept, self.log_p_ET, 0).sum(axis=1))
 
     @property
     def exact_match(self) -> float:
