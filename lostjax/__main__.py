@@ -12,6 +12,7 @@ PROGRAMS = {
     "evaluate": "score a trained model on a text",
     "prune": "remove weights of a trained model and measure what it costs",
     "attribute": "show which tokens of a text the next ones rest on",
+    "concepts": "show what a model's residual stream is made of",
     "plan": "compile a training step for hardware that need not be here",
     "sweep": "compare learning rates and widths by short runs",
     "scaling": "fit scaling laws to runs, and forecast",
