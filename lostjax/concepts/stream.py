@@ -102,7 +102,8 @@ def read_stream(
 
 def split_signs(states_ND: np.ndarray) -> np.ndarray:
     """Take the positive and the negative parts beside each other, (N, 2 D)."""
-    return np.maximum(np.concatenate([states_ND, -states_ND], axis=1), 0)
+    parts_NM: np.ndarray = np.maximum(np.concatenate([states_ND, -states_ND], 1), 0)
+    return parts_NM
 
 
 def join_signs(a_NM: Array) -> Array:

@@ -55,7 +55,7 @@ def write_board(
         rows.append(
             CropRow(
                 f"importance {importance_R[r]:.2f}",
-                [*np.asarray(crops[:CROPS, ..., 0]), *(x[..., 0] for x in images)],
+                [np.asarray(x)[..., 0] for x in (*crops[:CROPS], *images)],
                 [*[None] * CROPS, *map(np.asarray, maps)],
             )
         )
