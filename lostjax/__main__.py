@@ -13,6 +13,7 @@ PROGRAMS = {
     "prune": "remove weights of a trained model and measure what it costs",
     "unlearn": "make a trained model forget examples and measure what it costs",
     "attribute": "show which tokens of a text the next ones rest on",
+    "concepts": "show what a model's residual stream is made of",
     "plan": "compile a training step for hardware that need not be here",
     "sweep": "compare learning rates and widths by short runs",
     "scaling": "fit scaling laws to runs, and forecast",

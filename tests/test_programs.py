@@ -69,6 +69,7 @@ DIRECTORIES = {
     "prune": "{}",
     "attribute": "{}",
     "unlearn": "{}",
+    "concepts": "{}",
     "train": "--run-dir={}",
     "train --resume": "--resume={}",
     "train --config": "--config={}",

@@ -141,7 +141,7 @@ def _judge(run: Run, flags: Flags, stream: Stream, *, title: str) -> Board:
     )
     print(
         f"{flags.concepts} concepts explain {100 * (1 - concepts.unexplained):.0f} % "
-        "of the stream",
+        "of the stream's square",
         flush=True,
     )
     shown = -1

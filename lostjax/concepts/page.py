@@ -69,10 +69,12 @@ def describe_concepts(
     n_passages: int,
 ) -> list[Concept]:
     """Name concepts by their tokens and passages, the most important first."""
+    # Names are of tokens that the text has: any other may have any logit.
+    read_V = np.unique(stream.targets_N)
     found = []
     for r in np.argsort(-judged.importance_R, kind="stable"):
         amount_N = concepts.u_NR[:, r]
-        order_V = np.argsort(-logits_RV[r])
+        order_V = read_V[np.argsort(-logits_RV[r, read_V], kind="stable")]
         found.append(
             Concept(
                 [decode(int(token)) for token in order_V[:TOKENS]],
@@ -181,7 +183,7 @@ def render_board(board: Board) -> str:
                 ("concepts", str(len(board.concepts))),
                 ("loss", format_loss(judged.whole)),
                 ("loss of the concepts alone", format_loss(judged.alone)),
-                ("of the stream explained", f"{100 * (1 - board.unexplained):.0f} %"),
+                ("of the stream's square", f"{100 * (1 - board.unexplained):.0f} %"),
             ],
             "finding": describe_fidelity(board),
             "bars": [
@@ -216,7 +218,7 @@ _NOTE = (
     "loss, without a sign, and more than 1 together if concepts interact. Rise: by how "
     "much the mean loss rises if the concept alone is taken out of the stream; below 0 "
     "if the model predicts better without. Names are the tokens whose logits a concept "
-    "raises most. Concepts are of {positions} positions."
+    "raises most, of those that follow one of the {positions} positions."
 )
 
 

@@ -50,7 +50,7 @@ class Concepts(NamedTuple):
     u_NR: np.ndarray
     """How much of each concept every position has."""
     unexplained: float
-    """|A - U W| / |A|, over all positions."""
+    """|A - U W|^2 / |A|^2, over all positions."""
 
 
 class Judged(NamedTuple):
@@ -102,7 +102,8 @@ def read_stream(
 
 def split_signs(states_ND: np.ndarray) -> np.ndarray:
     """Take the positive and the negative parts beside each other, (N, 2 D)."""
-    return np.maximum(np.concatenate([states_ND, -states_ND], axis=1), 0)
+    parts_NM: np.ndarray = np.maximum(np.concatenate([states_ND, -states_ND], 1), 0)
+    return parts_NM
 
 
 def join_signs(a_NM: Array) -> Array:
@@ -124,8 +125,8 @@ def find_concepts(stream: Stream, *, rank: int, most: int, seed: int) -> Concept
     order_N = np.random.default_rng(seed).permutation(len(a_NM))[:most]
     w_RM = nmf(jnp.asarray(a_NM[order_N]), rank).w_RM
     u_NR = np.asarray(nnls(jnp.asarray(a_NM), w_RM))
-    rest = np.linalg.norm(a_NM - u_NR @ np.asarray(w_RM)) / np.linalg.norm(a_NM)
-    return Concepts(w_RM, u_NR, float(rest))
+    rest_NM = a_NM - u_NR @ np.asarray(w_RM)
+    return Concepts(w_RM, u_NR, float(np.sum(rest_NM**2) / np.sum(a_NM**2)))
 
 
 class Judge:

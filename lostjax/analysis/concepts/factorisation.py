@@ -74,7 +74,8 @@ def nmf(
         raise ValueError(f"rank={rank}: must lie in [1, {min(a_BM.shape)}]")
     if max_steps < 1:
         raise ValueError(f"max_steps={max_steps}: must be at least 1")
-    return _factorise(a_BM, rank, max_steps, tolerance)
+    found: Factorisation = _factorise(a_BM, rank, max_steps, tolerance)
+    return found
 
 
 @partial(jax.jit, static_argnames="rank")
@@ -99,7 +100,8 @@ def _factorise(
         return (steps < max_steps) & ((gain >= tolerance) | (tolerance == 0))
 
     first = error(u_BR, w_RM)
-    begun = u_BR, w_RM, first, jnp.full_like(first, jnp.inf), jnp.int32(0)
+    gain = jnp.full_like(first, jnp.inf)
+    begun: tuple[Array, ...] = (u_BR, w_RM, first, gain, jnp.int32(0))
     u_BR, w_RM, last, gain, steps = jax.lax.while_loop(goes_on, advance, begun)
     length_R = jnp.linalg.norm(w_RM, axis=1)
     w_RM = w_RM / jnp.where(length_R > 0, length_R, 1.0)[:, None]
@@ -138,7 +140,8 @@ def _improve(x_NR: Array, target_NR: Array, gram_RR: Array) -> Array:
         # A concept of zeros has no best value: it stays.
         return x_NR.at[:, r].set(jnp.maximum(x_NR[:, r] + step_N, 0.0))
 
-    return jax.lax.fori_loop(0, x_NR.shape[1], improve_one, x_NR)
+    improved_NR: Array = jax.lax.fori_loop(0, x_NR.shape[1], improve_one, x_NR)
+    return improved_NR
 
 
 def _norm(x_BM: Array) -> Array:

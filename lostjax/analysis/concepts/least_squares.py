@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lostjax.checks import require_weights
 from lostjax.typing import Array, Float
@@ -50,7 +51,8 @@ def nnls(a: Float[Array, "... M"], w_RM: Float[Array, "R M"]) -> Float[Array, ".
             f"w_RM: shape {w_RM.shape}, must have {a.shape[-1]} columns as a has"
         )
     require_weights("w_RM", w_RM)
-    return _solve_all(a, w_RM)
+    u: Array = _solve_all(a, w_RM)
+    return u
 
 
 @jax.jit
@@ -59,7 +61,7 @@ def _solve_all(a: Array, w_RM: Array) -> Array:
     # A concept of zeros has an equation of its own, u = 0.
     gram_RR += jnp.diag(jnp.where(jnp.diag(gram_RR) > 0, 0.0, 1.0))
     largest = jax.lax.stop_gradient(jnp.max(jnp.diag(gram_RR)))
-    ridge = 10 * jnp.finfo(gram_RR.dtype).eps * largest
+    ridge = 10 * float(np.finfo(gram_RR.dtype).eps) * largest
     gram_RR += ridge * jnp.eye(len(w_RM), dtype=gram_RR.dtype)
     target_NR = (a @ w_RM.T).reshape(-1, len(w_RM))
 
@@ -68,7 +70,8 @@ def _solve_all(a: Array, w_RM: Array) -> Array:
         support_R = _find_support(*known)
         return _solve_on(support_R, gram_RR, target_R)
 
-    u_NR = jax.vmap(solve)(target_NR)
+    # What is below 0 is so by rounding.
+    u_NR = jnp.maximum(jax.vmap(solve)(target_NR), 0.0)
     return u_NR.reshape(*a.shape[:-1], len(w_RM))
 
 
@@ -78,7 +81,7 @@ def _solve_on(support_R: Array, gram_RR: Array, target_R: Array) -> Array:
     rest_RR = jnp.diag(jnp.where(support_R, 0.0, 1.0)).astype(gram_RR.dtype)
     matrix_RR = jnp.where(both_RR, gram_RR, rest_RR)
     u_R = jnp.linalg.solve(matrix_RR, jnp.where(support_R, target_R, 0.0))
-    return jnp.where(support_R, jnp.maximum(u_R, 0.0), 0.0)
+    return jnp.where(support_R, u_R, 0.0)
 
 
 def _find_support(gram_RR: Array, target_R: Array) -> Array:
@@ -86,15 +89,11 @@ def _find_support(gram_RR: Array, target_R: Array) -> Array:
     R = len(target_R)
     scale_R = jnp.sqrt(jnp.diag(gram_RR))
     # What rounding alone makes of a 0: without it the search would not end.
-    eps = 10 * jnp.finfo(target_R.dtype).eps
+    eps = 10 * float(np.finfo(target_R.dtype).eps)
     size = jnp.max(jnp.abs(target_R) / scale_R)
 
     def wrong(support_R: Array) -> Array:
-        both_RR = support_R[:, None] & support_R
-        rest_RR = jnp.diag(jnp.where(support_R, 0.0, 1.0)).astype(gram_RR.dtype)
-        u_R = jnp.linalg.solve(
-            jnp.where(both_RR, gram_RR, rest_RR), jnp.where(support_R, target_R, 0.0)
-        )
+        u_R = _solve_on(support_R, gram_RR, target_R)
         slope_R = gram_RR @ u_R - target_R
         below_R = support_R & (u_R * scale_R < -eps * size)
         return below_R | (~support_R & (slope_R / scale_R < -eps * size))
@@ -115,6 +114,7 @@ def _find_support(gram_RR: Array, target_R: Array) -> Array:
         return jnp.any(wrong_R) & (steps < 20 * R + 20)
 
     none_R = jnp.zeros(R, bool)
-    begun = none_R, wrong(none_R), jnp.int32(R + 1), jnp.int32(_PATIENCE), jnp.int32(0)
+    counts = (jnp.int32(number) for number in (R + 1, _PATIENCE, 0))
+    begun: tuple[Array, ...] = (none_R, wrong(none_R), *counts)
     support_R: Array = jax.lax.while_loop(goes_on, advance, begun)[0]
     return support_R

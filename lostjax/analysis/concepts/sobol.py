@@ -84,7 +84,7 @@ def total_sobol(
     variance = jnp.var(both_N, axis=0)
     # A rounding of y is no variance.
     largest = jnp.max(jnp.abs(both_N), axis=0)
-    least = (jnp.finfo(both_N.dtype).eps * largest) ** 2
+    least = (float(np.finfo(both_N.dtype).eps) * largest) ** 2
     varies = variance > least
     scale = jnp.where(varies, variance, 1.0)
     indices = []
