@@ -13,8 +13,8 @@ A seed's model is trained once and pruned by every mask, so that differences of 
 are paired. The learning rates are those that `repro lost` found for twice the width;
 sparsities, tolerance (the paper's 1 %) and the 60 steps after pruning were settled
 before anything was measured. LOST's rows are after the dense ones were known; nothing
-was changed for them. See also `lottery_masks`, `sparsification`, `encoder_sparsity` and
-`supervision_sparsity`.
+was changed for them. Lottery masks: `lottery_masks`. Not tried: the paper's pre-trained
+models, sparsification along checkpoints, self-supervised against supervised training.
 """
 
 import dataclasses
