@@ -11,6 +11,7 @@ PROGRAMS = {
     "generate": "continue a prompt with a trained model",
     "evaluate": "score a trained model on a text",
     "prune": "remove weights of a trained model and measure what it costs",
+    "unlearn": "make a trained model forget examples and measure what it costs",
     "attribute": "show which tokens of a text the next ones rest on",
     "plan": "compile a training step for hardware that need not be here",
     "sweep": "compare learning rates and widths by short runs",

@@ -68,6 +68,7 @@ DIRECTORIES = {
     "evaluate": "{}",
     "prune": "{}",
     "attribute": "{}",
+    "unlearn": "{}",
     "train": "--run-dir={}",
     "train --resume": "--resume={}",
     "train --config": "--config={}",

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import jax
 
+from lostjax.analysis import apply_mask
 from lostjax.disk.files import replace_file
 from lostjax.disk.paths import read_path
 from lostjax.errors import ConfigError, DataError
@@ -38,9 +39,9 @@ from lostjax.prune.page import (
     list_values,
     render_pruning,
 )
-from lostjax.prune.pruned import check_place, write_pruned
 from lostjax.steps.score import make_passage_step
 from lostjax.train.flags import Positional, parse_flags
+from lostjax.train.interface.derived import check_place, write_derived
 from lostjax.train.interface.finished import Run, load
 from lostjax.train.interface.texts import plan_text
 from lostjax.train.log.output import run_program
@@ -120,7 +121,12 @@ def prune(flags: Flags, *, command: str) -> None:
     if config is not None:
         setting = _choose(flags, asked, tested=pruning.plateau.tested)
         mask = setting.make(run.params)
-        write_pruned(run, mask, config=config, command=command)
+        write_derived(
+            run,
+            lambda params: apply_mask(params, mask),
+            config=config,
+            command=command,
+        )
         print(
             f"run      {flags.out}: without {_name(setting)}; python -m lostjax.train "
             f"--init-from={flags.out} --optim.keep-zeros trains the others"

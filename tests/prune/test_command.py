@@ -12,16 +12,16 @@ import pytest
 from optax.contrib import schedule_free_adamw, schedule_free_eval_params
 
 from lostjax import optim
-from lostjax.analysis import magnitude_mask
+from lostjax.analysis import apply_mask, magnitude_mask
 from lostjax.generate import main as generate
 from lostjax.prune import curve
 from lostjax.prune.__main__ import main as prune
-from lostjax.prune.pruned import mask_state
 from lostjax.steps.state import TrainState
 from lostjax.train import load
 from lostjax.train.__main__ import main as train
 from lostjax.train.build.optimizer import build_optimizer
 from lostjax.train.config.schema import OptimConfig
+from lostjax.train.interface.derived import change_params
 from lostjax.train.interface.texts import plan_text
 from lostjax.verify import main as verify
 
@@ -169,7 +169,7 @@ def test_what_a_state_is_evaluated_with_is_masked_too():
     grads = jax.tree.map(jnp.ones_like, params)
     _, opt_state = tx.update(grads, opt_state, params)
     state = TrainState(0, 0, params, {}, opt_state)
-    masked = mask_state(state, mask)
+    masked = change_params(state, lambda params: apply_mask(params, mask))
     free, past = masked.opt_state[0], optim.get_past_params(masked.opt_state)
     for tree in (masked.params, schedule_free_eval_params(free, masked.params), past):
         kept = np.asarray(tree["layers"]["w"]) != 0

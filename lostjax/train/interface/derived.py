@@ -1,22 +1,22 @@
-"""A new run directory with the pruned parameters of a run, sealed as every run is.
+"""A new run directory with changed parameters of a run, sealed as every run is.
 
     config.json, data.json, tokenizer    those of the run
     *.jsonl                              its lines up to the checkpoint
-    checkpoints/STEP                     its state, with the removed weights at zero
+    checkpoints/STEP                     its state, with the changed parameters
 
-Past parameters and averages are masked too, because a run is evaluated with them. The
+Past parameters and averages are changed too, because a run is evaluated with them. The
 report, the events and the evaluation of the checkpoint itself are not copied: they
 describe the model before.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 from optax.contrib import ScheduleFreeState
 
-from lostjax.analysis import apply_mask
 from lostjax.data import save_tokenizer
 from lostjax.disk.chain import chain_lines, read_chain
 from lostjax.disk.files import replace_file
@@ -46,12 +46,12 @@ from lostjax.train.keep.layout import (
 from lostjax.train.log.json_lines import EVALUATIONS_FILE
 from lostjax.typing import PyTree
 
-_MASKED = {ScheduleFreeState: "z", PastParamsState: "past"}
+_HOLDERS = {ScheduleFreeState: "z", PastParamsState: "past"}
 """States of an optimiser that hold parameters, and the field that does."""
 
 
 def check_place(run: Run, out: str) -> TrainConfig:
-    """Check that a pruned copy of a run can be written, before anything is computed.
+    """Check that a changed copy of a run can be written, before anything is computed.
 
     Args:
       run: the run.
@@ -73,12 +73,18 @@ def check_place(run: Run, out: str) -> TrainConfig:
     return config
 
 
-def write_pruned(run: Run, mask: PyTree, *, config: TrainConfig, command: str) -> None:
-    """Write a run with the parameters of another one, masked.
+def write_derived(
+    run: Run,
+    change: Callable[[PyTree], PyTree],
+    *,
+    config: TrainConfig,
+    command: str,
+) -> None:
+    """Write a run with the parameters of another one, changed.
 
     Args:
-      run: the run that was pruned.
-      mask: True at weights that are kept.
+      run: the other one.
+      change: from parameters to changed ones, of the same structure and types.
       config: from `check_place`.
       command: the command line, which is recorded.
 
@@ -112,27 +118,27 @@ def write_pruned(run: Run, mask: PyTree, *, config: TrainConfig, command: str) -
             refusing_disk_errors(directory),
             open_checkpoints(place, keep=config.keep) as checkpoints,
         ):
-            checkpoints.save(mask_state(state, mask), step=run.step)
+            checkpoints.save(change_params(state, change), step=run.step)
             checkpoints.wait()
             if not checkpoints.holds(run.step):  # the reason was printed
                 raise ConfigError(f"--out={directory}: the checkpoint is not written")
 
 
-def mask_state(state: TrainState, mask: PyTree) -> TrainState:
-    """Set the removed weights of a state to zero, in all that it is evaluated with."""
+def change_params(state: TrainState, change: Callable[[PyTree], PyTree]) -> TrainState:
+    """Change the parameters of a state, in all that it is evaluated with."""
 
-    def masks(part: Any) -> bool:
-        return isinstance(part, tuple(_MASKED))
+    def holds(part: Any) -> bool:
+        return isinstance(part, tuple(_HOLDERS))
 
-    def zero(part: Any) -> Any:
-        if not masks(part):
+    def apply(part: Any) -> Any:
+        if not holds(part):
             return part
-        name = _MASKED[type(part)]
-        return part._replace(**{name: apply_mask(getattr(part, name), mask)})
+        name = _HOLDERS[type(part)]
+        return part._replace(**{name: change(getattr(part, name))})
 
     return state._replace(
-        params=apply_mask(state.params, mask),
-        opt_state=jax.tree.map(zero, state.opt_state, is_leaf=masks),
+        params=change(state.params),
+        opt_state=jax.tree.map(apply, state.opt_state, is_leaf=holds),
     )
 
 

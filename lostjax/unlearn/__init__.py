@@ -1,0 +1,1 @@
+"""The program `python -m lostjax.unlearn`; its parts are not public."""
