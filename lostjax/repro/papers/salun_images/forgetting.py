@@ -74,11 +74,17 @@ class Rows(NamedTuple):
 
 def train(config: Unlearning, rate: float | None, seed: int) -> dict[str, float]:
     """Forget one class to tune by, and another one to measure."""
-    tuned, measured = np.random.default_rng(seed).permutation(CLASSES)[:2].tolist()
+    tuned, measured = draw_classes(seed)
     scores = judge(config, forget_class(config, rate, seed, tuned), tuned, seed)
     found = {TUNING: (scores[STILL] + scores[WRONG]) / 2}
     params = forget_class(config, rate, seed, measured)
     return found | judge(config, params, measured, seed + 1)
+
+
+def draw_classes(seed: int) -> tuple[int, int]:
+    """Draw the class to tune by and the class to measure."""
+    tuned, measured = np.random.default_rng(seed).permutation(CLASSES)[:2].tolist()
+    return tuned, measured
 
 
 def forget_class(
