@@ -54,6 +54,8 @@ TRAIN_THEIR_OWN_LANGUAGE_MODELS = {
     "essential_sparsity",
     "loss_curves",
     "lottery_masks",
+    "reagent",
+    "sparsification",
     "spherical",
 }
 

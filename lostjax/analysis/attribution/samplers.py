@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer
 
-from lostjax.typing import Array, Key
+from lostjax.typing import Array, Float, Key
 
 Sampler = Callable[[Key, Array], Array]
 """`sampler(key, tokens_T)` returns token ids (T,)."""
@@ -92,6 +92,33 @@ def ngram_sampler(
       ValueError: if an id is outside the vocabulary, there are fewer than two, or k is
         not positive.
     """
+    ends_TV = fit_neighbours(
+        train_tokens, tokens_T, vocab_size=vocab_size, smoothing=smoothing
+    )
+    return table_sampler(jnp.asarray(ends_TV))
+
+
+def fit_neighbours(
+    train_tokens: Integer[np.ndarray, " N"],
+    tokens_T: Integer[np.ndarray, " T"],
+    *,
+    vocab_size: int,
+    smoothing: float = 1.0,
+) -> np.ndarray:
+    """Compute the table of `ngram_sampler`.
+
+    Args:
+      train_tokens: token ids (N,) to count.
+      tokens_T: the prompt (T,), T >= 2.
+      vocab_size: V, at least 2.
+      smoothing: k, above 0.
+
+    Returns:
+      Cumulated probabilities (T, V) of the replacements, float32.
+
+    Raises:
+      ValueError: as `ngram_sampler`.
+    """
     _check(train_tokens, vocab_size)
     prompt_T = np.asarray(tokens_T).astype(np.int64)
     _check(prompt_T, vocab_size)
@@ -114,14 +141,23 @@ def ngram_sampler(
             fit_TV[t] *= (before_V + smoothing * share_V[right]) / (count_V + smoothing)
         fit_TV[t, token] = 0.0
     ends = np.cumsum(fit_TV, axis=1)
-    ends_TV = jnp.asarray(ends / ends[:, -1:], jnp.float32)
+    ends_TV: np.ndarray = (ends / ends[:, -1:]).astype(np.float32)
+    return ends_TV
+
+
+def table_sampler(ends_TV: Float[Array, "T V"]) -> Sampler:
+    """Build a sampler of a table, which may be traced, such as one prompt's of many.
+
+    Args:
+      ends_TV: cumulated probabilities (T, V) of the replacements.
+    """
 
     def sample(key: Key, tokens_T: Array) -> Array:
         u_T = jax.random.uniform(key, tokens_T.shape)
         drawn_T = jax.vmap(lambda e, u: jnp.searchsorted(e, u, side="right"))(
             ends_TV, u_T
         )
-        return _other(drawn_T, tokens_T, vocab_size)
+        return _other(drawn_T, tokens_T, ends_TV.shape[1])
 
     return sample
 
