@@ -53,6 +53,7 @@ def test_bad_input_is_one_line_and_trains_nothing(words, message, tmp_path, caps
 TRAIN_THEIR_OWN_LANGUAGE_MODELS = {
     "essential_sparsity",
     "lottery_masks",
+    "sparsification",
     "spherical",
 }
 
