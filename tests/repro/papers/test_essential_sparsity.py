@@ -8,6 +8,7 @@ import pytest
 from lostjax.repro.__main__ import main
 from lostjax.repro.papers.essential_sparsity import NEEDED, WHOLE
 from lostjax.repro.papers.lottery_masks import MORE_UNLIKE
+from lostjax.repro.papers.sparsification import BITS, STEP
 from lostjax.repro.problems.masked_model import shuffle_tokens
 from lostjax.typing import Batch
 
@@ -32,6 +33,17 @@ def test_rounds_end_where_one_cut_does_and_chance_is_elsewhere(tmp_path):
     # The cosine of a random
     # mask that keeps a third with any other that does is a third.
     assert 0 < unlike["lottery"] < unlike["random"] / 2 < 40
+
+
+@pytest.mark.slow
+def test_near_zero_weights_are_counted_along_a_run(tmp_path):
+    words = ["sparsification", "--scale=smoke", "--seeds=2"]
+    assert main([*words, f"--results={tmp_path}"]) == 0
+    rows = json.loads((tmp_path / "sparsification-smoke.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == {"all text", "shuffled"}
+    assert all(1 <= step <= 20 for row in rows for step in row["measures"][STEP])
+    bits = [row["mean"][BITS] for row in rows]
+    assert bits[0] != bits[1]
 
 
 def test_shuffled_tokens_are_the_same_in_another_order():
