@@ -50,7 +50,7 @@ def test_bad_input_is_one_line_and_trains_nothing(words, message, tmp_path, caps
     assert not said.out and not (tmp_path / "new").exists()
 
 
-TRAIN_THEIR_OWN_LANGUAGE_MODELS = {"essential_sparsity", "spherical"}
+TRAIN_THEIR_OWN_LANGUAGE_MODELS = {"essential_sparsity", "loss_curves", "spherical"}
 
 
 @pytest.mark.parametrize("name", list_papers())

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import least_squares
+from scipy.special import expit
 
 from lostjax.analysis.scaling.points import Numbers, UnidentifiedLaw, require_positive
 from lostjax.analysis.scaling.step_law import PowerLaw, StepLaw
@@ -64,17 +65,30 @@ def fit_step_curves(
     middle = logs.mean(axis=1)
     x, s, b, y = logs - middle[:, None]
 
-    def residuals(theta: np.ndarray) -> np.ndarray:
+    def terms(theta: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Compute logs of both terms, of S_min, and of B_crit / B."""
         size, alpha_n, step, alpha_s, needed, growth = theta
-        more = np.logaddexp(0.0, needed - growth * y - b)
-        return np.asarray(
-            np.logaddexp(size - alpha_n * x, step - alpha_s * (s - more)) - y
-        )
+        log_ratio = needed - growth * y - b
+        least = s - np.logaddexp(0.0, log_ratio)
+        return size - alpha_n * x, step - alpha_s * least, least, log_ratio
+
+    def residuals(theta: np.ndarray) -> np.ndarray:
+        by_size, by_steps, *_ = terms(theta)
+        return np.asarray(np.logaddexp(by_size, by_steps) - y)
+
+    def slopes(theta: np.ndarray) -> np.ndarray:
+        # Differences would take six more evaluations for each of hundreds of steps.
+        by_size, by_steps, least, log_ratio = terms(theta)
+        share = expit(by_steps - by_size)
+        lost = share * theta[3] * expit(log_ratio)
+        rest = 1 - share
+        return np.stack([rest, -rest * x, share, -share * least, lost, -lost * y], 1)
 
     tried = [
         least_squares(
             residuals,
             np.array([-0.3, alpha_n, -1.2, alpha_s, 0.0, growth]),
+            jac=slopes,
             bounds=(_LOW, _HIGH),
             x_scale="jac",
             max_nfev=300,
