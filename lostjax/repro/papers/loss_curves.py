@@ -10,8 +10,6 @@ of 1 million, at the smallest of the batches that the small ones were trained at
     step law            all constants at once, from all small models' checkpoints
     one by one          the constants of size, critical batch and steps in turn, the
                         last loss of each size taken as converged
-    half the context    the step law of small models with half the context; left out
-                        of `small`, `contexts` has it
     tokens alone        a law of size and tokens; the batch is not in it
     size at each step   a power law of size, another at every step and batch
     power law in steps  of the largest small model's curve at that batch (naive)
@@ -68,12 +66,11 @@ SCORES: Mapping[str, Callable[[Forecast, Sequence[Curve]], float]] = {
     STEPS: score_steps,
 }
 
-OURS, HALF = "step law", "half the context"
+OURS = "step law"
 Forecaster = Callable[[Sequence[Curve]], Forecast]
 METHODS: Mapping[str, Forecaster] = {
     OURS: lambda curves: follow_law(fit_constants(curves)),
     "one by one": lambda curves: follow_law(fit_one_by_one(curves)),
-    HALF: lambda curves: follow_law(fit_constants(curves)),
     "tokens alone": follow_tokens,
     "size at each step": follow_sizes,
     "power law in steps": follow_line,
@@ -109,8 +106,9 @@ def measure(
 ) -> dict[str, list[float]]:
     """Forecast the curves of a large model with each seed, then train it."""
     del learning_rate
-    context = config.context // 2 if config.method == HALF else config.context
-    small = [_train(run, tuple(seeds)) for run in list_small(config, context=context)]
+    small = [
+        _train(run, tuple(seeds)) for run in list_small(config, context=config.context)
+    ]
     forecasts = [
         METHODS[config.method](_choose(small, place, config))
         for place in range(len(seeds))
@@ -201,8 +199,6 @@ COMPARISONS = (
     ),
     Comparison(OURS, "tokens alone", "batch and steps err less than tokens alone"),
     Comparison(OURS, "one by one", "all constants at once err less than in turn"),
-    Comparison(OURS, HALF, "constants of its own context err less than of half of it"),
-    Comparison(HALF, NAIVE[0][0], f"those of half of it err less than {NAIVE[0][1]}"),
     Comparison(OURS, "size ignored", "errors are less than with the size ignored"),
     Comparison(OURS, "batches swapped", "errors are less than of swapped batches"),
 )
@@ -240,10 +236,7 @@ EXPERIMENT = Experiment(
             ),
             methods=(OURS, "nearest curve"),
         ),
-        "small": Scale(
-            Study(), methods=tuple(name for name in METHODS if name != HALF)
-        ),
-        "contexts": Scale(Study()),
+        "small": Scale(Study()),
     },
     methods=build_methods,
     comparisons=COMPARISONS,

@@ -93,7 +93,7 @@ def compare_rates(run: Run, seeds: Sequence[int], *, rates: Sequence[float]) -> 
     model = _make_model(run.width)
 
     def loss(params: PyTree, rows_BT: Int[Array, "B T"]) -> Array:
-        logits_BTV = model.apply({"params": params}, rows_BT[:, :-1])
+        logits_BTV = jnp.asarray(model.apply({"params": params}, rows_BT[:, :-1]))
         return jnp.mean(losses.next_token_loss(logits_BTV, rows_BT[:, 1:]))
 
     def train(params: PyTree, first_KB: Array, rate: Array) -> Array:

@@ -39,7 +39,7 @@ class Curve(NamedTuple):
 
     def loss_at(self, steps: np.ndarray) -> np.ndarray:
         """Interpolate in the logarithm of steps; constant before and after the run."""
-        return np.interp(np.log(steps), np.log(self.steps), self.losses)
+        return np.asarray(np.interp(np.log(steps), np.log(self.steps), self.losses))
 
 
 Curves = Sequence[Curve]
@@ -131,7 +131,7 @@ def follow_sizes(curves: Curves) -> Forecast:
         sizes = np.log([each.n_params for each in those])
         losses = np.log([each.loss_at(steps) for each in those])
         slope, height = np.polyfit(sizes, losses, 1)
-        return np.exp(slope * np.log(n_params) + height)
+        return np.asarray(np.exp(slope * np.log(n_params) + height))
 
     return forecast
 

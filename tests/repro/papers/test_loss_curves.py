@@ -9,7 +9,6 @@ from lostjax.analysis.scaling import PowerLaw, StepLaw
 from lostjax.repro.papers import loss_curves as paper
 from lostjax.repro.papers.loss_curves import (
     ERROR,
-    HALF,
     LAST,
     METHODS,
     OURS,
@@ -51,7 +50,7 @@ def test_the_step_law_forecasts_what_it_made(planted):
     assert forecasts.score_steps(forecast, large) < 1e-2
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {OURS, HALF}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {OURS}))
 def test_others_err_on_curves_of_the_law(planted, method):
     small, large = planted
     error = forecasts.score_curve(METHODS[method](small), large)
@@ -115,17 +114,12 @@ def test_forecasts_are_made_before_the_large_model_is_trained(monkeypatch):
         return follow_law(LAW)
 
     monkeypatch.setattr(paper, "_train", train)
-    monkeypatch.setattr(paper, "METHODS", {OURS: forecast, HALF: forecast})
+    monkeypatch.setattr(paper, "METHODS", {OURS: forecast})
     found = measure(Study(), learning_rate=None, seeds=(0, 1))
     assert trained[-3:-1] == ["forecast"] * 2
     assert trained[-1] == next(list_large(Study()))
     assert max(found[ERROR] + found[LAST] + found[STEPS]) < 1.0
     assert {run.context for run in trained if isinstance(run, Run)} == {64}
-    trained.clear()
-    measure(Study(HALF), learning_rate=None, seeds=(0,))
-    assert [run.context for run in trained if isinstance(run, Run)] == [32] * 6 + [64]
-    halves = {run.batch for run in list_small(Study(), context=32)}
-    assert halves == set(Study().batches)
 
 
 @pytest.mark.slow
