@@ -158,8 +158,10 @@ def describe(scale: Scale[Unlearning]) -> str:
     )
 
 
-RATES = (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2)
+RATES = (2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2, 0.128, 0.256)
 ASCENT_RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+DIFFERENCE_RATES = (1e-4, 3e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
+"""Of gradient ascent, without and with what is retained."""
 
 EXPERIMENT = Experiment(
     paper="SalUn, classification (arXiv:2310.12508)",
@@ -169,7 +171,11 @@ EXPERIMENT = Experiment(
             RATES[2:5],
             (NOTHING, LABELS, name_salun(0.5), SOFT, ANEW),
         ),
-        "small": Scale(Unlearning(), RATES, own_rates={ASCENT: ASCENT_RATES}),
+        "small": Scale(
+            Unlearning(),
+            RATES,
+            own_rates={ASCENT: ASCENT_RATES, DIFFERENCE: DIFFERENCE_RATES},
+        ),
     },
     methods=build_methods,
     comparisons=_compare(),
