@@ -60,7 +60,7 @@ class Training:
     """The output layer is trained by Adam, not by gradient descent."""
     shuffled: bool = False
     """Contexts are those of other words."""
-    steps: int = 5000
+    steps: int = 2500
     rows: int = 64
     context: int = 6
     embedding: int = 32
