@@ -54,7 +54,6 @@ TRAIN_THEIR_OWN_LANGUAGE_MODELS = {
     "essential_sparsity",
     "loss_curves",
     "lottery_masks",
-    "reagent",
     "sparsification",
     "spherical",
 }
