@@ -1,11 +1,10 @@
 """The papers on concepts: what they read of networks that are planted."""
 
-from types import SimpleNamespace
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lostjax.data import load_digits
 from lostjax.repro.papers.craft import (
     CHANGED,
     DELETION,
@@ -15,6 +14,7 @@ from lostjax.repro.papers.craft import (
 )
 from lostjax.repro.papers.craft_recursion import AMOUNT, LEFT, judge
 from lostjax.repro.papers.craft_user import centre, score_class
+from lostjax.repro.problems.garment_concepts import ClassConcepts, Network
 
 # Three concepts, each a channel: one speaks for class 0, one against it, one neither.
 HEAD_MV = jnp.array([[3.0, 0.0], [-2.0, 0.0], [0.0, 0.0]])
@@ -22,7 +22,18 @@ HEAD_MV = jnp.array([[3.0, 0.0], [-2.0, 0.0], [0.0, 0.0]])
 
 def make_concepts():
     u_BR = jnp.asarray(np.random.default_rng(0).random((20, 3)) + [1.0, 0.0, 2.0])
-    return SimpleNamespace(w_RM=jnp.eye(3), u_BR=u_BR, unseen_u_BR=u_BR)
+    images_BHWC = jnp.zeros((20, 1, 1, 1))
+    return ClassConcepts(
+        images_BHWC, u_BR, jnp.eye(3), images_BHWC, u_BR, images_BHWC, u_BR
+    )
+
+
+def make_network():
+    def encode(x_BHWC):
+        return x_BHWC[..., 0, 0, :]
+
+    nothing = load_digits()
+    return Network(encode, encode, lambda a_BM: a_BM @ HEAD_MV, nothing, nothing, 0.0)
 
 
 def logit(a_BM):
@@ -46,8 +57,7 @@ def test_rankings_of_planted_concepts(ranking, order):
 
 
 def test_the_order_of_the_concepts_decides_the_areas():
-    network = SimpleNamespace(head=lambda a_BM: a_BM @ HEAD_MV)
-    found = make_concepts()
+    network, found = make_network(), make_concepts()
     best, worst = (
         judge_order(network, found, 0, np.array(order))
         for order in ([0, 2, 1], [1, 2, 0])
