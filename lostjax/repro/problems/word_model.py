@@ -36,17 +36,11 @@ the next; AdaGrad's rate, and what its sums begin with."""
 OfSums = Callable[..., Array]
 """From `LogitSums` and n_classes to losses."""
 
-
-def _squared_error(sums: losses.LogitSums, *, n_classes: int) -> Array:
-    return losses.spherical_squared_error_from_sums(sums)
-
-
 SPHERICAL: dict[str, OfSums] = {
     "Z-loss, scale 0.1": partial(losses.z_loss_from_sums, scale=0.1, shift=10.0),
     "Z-loss, scale 1": partial(losses.z_loss_from_sums, scale=1.0, shift=10.0),
     "spherical softmax": losses.spherical_softmax_loss_from_sums,
     "Taylor softmax": losses.taylor_softmax_loss_from_sums,
-    "squared error": _squared_error,
 }
 
 
@@ -60,7 +54,7 @@ class Training:
     """The output layer is trained by Adam, not by gradient descent."""
     shuffled: bool = False
     """Contexts are those of other words."""
-    steps: int = 2500
+    steps: int = 500
     rows: int = 64
     context: int = 6
     embedding: int = 32

@@ -14,9 +14,9 @@ here are two sets that are:
 Images are moved by up to 2 of their 16 pixels, with noise of deviation .1: a first try
 found the raw pixels of centred letters as good as what was learnt.
 
-A convolutional network embeds 16 x 16 pixels. It is trained by episodes of 10 classes
-with the shots that it is judged by and 10 queries, by the mean of some of three losses:
-cross entropy of negative squared distances to prototypes (a prototypical network),
+A perceptron embeds 16 x 16 pixels. It is trained by episodes of 10 classes with the
+shots that it is judged by and 10 queries, by the mean of some of three losses: cross
+entropy of negative squared distances to prototypes (a prototypical network),
 `losses.proto_triplet_loss`, and `losses.set_icnn_loss` of the queries. It is judged on
 600 episodes of 5 classes that it has not seen, of its own set and of the other.
 
@@ -58,7 +58,7 @@ def build_methods(scale: Scale[Study]) -> dict[str, Study]:
         f"{PLAIN} + {ICNN}": change(terms=(entropy, icnn)),
         "all three": change(terms=(entropy, triplet, icnn)),
         "untrained": change(terms=()),
-        "pixels": change(terms=(), widths=()),
+        "pixels": change(terms=(), features=0),
     }
 
 
@@ -92,9 +92,8 @@ def describe(scale: Scale[Study]) -> str:
     one, two = study.sets
     return (
         f"Sets: {one} and {two}, 16 x 16 pixels in grey, moved by up to 2, with noise. "
-        "Every run: a convolutional network with "
-        f"{', '.join(map(str, study.widths))} channels, {study.steps:,} episodes of 10 "
-        "classes. "
+        f"Every run: a perceptron with {study.hidden} hidden units and "
+        f"{study.features} features, {study.steps} episodes of 10 classes. "
         "Measures are errors in percent over 600 episodes of "
         f"{WAY} classes that were not trained on; {one} to {two}: trained on the "
         f"first, judged on the second. {WIDTH}: half the width of an error's interval "
@@ -106,7 +105,7 @@ EXPERIMENT = Experiment(
     paper="SuSana Distancia is all you need (arXiv:2305.09062)",
     scales={
         "smoke": Scale(
-            Study(sets=("latin", "others"), widths=(8, 8), steps=10),
+            Study(sets=("latin", "others"), hidden=16, features=8, steps=10),
             methods=(PLAIN, TRIPLET, "pixels"),
         ),
         "small": Scale(Study()),

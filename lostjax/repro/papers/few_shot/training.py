@@ -12,14 +12,13 @@ import optax
 
 from lostjax import losses
 from lostjax.data import Episode
-from lostjax.nn import ConvNet
-from lostjax.repro.papers.few_shot.sets import SHOT, SIZE, Episodes, draw_seeds
+from lostjax.nn import MLP
+from lostjax.repro.papers.few_shot.sets import SHOT, Episodes, draw_seeds
 from lostjax.steps import fit, map_runs
 from lostjax.typing import PyTree
 
 STOPS = 5
 RATES = (1e-3, 3e-3, 1e-2)
-IMAGES = np.zeros((1, SIZE, SIZE, 1), np.float32)
 SHOTS = (1, SHOT)
 OWN, OTHER, WIDTH = (
     "error, mean",
@@ -35,9 +34,10 @@ class Study:
     terms: tuple[str, ...] = ("cross entropy",)
     """Some of `TERMS`; none: the network is not trained."""
     sets: tuple[str, str] = ("glyphs", "pictograms")
-    widths: tuple[int, ...] = (16, 32, 64)
-    """Of the network's layers, the last of them the features; none: the pixels."""
-    steps: int = 500
+    hidden: int = 128
+    features: int = 64
+    """0: the pixels themselves."""
+    steps: int = 300
 
 
 def _cross_entropy(queries: jax.Array, own: jax.Array, protos: jax.Array) -> jax.Array:
@@ -110,9 +110,10 @@ def judge_set(
       Means over the episodes to judge by and half-widths of their 95 % intervals, in
       percent: (seeds, shots, own or other set, mean or half-width).
     """
+    width = own.images_BM.shape[-1]
     starts = [
-        ConvNet(study.widths).init(jax.random.key(seed), IMAGES)["params"]
-        if study.widths
+        make_network(study).init(jax.random.key(seed), jnp.zeros((1, width)))["params"]
+        if study.features
         else {}
         for seed in seeds
     ]
@@ -207,10 +208,13 @@ def find_prototypes(support_NSD: jax.Array, shot: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(taken_S, support_NSD, 0.0), axis=1) / shot
 
 
+def make_network(study: Study) -> MLP:
+    """Build the network: one hidden layer."""
+    return MLP((study.hidden, study.features))
+
+
 def embed(study: Study, params: PyTree, images: jax.Array) -> jax.Array:
     """Compute features of images (..., M)."""
-    if not study.widths:
+    if not study.features:
         return images
-    squares = images.reshape(-1, *IMAGES.shape[1:])
-    features = jnp.asarray(ConvNet(study.widths).apply({"params": params}, squares))
-    return features.reshape(*images.shape[:-1], -1)
+    return jnp.asarray(make_network(study).apply({"params": params}, images))
