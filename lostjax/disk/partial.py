@@ -99,6 +99,10 @@ class PartialResults:
         line, self._link = chain_line(values, self._link)
         self._file.write(line)
 
+    def discard(self) -> None:
+        """Forget all values, so that the file is removed at the end in any case."""
+        self._found.clear()
+
     def __enter__(self) -> "PartialResults":
         """Print what was found."""
         if self.notice:

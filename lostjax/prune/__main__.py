@@ -192,6 +192,7 @@ def _measure(
         whole = curve.bits_per_byte(scored[0].nats_R, tokens_R, passages)
         print(_describe(each, bits, whole), flush=True)
         if not math.isfinite(whole):
+            partial_results.discard()
             raise ConfigError(
                 f"{title}: its loss is not a number; --step= names another"
             )
