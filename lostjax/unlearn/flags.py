@@ -57,8 +57,8 @@ class Flags:
     """Of AdamW."""
     retain_weight: float = 1.0
     """Factor of the loss of --retain."""
-    max_utility_loss: float | None = None
-    """Stop before held-out bits per byte rise by more than this share, such as 0.02."""
+    max_utility_loss: float = 0.05
+    """Stop before held-out bits per byte rise by more than this share."""
     check_every: int | None = None
     """Updates from one check to the next; default a tenth of --steps."""
     relearn_steps: int = 32

@@ -61,7 +61,8 @@ def flags(run, files, out, *more):
     words = [
         *(f"--forget={forget}", f"--retain={retain}", f"--out={out}", "--mesh=data:1"),
         *("--steps=3", "--check-every=1", "--batch-size=4", "--learning-rate=0.003"),
-        *("--template=unknown", "--relearn-steps=2", "--tokens=256", *more),
+        *("--template=unknown", "--relearn-steps=2", "--tokens=256"),
+        *("--max-utility-loss=1000", *more),
     ]
     return [str(run), *{word.partition("=")[0]: word for word in words}.values()]
 
